@@ -1,0 +1,135 @@
+"""The `train` section of a run's configuration: everything one worker process needs to know, and nothing about clusters.
+
+Models are strict and frozen. A wrong value is an error that names the field; nothing is coerced silently.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Precision = Literal["auto", "bf16", "fp32"]
+Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
+DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
+Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
+
+
+class StrictModel(BaseModel):
+    """Base of every configuration model: unknown keys are refused, values are not coerced, instances are frozen."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
+
+
+class LoraConfig(StrictModel):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), placed by peft."""
+
+    r: Annotated[int, Field(gt=0, description="rank of the update matrices")] = 16
+    alpha: Annotated[float, Field(gt=0, description="the update is scaled by alpha / r")] = 32.0
+    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the adapter's input")] = 0.0
+    target_modules: Annotated[
+        Literal["all-linear"] | list[str],
+        Field(
+            description="`all-linear`: every linear layer of the language model, without lm_head and the vision tower; "
+            "or a list of module names"
+        ),
+    ] = "all-linear"
+
+
+class ColumnsConfig(StrictModel):
+    """Which column of the data set holds what. Names that the data set lacks are an error only for the format in use."""
+
+    text: str = "text"
+    prompt: str = "prompt"
+    completion: str = "completion"
+    messages: str = "messages"
+
+
+class DataConfig(StrictModel):
+    """Where the examples come from and how one row becomes tokens."""
+
+    train: Annotated[
+        str,
+        Field(
+            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such files, a `datasets` folder, or a hub id"
+        ),
+    ]
+    eval: Annotated[str | None, Field(description="same kinds as `train`; null: split off `eval_fraction`")] = None
+    eval_fraction: Annotated[
+        float, Field(ge=0, lt=1, description="share of `train` held out when `eval` is null; 0: no evaluation")
+    ] = 0.1
+    split: Annotated[str, Field(description="split of a hub id or `datasets` folder to train on")] = "train"
+    format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
+    columns: ColumnsConfig = ColumnsConfig()
+    max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = 1024
+    too_long: Annotated[
+        Literal["skip", "truncate"], Field(description="examples over max_length: count and leave out, or cut off")
+    ] = "skip"
+    bad_rows: Annotated[
+        Literal["skip", "fail"], Field(description="rows that cannot be used: count and leave out, or end the run")
+    ] = "skip"
+    add_eos: Annotated[bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")] = True
+    limit: Annotated[int | None, Field(gt=0, description="use only the first N rows")] = None
+
+
+class BatchConfig(StrictModel):
+    """The batch. `global` is part of the recipe; `micro` only decides how much of it is in memory at once."""
+
+    global_: Annotated[int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")] = 32
+    micro: Annotated[int, Field(gt=0, description="packed rows of max_length one rank holds in one pass")] = 1
+
+
+class OptimConfig(StrictModel):
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) and its schedule."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    schedule: Schedule = "linear"
+    warmup_ratio: Annotated[float, Field(ge=0, le=1, description="share of all steps spent warming up")] = 0.03
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    max_grad_norm: Annotated[float, Field(ge=0, description="clip the global gradient norm here; 0: do not clip")] = 1.0
+
+
+class CheckpointConfig(StrictModel):
+    """When the full state is saved. The end of training and a stop always save."""
+
+    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
+
+
+class EvalConfig(StrictModel):
+    """When the evaluation set is scored. It is scored before the first step and after the last one too."""
+
+    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
+
+
+class TrainConfig(StrictModel):
+    """What to train, on what, and how. The same file section drives a cluster run and `python -m train`."""
+
+    model: Annotated[str, Field(description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")]
+    data: DataConfig
+    lora: LoraConfig = LoraConfig()
+    batch: BatchConfig = BatchConfig()
+    optim: OptimConfig = OptimConfig()
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Annotated[int | None, Field(gt=0, description="stop after this many optimizer steps")] = None
+    precision: Annotated[Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32")] = "auto"
+    strategy: Annotated[Literal["ddp"], Field(description="how ranks share the work")] = "ddp"
+    evaluation: EvalConfig = EvalConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    seed: Annotated[int, Field(ge=0)] = 42
+
+    @model_validator(mode="after")
+    def _warmup_needs_a_schedule(self) -> TrainConfig:
+        if self.optim.schedule == "constant" and "warmup_ratio" in self.optim.model_fields_set and self.optim.warmup_ratio:
+            raise ValueError(
+                "optim.schedule `constant` has no warm-up, but optim.warmup_ratio is "
+                f"{self.optim.warmup_ratio}; use `constant_with_warmup` or remove warmup_ratio"
+            )
+        return self
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run, a fraction of an epoch rounded up."""
+        steps = max(1, math.ceil(self.epochs * steps_per_epoch - 1e-9))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
