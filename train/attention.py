@@ -1,0 +1,138 @@
+"""Attention over packed documents that cannot see each other, registered with transformers' `AttentionInterface`.
+
+A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths travel beside the tokens as
+the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built for a whole row.
+
+On CUDA one `torch.nn.attention.varlen` kernel sees all documents; elsewhere each document is one call to SDPA, and a document
+longer than a layer's sliding window is cut into blocks of queries that read only the keys their window reaches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+ATTENTION_NAME = "gemfleet_packed"
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where documents begin and end in a pass.
+
+    lengths:    tokens of each document, in order
+    cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+
+    @classmethod
+    def of(cls, lengths: list[int], device: torch.device) -> Packing:
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+        return cls(tuple(lengths), ends.to(device))
+
+
+def register_packed_attention() -> str:
+    """Make `ATTENTION_NAME` known to transformers and return it. Calling it again changes nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    return ATTENTION_NAME
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each document.
+
+    query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
+    `sliding_window` W lets a token see itself and the W - 1 before it, as in transformers.
+    """
+    if query.is_cuda and varlen_available():
+        return _varlen(query, key, value, packing, scaling, sliding_window), None
+    groups = query.shape[1] // key.shape[1]
+    outputs = [
+        _document(q, k, v, scaling, sliding_window, groups > 1)
+        for q, k, v in zip(
+            query.split(packing.lengths, 2), key.split(packing.lengths, 2), value.split(packing.lengths, 2), strict=True
+        )
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def varlen_available() -> bool:
+    """Whether the installed torch has the variable-length kernel (2.11 and later) for this process's device."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, sliding_window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(packing.lengths)
+    # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
+    left = -1 if sliding_window is None else sliding_window - 1
+    output = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        packing.cu_seqlens,
+        packing.cu_seqlens,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(left, 0),
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output.unsqueeze(0)
+
+
+def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:
+    """One document: [1, heads, L, head_dim] in and out."""
+    length = query.shape[2]
+    if window is None or length <= window:
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    blocks = [
+        _window_block(query, key, value, start, min(start + window, length), window, scaling, grouped)
+        for start in range(0, length, window)
+    ]
+    return torch.cat(blocks, dim=2)
+
+
+def _window_block(
+    query: Tensor, key: Tensor, value: Tensor, start: int, end: int, window: int, scaling: float, grouped: bool
+) -> Tensor:
+    """Queries start..end against the only keys that any of them can see."""
+    first_key = max(0, start - window + 1)
+    rows = torch.arange(start, end, device=query.device)[:, None]
+    columns = torch.arange(first_key, end, device=query.device)[None, :]
+    visible = (columns <= rows) & (columns > rows - window)
+    return functional.scaled_dot_product_attention(
+        query[:, :, start:end],
+        key[:, :, first_key:end],
+        value[:, :, first_key:end],
+        attn_mask=visible,
+        scale=scaling,
+        enable_gqa=grouped,
+    )

@@ -1,0 +1,67 @@
+"""What the device of this process can do: one place that looks, so that everything else only asks."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from .config import Precision
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """device: where tensors live; name: for people; bf16_gains: whether bf16 matrix products are faster than fp32."""
+
+    device: torch.device
+    name: str
+    bf16_gains: bool
+
+
+def current_device(local_rank: int) -> DeviceFacts:
+    """The CUDA device of this local rank where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        # Ray narrows CUDA_VISIBLE_DEVICES to the rank's own GPU, torchrun does not.
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return DeviceFacts(device, torch.cuda.get_device_name(device), torch.cuda.is_bf16_supported())
+    return DeviceFacts(torch.device("cpu"), cpu_name(), bool(cpu_flags() & {"avx512_bf16", "amx_bf16"}))
+
+
+def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:
+    """`auto` takes bf16 only where the hardware gains from it; on other CPUs bf16 is emulated and slower than fp32."""
+    if precision == "auto":
+        return torch.bfloat16 if facts.bf16_gains else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """Instruction-set flags of the first CPU as Linux names them; empty where /proc/cpuinfo does not exist."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+@cache
+def cpu_name() -> str:
+    return _cpuinfo("model name") or "CPU"
+
+
+def _cpuinfo(field: str) -> str:
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return ""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == field:
+            return value.strip()
+    return ""
+
+
+def set_threads(ranks_on_node: int) -> int:
+    """Give this process its share of the node's cores for matrix products; returns the number of threads."""
+    threads = max(1, len(os.sched_getaffinity(0)) // max(1, ranks_on_node))
+    torch.set_num_threads(threads)
+    return threads

@@ -1,0 +1,97 @@
+"""LoRA projections as one autograd node each, over peft's own modules and parameters.
+
+peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, with the input cast to the adapter's fp32. Here
+the adapter's product is added in place onto the base's output, everything runs in the input's dtype, and backward reuses the
+one saved input. Parameter names, initialisation, saving and merging stay peft's; only `forward` is replaced.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def fuse_lora_projections(model: nn.Module) -> int:
+    """Replace the forward of every plain LoRA linear layer below `model`; return how many there were.
+
+    Layers whose base is not an unquantised `nn.Linear`, or that use a LoRA variant, keep peft's own forward.
+    """
+    from peft.tuners.lora import Linear as LoraLinear
+
+    fused = 0
+    for module in model.modules():
+        if isinstance(module, LoraLinear) and _is_plain(module):
+            module.forward = _FusedForward(module)
+            fused += 1
+    return fused
+
+
+def _is_plain(module: Any) -> bool:
+    return (
+        type(module.base_layer) is nn.Linear
+        and not module.fan_in_fan_out
+        and not module.lora_variant
+        and list(module.lora_A) == ["default"]
+        and module.lora_A["default"].bias is None
+        and module.lora_B["default"].bias is None
+    )
+
+
+class _FusedForward:
+    """Callable that stands in for a peft layer's `forward`; picklable and deep-copyable with its layer."""
+
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        layer = self.layer
+        if layer.disable_adapters or layer.merged:
+            return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
+        base = layer.base_layer
+        adapter_input = layer.lora_dropout["default"](x)
+        output: Tensor = _LoraProjection.apply(
+            x,
+            adapter_input,
+            base.weight,
+            base.bias,
+            layer.lora_A["default"].weight,
+            layer.lora_B["default"].weight,
+            layer.scaling["default"],
+        )
+        return output
+
+
+class _LoraProjection(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, adapter_input: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+    ) -> Tensor:
+        """x, adapter_input: [..., in]; weight: [out, in], frozen; a: [r, in]; b: [out, r]. Returns [..., out]."""
+        down, up = a.to(x.dtype), (b * scaling).to(x.dtype)
+        rows, adapter_rows = x.reshape(-1, x.shape[-1]), adapter_input.reshape(-1, x.shape[-1])
+        inner = adapter_rows @ down.T
+        output = nn.functional.linear(rows, weight, bias)
+        output.addmm_(inner, up.T)
+        ctx.save_for_backward(adapter_rows, inner, weight, down, up)
+        ctx.scaling, ctx.shape, ctx.same_input = scaling, x.shape, adapter_input is x
+        ctx.adapter_dtypes = a.dtype, b.dtype
+        return output.view(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        adapter_rows, inner, weight, down, up = ctx.saved_tensors
+        gradient = upstream[0].reshape(-1, weight.shape[0])
+        gradient_inner = gradient @ up
+        grad_a = (gradient_inner.T @ adapter_rows).to(ctx.adapter_dtypes[0])
+        grad_b = (gradient.T @ inner).to(ctx.adapter_dtypes[1]).mul_(ctx.scaling)
+        grad_x, grad_adapter_input = None, None
+        if ctx.needs_input_grad[0]:
+            grad_x = gradient @ weight
+            if ctx.same_input:
+                grad_x.addmm_(gradient_inner, down)
+            grad_x = grad_x.view(ctx.shape)
+        if ctx.needs_input_grad[1] and not ctx.same_input:
+            grad_adapter_input = (gradient_inner @ down).view(ctx.shape)
+        return grad_x, grad_adapter_input, None, None, grad_a, grad_b, None

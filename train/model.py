@@ -1,0 +1,161 @@
+"""Gemma 3 for text training: load a text-only or multimodal checkpoint, attach LoRA to its language model, run one pass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Packing, register_packed_attention
+from .config import LoraConfig
+from .errors import UserError
+from .interfaces import PackedRows
+from .lora import fuse_lora_projections
+from .loss import supervised_cross_entropy
+
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class TrainableModel:
+    """A Gemma 3 with adapters, reduced to what the step needs.
+
+    peft_model:    owns the adapters and saves them in PEFT's layout
+    text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
+    head_weight:   [vocabulary, hidden size], frozen, tied to the embedding
+    softcap:       the config's `final_logit_softcapping`, None for Gemma 3's own checkpoints
+    """
+
+    peft_model: Any
+    text_model: nn.Module
+    head_weight: Tensor
+    softcap: float | None
+
+    @property
+    def device(self) -> torch.device:
+        return self.head_weight.device
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by their name inside the peft model, in a fixed order."""
+        return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
+
+    def loss_sum(self, rows: PackedRows) -> Tensor:
+        """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
+        tokens = torch.from_numpy(rows.tokens).to(self.device, torch.long, non_blocking=True)
+        supervised = torch.from_numpy(rows.supervised).to(self.device, non_blocking=True)
+        hidden = self.hidden_states(tokens, [int(n) for n in rows.document_lengths])
+        positions = supervised.nonzero().squeeze(1)
+        # The state at position t predicts the token at t + 1; a document's first token is never supervised.
+        predicting = hidden.index_select(0, positions - 1)
+        return supervised_cross_entropy(predicting, self.head_weight, tokens[positions], self.softcap)
+
+    def hidden_states(self, tokens: Tensor, document_lengths: Sequence[int]) -> Tensor:
+        """Final hidden states [T, hidden size] of documents laid end to end (`tokens`: int64 [T])."""
+        lengths = list(document_lengths)
+        positions = torch.cat([torch.arange(n, device=tokens.device) for n in lengths])
+        # The masks are given (as none) so that the model builds none: the attention function knows the documents.
+        output = self.text_model(
+            input_ids=tokens.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            attention_mask={"full_attention": None, "sliding_attention": None},
+            use_cache=False,
+            packing=Packing.of(lengths, tokens.device),
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+
+def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """The plain transformers model of a checked folder, frozen, with packed attention selected."""
+    from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+
+    config = AutoConfig.from_pretrained(folder)
+    kind = Gemma3ForConditionalGeneration if config.model_type == "gemma3" else Gemma3ForCausalLM
+    model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+    return model.to(device).requires_grad_(False)
+
+
+def language_model_of(model: Any) -> Any:
+    """The decoder stack of a text-only or a multimodal Gemma 3."""
+    inner = model.model
+    return inner.language_model if hasattr(inner, "language_model") else inner
+
+
+def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
+    """Full names of the modules that get an adapter.
+
+    `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is tied to
+    the embedding and would be corrupted by a merge. A name that is asked for and matches nothing is an error.
+    """
+    prefix = _language_prefix(model)
+    if target_modules == "all-linear":
+        return [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(prefix)]
+    wanted = [target_modules] if isinstance(target_modules, str) else target_modules
+    chosen: list[str] = []
+    for name in wanted:
+        matching = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and (n == name or n.endswith(f".{name}"))]
+        if not matching:
+            raise UserError(
+                f"train.lora.target_modules names {name!r}, but the model has no linear layer of that name; "
+                f"use `all-linear` or some of: {', '.join(LINEAR_MODULES)}"
+            )
+        inside = [n for n in matching if n.startswith(prefix)]
+        chosen += inside or matching
+    return sorted(set(chosen))
+
+
+def _language_prefix(model: Any) -> str:
+    return "model.language_model.layers." if hasattr(model.model, "language_model") else "model.layers."
+
+
+def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> TrainableModel:
+    """Wrap `model` with seeded fp32 adapters (A random, B zero) and fuse their projections."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    language_model_of(model).set_attn_implementation(register_packed_attention())
+    peft_config = PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_as_pattern(lora_targets(model, lora.target_modules)),
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    head_weight = model.lm_head.weight
+    peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    fuse_lora_projections(peft_model)
+    base = peft_model.get_base_model()
+    peft_model.train()
+    return TrainableModel(peft_model, language_model_of(base), head_weight, _softcap(base.config))
+
+
+def _as_pattern(names: list[str]) -> str:
+    """One readable regular expression for full module names, as long lists bloat `adapter_config.json`."""
+    layered = re.compile(r"^(?P<prefix>.*layers)\.\d+\.(?P<block>[a-z_]+)\.(?P<leaf>[a-z_0-9]+)$")
+    shapes = {(m["prefix"], m["block"], m["leaf"]) for m in map(layered.match, names) if m}
+    rest = sorted(re.escape(n) for n in names if not layered.match(n))
+    prefixes = sorted({p for p, _, _ in shapes})
+    parts = [
+        rf"{re.escape(prefix)}\.\d+\.(?:{'|'.join(sorted(f'{b}.{leaf}' for p, b, leaf in shapes if p == prefix))})".replace(
+            "attn.", r"attn\."
+        ).replace("mlp.", r"mlp\.")
+        for prefix in prefixes
+    ]
+    return "|".join(parts + rest)
+
+
+def _softcap(config: Any) -> float | None:
+    text_config = getattr(config, "text_config", config)
+    cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+    return cap

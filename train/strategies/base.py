@@ -1,0 +1,57 @@
+"""The contract between the loop and a way of sharing the work: one verb a phase, nothing else crosses it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..model import TrainableModel
+
+StateDict = dict[str, Tensor]
+
+
+class Strategy(Protocol):
+    """How the ranks of a run hold the model and agree on its gradient.
+
+    Order of calls in a step: `backward` for each micro-batch, `reduce_gradients`, `clip`, `step`.
+    """
+
+    name: str
+    world_size: int
+
+    def setup(self, model: TrainableModel) -> TrainableModel:
+        """Take the model over; afterwards all ranks hold equal adapters. Called once."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Accumulate the gradient of this rank's share of the step's loss."""
+        ...
+
+    def reduce_gradients(self) -> None:
+        """Sum the accumulated gradients over all ranks. Collective."""
+        ...
+
+    def clip(self, max_norm: float) -> float:
+        """Global gradient norm before clipping; scales the gradients down to `max_norm` unless it is 0. Collective."""
+        ...
+
+    def step(self, learning_rate: float) -> None:
+        """Update the adapters and clear their gradients."""
+        ...
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        """Element-wise sum in fp64. Collective."""
+        ...
+
+    def gather_adapter(self) -> StateDict:
+        """Full adapter tensors on the CPU, by the names of `TrainableModel.adapter_parameters`. Collective."""
+        ...
+
+    def gather_optimizer(self) -> StateDict:
+        """Full optimizer state on the CPU, keys `<parameter name>.<field>`. Collective."""
+        ...
+
+    def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        """Load what the gather methods returned, written by any strategy on any number of ranks. Collective."""
+        ...

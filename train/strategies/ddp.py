@@ -1,0 +1,117 @@
+"""Data parallelism for adapters: the frozen base on every rank, one all-reduce of the adapters' gradients a step.
+
+torch's DistributedDataParallel averages per micro-batch and expects every rank to run the same number of them. Here the loss
+is already divided by the supervised tokens of the whole global batch, so gradients are summed, once, at the step's end, and
+ranks may have different numbers of micro-batches, or none.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ..config import OptimConfig
+from ..model import TrainableModel
+from .base import StateDict
+
+BUCKET_BYTES = 64 * 1024 * 1024
+
+
+class DdpStrategy:
+    """`strategy: ddp`."""
+
+    name = "ddp"
+
+    def __init__(self, optim: OptimConfig) -> None:
+        self._optim_config = optim
+        self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+
+    def setup(self, model: TrainableModel) -> TrainableModel:
+        self._parameters = model.adapter_parameters()
+        if self.world_size > 1:
+            for parameter in self._parameters.values():
+                dist.broadcast(parameter.data, src=0)
+        self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
+        return model
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def reduce_gradients(self) -> None:
+        for parameter in self._parameters.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        if self.world_size == 1:
+            return
+        for bucket in _buckets([p.grad for p in self._parameters.values() if p.grad is not None]):
+            flat = torch.cat([g.reshape(-1) for g in bucket])
+            dist.all_reduce(flat)
+            for gradient, reduced in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                gradient.copy_(reduced.view_as(gradient))
+
+    def clip(self, max_norm: float) -> float:
+        limit = max_norm if max_norm > 0 else float("inf")
+        return float(nn.utils.clip_grad_norm_(list(self._parameters.values()), limit))
+
+    def step(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        if self.world_size == 1:
+            return values
+        device = next(iter(self._parameters.values())).device
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        dist.all_reduce(tensor)
+        return [float(v) for v in tensor.tolist()]
+
+    def gather_adapter(self) -> StateDict:
+        return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in self._parameters.items()}
+
+    def gather_optimizer(self) -> StateDict:
+        return {
+            f"{name}.{field}": torch.as_tensor(value).detach().to("cpu", copy=True).contiguous()
+            for name, parameter in self._parameters.items()
+            for field, value in self._optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.data.copy_(adapter[name])
+            state = {
+                key.removeprefix(f"{name}."): value for key, value in optimizer.items() if key.startswith(f"{name}.")
+            }
+            if state:
+                self._optimizer.state[parameter] = {
+                    field: value.clone() if field == "step" else value.to(parameter.device, copy=True)
+                    for field, value in state.items()
+                }
+
+
+def build_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
+    """torch's fused AdamW over fp32 adapters; the learning rate is set anew at each step."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
+    """Consecutive gradients in groups of about `BUCKET_BYTES`, so that a collective is neither tiny nor huge."""
+    groups: list[list[Tensor]] = [[]]
+    size = 0
+    for gradient in gradients:
+        nbytes = gradient.numel() * gradient.element_size()
+        if groups[-1] and size + nbytes > BUCKET_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(gradient)
+        size += nbytes
+    return groups
