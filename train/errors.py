@@ -5,3 +5,17 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """Something the user can put right. Commands print its sentence without a traceback and exit with code 2."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or the gradient is NaN or infinite. Raised on every rank at the same step, before anything is saved."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float) -> None:
+        super().__init__(step, loss, grad_norm)
+        self.step, self.loss, self.grad_norm = step, loss, grad_norm
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step}: the loss is {self.loss} and the gradient norm {self.grad_norm}; nothing was saved after the "
+            "step before. Lower optim.learning_rate, or look for a damaged row in the data"
+        )

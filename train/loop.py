@@ -1,0 +1,233 @@
+"""The training loop: reads like the algorithm, and knows neither Ray nor how ranks share the work."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .config import Interval, TrainConfig
+from .errors import NonFiniteLossError
+from .interfaces import BlockSource, Reporter, StepRows
+from .model import TrainableModel
+from .prefetch import StepPrefetcher
+from .schedule import learning_rate_at
+from .strategies.base import Strategy
+from .throughput import StepClock, StepThroughput, peak_memory_bytes
+
+log = logging.getLogger("gemfleet.train")
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended. Losses are means per supervised token over the evaluation set; None where there is none."""
+
+    steps: int
+    total_steps: int
+    stopped: bool
+    eval_loss_before: float | None
+    eval_loss: float | None
+    train_loss: float | None
+
+
+class Trainer:
+    """One rank's run: holds what the phases share. `run()` is the algorithm."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: TrainableModel,
+        strategy: Strategy,
+        source: BlockSource,
+        reporter: Reporter,
+        rank: int,
+        work_folder: Path,
+    ) -> None:
+        self.config = config
+        self.model = strategy.setup(model)
+        self.strategy = strategy
+        self.source = source
+        self.reporter = reporter
+        self.rank = rank
+        self.work_folder = work_folder
+        self.progress = Progress(total_steps=config.total_steps(source.steps_per_epoch))
+        self.clock = StepClock()
+        self._saved_step = 0
+        self._evaluated_step: int | None = None
+
+    def run(self) -> TrainResult:
+        """Train from the newest checkpoint, or from the start, until the last step or until asked to stop. Collective."""
+        self.resume()
+        if self.progress.step == 0:
+            self.evaluate()
+        stopped = self.progress.step < self.progress.total_steps and self.train()
+        if not stopped:
+            self.evaluate()
+        self.save()
+        self.reporter.finish()
+        return self.result(stopped)
+
+    def train(self) -> bool:
+        """Optimizer steps until the end (False) or until any rank was asked to stop (True)."""
+        with StepPrefetcher(self.source, self.rank, self.progress.step, self.progress.total_steps) as steps:
+            for index, rows in steps:
+                self.clock.start()
+                stop = self.train_step(index, rows, steps.last_wait_seconds)
+                if stop:
+                    return True
+                if self.is_due(self.config.evaluation.every):
+                    self.evaluate()
+                if self.is_due(self.config.checkpoint.every):
+                    self.save()
+        return False
+
+    def train_step(self, index: int, step: StepRows, data_wait_seconds: float) -> bool:
+        """One optimizer step on exactly its own examples; returns whether all ranks agreed to stop after it."""
+        seed_step(self.config.seed, index, self.rank)
+        loss_sum = 0.0
+        for micro_batch in step.rows.micro_batches(self.config.batch.micro):
+            loss = self.model.loss_sum(micro_batch)
+            # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
+            self.strategy.backward(loss / step.step_supervised_tokens)
+            loss_sum += float(loss.detach())
+        self.strategy.reduce_gradients()
+        grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
+        stop = float(self.reporter.should_stop())
+        loss_total, stop_votes = self.strategy.sum_over_ranks([loss_sum, stop])
+        mean_loss = loss_total / step.step_supervised_tokens
+        self.refuse_non_finite(index, mean_loss, grad_norm)
+        learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
+        self.strategy.step(learning_rate)
+        self.advance(index, step)
+        self.record_step(step, mean_loss, grad_norm, learning_rate, data_wait_seconds)
+        return stop_votes > 0
+
+    def refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
+        """All ranks see the same sums, so all raise at the same step, before the update and before any checkpoint."""
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            raise NonFiniteLossError(index + 1, loss, grad_norm)
+
+    def advance(self, index: int, step: StepRows) -> None:
+        self.progress.step = index + 1
+        self.progress.epoch = (index + 1) / self.source.steps_per_epoch
+        self.progress.tokens_seen += step.step_tokens
+
+    def record_step(
+        self, step: StepRows, loss: float, grad_norm: float, learning_rate: float, data_wait_seconds: float
+    ) -> None:
+        """Every step's loss goes into the history; rank 0 reports."""
+        throughput = StepThroughput(
+            step_seconds=self.clock.stop() + data_wait_seconds,
+            data_wait_seconds=data_wait_seconds,
+            raw_tokens=step.step_tokens,  # packed rows hold no padding
+            tokens=step.step_tokens,
+            supervised_tokens=step.step_supervised_tokens,
+            world_size=self.strategy.world_size,
+            peak_memory_bytes=peak_memory_bytes(),
+        )
+        entry = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        self.remember(entry)
+        if self.rank == 0:
+            left = self.progress.total_steps - self.progress.step
+            timing = {"seconds_left": self.clock.seconds_left(left), "examples": step.step_examples}
+            self.report({"kind": "step", **entry, **throughput.record(), **timing})
+
+    def evaluate(self) -> None:
+        """Score the evaluation set, unless there is none or this step has been scored already. Collective."""
+        if not self.source.has_eval or self._evaluated_step == self.progress.step:
+            return
+        started = time.perf_counter()
+        loss = self.evaluation_loss()
+        seconds = time.perf_counter() - started
+        self._evaluated_step = self.progress.step
+        if self.progress.best_eval_loss is None or loss < self.progress.best_eval_loss:
+            self.progress.best_eval_loss, self.progress.best_step = loss, self.progress.step
+        entry = {"eval_loss": loss, "eval_runtime": seconds}
+        self.remember(entry)
+        if self.rank == 0:
+            self.report({"kind": "eval", **entry, "eval_perplexity": math.exp(min(loss, 700.0))})
+
+    @torch.no_grad()
+    def evaluation_loss(self) -> float:
+        """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
+        self.model.peft_model.eval()
+        rows = self.source.eval_rows(self.rank)
+        losses = [float(self.model.loss_sum(part)) for part in rows.micro_batches(self.config.batch.micro)]
+        self.model.peft_model.train()
+        total, tokens = self.strategy.sum_over_ranks([sum(losses), float(rows.supervised_tokens)])
+        return total / tokens
+
+    def save(self) -> None:
+        """Hand the full state to the reporter, unless this step is saved already. Collective."""
+        if self._saved_step == self.progress.step:
+            return
+        adapter, optimizer = self.strategy.gather_adapter(), self.strategy.gather_optimizer()
+        folder = None
+        if self.rank == 0:
+            folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self.work_folder))
+            save_checkpoint(folder, self.model, adapter, optimizer, self.progress, self.config)
+        self._saved_step = self.progress.step
+        self.reporter.save_checkpoint(self.progress.step, folder, self.latest_metrics())
+
+    def resume(self) -> None:
+        """Go on from the newest verified checkpoint where there is one."""
+        with tempfile.TemporaryDirectory(prefix="resume-", dir=self.work_folder) as destination:
+            folder = self.reporter.latest_checkpoint(Path(destination))
+            if folder is None:
+                return
+            total_steps = self.progress.total_steps
+            self.progress = load_checkpoint(folder, self.model, self.strategy, self.config)
+            self.progress.total_steps = total_steps
+            self._saved_step = self.progress.step
+            self._evaluated_step = self._last_evaluated_step()
+            log.info("resumed from %s at step %d of %d", folder.name, self.progress.step, total_steps)
+
+    def is_due(self, every: Interval) -> bool:
+        """Whether something that happens at this interval falls on the step just finished."""
+        if every == "never":
+            return False
+        interval = self.source.steps_per_epoch if every == "epoch" else every
+        return self.progress.step % int(interval) == 0
+
+    def remember(self, entry: dict[str, float]) -> None:
+        self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
+
+    def report(self, record: dict[str, Any]) -> None:
+        position = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
+        self.reporter.log_step({**position, "epochs": self.config.epochs, **record})
+
+    def latest_metrics(self) -> dict[str, float]:
+        """The newest loss and eval_loss, to be kept beside a checkpoint."""
+        metrics: dict[str, float] = {}
+        for entry in self.progress.log_history:
+            metrics.update({key: entry[key] for key in ("loss", "eval_loss") if key in entry})
+        return metrics
+
+    def result(self, stopped: bool) -> TrainResult:
+        evaluations = [e["eval_loss"] for e in self.progress.log_history if "eval_loss" in e]
+        losses = [e["loss"] for e in self.progress.log_history if "loss" in e]
+        return TrainResult(
+            steps=self.progress.step,
+            total_steps=self.progress.total_steps,
+            stopped=stopped,
+            eval_loss_before=evaluations[0] if evaluations else None,
+            eval_loss=evaluations[-1] if evaluations else None,
+            train_loss=losses[-1] if losses else None,
+        )
+
+    def _last_evaluated_step(self) -> int | None:
+        steps = [entry["step"] for entry in self.progress.log_history if "eval_loss" in entry]
+        return steps[-1] if steps else None
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed torch from (seed, step, rank): a resumed run draws the same dropout as an uninterrupted one."""
+    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
+    torch.manual_seed(mixed % (2**63))

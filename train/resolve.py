@@ -1,0 +1,73 @@
+"""From what a person calls the model to a checked folder of safetensors on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+SUPPORTED = {"gemma3": "Gemma3ForConditionalGeneration", "gemma3_text": "Gemma3ForCausalLM"}
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
+
+
+def resolve_model_folder(model: str) -> Path:
+    """`demo`, a local folder, or a Hugging Face id. Downloads or converts at most once; raises UserError with the remedy."""
+    if model == "demo":
+        from .demo import demo_model_folder
+
+        return check_model_folder(demo_model_folder())
+    local = Path(model).expanduser()
+    if local.exists() or model.startswith((".", "/", "~")):
+        return check_model_folder(local)
+    return check_model_folder(_download(model))
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json, or UserError naming what is wrong with it."""
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise UserError(f"train.model is {str(folder)!r}, which is not a folder; give a model folder or a Hugging Face id")
+    if not path.is_file():
+        raise UserError(f"the model folder {folder} has no config.json; it must be what `save_pretrained` writes")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch the model folder again") from error
+    return content
+
+
+def check_model_folder(folder: Path) -> Path:
+    """A Gemma 3 with safetensors weights and a tokenizer; returns it resolved."""
+    kind = read_model_config(folder).get("model_type")
+    if kind not in SUPPORTED:
+        raise UserError(
+            f"the model in {folder} is of type {kind!r}; gemfleet trains Gemma 3 only (model_type {' or '.join(SUPPORTED)})"
+        )
+    if not list(folder.glob("*.safetensors")):
+        pickles = sorted(p.name for p in folder.glob("*.bin"))
+        hint = f" ({', '.join(pickles[:2])} are pickles, which gemfleet never reads)" if pickles else ""
+        raise UserError(f"the model folder {folder} has no *.safetensors weights{hint}; fetch or convert them first")
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
+        raise UserError(f"the model folder {folder} has no tokenizer.json or tokenizer.model; save the tokenizer beside it")
+    return folder.resolve()
+
+
+def _download(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise UserError(
+            f"train.model {model!r} is gated; accept its terms on Hugging Face and set HF_TOKEN for every node"
+        ) from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(f"train.model {model!r} is neither a folder here nor a Hugging Face id that exists") from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        raise UserError(
+            f"train.model {model!r} is not a folder here, and Hugging Face cannot be reached; "
+            "check the path, or the network of the head node"
+        ) from error

@@ -1,0 +1,42 @@
+"""What one rank does, from its configuration to its result. The process group exists already where there are several ranks."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from .config import TrainConfig
+from .device import choose_dtype, current_device
+from .interfaces import BlockSource, Reporter
+from .loop import Trainer, TrainResult
+from .model import attach_lora, load_base_model
+from .strategies import build_strategy
+
+log = logging.getLogger("gemfleet.train")
+
+
+def run_training(
+    config: TrainConfig,
+    model_folder: Path,
+    source: BlockSource,
+    reporter: Reporter,
+    rank: int,
+    local_rank: int,
+    work_folder: Path,
+) -> TrainResult:
+    """Load the model, attach adapters, train. Collective over all ranks of the default process group.
+
+    model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank's own.
+    """
+    facts = current_device(local_rank)
+    dtype = choose_dtype(config.precision, facts)
+    log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
+    base = load_base_model(model_folder, dtype, facts.device)
+    model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
+    strategy = build_strategy(config)
+    return Trainer(config, model, strategy, source, reporter, rank, work_folder).run()
+
+
+def base_name(model: str, folder: Path) -> str:
+    """What `adapter_config.json` names as its base: the hub id, or the folder where the weights lie."""
+    return str(folder) if model == "demo" or Path(model).exists() else model
