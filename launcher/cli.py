@@ -1,0 +1,50 @@
+"""The `gemfleet` command: a table of commands. Each lives in its own module and imports what is heavy only when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from gemfleet.cluster.errors import ClusterError
+from gemfleet.train.errors import UserError
+
+from .commands.checkpoints import checkpoints
+from .commands.logs import logs
+from .commands.runs import runs
+from .commands.show import show
+from .commands.stop import stop
+from .commands.submit import submit
+from .commands.train import train
+from .commands.version import version
+
+COMMANDS = (train, submit, runs, show, logs, stop, checkpoints, version)
+EXIT_BAD_INPUT = 2
+
+app = typer.Typer(
+    name="gemfleet",
+    help="Spread Gemma 3 LoRA fine-tuning over every GPU of a Ray cluster, and bring every checkpoint home.\n\n"
+    "Start with `gemfleet train CONFIG --dry-run`, then `gemfleet train CONFIG`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in COMMANDS:
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point of the console script. What the user can put right is one sentence and exit code 2, never a traceback."""
+    try:
+        app()
+    except (UserError, ClusterError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_BAD_INPUT)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe has gone, as in `gemfleet runs | head`
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML or JSON configuration file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the file; may be given many times."),
+]
+Name = Annotated[str | None, typer.Option("--name", help="Begins the run's id, in place of the file's `name`.")]
+Run = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of a table for people.")]
+
+
+def with_name(overrides: list[str] | None, name: str | None) -> list[str]:
+    """`--name` is one more override."""
+    return [*(overrides or []), *([f"name={name}"] if name else [])]

@@ -1,0 +1,60 @@
+"""`gemfleet submit`"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .options import Config, Json, Name, Overrides, with_name
+
+
+def submit(
+    config: Config,
+    address: Annotated[
+        str | None, typer.Option(help="The head's dashboard, http://HEAD:8265. [default: this machine's]")
+    ] = None,
+    overrides: Overrides = None,
+    name: Name = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the job's output until it ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a configuration on a cluster from any machine, through Ray's job API.
+
+    The folder of CONFIG travels with the job: small files do; model weights, repositories and files over 10 MiB do not,
+    and the whole may be 100 MiB. Put larger data on the head node and give its absolute path there.
+
+    Examples:
+
+      gemfleet submit finetune.yaml --address http://head:8265 --follow
+
+      gemfleet submit finetune.yaml --set train.lora.r=8 --name small-rank
+    """
+    import json
+
+    from .. import submission
+    from ..config_file import load_config
+
+    wanted = with_name(overrides, name)
+    head = address or submission.default_address()
+    client, job = submission.submit(config, load_config(config, wanted), wanted, head)
+    if as_json:
+        typer.echo(json.dumps({"job": job, "address": head}))
+    else:
+        typer.echo(f"submitted {job}; its output: ray job logs --address {head} --follow {job}")
+    if not follow:
+        return
+    try:
+        status = submission.follow(client, job, _write)
+    except KeyboardInterrupt:
+        typer.echo("\nthe job goes on; stop it on the head with `gemfleet stop latest`", err=True)
+        raise typer.Exit(130) from None
+    if status != "SUCCEEDED":
+        typer.echo(f"error: job {job} ended as {status}", err=True)
+        raise typer.Exit(1)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

@@ -1,0 +1,63 @@
+"""The whole of a run's configuration: what to train (`train`) and where (`cluster`).
+
+Models are strict and frozen, as in `gemfleet.train.config`. Reading files and explaining mistakes is `config_file`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from gemfleet.train.config import StrictModel, TrainConfig
+from pydantic import Field
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+
+
+class ClusterConfig(StrictModel):
+    """Which Ray cluster, how many ranks on it, and what happens when it fails or is full."""
+
+    address: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="`auto` (this machine's cluster, else a local one), `local`, or HOST:PORT of the head",
+        ),
+    ] = "auto"
+    workers: Annotated[
+        Literal["auto"] | Annotated[int, Field(ge=1)],
+        Field(description="ranks; `auto`: one for every GPU, or one for every node where there is no GPU"),
+    ] = "auto"
+    cpus_per_worker: Annotated[
+        Literal["auto"] | Annotated[float, Field(gt=0)],
+        Field(description="cores reserved for one rank; `auto`: 1"),
+    ] = "auto"
+    gpus_per_worker: Annotated[
+        Literal["auto", 0, 1], Field(description="GPUs of one rank; `auto`: 1 where the cluster has any")
+    ] = "auto"
+    wait_for_resources_s: Annotated[
+        float, Field(ge=0, description="seconds to wait until the cluster has room for all ranks")
+    ] = 300.0
+    max_failures: Annotated[
+        int, Field(ge=0, description="restarts from the last checkpoint after a rank or a node was lost")
+    ] = 3
+    placement: Annotated[
+        Literal["PACK", "SPREAD"],
+        Field(description="`PACK`: fill one node first; `SPREAD`: use as many nodes as possible"),
+    ] = "PACK"
+    keep_checkpoints: Annotated[
+        int | None, Field(ge=1, description="keep only this many of the newest checkpoints; null: all")
+    ] = None
+
+
+class LaunchConfig(StrictModel):
+    """One configuration file."""
+
+    name: Annotated[
+        str | None,
+        Field(
+            pattern=NAME_PATTERN,
+            description="begins the run's id; letters, digits, `.`, `_` and `-`, at most 64; null: the file's name",
+        ),
+    ] = None
+    train: TrainConfig
+    cluster: ClusterConfig = ClusterConfig()

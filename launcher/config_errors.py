@@ -1,0 +1,133 @@
+"""Turns what pydantic found wrong into one line a problem: the dotted field, the value found, and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+import types
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+NOUNS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    type(None): "null",
+}
+PLURALS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts"}
+BOUNDS = ((Gt, "gt", "greater than"), (Ge, "ge", "of at least"), (Lt, "lt", "less than"), (Le, "le", "of at most"))
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """One line for every wrong field, in the file's order of sections. A union's failed branches become one line."""
+    lines: dict[str, str] = {}
+    for problem in error.errors(include_url=False):
+        path, owner, field = locate(problem["loc"], model)
+        if path.partition("[")[0] in lines:
+            continue
+        lines.setdefault(path, f"{path or 'the file'}: {_sentence(problem, owner, field)}")
+    return list(lines.values())
+
+
+def locate(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[str, type[BaseModel] | None, FieldInfo | None]:
+    """Dotted path, the section that owns the last key, and its field (None for an unknown key).
+
+    pydantic's location goes on with the names of union branches after the field; those are left out.
+    """
+    path = ""
+    owner: type[BaseModel] | None = None
+    section: type[BaseModel] | None = model
+    field: FieldInfo | None = None
+    for part in loc:
+        if section is None:
+            if isinstance(part, int):
+                path += f"[{part}]"
+            continue
+        path += f".{part}" if path else str(part)
+        owner, field = section, _field(section, part)
+        section = _section(field) if field else None
+    return path, owner, field
+
+
+def _sentence(problem: Any, owner: type[BaseModel] | None, field: FieldInfo | None) -> str:
+    kind, found = problem["type"], problem["input"]
+    if kind == "extra_forbidden" and owner:
+        return f"unknown key{_suggestion(str(problem['loc'][-1]), keys_of(owner))}"
+    if kind == "missing" and field:
+        return f"missing; give {describe(field.annotation, field.metadata)}{_why(field)}"
+    if kind == "value_error":
+        return str(problem["ctx"]["error"])
+    if kind == "invalid_key":
+        return f"the key {shown(found)} is not a text; quote it or correct it"
+    if field is None:
+        return f"found {shown(found)}; {problem['msg']}"
+    guess = difflib.get_close_matches(found, _choices(field.annotation), 1) if isinstance(found, str) else []
+    hint = f"; did you mean `{guess[0]}`?" if guess else ""
+    return f"found {shown(found)}; give {describe(field.annotation, field.metadata)}{_why(field)}{hint}"
+
+
+def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
+    """What a value of this type looks like, in words: `a whole number of at least 1`, `one of `a`, `b``."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner = [m for item in arguments[1:] for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
+        return describe(arguments[0], inner)
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(a, metadata if a in NOUNS and a is not type(None) else ()) for a in arguments)
+    if origin is Literal:
+        return ("one of " if len(arguments) > 1 else "") + _listed(arguments)
+    if origin is list:
+        return f"a list of {PLURALS.get(arguments[0], 'values')}"
+    if origin is tuple:
+        return f"a list of {len(arguments)} {PLURALS.get(arguments[0], 'values')}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"a section with the keys {_listed(keys_of(annotation))}"
+    bounds = [f"{words} {getattr(m, name)}" for m in metadata for kind, name, words in BOUNDS if isinstance(m, kind)]
+    return NOUNS.get(annotation, "a value") + (f" {' and '.join(bounds)}" if bounds else "")
+
+
+def keys_of(model: type[BaseModel]) -> list[str]:
+    """The keys of a section as they are written in the file."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def shown(value: Any) -> str:
+    """A short form of any value, however deep or long it is."""
+    short = reprlib.Repr()
+    short.maxlevel, short.maxdict, short.maxlist, short.maxstring, short.maxother = 2, 3, 3, 60, 60
+    return "null" if value is None else short.repr(value)
+
+
+def _suggestion(key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, 1, cutoff=0.5)
+    close = close or [k for k in known if key and (k.startswith(key) or key.startswith(k))][:1]
+    return f"; did you mean `{close[0]}`?" if close else f"; the keys here are {_listed(known)}"
+
+
+def _field(model: type[BaseModel], key: Any) -> FieldInfo | None:
+    by_key = {field.alias or name: field for name, field in model.model_fields.items()} | dict(model.model_fields)
+    return by_key.get(key)
+
+
+def _section(field: FieldInfo) -> type[BaseModel] | None:
+    annotation = field.annotation
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+
+
+def _choices(annotation: Any) -> list[str]:
+    if get_origin(annotation) is Literal:
+        return [a for a in get_args(annotation) if isinstance(a, str)]
+    return [choice for argument in get_args(annotation) for choice in _choices(argument)]
+
+
+def _why(field: FieldInfo) -> str:
+    return f" ({field.description})" if field.description else ""
+
+
+def _listed(values: Iterable[Any]) -> str:
+    return ", ".join(f"`{value}`" for value in values)

@@ -1,0 +1,119 @@
+"""What a run would do, computed from its configuration and from files that are here already. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfleet.train.config import LoraConfig
+
+from .config import LaunchConfig
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a model folder says of itself without loading it. parameters counts the weights' elements; None: unknown."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    parameters: int | None
+    weight_bytes: int
+
+
+def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
+    """The plan as (topic, sentence), in the order a person reads it."""
+    train, cluster = config.train, config.cluster
+    facts = local_model_facts(train.model)
+    return {
+        "model": train.model if facts is None else _model_sentence(train.model, facts),
+        "adapters": _adapter_sentence(train.lora, facts),
+        "data": f"{train.data.train}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
+        "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
+        "strategy": train.strategy,
+        "precision": "bf16 where the hardware gains from it, else fp32"
+        if train.precision == "auto"
+        else train.precision,
+        "batch": f"{train.batch.global_} examples a step over all ranks; a rank passes {train.batch.micro} packed rows at once",
+        "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
+        "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
+        "failures": f"up to {cluster.max_failures} restarts from the newest checkpoint",
+        "checkpoints": f"{runs_folder}/<run id>/checkpoints, every {train.checkpoint.every}, "
+        + ("all kept" if cluster.keep_checkpoints is None else f"the newest {cluster.keep_checkpoints} kept"),
+    }
+
+
+def local_model_facts(model: str) -> ModelFacts | None:
+    """Facts of a model folder on this machine; None for a hub id, or for a demo model that was not converted yet."""
+    folder = _demo_folder() if model == "demo" else Path(model).expanduser()
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    weights = sorted(folder.glob("*.safetensors"))
+    config = json.loads((folder / "config.json").read_text())
+    parameters = sum(_safetensors_elements(path) for path in weights) if weights else None
+    return ModelFacts(folder, config, parameters, sum(path.stat().st_size for path in weights))
+
+
+def lora_parameter_count(lora: LoraConfig, model_config: Mapping[str, Any]) -> int | None:
+    """Trainable parameters of the adapters: r * (inputs + outputs) for each projection of each layer.
+
+    None where the configuration lacks a dimension or names a module that is no projection of the language model.
+    """
+    text = model_config.get("text_config", model_config)
+    try:
+        hidden, inner, layers = text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"]
+        queries = text["num_attention_heads"] * text["head_dim"]
+        keys = text["num_key_value_heads"] * text["head_dim"]
+    except KeyError:
+        return None
+    sides = {
+        "q_proj": hidden + queries,
+        "k_proj": hidden + keys,
+        "v_proj": hidden + keys,
+        "o_proj": queries + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    names = list(sides) if lora.target_modules == "all-linear" else lora.target_modules
+    if not all(name in sides for name in names):
+        return None
+    return int(layers * lora.r * sum(sides[name] for name in names))
+
+
+def _safetensors_elements(path: Path) -> int:
+    """Elements of all tensors, from the header alone (8 bytes of length, then JSON)."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _demo_folder() -> Path | None:
+    from gemfleet.train.demo import demo_model_path
+
+    return demo_model_path()
+
+
+def _model_sentence(name: str, facts: ModelFacts) -> str:
+    if facts.parameters is None:
+        return f"{name} in {facts.folder}, which holds no safetensors weights"
+    return f"{name} in {facts.folder}: {facts.parameters / 1e6:,.0f} M parameters, {facts.weight_bytes / 2**30:.2f} GiB"
+
+
+def _adapter_sentence(lora: LoraConfig, facts: ModelFacts | None) -> str:
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else ", ".join(lora.target_modules)
+    count = lora_parameter_count(lora, facts.config) if facts else None
+    parameters = f": {count:,} trainable parameters" if count else ""
+    return f"LoRA r={lora.r}, alpha={lora.alpha:g} on {targets}{parameters}"
+
+
+def _ranks_sentence(workers: int | str, gpus: int | str) -> str:
+    if workers == "auto":
+        return "one for every GPU of the cluster, or one for every node where there is no GPU"
+    devices = {"auto": "with a GPU each where the cluster has any", 0: "on CPUs", 1: "with a GPU each"}
+    return f"{workers}, {devices[gpus]}"

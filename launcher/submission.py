@@ -1,0 +1,140 @@
+"""Sends a run to a cluster through Ray's job API: what travels, how it is started, and how its end is followed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gemfleet.train.errors import UserError
+
+from .config import LaunchConfig
+
+PACKAGE_LIMIT_BYTES = 100 * 2**20  # Ray's cap for a job's working directory
+FILE_LIMIT_BYTES = 10 * 2**20
+LEFT_OUT_FOLDERS = frozenset(
+    {".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+)
+LEFT_OUT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt"})
+CONNECT_SECONDS = 5.0
+
+
+def submit(config_path: Path, config: LaunchConfig, overrides: Sequence[str], address: str) -> tuple[Any, str]:
+    """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
+
+    The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
+    must come home to the head.
+    """
+    folder = config_path.resolve().parent
+    check_inputs_travel(config, folder)
+    client = connect(address)
+    with tempfile.TemporaryDirectory(prefix="gemfleet-submit-") as package:
+        copy_travelling_files(folder, Path(package))
+        job = client.submit_job(
+            entrypoint=entrypoint(config_path.name, overrides),
+            runtime_env={"working_dir": package},
+            metadata={"gemfleet_config": config_path.name},
+        )
+    return client, str(job)
+
+
+def entrypoint(config_name: str, overrides: Sequence[str]) -> str:
+    """The shell command that the head runs."""
+    return shlex.join(["gemfleet", "train", config_name, *(part for o in overrides for part in ("--set", o))])
+
+
+def connect(address: str) -> Any:
+    """A job client. Raises UserError within seconds when nobody answers."""
+    parts = urlsplit(address if "//" in address else f"http://{address}")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"--address {address!r} is not the address of a dashboard; give one like http://HEAD:8265")
+    port = parts.port or 8265
+    try:
+        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"nobody answers at --address {address} ({error.strerror or error}); give the head's dashboard, "
+            "http://HEAD:8265, and see that `ray start --head` ran there"
+        ) from None
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{port}")
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(f"{address} answers, but not as a Ray dashboard: {str(error).splitlines()[0]}") from None
+
+
+def default_address() -> str:
+    """Where Ray's own `ray job` commands would look, else this machine."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
+
+
+def travelling_files(folder: Path) -> Iterator[Path]:
+    """Files of the configuration's folder that go with the job: no weights, no repositories, nothing over 10 MiB."""
+    for root, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in LEFT_OUT_FOLDERS)
+        for name in sorted(files):
+            path = Path(root, name)
+            if travels(path):
+                yield path
+
+
+def travels(path: Path) -> bool:
+    """Whether this file goes with a job. `.gitignore` stays: Ray would obey it and leave out data without a word."""
+    return (
+        path.is_file()
+        and path.name != ".gitignore"
+        and path.suffix.lower() not in LEFT_OUT_SUFFIXES
+        and path.stat().st_size <= FILE_LIMIT_BYTES
+    )
+
+
+def copy_travelling_files(folder: Path, package: Path) -> None:
+    """Copy what travels, or raise UserError naming the largest files when it is more than Ray accepts."""
+    files = list(travelling_files(folder))
+    total = sum(path.stat().st_size for path in files)
+    if total > PACKAGE_LIMIT_BYTES:
+        largest = sorted(files, key=lambda path: path.stat().st_size, reverse=True)[:3]
+        names = ", ".join(f"{path.relative_to(folder)} ({path.stat().st_size / 2**20:.0f} MiB)" for path in largest)
+        raise UserError(
+            f"the folder {folder} holds {total / 2**20:.0f} MiB that would travel with the job; Ray accepts 100 MiB; "
+            f"move the configuration to a folder of its own, or remove the largest files: {names}"
+        )
+    for path in files:
+        target = package / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
+    """Raise UserError for a data file or model folder beside the configuration that is too large to travel."""
+    data = config.train.data
+    inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
+    for field, value in inputs.items():
+        if value is None or Path(value).is_absolute():
+            continue
+        local = folder / value
+        left_out = [p for p in ([local] if local.is_file() else local.rglob("*")) if p.is_file() and not travels(p)]
+        if left_out:
+            raise UserError(
+                f"{field} is {value!r}, whose {left_out[0].name} does not travel with a job (weights and files over "
+                "10 MiB stay here); copy it to the head node and give its absolute path there"
+            )
+
+
+def follow(client: Any, job: str, write: Callable[[str], None]) -> str:
+    """Write the job's output as it comes until it ends; returns its final status."""
+
+    async def copy_output() -> None:
+        async for text in client.tail_job_logs(job):
+            write(text)
+
+    asyncio.run(copy_output())
+    return str(client.get_job_status(job).value)
