@@ -1,0 +1,77 @@
+"""What became of the rows: how many were read and used, and which were left out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .config import DataConfig
+from .errors import UserError
+from .tokenizing import LeftOut
+
+NAMED = 3  # rows named for each reason; the rest are only counted
+
+
+@dataclass
+class Reason:
+    """How many rows were left out for one reason, and the first of them by name."""
+
+    count: int = 0
+    first: list[str] = field(default_factory=list)
+
+
+@dataclass
+class DataReport:
+    """Counts over the training data and, where it is split off or given, the evaluation data."""
+
+    source: str
+    rows: int = 0
+    examples: int = 0
+    eval_examples: int = 0
+    tokens: int = 0
+    supervised_tokens: int = 0
+    truncated: int = 0
+    left_out: dict[str, Reason] = field(default_factory=dict)
+
+    @property
+    def left_out_count(self) -> int:
+        return sum(reason.count for reason in self.left_out.values())
+
+    def add_left_out(self, rows: Iterable[LeftOut]) -> None:
+        for row in rows:
+            reason = self.left_out.setdefault(row.reason, Reason())
+            reason.count += 1
+            if len(reason.first) < NAMED:
+                reason.first.append(f"{row.name} ({row.detail})" if row.detail else row.name)
+
+    def summary(self) -> str:
+        """A few sentences for a person."""
+        parts = [
+            f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on and "
+            f"{self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, {self.supervised_tokens:,} of them supervised."
+        ]
+        if self.truncated:
+            parts.append(f"{self.truncated:,} were cut off at max_length.")
+        if self.left_out:
+            parts.append(f"{self.left_out_count:,} rows were left out: {self.reasons()}.")
+        return " ".join(parts)
+
+    def reasons(self) -> str:
+        """Each reason with its count and first rows, the most frequent first."""
+        ordered = sorted(self.left_out.items(), key=lambda item: (-item[1].count, item[0]))
+        return "; ".join(
+            f"{reason.count:,} {name} ({', '.join(reason.first)}{', …' if reason.count > len(reason.first) else ''})"
+            for name, reason in ordered
+        )
+
+    def check(self, data: DataConfig) -> None:
+        """UserError when nothing is left, or when `bad_rows: fail` and any row was left out."""
+        if self.left_out and data.bad_rows == "fail":
+            raise UserError(
+                f"{self.left_out_count:,} of {self.rows:,} rows of {self.source} cannot be used: {self.reasons()}; "
+                "mend them, or set train.data.bad_rows: skip"
+            )
+        if not self.examples:
+            too_long = any(name.startswith("longer than") for name in self.left_out)
+            remedy = "raise train.data.max_length or set train.data.too_long: truncate" if too_long else "mend the data set"
+            raise UserError(f"all {self.rows:,} rows of {self.source} were left out: {self.reasons()}; {remedy}")
