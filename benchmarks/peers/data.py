@@ -1,0 +1,125 @@
+"""What all contenders train on: question-answer rows in Alpaca's prompt form, tokenised once, in fixed batches."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+from typing import Any
+
+from gemfleet.train.errors import UserError
+
+# The header of Stanford Alpaca's prompts without input (Taori et al. 2023).
+PROMPT = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+# Alpaca's responses average about 60 tokens. Most answers of the corpus are chat one-liners; those of at least this
+# many tokens average about as much as Alpaca's.
+SHORTEST_ANSWER = 20
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt/completion pair. `input_ids[supervised_from:]` are the targets the model is scored on."""
+
+    prompt: str
+    completion: str
+    input_ids: tuple[int, ...]
+    supervised_from: int
+
+    @property
+    def tokens(self) -> int:
+        return len(self.input_ids)
+
+    @property
+    def supervised_tokens(self) -> int:
+        """Targets; the first token of an example is never one, as nothing precedes it."""
+        return self.tokens - max(self.supervised_from, 1)
+
+    @property
+    def labels(self) -> list[int]:
+        """The input with -100 wherever the token is not a target, as transformers' losses want it."""
+        first = max(self.supervised_from, 1)
+        return [-100] * first + list(self.input_ids[first:])
+
+
+Batch = tuple[Example, ...]
+
+
+def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
+    """How many leading items the two sequences share."""
+    length = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
+def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
+    """Tokenise prompt and completion as one text that ends with the end-of-sequence token.
+
+    The targets start where the text's tokens leave those of the prompt alone, which is TRL's rule too.
+    """
+    text_ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"]
+    prompt_ids = tokenizer(prompt)["input_ids"]
+    return Example(prompt, completion, tuple(text_ids), common_prefix(prompt_ids, text_ids))
+
+
+def examples_from_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, shortest_answer: int) -> list[Example]:
+    """Alpaca-form examples from `prompt`/`completion` rows, leaving out answers under `shortest_answer` tokens."""
+    examples = []
+    for row in rows:
+        prompt = PROMPT.format(instruction=str(row["prompt"]).strip())
+        example = tokenise(tokenizer, prompt, str(row["completion"]).strip())
+        if example.supervised_tokens >= shortest_answer:
+            examples.append(example)
+    return examples
+
+
+def choose_batches(examples: Sequence[Example], batch_size: int, count: int, seed: int) -> list[Batch]:
+    """`count` batches of distinct examples, a pure function of its arguments.
+
+    Raises UserError if there are too few examples.
+    """
+    needed = batch_size * count
+    if needed > len(examples):
+        raise UserError(
+            f"--steps and --warmup ask for {count} batches of {batch_size}, that is {needed} examples, but the data "
+            f"holds {len(examples)}; ask for fewer steps"
+        )
+    chosen = random.Random(seed).sample(list(examples), needed)
+    return [tuple(chosen[first : first + batch_size]) for first in range(0, needed, batch_size)]
+
+
+def batch_tokens(batch: Batch) -> int:
+    """Tokens of a batch without any padding."""
+    return sum(example.tokens for example in batch)
+
+
+def batch_supervised_tokens(batch: Batch) -> int:
+    """Targets of a batch."""
+    return sum(example.supervised_tokens for example in batch)
+
+
+def padded_tokens(batch: Batch) -> int:
+    """Positions of a batch padded to its longest example."""
+    return len(batch) * max(example.tokens for example in batch)
+
+
+def token_statistics(batches: Sequence[Batch]) -> dict[str, float]:
+    """What the chosen examples look like, so that a reader can judge how typical they are."""
+    examples = [example for batch in batches for example in batch]
+    tokens = sum(batch_tokens(batch) for batch in batches)
+    return {
+        "examples": len(examples),
+        "tokens": tokens,
+        "tokens_per_example_mean": round(mean(example.tokens for example in examples), 1),
+        "tokens_per_example_median": median(example.tokens for example in examples),
+        "tokens_per_example_max": max(example.tokens for example in examples),
+        "supervised_tokens_per_example_mean": round(mean(example.supervised_tokens for example in examples), 1),
+        "supervised_share": round(sum(batch_supervised_tokens(batch) for batch in batches) / tokens, 4),
+        "padding_share_when_padded": round(1 - tokens / sum(padded_tokens(batch) for batch in batches), 4),
+    }

@@ -1,0 +1,67 @@
+"""What a measurement was taken on: processor, memory, library versions, source revision."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+from gemfleet.train.device import cpu_flags, cpu_name
+
+LIBRARIES = ("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
+# The flags that decide how fast a bf16 or fp32 matrix product is.
+MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, without its name."""
+    return {
+        "cpu": cpu_name(),
+        "cores": usable_cores(),
+        "cpu_flags": [flag for flag in MATRIX_FLAGS if flag in cpu_flags()],
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "load_average_at_start": [round(load, 2) for load in psutil.getloadavg()],
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the libraries that take part."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The source revision, with `-dirty` for uncommitted changes; None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return result.stdout.strip()
+
+
+def command_line() -> str:
+    """The command as typed, without the path of the interpreter."""
+    return " ".join(["python -m benchmarks", *sys.argv[1:]])

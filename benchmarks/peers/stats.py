@@ -1,0 +1,127 @@
+"""What the raw step times and losses say: rates, quantiles, parity and ratios. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+LOSS_TOLERANCE = 0.01
+REFERENCE = "plain"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One process of one contender: all its steps, warm-up included. A failed one has `error` and maybe fewer steps."""
+
+    contender: str
+    repeat: int
+    step_seconds: tuple[float, ...]
+    losses: tuple[float, ...]
+    peak_rss_bytes: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a contender's losses are from the reference's on the same examples, as shares of the reference's."""
+
+    per_step: tuple[float, ...]
+    mean_loss: float
+    mean_difference: float
+
+    @property
+    def holds(self) -> bool:
+        """False also for losses that are not numbers."""
+        return self.mean_difference <= LOSS_TOLERANCE
+
+
+@dataclass(frozen=True)
+class Summary:
+    """All repeats of one contender. Rates are non-pad tokens per second of a step; seconds are per step."""
+
+    contender: str
+    tokens_per_second: Mapping[str, float]
+    supervised_tokens_per_second: float
+    step_seconds: Mapping[str, float]
+    peak_rss_bytes: int
+    parity: Parity | None
+    errors: tuple[str, ...] = field(default=())
+
+    @property
+    def counts(self) -> bool:
+        """Whether the figures stand for the same training: all repeats ended, and their losses are the reference's."""
+        return not self.errors and (self.parity is None or self.parity.holds)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of `values` lie, interpolated between neighbours; nan of nothing."""
+    if not values:
+        return math.nan
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median with the 10th and 90th percentile."""
+    return {"median": quantile(values, 0.5), "p10": quantile(values, 0.1), "p90": quantile(values, 0.9)}
+
+
+def loss_parity(losses: Sequence[float], reference: Sequence[float]) -> Parity:
+    """Compare step by step, then as means, which is what decides: single steps of a bf16 run wander.
+
+    Both sequences hold the mean loss of the same examples at the same step. Raises ValueError if their lengths differ.
+    """
+    per_step = tuple(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(losses, reference, strict=True))
+    mean, reference_mean = math.fsum(losses) / len(losses), math.fsum(reference) / len(reference)
+    return Parity(per_step, mean, abs(mean - reference_mean) / abs(reference_mean))
+
+
+def summarise(
+    contender: str,
+    outcomes: Sequence[Outcome],
+    warmup: int,
+    tokens: Sequence[int],
+    supervised: Sequence[int],
+    reference: Sequence[float] | None,
+) -> Summary:
+    """Put the measured steps of all repeats together.
+
+    tokens, supervised: non-pad tokens and targets of each step, warm-up included; the same for every contender, so that
+    padding or repacking never counts as work done. reference: losses of the reference contender, None without one.
+    """
+    done = [outcome for outcome in outcomes if outcome.error is None]
+    steps = [(i, seconds) for o in done for i, seconds in enumerate(o.step_seconds) if i >= warmup]
+    parity = None
+    if done and reference is not None:
+        # Every repeat trains the same; the one farthest off speaks for the contender (not a number: farther than any).
+        candidates = [loss_parity(outcome.losses, reference) for outcome in done]
+        parity = max(candidates, key=lambda p: math.inf if math.isnan(p.mean_difference) else p.mean_difference)
+    return Summary(
+        contender=contender,
+        tokens_per_second=spread([tokens[i] / seconds for i, seconds in steps]),
+        supervised_tokens_per_second=quantile([supervised[i] / seconds for i, seconds in steps], 0.5),
+        step_seconds=spread([seconds for _, seconds in steps]),
+        peak_rss_bytes=max((outcome.peak_rss_bytes for outcome in done), default=0),
+        parity=parity,
+        errors=tuple(outcome.error for outcome in outcomes if outcome.error is not None),
+    )
+
+
+def speed_ratios(summaries: Sequence[Summary], baseline: str | None) -> dict[str, float]:
+    """Median tokens/s of each contender that counts over the baseline's; empty without a baseline that counts."""
+    rates = {s.contender: s.tokens_per_second["median"] for s in summaries if s.counts}
+    if baseline not in rates:
+        return {}
+    return {name: rate / rates[baseline] for name, rate in rates.items()}
+
+
+def fastest(summaries: Sequence[Summary], prefix: str) -> str | None:
+    """The fastest contender that counts among those whose name starts with `prefix`."""
+    rates = {
+        s.contender: s.tokens_per_second["median"] for s in summaries if s.counts and s.contender.startswith(prefix)
+    }
+    return max(rates, key=rates.__getitem__, default=None)

@@ -1,0 +1,123 @@
+"""The contenders as they run: own processes, a tiny random Gemma 3, and losses that must agree."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gemfleet.benchmarks.peers.adapter import write_initial_adapter
+from gemfleet.benchmarks.peers.contenders import CONTENDERS
+from gemfleet.benchmarks.peers.data import Example
+from gemfleet.benchmarks.peers.report import build_record, summary_line, write_record
+from gemfleet.benchmarks.peers.runner import run_all, run_one
+from gemfleet.benchmarks.peers.stats import Outcome, loss_parity
+from gemfleet.benchmarks.peers.suite import chosen_contenders, summarise_all
+from gemfleet.benchmarks.peers.task import Recipe, Task
+from gemfleet.train.errors import UserError
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+VOCABULARY = 384
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    folder = tmp_path_factory.mktemp("peers")
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+    )
+    Gemma3ForCausalLM(config).save_pretrained(folder / "model")
+    # A high rate, so that a contender whose update differs is off by the next step.
+    recipe = Recipe(precision="fp32", learning_rate=2e-2, lora_r=4, lora_alpha=8)
+    write_initial_adapter(folder / "model", recipe, folder / "initial.safetensors")
+    draw = random.Random(0)
+
+    def example() -> Example:
+        length = draw.randint(6, 24)
+        tokens = tuple(draw.randrange(5, VOCABULARY) for _ in range(length))
+        return Example("", "", tokens, draw.randint(1, length - 2))
+
+    batches = tuple(tuple(example() for _ in range(4)) for _ in range(STEPS))
+    return Task(folder / "model", folder / "initial.safetensors", batches, recipe, threads=1)
+
+
+@pytest.fixture(scope="module")
+def outcomes(task: Task) -> list[Outcome]:
+    return run_all(task, ["plain", "gemfleet"], 1, lambda *_: None)
+
+
+def test_a_task_survives_its_file(task: Task, tmp_path: Path) -> None:
+    task.save(tmp_path / "task.json")
+    assert Task.load(tmp_path / "task.json") == task
+
+
+def test_plain_and_gemfleet_take_the_same_steps(outcomes: list[Outcome]) -> None:
+    plain, gemfleet = outcomes
+    assert (plain.error, gemfleet.error) == (None, None)
+    assert len(plain.losses) == STEPS
+    assert max(loss_parity(gemfleet.losses, plain.losses).per_step) < 1e-4
+
+
+def test_steps_are_timed_and_memory_is_measured(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        assert all(0 < seconds < 60 for seconds in outcome.step_seconds)
+        assert 50 * 2**20 < outcome.peak_rss_bytes < 8 * 2**30
+
+
+def test_record_holds_raw_times_and_its_summary_is_one_json_line(
+    task: Task, outcomes: list[Outcome], tmp_path: Path
+) -> None:
+    summaries = summarise_all(["plain", "gemfleet"], outcomes, task.batches, warmup=1)
+    record = build_record({"config": {"threads": 1}}, outcomes, summaries)
+    path = write_record(record, tmp_path / "results")
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored["schema_version"] == 1
+    assert stored["runs"][1]["step_seconds"] == list(outcomes[1].step_seconds)
+    line = summary_line(record, path)
+    assert "\n" not in line
+    assert json.loads(line)["results"]["gemfleet"]["counts"] is True
+
+
+def test_a_contender_that_dies_is_reported_with_its_last_words(task: Task, tmp_path: Path) -> None:
+    broken = Task(tmp_path / "nowhere", task.adapter_file, task.batches, task.recipe, threads=1)
+    broken.save(tmp_path / "task.json")
+    outcome = run_one("plain", 0, tmp_path / "task.json", STEPS, threads=1)
+    assert outcome.error is not None
+    assert "ended with code 1 after 0 of 3 steps" in outcome.error
+    assert "nowhere" in outcome.error
+
+
+def test_unknown_contender_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"--contenders has nobody; choose from: gemfleet"):
+        chosen_contenders("plain,nobody")
+
+
+def test_without_trl_the_remedy_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gemfleet.benchmarks.peers.suite.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"trl-default need TRL.*pip install 'gemfleet\[bench\]'"):
+        chosen_contenders("plain,trl-default")
+
+
+def test_both_module_names_run_from_the_repository() -> None:
+    root = Path(__file__).resolve().parents[2]
+    for module in ("benchmarks", "gemfleet.benchmarks"):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "peers", "--contenders", "nobody"], cwd=root, capture_output=True, text=True
+        )
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith("Error: --contenders has nobody; choose from: " + ", ".join(CONTENDERS))
