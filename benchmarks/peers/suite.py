@@ -37,6 +37,8 @@ from .stats import REFERENCE, Outcome, Summary, summarise
 from .task import Recipe, Task
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
+# Columns of the table in a log file; a terminal has its own width.
+REPORT_WIDTH = 140
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,7 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the record; the last line printed is its summary as JSON."""
     if arguments.quick:
         arguments.warmup, arguments.steps, arguments.repeats = 1, 2, 1
-    console = Console(stderr=False)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=REPORT_WIDTH)
     contenders = chosen_contenders(arguments.contenders)
     model_folder = arguments.model.resolve() if arguments.model else _demo_model()
     batches = load_batches(model_folder, arguments)
