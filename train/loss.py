@@ -17,64 +17,81 @@ CHUNK_ROWS_CPU = 128
 CHUNK_ROWS_CUDA = 2048
 
 
-def supervised_cross_entropy(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, softcap: float | None = None, chunk_rows: int | None = None
-) -> Tensor:
-    """Sum over positions of -log p(target), as an fp32 scalar that backpropagates into `hidden` alone.
+class SupervisedCrossEntropy:
+    """Summed -log p(target) under a frozen head.
 
-    hidden: [N, hidden size] at the positions that predict a supervised token; head_weight: [vocabulary, hidden size], frozen;
-    targets: int64 [N]; softcap: the model's `final_logit_softcapping`.
+    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two buffers of one chunk's logits
+    live as long as this object: taking and returning hundreds of MiB in each pass costs more in page faults than the
+    arithmetic done on them.
     """
-    if hidden.shape[0] == 0:
-        return hidden.sum() * 0.0
-    rows = chunk_rows or (CHUNK_ROWS_CUDA if hidden.is_cuda else CHUNK_ROWS_CPU)
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, head_weight, targets, softcap, rows)
-    return loss
 
+    def __init__(self, head_weight: Tensor, softcap: float | None = None, chunk_rows: int | None = None) -> None:
+        self.head_weight = head_weight
+        self.softcap = softcap
+        self.chunk_rows = chunk_rows or (CHUNK_ROWS_CUDA if head_weight.is_cuda else CHUNK_ROWS_CPU)
+        self._buffers: tuple[Tensor, Tensor] | None = None
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, head_weight: Tensor, targets: Tensor, softcap: float | None, chunk_rows: int
-    ) -> Tensor:
-        needs_gradient = hidden.requires_grad
-        gradient = torch.empty_like(hidden) if needs_gradient else None
+    def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """hidden: [N, hidden size] at the positions that predict a supervised token; targets: int64 [N].
+
+        Returns an fp32 scalar that backpropagates into `hidden` alone.
+        """
+        if hidden.shape[0] == 0:
+            return hidden.sum() * 0.0
+        loss: Tensor = _InForward.apply(hidden, targets, self)
+        return loss
+
+    def losses_and_gradient(self, hidden: Tensor, targets: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """The summed loss and, where wanted, its gradient with respect to `hidden`."""
+        gradient = torch.empty_like(hidden) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        for start in range(0, hidden.shape[0], chunk_rows):
-            piece = slice(start, start + chunk_rows)
-            loss, grad_logits = _chunk(hidden[piece], head_weight, targets[piece], softcap, needs_gradient)
+        for start in range(0, hidden.shape[0], self.chunk_rows):
+            piece = slice(start, start + self.chunk_rows)
+            loss, gradient_of_logits = self._chunk(hidden[piece], targets[piece].unsqueeze(1), wants_gradient)
             total += loss
-            if gradient is not None and grad_logits is not None:
-                torch.mm(grad_logits, head_weight, out=gradient[piece])
+            if gradient is not None and gradient_of_logits is not None:
+                torch.mm(gradient_of_logits, self.head_weight, out=gradient[piece])
+        return total, gradient
+
+    def _chunk(self, hidden: Tensor, targets: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        logits, scores = self._workspace(hidden)
+        torch.mm(hidden, self.head_weight.T, out=logits)
+        scores.copy_(logits)
+        if self.softcap is not None:
+            scores.div_(self.softcap).tanh_().mul_(self.softcap)
+        at_target = scores.gather(1, targets)
+        largest = scores.amax(1, keepdim=True)
+        slope = None if self.softcap is None or not wants_gradient else 1 - (scores / self.softcap).square()
+        probabilities = torch.softmax(scores, 1, out=scores)
+        # log-sum-exp from the largest entry: max - log p(max) cannot underflow, as p(max) is at least 1 / vocabulary.
+        log_normaliser = largest - probabilities.amax(1, keepdim=True).log()
+        loss = (log_normaliser - at_target).sum()
+        if not wants_gradient:
+            return loss, None
+        probabilities.scatter_add_(1, targets, torch.full_like(at_target, -1.0))
+        if slope is not None:
+            probabilities.mul_(slope)
+        return loss, probabilities if logits.dtype == probabilities.dtype else logits.copy_(probabilities)
+
+    def _workspace(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits in the hidden states' dtype and in fp32, [rows of this chunk, vocabulary]."""
+        if self._buffers is None or self._buffers[0].dtype != hidden.dtype:
+            shape = (self.chunk_rows, self.head_weight.shape[0])
+            logits = torch.empty(shape, dtype=hidden.dtype, device=hidden.device)
+            self._buffers = logits, torch.empty(shape, dtype=torch.float32, device=hidden.device)
+        logits, scores = self._buffers
+        return logits[: hidden.shape[0]], scores[: hidden.shape[0]]
+
+
+class _InForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, loss: SupervisedCrossEntropy) -> Tensor:
+        total, gradient = loss.losses_and_gradient(hidden, targets, ctx.needs_input_grad[0])
         if gradient is not None:
             ctx.save_for_backward(gradient)
         return total
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * upstream[0].to(gradient.dtype), None, None, None, None
-
-
-def _chunk(
-    hidden: Tensor, head_weight: Tensor, targets: Tensor, softcap: float | None, needs_gradient: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Loss of one chunk and its gradient with respect to the logits, in the hidden states' dtype."""
-    logits = torch.mm(hidden, head_weight.T)
-    slope = None
-    if softcap is not None:
-        bounded = torch.tanh(logits.float() / softcap)
-        slope = 1 - bounded.square()
-        logits = bounded * softcap
-    probabilities = torch.softmax(logits, dim=-1, dtype=torch.float32)
-    # log-sum-exp from the largest entry: max - log p(max) never under- or overflows, as p(max) >= 1 / vocabulary.
-    largest, where = logits.max(dim=-1, keepdim=True)
-    log_normaliser = largest.float() - probabilities.gather(1, where).log()
-    at_target = targets.unsqueeze(1)
-    loss = (log_normaliser - logits.gather(1, at_target).float()).sum()
-    if not needs_gradient:
-        return loss, None
-    probabilities.scatter_add_(1, at_target, torch.full_like(log_normaliser, -1.0))
-    if slope is not None:
-        probabilities.mul_(slope)
-    return loss, probabilities.to(hidden.dtype)
+        return gradient * upstream[0].to(gradient.dtype), None, None

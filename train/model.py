@@ -16,7 +16,7 @@ from .config import LoraConfig
 from .errors import UserError
 from .interfaces import PackedRows
 from .lora import fuse_lora_projections
-from .loss import supervised_cross_entropy
+from .loss import SupervisedCrossEntropy
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -27,18 +27,16 @@ class TrainableModel:
 
     peft_model:    owns the adapters and saves them in PEFT's layout
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
-    head_weight:   [vocabulary, hidden size], frozen, tied to the embedding
-    softcap:       the config's `final_logit_softcapping`, None for Gemma 3's own checkpoints
+    criterion:     the head and its loss; its weight is frozen and tied to the embedding
     """
 
     peft_model: Any
     text_model: nn.Module
-    head_weight: Tensor
-    softcap: float | None
+    criterion: SupervisedCrossEntropy
 
     @property
     def device(self) -> torch.device:
-        return self.head_weight.device
+        return self.criterion.head_weight.device
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by their name inside the peft model, in a fixed order."""
@@ -52,7 +50,7 @@ class TrainableModel:
         positions = supervised.nonzero().squeeze(1)
         # The state at position t predicts the token at t + 1; a document's first token is never supervised.
         predicting = hidden.index_select(0, positions - 1)
-        return supervised_cross_entropy(predicting, self.head_weight, tokens[positions], self.softcap)
+        return self.criterion(predicting, tokens[positions])
 
     def hidden_states(self, tokens: Tensor, document_lengths: Sequence[int]) -> Tensor:
         """Final hidden states [T, hidden size] of documents laid end to end (`tokens`: int64 [T])."""
@@ -137,22 +135,23 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     fuse_lora_projections(peft_model)
     base = peft_model.get_base_model()
     peft_model.train()
-    return TrainableModel(peft_model, language_model_of(base), head_weight, _softcap(base.config))
+    return TrainableModel(
+        peft_model, language_model_of(base), SupervisedCrossEntropy(head_weight, _softcap(base.config))
+    )
 
 
 def _as_pattern(names: list[str]) -> str:
     """One readable regular expression for full module names, as long lists bloat `adapter_config.json`."""
-    layered = re.compile(r"^(?P<prefix>.*layers)\.\d+\.(?P<block>[a-z_]+)\.(?P<leaf>[a-z_0-9]+)$")
-    shapes = {(m["prefix"], m["block"], m["leaf"]) for m in map(layered.match, names) if m}
-    rest = sorted(re.escape(n) for n in names if not layered.match(n))
-    prefixes = sorted({p for p, _, _ in shapes})
-    parts = [
-        rf"{re.escape(prefix)}\.\d+\.(?:{'|'.join(sorted(f'{b}.{leaf}' for p, b, leaf in shapes if p == prefix))})".replace(
-            "attn.", r"attn\."
-        ).replace("mlp.", r"mlp\.")
-        for prefix in prefixes
-    ]
-    return "|".join(parts + rest)
+    layered = re.compile(r"(?P<stack>.*\.layers)\.\d+\.(?P<leaf>.+)")
+    stacks: dict[str, set[str]] = {}
+    alone: list[str] = []
+    for name in names:
+        match = layered.fullmatch(name)
+        if match:
+            stacks.setdefault(re.escape(match["stack"]), set()).add(re.escape(match["leaf"]))
+        else:
+            alone.append(re.escape(name))
+    return "|".join([rf"{stack}\.\d+\.(?:{'|'.join(sorted(leaves))})" for stack, leaves in stacks.items()] + alone)
 
 
 def _softcap(config: Any) -> float | None:

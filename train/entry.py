@@ -1,0 +1,135 @@
+"""`python -m train CONFIG`: the same loop without Ray, in one process or under `torchrun`.
+
+For debugging, and for measuring a bare GPU machine. Reads the `train` section of the file that the cluster run uses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from .config import StrictModel, TrainConfig
+from .errors import UserError
+
+EXAMPLES = """examples:
+  python -m train examples/demo.yaml
+  torchrun --nproc-per-node 2 -m train examples/demo.yaml --set train.max_steps=10
+"""
+
+
+class TrainFile(StrictModel):
+    """The configuration file as one process sees it: sections for the cluster are known and left alone."""
+
+    train: TrainConfig
+    name: Any = None
+    cluster: Any = None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 trained, 2 something the user can put right."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        from .config_file import load_validated
+
+        config = load_validated(options.config, options.set, TrainFile).train
+        with process_group():
+            train_here(config, options.out, options.resume)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
+    """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
+    from transformers import AutoTokenizer
+
+    from .device import prepare_process
+    from .local_reporter import LocalReporter
+    from .local_source import prepare_local
+    from .resolve import resolve_model_folder
+    from .worker import run_training
+
+    prepare_process(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    model_folder = resolve_model_folder(config.model)
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    with _bars(rank) as progress:
+        source, report = prepare_local(
+            config.data, config.batch.global_, config.seed, tokenizer, world_size, progress
+        )
+    reporter = LocalReporter(_shared_folder(out), rank, resume)
+    if rank == 0:
+        print(report.summary())
+    with reporter, tempfile.TemporaryDirectory(dir=reporter.folder, prefix=".work-") as work:
+        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
+    if rank == 0:
+        losses = f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
+        print(f"{result.steps} steps; {losses}adapter: {reporter.checkpoint_folder(result.steps)}")
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """torch's process group as `torchrun` describes it; none for a single process."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(minutes=10))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _shared_folder(out: Path | None) -> Path:
+    """The run's folder, the same on every rank of this machine."""
+    import torch.distributed as dist
+
+    from .home import gemfleet_home
+
+    folder = [str(out or gemfleet_home() / "runs" / time.strftime("local-%Y%m%d-%H%M%S"))]
+    if dist.is_initialized():
+        dist.broadcast_object_list(folder)
+    return Path(folder[0])
+
+
+@contextmanager
+def _bars(rank: int) -> Iterator[Any]:
+    """Progress bars on rank 0."""
+    if rank != 0:
+        yield None
+        return
+    from rich.progress import Progress
+
+    with Progress(transient=True) as progress:
+        yield progress
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m train",
+        description="Fine-tune Gemma 3 in this process (or under torchrun), without Ray.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="YAML or JSON file; its `train` section is used")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in train.lora.r=8"
+    )
+    parser.add_argument("--out", type=Path, help="folder of the run (default: a new one below $GEMFLEET_HOME/runs)")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    return parser
