@@ -44,11 +44,21 @@ class DataReport:
             if len(reason.first) < NAMED:
                 reason.first.append(f"{row.name} ({row.detail})" if row.detail else row.name)
 
+    def merge(self, other: DataReport) -> None:
+        """Add what another part of the same data set became: its rows, and those left out or cut off."""
+        self.rows += other.rows
+        self.truncated += other.truncated
+        for name, part in other.left_out.items():
+            reason = self.left_out.setdefault(name, Reason())
+            reason.count += part.count
+            reason.first += part.first[: NAMED - len(reason.first)]
+
     def summary(self) -> str:
         """A few sentences for a person."""
         parts = [
-            f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on and "
-            f"{self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, {self.supervised_tokens:,} of them supervised."
+            f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on "
+            f"and {self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, "
+            f"{self.supervised_tokens:,} of them supervised."
         ]
         if self.truncated:
             parts.append(f"{self.truncated:,} were cut off at max_length.")
@@ -73,5 +83,7 @@ class DataReport:
             )
         if not self.examples:
             too_long = any(name.startswith("longer than") for name in self.left_out)
-            remedy = "raise train.data.max_length or set train.data.too_long: truncate" if too_long else "mend the data set"
+            remedy = (
+                "raise train.data.max_length or set train.data.too_long: truncate" if too_long else "mend the data set"
+            )
             raise UserError(f"all {self.rows:,} rows of {self.source} were left out: {self.reasons()}; {remedy}")

@@ -1,4 +1,4 @@
-"""Rows of a data set, each with a name that a person can find it by. A row that cannot be read is a value, not an error."""
+"""Rows of a data set, each with a name to find it by. A row that cannot be read is a value, not an exception."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _open_file(path: Path) -> tuple[Rows, int | None]:
     try:
         return reader(path)
     except OSError as error:
-        raise UserError(f"the data file {path} cannot be read ({error.strerror or error}); check its permissions") from error
+        raise UserError(
+            f"the data file {path} cannot be read ({error.strerror or error}); check its permissions"
+        ) from error
 
 
 def _open_folder(folder: Path, split: str) -> tuple[Rows, int | None]:
@@ -136,7 +138,9 @@ def _read_json(path: Path) -> tuple[Rows, int | None]:
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise UserError(f"the data file {path} is not valid JSON ({error}); one object a line belongs in .jsonl") from error
+        raise UserError(
+            f"the data file {path} is not valid JSON ({error}); one object a line belongs in .jsonl"
+        ) from error
     items = content.get("data") if isinstance(content, dict) else content
     if not isinstance(items, list):
         raise UserError(f'the data file {path} must hold a list of objects, or {{"data": [...]}}')

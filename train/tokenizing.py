@@ -20,7 +20,7 @@ RowFormat = Literal["text", "prompt_completion", "messages"]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One row that is not trained on. `reason` is the same for all rows with the same fault, so that it can be counted."""
+    """One row that is not trained on. `reason` is alike for like faults, so that they can be counted."""
 
     name: str
     reason: str
@@ -145,7 +145,7 @@ class Encoder:
         number = self._tokenizer.convert_tokens_to_ids(token)
         if number is None or number == self._tokenizer.unk_token_id:
             raise UserError(
-                f"the tokenizer has no token {token!r}, which chat data needs; use a Gemma 3 tokenizer or another data format"
+                f"the tokenizer has no token {token!r}, which chat data needs; use Gemma's own or another data format"
             )
         return int(number)
 
