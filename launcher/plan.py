@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.train.config import LoraConfig
+from gemfleet.train.demo import MODEL_FOLDER
+from gemfleet.train.home import gemfleet_home
 
 from .config import LaunchConfig
 
@@ -38,7 +40,7 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "precision": "bf16 where the hardware gains from it, else fp32"
         if train.precision == "auto"
         else train.precision,
-        "batch": f"{train.batch.global_} examples a step over all ranks; a rank passes {train.batch.micro} packed rows at once",
+        "batch": f"{train.batch.global_} examples a step; {train.batch.micro} packed rows of a rank in memory at once",
         "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
         "failures": f"up to {cluster.max_failures} restarts from the newest checkpoint",
@@ -49,8 +51,9 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
 
 def local_model_facts(model: str) -> ModelFacts | None:
     """Facts of a model folder on this machine; None for a hub id, or for a demo model that was not converted yet."""
-    folder = _demo_folder() if model == "demo" else Path(model).expanduser()
-    if folder is None or not (folder / "config.json").is_file():
+    demo = gemfleet_home() / "cache" / "models" / MODEL_FOLDER
+    folder = demo if model == "demo" else Path(model).expanduser()
+    if not (folder / "config.json").is_file():
         return None
     weights = sorted(folder.glob("*.safetensors"))
     config = json.loads((folder / "config.json").read_text())
@@ -91,12 +94,6 @@ def _safetensors_elements(path: Path) -> int:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-
-
-def _demo_folder() -> Path | None:
-    from gemfleet.train.demo import demo_model_path
-
-    return demo_model_path()
 
 
 def _model_sentence(name: str, facts: ModelFacts) -> str:

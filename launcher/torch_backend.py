@@ -22,13 +22,13 @@ def prepare_rank() -> None:
     never reach it. A value that the user has set for the node is left alone.
     """
     from gemfleet.cluster.inventory import interface_of_address
-    from gemfleet.train.device import set_threads
+    from gemfleet.train.device import prepare_process
 
     interface = interface_of_address(ray.util.get_node_ip_address())
     if interface is not None:
         for variable in SOCKET_VARIABLES:
             os.environ.setdefault(variable, interface)
-    threads = set_threads(ray.train.get_context().get_local_world_size())
+    threads = prepare_process(ray.train.get_context().get_local_world_size())
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
 

@@ -1,0 +1,91 @@
+"""What a rank sends to the head while it trains: in batches, from a thread of its own, never in training's way."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Record = Mapping[str, Any]
+INTERVAL_SECONDS = 0.5
+CAPACITY = 100_000
+BATCH = 2_000
+
+
+class Outbox:
+    """Collects records and hands them to `send` about twice a second. `send` returns whether the run was asked to stop.
+
+    Nothing here raises into the caller. While the head cannot be reached records wait, the oldest giving way beyond
+    `CAPACITY`; an empty batch is sent too, because its answer is how a rank learns that it should stop.
+    """
+
+    def __init__(self, send: Callable[[list[Record]], bool], interval_seconds: float = INTERVAL_SECONDS) -> None:
+        self._send = send
+        self._interval = interval_seconds
+        self._records: deque[Record] = deque(maxlen=CAPACITY)
+        self._sending = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._stop_wanted = False
+        self._thread = threading.Thread(target=self._run, name="gemfleet-outbox", daemon=True)
+        self._thread.start()
+
+    @property
+    def stop_wanted(self) -> bool:
+        """The newest answer of the head; stays True once it was True."""
+        return self._stop_wanted
+
+    def put(self, record: Record) -> None:
+        """Queue one record. Returns at once."""
+        self._records.append(record)
+
+    def flush(self, timeout_seconds: float = 30.0) -> bool:
+        """Wait until everything queued so far has arrived; False when the head did not take it in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while not (self._send_once() and not self._records):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
+
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Flush, then end the thread."""
+        self.flush(timeout_seconds)
+        self._closed = True
+        self._wake.set()
+        self._thread.join(timeout=5.0)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._send_once()
+            self._wake.wait(self._interval)
+
+    def _send_once(self) -> bool:
+        """Send one batch. What could not be sent goes back to the front of the queue."""
+        with self._sending:
+            batch = [self._records.popleft() for _ in range(min(BATCH, len(self._records)))]
+            try:
+                self._stop_wanted = bool(self._send(batch)) or self._stop_wanted
+            except Exception:
+                room = CAPACITY - len(self._records)
+                self._records.extendleft(reversed(batch[len(batch) - room :] if room < len(batch) else batch))
+                return False
+            return True
+
+
+class OutboxLogHandler(logging.Handler):
+    """Sends log lines of this rank to the head as records of kind `log`."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__(level=logging.INFO)
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+            self._outbox.put({"kind": "log", "time": record.created, "level": record.levelname, "line": line})
+        except Exception:
+            self.handleError(record)
