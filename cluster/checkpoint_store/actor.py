@@ -1,0 +1,84 @@
+"""The store as an actor pinned to the head: the only process that touches the checkpoints' disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..head import HeadActor, start_on_head
+from .disk import CheckpointDisk
+from .files import StoredFiles
+from .manifest import FileEntry, Manifest
+
+STORE_THREADS = 16
+
+
+class CheckpointStore:
+    """Serves one run's folder. Several ranks at once; every method may be repeated after a restart."""
+
+    def __init__(self, run_folder: str, recorder: HeadActor | None = None, keep: int | None = None) -> None:
+        self._disk = CheckpointDisk(Path(run_folder) / "checkpoints")
+        self._files = StoredFiles(Path(run_folder) / "ray")
+        self._recorder, self._keep = recorder, keep
+
+    def begin_attempt(self) -> int:
+        return self._disk.begin_attempt()
+
+    def begin(self, step: int, generation: int, name: str) -> None:
+        self._disk.begin(step, generation, name)
+
+    def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
+        self._disk.write(step, generation, name, offset, chunk)
+
+    def finish(self, step: int, generation: int, entry: FileEntry) -> None:
+        self._disk.finish(step, generation, entry)
+
+    def declare(
+        self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
+    ) -> bool:
+        """See `CheckpointDisk.declare`; returns whether the checkpoint is committed. A commit is told to the recorder."""
+        manifest = self._disk.declare(step, generation, rank, entries, expected_ranks)
+        if manifest is not None:
+            self._announce(manifest)
+        return manifest is not None
+
+    def newest_verified(self) -> tuple[Manifest | None, list[str]]:
+        return self._disk.newest_verified()
+
+    def manifests(self) -> list[Manifest]:
+        return self._disk.manifests()
+
+    def read(self, step: int, name: str, offset: int, size: int) -> NDArray[np.uint8]:
+        """At most `size` bytes of a committed file."""
+        with (self._disk.folder(step) / name).open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(size), dtype=np.uint8)
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._disk.root).free
+
+    def file_call(self, method: str, *arguments: Any) -> Any:
+        """Ray Train's own small state files, see `StoredFiles`."""
+        return getattr(self._files, method)(*arguments)
+
+    def _announce(self, manifest: Manifest) -> None:
+        removed = self._disk.retain(self._keep) if self._keep is not None else []
+        if self._recorder is not None:
+            path = str(self._disk.folder(manifest.step))
+            self._recorder.call(
+                "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
+            )
+
+
+def start_store(run_id: str, run_folder: Path, recorder: HeadActor | None, keep: int | None) -> HeadActor:
+    """The store of a run, on the head. `keep`: how many of the newest checkpoints stay, None for all."""
+    name = f"gemfleet-store-{run_id}"
+    start_on_head(CheckpointStore, name, str(run_folder), recorder, keep, threads=STORE_THREADS)
+    store = HeadActor(name)
+    store.call("free_bytes")
+    return store

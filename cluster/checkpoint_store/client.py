@@ -1,0 +1,116 @@
+"""What a rank does with the store: send a folder of files, and fetch the newest verified checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import ray
+import ray.exceptions
+
+from ..errors import StaleGeneration, StoreError
+from ..head import HeadActor
+from .manifest import FileEntry, Manifest
+
+log = logging.getLogger("gemfleet.cluster")
+CHUNK_BYTES = 16 * 1024 * 1024
+CHUNKS_IN_FLIGHT = 3
+ATTEMPTS = 4
+PAUSE_SECONDS = 1.0
+
+
+class StoreClient:
+    """Picklable. `generation` is the attempt it writes for; a newer attempt makes its writes fail with StaleGeneration."""
+
+    def __init__(self, store: HeadActor, generation: int = 0) -> None:
+        self.store = store
+        self.generation = generation
+
+    def begin_attempt(self) -> int:
+        """A new generation, larger than all before it; older clients can write nothing from now on."""
+        generation: int = self.store.call("begin_attempt")
+        return generation
+
+    def attempt(self, generation: int) -> StoreClient:
+        return StoreClient(self.store, generation)
+
+    def upload(self, step: int, folder: Path, rank: int, expected_ranks: Sequence[int]) -> bool:
+        """Send every file in `folder`, then declare them; returns whether this completed and committed the checkpoint.
+
+        The checkpoint commits when all `expected_ranks` have declared. Raises StoreError after bounded retries; nothing
+        half-sent can be seen by anyone.
+        """
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        entries = [self._send_with_retries(step, path, str(path.relative_to(folder))) for path in paths]
+        committed: bool = self.store.call("declare", step, self.generation, rank, entries, list(expected_ranks))
+        return committed
+
+    def fetch_latest(self, destination: Path) -> Path | None:
+        """Copy the newest verified checkpoint to `destination/checkpoint-<step>`, hash-checked; None when there is none."""
+        manifest, damaged = self.newest_verified()
+        for sentence in damaged:
+            log.warning("a damaged checkpoint is passed over: %s", sentence)
+        if manifest is None:
+            return None
+        folder = destination / f"checkpoint-{manifest.step}"
+        for entry in manifest.files:
+            self._fetch(manifest.step, entry, folder / entry.path)
+        manifest.verify(folder)
+        return folder
+
+    def newest_verified(self) -> tuple[Manifest | None, list[str]]:
+        found: tuple[Manifest | None, list[str]] = self.store.call("newest_verified")
+        return found
+
+    def manifests(self) -> list[Manifest]:
+        found: list[Manifest] = self.store.call("manifests")
+        return found
+
+    def _send_with_retries(self, step: int, path: Path, name: str) -> FileEntry:
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._send(step, path, name)
+            except StaleGeneration:
+                raise
+            except (StoreError, ray.exceptions.RayError) as error:
+                if attempt == ATTEMPTS:
+                    raise StoreError(f"{name} of checkpoint-{step} did not reach the head in {ATTEMPTS} tries: {error}") from error
+                log.warning("sending %s again (%s)", name, error)
+                time.sleep(PAUSE_SECONDS * attempt)
+        raise AssertionError("unreachable")
+
+    def _send(self, step: int, path: Path, name: str) -> FileEntry:
+        """Stream one file in numpy chunks; at most `CHUNKS_IN_FLIGHT` wait in memory on either side."""
+        self.store.call("begin", step, self.generation, name)
+        digest, offset, pending = hashlib.sha256(), 0, []
+        with path.open("rb") as file:
+            while block := file.read(CHUNK_BYTES):
+                digest.update(block)
+                if len(pending) == CHUNKS_IN_FLIGHT:
+                    _raise_own(pending.pop(0))
+                chunk = np.frombuffer(block, dtype=np.uint8)
+                pending.append(self.store.handle.write.remote(step, self.generation, name, offset, chunk))
+                offset += len(block)
+        for reference in pending:
+            _raise_own(reference)
+        entry = FileEntry(name, offset, digest.hexdigest())
+        self.store.call("finish", step, self.generation, entry)
+        return entry
+
+    def _fetch(self, step: int, entry: FileEntry, target: Path) -> None:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file:
+            for offset in range(0, entry.size, CHUNK_BYTES):
+                file.write(memoryview(self.store.call("read", step, entry.path, offset, CHUNK_BYTES)))
+
+
+def _raise_own(reference: ray.ObjectRef) -> None:
+    """Wait for a write; raises the store's own error rather than Ray's wrapping of it."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, StoreError) else error from None

@@ -1,0 +1,211 @@
+"""The store's disk: the commit protocol as plain file operations, without Ray.
+
+    checkpoints/generation                                the newest attempt of the run
+    checkpoints/.incoming-<step>-<generation>/<file>      files on their way, each written to `.<file>.part` and renamed
+    checkpoints/.incoming-<step>-<generation>/.rank-0     what a rank says its files are, once it has sent them all
+    checkpoints/checkpoint-<step>/manifest.json           committed
+
+When all expected ranks have declared, every file is verified, the manifest is written, and the folder gets its final name in
+one rename. Until then nothing that reads manifests can see it. All state is on the disk, so a restarted store goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import StaleGeneration, StoreError
+from .manifest import MANIFEST_FILE, FileEntry, Manifest, checked_name, sha256_of, sync_folder, write_durably
+
+INCOMING = re.compile(r"\.incoming-(?P<step>\d+)-(?P<generation>\d+)")
+COMMITTED = re.compile(r"checkpoint-(?P<step>\d+)")
+
+
+class CheckpointDisk:
+    """Checkpoints of one run below `root`. Methods may be called from several threads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._poisoned: dict[Path, str] = {}
+
+    @property
+    def generation(self) -> int:
+        path = self.root / "generation"
+        return int(path.read_text()) if path.exists() else 0
+
+    def begin_attempt(self) -> int:
+        """A new generation: from now on older ones can write nothing, and what they left half-done is removed."""
+        with self._lock:
+            generation = self.generation + 1
+            write_durably(self.root / "generation", str(generation).encode())
+            self.sweep()
+            return generation
+
+    def sweep(self) -> list[str]:
+        """Remove unfinished uploads of older generations, and checkpoint folders that have no manifest. Returns their names."""
+        removed = []
+        for path in sorted(self.root.iterdir()):
+            incoming, committed = INCOMING.fullmatch(path.name), COMMITTED.fullmatch(path.name)
+            stale = incoming and int(incoming["generation"]) < self.generation
+            if path.is_dir() and (stale or (committed and not (path / MANIFEST_FILE).exists())):
+                shutil.rmtree(path)
+                removed.append(path.name)
+        return removed
+
+    def begin(self, step: int, generation: int, name: str) -> None:
+        """Start a file, or start it again after an error: what arrived of it before is dropped."""
+        part = self._part(step, generation, name)
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        self._poisoned.pop(part, None)
+
+    def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
+        """Put `chunk` at `offset` of a file on its way; the same chunk may come twice, and chunks in any order.
+
+        The first error poisons the file: it can then be neither continued nor finished, only begun again.
+        """
+        part = self._part(step, generation, name)
+        if part in self._poisoned:
+            raise StoreError(f"the upload of {name} failed before ({self._poisoned[part]}); begin it again")
+        try:
+            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
+            try:
+                _write_all(descriptor, memoryview(np.ascontiguousarray(chunk)), offset)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            self._poisoned[part] = error.strerror or str(error)
+            raise StoreError(f"{name} of checkpoint-{step} cannot be written on the head: {error.strerror}") from error
+
+    def finish(self, step: int, generation: int, entry: FileEntry) -> None:
+        """The whole file was sent: check size and hash on the disk, make it durable, give it its name. May be repeated."""
+        part = self._part(step, generation, entry.path)
+        final = part.with_name(Path(entry.path).name)
+        if part in self._poisoned:
+            raise StoreError(f"the upload of {entry.path} failed before ({self._poisoned[part]}); it is not published")
+        if not part.exists() and final.exists() and _matches(final, entry):
+            return
+        if entry.size == 0:
+            part.touch()  # no chunk was ever sent
+        if not part.exists() or not _matches(part, entry):
+            raise StoreError(f"{entry.path} of checkpoint-{step} arrived incomplete or damaged; send it again")
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.rename(final)
+        sync_folder(final.parent)
+
+    def declare(
+        self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
+    ) -> Manifest | None:
+        """Rank `rank` has sent all its files. Returns the manifest when that completed the checkpoint. May be repeated."""
+        with self._lock:
+            if (committed := self._committed(step)) is not None:
+                return committed
+            folder = self._incoming(step, generation)
+            folder.mkdir(parents=True, exist_ok=True)
+            said = json.dumps([asdict(entry) for entry in entries]).encode()
+            write_durably(folder / f".rank-{rank}", said)
+            if not all((folder / f".rank-{r}").exists() for r in expected_ranks):
+                return None
+            return self._commit(step, generation, folder, expected_ranks)
+
+    def manifests(self) -> list[Manifest]:
+        """Committed checkpoints by ascending step; a folder whose manifest cannot be read is left out."""
+        return sorted((m for m, _ in self._readable()), key=lambda manifest: manifest.step)
+
+    def newest_verified(self) -> tuple[Manifest | None, list[str]]:
+        """The newest checkpoint whose every file verifies, and a sentence for each newer one that was damaged."""
+        damaged = [f"{path.name}: {problem}" for path, problem in self._unreadable()]
+        for manifest in reversed(self.manifests()):
+            try:
+                manifest.verify(self.folder(manifest.step))
+            except StoreError as error:
+                damaged.append(f"checkpoint-{manifest.step}: {error}")
+            else:
+                return manifest, damaged
+        return None, damaged
+
+    def retain(self, keep: int) -> list[int]:
+        """Remove all but the newest `keep` checkpoints, never the newest that verifies. Returns the steps removed."""
+        with self._lock:
+            newest, _ = self.newest_verified()
+            steps = [manifest.step for manifest in self.manifests()]
+            doomed = [s for s in steps[: max(0, len(steps) - max(1, keep))] if newest is None or s != newest.step]
+            for step in doomed:
+                (self.folder(step) / MANIFEST_FILE).unlink()
+                shutil.rmtree(self.folder(step))
+            return doomed
+
+    def folder(self, step: int) -> Path:
+        return self.root / f"checkpoint-{step}"
+
+    def _commit(self, step: int, generation: int, folder: Path, ranks: Sequence[int]) -> Manifest:
+        said = [json.loads((folder / f".rank-{rank}").read_text()) for rank in ranks]
+        files = tuple(FileEntry(**entry) for entries in said for entry in entries)
+        manifest = Manifest(step, generation, time.time(), files)
+        manifest.verify(folder)
+        for rank in ranks:
+            (folder / f".rank-{rank}").unlink()
+        write_durably(folder / MANIFEST_FILE, manifest.to_json().encode())
+        if self.folder(step).exists():  # a damaged one of the same step, or `declare` would have returned it
+            shutil.rmtree(self.folder(step))
+        folder.rename(self.folder(step))
+        sync_folder(self.root)
+        return manifest
+
+    def _committed(self, step: int) -> Manifest | None:
+        try:
+            manifest = Manifest.read(self.folder(step))
+            manifest.verify(self.folder(step))
+        except StoreError:
+            return None
+        return manifest
+
+    def _incoming(self, step: int, generation: int) -> Path:
+        if generation != self.generation:
+            raise StaleGeneration(
+                f"attempt {generation} may not write checkpoint-{step}: attempt {self.generation} of this run has begun"
+            )
+        return self.root / f".incoming-{step}-{generation}"
+
+    def _part(self, step: int, generation: int, name: str) -> Path:
+        final = self._incoming(step, generation) / checked_name(name)
+        return final.with_name(f".{final.name}.part")
+
+    def _readable(self) -> list[tuple[Manifest, Path]]:
+        return [(m, path) for path, m in self._read_all() if isinstance(m, Manifest)]
+
+    def _unreadable(self) -> list[tuple[Path, str]]:
+        return [(path, m) for path, m in self._read_all() if isinstance(m, str)]
+
+    def _read_all(self) -> list[tuple[Path, Manifest | str]]:
+        """Each committed folder with its manifest, or with what is wrong with it."""
+        found: list[tuple[Path, Manifest | str]] = []
+        for path in sorted(p for p in self.root.iterdir() if COMMITTED.fullmatch(p.name)):
+            try:
+                found.append((path, Manifest.read(path)))
+            except StoreError as error:
+                found.append((path, str(error)))
+        return found
+
+
+def _write_all(descriptor: int, data: memoryview, offset: int) -> None:
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _matches(path: Path, entry: FileEntry) -> bool:
+    return path.stat().st_size == entry.size and sha256_of(path) == entry.sha256

@@ -1,0 +1,103 @@
+"""The manifest: what a checkpoint consists of. A checkpoint exists when, and only when, its manifest does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ..errors import StoreError
+
+MANIFEST_FILE = "manifest.json"
+SCHEMA_VERSION = 1
+READ_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One file: its name relative to the checkpoint, its size in bytes and its sha256 in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A committed checkpoint. `generation` counts the attempts of the run; `created_at` is seconds since the epoch."""
+
+    step: int
+    generation: int
+    created_at: float
+    files: tuple[FileEntry, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(entry.size for entry in self.files)
+
+    def to_json(self) -> str:
+        return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """The manifest in `folder`. StoreError when it is absent, damaged, or of a schema this version does not know."""
+        try:
+            content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+            if content.pop("schema_version") != SCHEMA_VERSION:
+                raise StoreError(f"{folder / MANIFEST_FILE} has a schema that this gemfleet does not know; upgrade gemfleet")
+            files = tuple(FileEntry(**entry) for entry in content.pop("files"))
+            manifest = cls(files=files, **content)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{folder} has no readable manifest ({error})") from error
+        for entry in manifest.files:
+            checked_name(entry.path)
+        return manifest
+
+    def verify(self, folder: Path) -> None:
+        """Every file is there with its size and hash; StoreError naming the first that is not."""
+        for entry in self.files:
+            path = folder / entry.path
+            if not path.is_file() or path.is_symlink():
+                raise StoreError(f"{path} is missing")
+            if path.stat().st_size != entry.size:
+                raise StoreError(f"{path} has {path.stat().st_size} bytes, its manifest says {entry.size}")
+            if sha256_of(path) != entry.sha256:
+                raise StoreError(f"{path} is damaged: its sha256 is not the manifest's")
+
+
+def checked_name(name: str) -> str:
+    """A plain relative file name, possibly with folders; StoreError for one that would leave its folder."""
+    parts = Path(name).parts
+    if not parts or name.startswith("/") or ".." in parts or "\0" in name or name.endswith("/"):
+        raise StoreError(f"the file name {name!r} leaves the checkpoint's folder; only plain relative names are stored")
+    return name
+
+
+def sha256_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_durably(path: Path, content: bytes) -> None:
+    """Replace `path` by `content`: afterwards it holds the old or the new content whole, also when the machine stops."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created or renamed in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,23 @@
+"""Errors of the cluster side: one clear sentence each, picklable, so that they cross from an actor to its caller."""
+
+from __future__ import annotations
+
+
+class ClusterError(Exception):
+    """Something about the cluster, the registry or the store that a person can act on. Commands exit with code 2."""
+
+
+class RunConflict(ClusterError):
+    """A run of this id exists already, or has already ended."""
+
+
+class UnknownRun(ClusterError):
+    """No run of this id is in the registry."""
+
+
+class StoreError(ClusterError):
+    """The checkpoint store refused or could not finish something; nothing half-done was published."""
+
+
+class StaleGeneration(StoreError):
+    """A rank of an older attempt tried to write after a newer attempt had begun."""

@@ -1,0 +1,127 @@
+"""The head's side of a running run: takes what ranks report, keeps it in the registry, logs and TensorBoard files.
+
+One actor a run. Everything it knows is on disk or comes again, so a restarted one goes on.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .head import HeadActor, start_on_head
+from .run_registry import RunRegistry, RunState
+
+Record = Mapping[str, Any]
+BOARD_SCALARS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "supervised_tokens_per_second",
+    "tokens_per_second_per_rank",
+    "step_seconds",
+    "data_wait_seconds",
+    "peak_memory_bytes",
+    "eval_loss",
+    "eval_perplexity",
+)
+
+
+class RunRecorder:
+    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
+
+    def __init__(self, home: str, run_id: str) -> None:
+        self._run_id = run_id
+        self._registry = RunRegistry(Path(home) / "gemfleet.db")
+        self._folder = Path(home) / "runs" / run_id
+        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._board: Any = None
+
+    def push(self, rank: int, batch: Sequence[Record], who: Record) -> bool:
+        """Take one rank's records; returns whether the run was asked to stop.
+
+        Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
+        """
+        self._registry.heartbeat(self._run_id, rank, who["node"], who["address"], who["pid"])
+        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
+        if metrics:
+            self._registry.add_metrics(self._run_id, metrics)
+            self._write_board(metrics)
+        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
+        for record in batch:
+            if record["kind"] in ("event", "result"):
+                name = record.get("event", record["kind"])
+                self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
+        return self._registry.stop_requested(self._run_id)
+
+    def log(self, source: str, lines: Sequence[str]) -> None:
+        """Append lines to `logs/<source>.log`."""
+        self._write_log(source, lines)
+
+    def transition(self, state: str, reason: str = "") -> None:
+        self._registry.transition(self._run_id, RunState(state), reason)
+
+    def event(self, kind: str, message: str, data: Record | None = None) -> None:
+        self._registry.add_event(self._run_id, kind, message, data)
+
+    def checkpoint_committed(self, step: int, path: str, size: int, generation: int, removed: Sequence[int]) -> None:
+        """A manifest was written; `removed` are the steps that retention took away after it."""
+        self._registry.add_checkpoint(self._run_id, step, path, size, generation)
+        for old in removed:
+            self._registry.remove_checkpoint(self._run_id, old)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a live display needs: state and reason, the newest step and evaluation, ranks, and the result once known."""
+        run = self._registry.get_run(self._run_id)
+        results = [event["data"] for event in self._registry.events(self._run_id) if event["kind"] == "result"]
+        return {
+            "state": str(run.state),
+            "reason": run.reason,
+            "stop_requested": run.stop_requested,
+            "step": self._registry.latest_metrics(self._run_id, "step"),
+            "eval": self._registry.latest_metrics(self._run_id, "eval"),
+            "ranks": self._registry.ranks(self._run_id),
+            "result": results[-1] if results else None,
+        }
+
+    def flush(self) -> None:
+        """Everything taken so far is on disk when this returns."""
+        if self._board is not None:
+            self._board.flush()
+
+    def _write_log(self, source: str, lines: Sequence[str]) -> None:
+        if lines:
+            with (self._folder / "logs" / f"{source}.log").open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+
+    def _write_board(self, records: Sequence[Record]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._board is None:
+            name = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
+            self._board = EventFileWriter(str(self._folder / "runs" / name))
+        for record in records:
+            group = "eval" if record["kind"] == "eval" else "train"
+            values = [
+                Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
+                for key in BOARD_SCALARS
+                if key in record
+            ]
+            event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
+            self._board.add_event(event)
+        self._board.flush()
+
+
+def start_recorder(home: Path, run_id: str) -> HeadActor:
+    """The recorder of a run that is in the registry already, on the head."""
+    name = f"gemfleet-recorder-{run_id}"
+    # One thread: records of one rank must be written in the order they were pushed.
+    start_on_head(RunRecorder, name, str(home), run_id, threads=1)
+    recorder = HeadActor(name)
+    recorder.call("flush")
+    return recorder

@@ -1,0 +1,285 @@
+"""The registry of runs on the head: states, events, metrics, checkpoints and ranks, in SQLite (WAL).
+
+Every method opens its own short connection, so that commands, the driver and actors may use one file at the same time.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from .errors import ClusterError, RunConflict, UnknownRun
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+SCHEMA = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    created_at REAL NOT NULL, updated_at REAL NOT NULL, ended_at REAL, config TEXT NOT NULL,
+    driver_pid INTEGER, driver_started REAL, stop_requested INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs(id), time REAL NOT NULL,
+    kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX events_of_run ON events(run_id, seq);
+CREATE TABLE metrics (
+    run_id TEXT NOT NULL REFERENCES runs(id), kind TEXT NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
+    record TEXT NOT NULL, PRIMARY KEY (run_id, kind, step)
+);
+CREATE TABLE checkpoints (
+    run_id TEXT NOT NULL REFERENCES runs(id), step INTEGER NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL, generation INTEGER NOT NULL, PRIMARY KEY (run_id, step)
+);
+CREATE TABLE ranks (
+    run_id TEXT NOT NULL REFERENCES runs(id), rank INTEGER NOT NULL, node TEXT NOT NULL, address TEXT NOT NULL,
+    pid INTEGER NOT NULL, heartbeat REAL NOT NULL, PRIMARY KEY (run_id, rank)
+);
+"""
+
+
+class RunState(StrEnum):
+    """Where a run stands. A terminal state is never left."""
+
+    QUEUED = "queued"
+    PREFLIGHT = "preflight"
+    STAGING = "staging"
+    PREPARING_DATA = "preparing_data"
+    FINDING_BATCH = "finding_batch"
+    TRAINING = "training"
+    RESTARTING = "restarting"
+    PUBLISHING = "publishing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED, RunState.INTERRUPTED)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One row of `runs`. Times are seconds since the epoch."""
+
+    id: str
+    name: str
+    state: RunState
+    reason: str
+    created_at: float
+    updated_at: float
+    ended_at: float | None
+    config: str
+    driver_pid: int | None
+    driver_started: float | None
+    stop_requested: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class RunRegistry:
+    """The registry at `path`, created with its folder when absent. Raises ClusterError for a newer schema."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._enable_wal()
+        with self._connect() as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                raise ClusterError(f"{path} was written by a newer gemfleet (schema {version}); upgrade gemfleet here")
+            if version == 0:
+                self._create_schema(db)
+
+    def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
+        """A new run in state `queued`. RunConflict when the id exists."""
+        started = psutil.Process(driver_pid).create_time() if driver_pid is not None else None
+        now = time.time()
+        try:
+            with self._connect() as db:
+                db.execute(
+                    "INSERT INTO runs (id, name, state, created_at, updated_at, config, driver_pid, driver_started) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (run_id, name, RunState.QUEUED, now, now, config, driver_pid, started),
+                )
+                self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
+        except sqlite3.IntegrityError:
+            raise RunConflict(f"a run with the id {run_id!r} exists already; choose another, or resume that one") from None
+
+    def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
+        """Move to `state`: one row and one event. RunConflict when the run has ended; the same state again is no change."""
+        with self._connect() as db:
+            current = self._state(db, run_id)
+            if current == state:
+                return
+            if current.is_terminal:
+                raise RunConflict(f"run {run_id} is {current} already and cannot become {state}")
+            now = time.time()
+            db.execute(
+                "UPDATE runs SET state = ?, reason = ?, updated_at = ?, ended_at = ? WHERE id = ?",
+                (state, reason, now, now if state.is_terminal else None, run_id),
+            )
+            self._event(db, run_id, "state", f"{state}: {reason}" if reason else state, {"state": state, "reason": reason})
+
+    def add_event(self, run_id: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:
+        with self._connect() as db:
+            self._event(db, run_id, kind, message, data or {})
+
+    def add_metrics(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Records with `kind` (step or eval) and `step`; a step reported again after a restart replaces the older record."""
+        rows = [(run_id, r["kind"], r["step"], r.get("time", time.time()), json.dumps(dict(r))) for r in records]
+        with self._connect() as db:
+            db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
+
+    def add_checkpoint(self, run_id: str, step: int, path: str, size: int, generation: int) -> None:
+        """A committed checkpoint: its manifest is on disk already."""
+        with self._connect() as db:
+            row = (run_id, step, path, size, time.time(), generation)
+            db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._event(db, run_id, "checkpoint", f"checkpoint-{step} is on the head ({size:,} bytes)", {"step": step})
+
+    def remove_checkpoint(self, run_id: str, step: int) -> None:
+        with self._connect() as db:
+            db.execute("DELETE FROM checkpoints WHERE run_id = ? AND step = ?", (run_id, step))
+
+    def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int) -> None:
+        with self._connect() as db:
+            row = (run_id, rank, node, address, pid, time.time())
+            db.execute("INSERT OR REPLACE INTO ranks VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def request_stop(self, run_id: str) -> None:
+        """Ask a run to save a checkpoint and end. RunConflict when it has ended."""
+        with self._connect() as db:
+            state = self._state(db, run_id)
+            if state.is_terminal:
+                raise RunConflict(f"run {run_id} is {state} already; there is nothing to stop")
+            db.execute("UPDATE runs SET stop_requested = 1 WHERE id = ?", (run_id,))
+            self._event(db, run_id, "stop", "stop requested: a checkpoint is saved, then the run ends", {})
+
+    def stop_requested(self, run_id: str) -> bool:
+        return self.get_run(run_id).stop_requested
+
+    def get_run(self, run_id: str) -> Run:
+        """UnknownRun when there is none."""
+        with self._connect() as db:
+            row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
+        return _run(row)
+
+    def find_run(self, prefix: str) -> Run:
+        """The run of this id, the newest for `latest`, or the only one whose id begins so. UnknownRun otherwise."""
+        with self._connect() as db:
+            ids = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY created_at DESC, rowid DESC")]
+        if prefix == "latest" and ids:
+            return self.get_run(ids[0])
+        matching = [prefix] if prefix in ids else [i for i in ids if i.startswith(prefix)]
+        if len(matching) != 1:
+            found = f"{len(matching)} runs begin with" if matching else "there is no run"
+            raise UnknownRun(f"{found} {prefix!r}; `gemfleet runs` lists them")
+        return self.get_run(matching[0])
+
+    def list_runs(self, limit: int = 50, state: RunState | None = None) -> list[Run]:
+        """Newest first."""
+        where, values = ("WHERE state = ?", [str(state)]) if state else ("", [])
+        with self._connect() as db:
+            query = f"SELECT * FROM runs {where} ORDER BY created_at DESC, rowid DESC LIMIT ?"
+            return [_run(row) for row in db.execute(query, [*values, limit])]
+
+    def events(self, run_id: str, after: int = 0) -> list[dict[str, Any]]:
+        """Events with `seq` above `after`, oldest first."""
+        with self._connect() as db:
+            rows = db.execute("SELECT * FROM events WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)).fetchall()
+        return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
+
+    def metrics(self, run_id: str, since_step: int = 0, kind: str | None = None) -> list[dict[str, Any]]:
+        """Records of this step and later, in the order of steps."""
+        query = "SELECT record FROM metrics WHERE run_id = ? AND step >= ? AND (? IS NULL OR kind = ?) ORDER BY step, kind"
+        with self._connect() as db:
+            return [json.loads(row["record"]) for row in db.execute(query, (run_id, since_step, kind, kind))]
+
+    def latest_metrics(self, run_id: str, kind: str) -> dict[str, Any] | None:
+        query = "SELECT record FROM metrics WHERE run_id = ? AND kind = ? ORDER BY step DESC LIMIT 1"
+        with self._connect() as db:
+            row = db.execute(query, (run_id, kind)).fetchone()
+        return None if row is None else json.loads(row["record"])
+
+    def checkpoints(self, run_id: str) -> list[dict[str, Any]]:
+        with self._connect() as db:
+            query = "SELECT * FROM checkpoints WHERE run_id = ? ORDER BY step"
+            return [dict(row) for row in db.execute(query, (run_id,))]
+
+    def ranks(self, run_id: str) -> list[dict[str, Any]]:
+        with self._connect() as db:
+            return [dict(row) for row in db.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", (run_id,))]
+
+    def mark_interrupted(self) -> list[str]:
+        """Runs that have not ended but whose driver process is gone become `interrupted`; returns their ids.
+
+        Call it on the head, where drivers run. A process id that was given to another process is recognised by its start.
+        """
+        gone = [r for r in self.list_runs(limit=1_000_000) if not r.state.is_terminal and not _driver_lives(r)]
+        for run in gone:
+            self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")
+        return [run.id for run in gone]
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+        db.row_factory = sqlite3.Row
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            yield db
+            db.execute("COMMIT")
+        finally:
+            db.close()  # rolls back what was not committed
+
+    def _enable_wal(self) -> None:
+        """Write-ahead logging, so that readers never wait for a writer. It cannot be switched inside a transaction."""
+        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+        finally:
+            db.close()
+
+    def _create_schema(self, db: sqlite3.Connection) -> None:
+        for statement in SCHEMA.split(";"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _state(self, db: sqlite3.Connection, run_id: str) -> RunState:
+        row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
+        if row is None:
+            raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
+        return RunState(row["state"])
+
+    def _event(self, db: sqlite3.Connection, run_id: str, kind: str, message: str, data: Mapping[str, Any]) -> None:
+        values = (run_id, time.time(), kind, message, json.dumps(dict(data)))
+        db.execute("INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, ?, ?, ?)", values)
+
+
+def _run(row: sqlite3.Row) -> Run:
+    values = dict(row)
+    return Run(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
+
+
+def _driver_lives(run: Run) -> bool:
+    if run.driver_pid is None:
+        return True
+    try:
+        started = psutil.Process(run.driver_pid).create_time()
+    except psutil.NoSuchProcess:
+        return False
+    return run.driver_started is None or abs(started - run.driver_started) < 2.0
