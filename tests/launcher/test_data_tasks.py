@@ -16,8 +16,7 @@ from gemfleet.launcher import data_tasks
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.local_source import prepare_local
-
-from tests.tiny_tokenizer import tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

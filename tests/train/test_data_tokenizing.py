@@ -14,8 +14,7 @@ from gemfleet.train.home import gemfleet_home
 from gemfleet.train.local_source import prepare_local
 from gemfleet.train.readers import Row
 from gemfleet.train.tokenizing import Encoder, choose_format, tokenize_rows
-
-from tests.tiny_tokenizer import tiny_tokenizer
+from tiny_tokenizer import tiny_tokenizer
 
 CHATS = [
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
