@@ -1,0 +1,66 @@
+# Everything a checkout needs: `make` lists the targets. The only thing asked of the machine is Python 3.11 or newer.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCH_INSTALLED := $(VENV)/.bench-installed
+TYPED := .cache/typed
+PACKAGES := train cluster launcher benchmarks
+TORCH := $(shell grep '^torch==' constraints.txt)
+PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test test-hosts check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answer pairs, two workers on this machine
+	@echo "== demo: gemfleet train examples/demo.yaml"
+	$(BIN)/gemfleet train examples/demo.yaml
+
+test: check ## check, then every test that needs neither a GPU nor root
+	@echo "== tests"
+	$(BIN)/python -m pytest -m 'not gpu and not hosts' --durations=10
+
+test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
+	@echo "== tests on several hosts"
+	$(BIN)/python -m pytest -m hosts tests/hosts
+
+check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who may import whom
+	@echo "== style"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@echo "== types"
+	MYPYPATH=$(TYPED) $(BIN)/mypy --explicit-package-bases --namespace-packages $(PACKAGES:%=-p gemfleet.%)
+	@echo "== imports"
+	$(BIN)/lint-imports
+
+bench: $(BENCH_INSTALLED) ## one training step beside TRL, transformers and plain PyTorch, on this machine
+	@echo "== benchmark: python -m benchmarks peers"
+	$(BIN)/python -m benchmarks peers
+
+clean: ## remove the environment and everything made by these targets; runs and models in ~/.gemfleet stay
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(BIN)/python -c '' 2> /dev/null || .ci/make-venv $(VENV)
+	@echo "== installing $(TORCH) and gemfleet into $(VENV); this takes some minutes, once"
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev]'
+	@touch $@
+
+$(BENCH_INSTALLED): $(INSTALLED)
+	@echo "== installing the trainers to compare with"
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,bench]'
+	@touch $@
+
+# The packages are installed below one name that no folder of the checkout has; mypy finds them through these links.
+$(TYPED)/gemfleet/%:
+	@mkdir -p $(@D)
+	@ln -sfn ../../../$* $@

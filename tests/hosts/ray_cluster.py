@@ -1,0 +1,70 @@
+"""A real Ray cluster over the hosts of a fleet: `ray start` on each, as an operator would do it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from tests.hosts.hosts import Fleet, Host
+
+GCS_PORT = 6379
+DASHBOARD_PORT = 8265
+OBJECT_STORE_BYTES = 256 << 20
+START_TIMEOUT_S = 300.0  # a few seconds on an idle machine; all hosts share its cores
+
+LIST_NODES = """
+import json, ray
+ray.init(address="auto", log_to_driver=False, logging_level="error")
+print("NODES", json.dumps([[n["NodeManagerAddress"], n["NodeID"]] for n in ray.nodes() if n["Alive"]]))
+"""
+
+
+@dataclass(frozen=True)
+class RayCluster:
+    """A running cluster. `dashboard` answers inside the fleet's network only."""
+
+    fleet: Fleet
+    head: Host
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://{self.head.address}:{DASHBOARD_PORT}"
+
+    def alive_nodes(self) -> dict[str, str]:
+        """Node id of every node that Ray calls alive, by address."""
+        output = self.head.run(["python", "-c", LIST_NODES], timeout_s=START_TIMEOUT_S).stdout
+        (line,) = (line for line in output.splitlines() if line.startswith("NODES "))
+        return dict(json.loads(line.removeprefix("NODES ")))
+
+
+def start_ray(fleet: Fleet, cpus: dict[str, int]) -> RayCluster:
+    """Start Ray on the hosts named by `cpus` with that many CPUs each; the first becomes the head.
+
+    Returns when every node is alive and the job server answers. Closing the fleet ends it all.
+    """
+    head_name, *worker_names = cpus
+    head = fleet[head_name]
+    head_options = ["--head", f"--port={GCS_PORT}", f"--dashboard-host={head.address}"]
+    _ray_start(head, cpus[head_name], head_options)
+    for name in worker_names:
+        _ray_start(fleet[name], cpus[name], [f"--address={head.address}:{GCS_PORT}"])
+    cluster = RayCluster(fleet, head)
+    _wait_for_job_server(cluster)
+    alive = cluster.alive_nodes()
+    expected = {fleet[name].address for name in cpus}
+    assert set(alive) == expected, f"alive are {sorted(alive)}, expected {sorted(expected)}"
+    return cluster
+
+
+def _ray_start(host: Host, cpus: int, options: list[str]) -> None:
+    common = [f"--node-ip-address={host.address}", f"--num-cpus={cpus}", f"--object-store-memory={OBJECT_STORE_BYTES}"]
+    host.run(["ray", "start", *options, *common, "--disable-usage-stats"], timeout_s=START_TIMEOUT_S)
+
+
+def _wait_for_job_server(cluster: RayCluster, timeout_s: float = START_TIMEOUT_S) -> None:
+    script = f"import urllib.request; urllib.request.urlopen('{cluster.dashboard}/api/version', timeout=5)"
+    deadline = time.monotonic() + timeout_s
+    while cluster.head.run(["python", "-c", script], check=False).returncode:
+        assert time.monotonic() < deadline, f"no job server at {cluster.dashboard} after {timeout_s:g} s"
+        time.sleep(1)
