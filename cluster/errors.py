@@ -7,11 +7,11 @@ class ClusterError(Exception):
     """Something about the cluster, the registry or the store that a person can act on. Commands exit with code 2."""
 
 
-class RunConflict(ClusterError):
+class RunConflict(ClusterError):  # noqa: N818
     """A run of this id exists already, or has already ended."""
 
 
-class UnknownRun(ClusterError):
+class UnknownRun(ClusterError):  # noqa: N818
     """No run of this id is in the registry."""
 
 
@@ -19,5 +19,9 @@ class StoreError(ClusterError):
     """The checkpoint store refused or could not finish something; nothing half-done was published."""
 
 
-class StaleGeneration(StoreError):
+class StaleGeneration(StoreError):  # noqa: N818
     """A rank of an older attempt tried to write after a newer attempt had begun."""
+
+
+class ResourcesUnavailable(ClusterError):  # noqa: N818
+    """The cluster had no room for the ranks that were asked for, within the time that was set."""

@@ -12,6 +12,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,8 @@ def stage_folder(
     """Bring `folder` to every living node; returns, for each node id, the path of its content there.
 
     Where that folder exists already with the same content it is used in place; elsewhere the target is
-    `<cache_root>/<hash of the content>`. `on_progress` gets bytes sent and bytes in all. ClusterError when the folder holds
-    no files or something that is neither file nor folder, changes meanwhile, or a node cannot take it.
+    `<cache_root>/<hash of the content>`. `on_progress` gets bytes sent and bytes in all. ClusterError when the folder
+    holds no files or something that is neither file nor folder, changes meanwhile, or a node cannot take it.
     """
     import ray
 
@@ -62,7 +63,7 @@ def stage_folder(
 
 
 def list_files(folder: Path) -> tuple[StagedFile, ...]:
-    """Every file below `folder` with its hash, in the order of names. Symbolic links are followed only to regular files."""
+    """Every file below `folder` with its hash, by name. Symbolic links are followed only to regular files."""
     if not folder.is_dir():
         raise ClusterError(f"the folder {str(folder)!r} does not exist on this node; correct the path")
     files = []
@@ -112,7 +113,7 @@ def write_chunk(target: str, path: str, offset: int, chunk: NDArray[np.uint8]) -
     file.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT, 0o644)
     try:
-        data = memoryview(chunk)
+        data = memoryview(np.ascontiguousarray(chunk).data)
         while data:
             written = os.pwrite(descriptor, data, offset)
             data, offset = data[written:], offset + written
@@ -141,7 +142,12 @@ def finish_copy(target: str, files: Sequence[StagedFile]) -> str:
 
 
 def _send(
-    folder: Path, files: Sequence[StagedFile], target: str, nodes: Sequence[str], tell: Progress | None, chunk_bytes: int
+    folder: Path,
+    files: Sequence[StagedFile],
+    target: str,
+    nodes: Sequence[str],
+    tell: Progress | None,
+    chunk_bytes: int,
 ) -> None:
     """Every chunk to every node of `nodes`, a few chunks in flight, so that the object store never fills."""
     import ray
@@ -162,7 +168,9 @@ def _send(
             tell(sent, total)
 
 
-def _chunks(folder: Path, files: Sequence[StagedFile], chunk_bytes: int) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
+def _chunks(
+    folder: Path, files: Sequence[StagedFile], chunk_bytes: int
+) -> Iterator[tuple[str, int, NDArray[np.uint8]]]:
     """(path, offset, bytes) in order; an empty file is one empty chunk."""
     for file in files:
         with (folder / file.path).open("rb") as handle:
@@ -182,11 +190,18 @@ def _on_nodes(nodes: Sequence[str], function: Callable[..., Any], *arguments: An
 
 def _task(function: Callable[..., Any], node: str) -> Any:
     """A task that takes no CPU from training, on this node or nowhere."""
-    import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(function).options(num_cpus=0, scheduling_strategy=strategy, max_retries=3)
+    return _remote(function).options(num_cpus=0, scheduling_strategy=strategy, max_retries=3)
+
+
+@cache
+def _remote(function: Callable[..., Any]) -> Any:
+    """Once for each function: Ray ships every new remote function to the cluster anew."""
+    import ray
+
+    return ray.remote(function)
 
 
 def _get(references: list[Any]) -> list[Any]:
@@ -199,7 +214,9 @@ def _get(references: list[Any]) -> list[Any]:
         cause = error.cause
         if isinstance(cause, ClusterError):
             raise cause from None
-        raise ClusterError(f"a node could not take the staged folder: {cause}; see to its disk, then start again") from error
+        raise ClusterError(
+            f"a node could not take the staged folder: {cause}; see to its disk, then start again"
+        ) from error
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a node was lost while a folder was staged to it ({error}); start the run again") from error
 

@@ -1,0 +1,79 @@
+"""Reaching a cluster: attach to one that runs, or start one on this machine for as long as the run needs it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import ClusterError
+from .inventory import LOCAL_ADDRESSES, check_address
+
+NAMESPACE = "gemfleet"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection of this process to a cluster. `owned`: it was started here, and `close` ends it."""
+
+    address: str
+    owned: bool
+
+    def close(self) -> None:
+        """Leave the cluster; one that was started here ends. May be called twice."""
+        import ray
+
+        ray.shutdown()
+
+
+def resolve_address(address: str | None) -> str | None:
+    """The address to attach to: the explicit one, else RAY_ADDRESS; None stands for a cluster on this machine."""
+    chosen = address or os.environ.get("RAY_ADDRESS") or None
+    return None if chosen == "local" else chosen
+
+
+def connect(
+    address: str | None,
+    workers: int = 1,
+    cpus_per_worker: float = 1.0,
+    *,
+    dashboard: bool = False,
+    temp_dir: str | None = None,
+    object_store_bytes: int | None = None,
+    log_to_driver: bool = False,
+    runtime_env: dict[str, Any] | None = None,
+    timeout_s: float = 5.0,
+) -> Connection:
+    """Attach to the cluster at `address` (or RAY_ADDRESS), or start one here with a logical CPU for each worker's need.
+
+    ClusterError when nobody answers at the address, or Ray cannot be started or joined.
+    """
+    import ray
+
+    chosen = resolve_address(address)
+    common: dict[str, Any] = {
+        "namespace": NAMESPACE,
+        "log_to_driver": log_to_driver,
+        "logging_level": logging.WARNING,
+        "runtime_env": runtime_env,
+    }
+    if chosen is None:
+        common |= {
+            "address": "local",
+            "num_cpus": max(os.cpu_count() or 1, math.ceil(workers * cpus_per_worker)),
+            "include_dashboard": dashboard,
+            "_temp_dir": temp_dir,
+            "object_store_memory": object_store_bytes,
+        }
+    else:
+        if chosen not in LOCAL_ADDRESSES:
+            check_address(chosen, timeout_s)
+        common["address"] = chosen
+    try:
+        context = ray.init(**common)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = f"at {chosen!r}" if chosen else "on this machine"
+        raise ClusterError(f"no Ray cluster could be {'joined' if chosen else 'started'} {where}: {error}") from error
+    return Connection(str(context.address_info["address"]), owned=chosen is None)
