@@ -25,6 +25,14 @@ import psutil
 PROGRAMS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "hostname": "hostname"}
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = "/tmp/home"
+# Ray's own limits are 30 to 100 s, too short where the processes of all hosts start on the same two busy cores.
+RAY_PATIENCE = {
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300",
+    "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "300",
+}
 HOST_NAMESPACES = ("--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child")
 HIDDEN = (Path("/tmp"), Path("/run"), Path("/var/tmp"))
 
@@ -206,6 +214,6 @@ def _environment() -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_raylet_start_wait_time_s": "240",  # 30 s are not enough when all hosts start on two busy cores
+        **RAY_PATIENCE,
         "RAY_memory_monitor_refresh_ms": "0",  # it would judge the hosts by the whole machine's memory
     }

@@ -11,7 +11,7 @@ from tests.hosts.hosts import Fleet, Host
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 OBJECT_STORE_BYTES = 256 << 20
-START_TIMEOUT_S = 300.0  # a few seconds on an idle machine; all hosts share its cores
+START_TIMEOUT_S = 600.0  # a few seconds on an idle machine; all hosts share its cores
 
 LIST_NODES = """
 import json, ray
