@@ -1,11 +1,10 @@
-"""The `gemfleet` command: a table of commands. Each lives in its own module and imports what is heavy only when it runs."""
+"""The `gemfleet` command: a table of commands. Each has its own module and imports what is heavy only when it runs."""
 
 from __future__ import annotations
 
 import sys
 
 import typer
-
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.train.errors import UserError
 
@@ -35,7 +34,7 @@ for command in COMMANDS:
 
 
 def main() -> None:
-    """Entry point of the console script. What the user can put right is one sentence and exit code 2, never a traceback."""
+    """Entry point of the console script. What the user can put right is one sentence and exit code 2, no traceback."""
     try:
         app()
     except (UserError, ClusterError) as error:

@@ -3,47 +3,49 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray.train
 import ray.train.torch
-import ray.util
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
-SOCKET_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+GENERATION_VARIABLE = "GEMFLEET_GENERATION"
 
 
-def prepare_rank() -> None:
-    """Runs in each rank's process: choose the interface that carries the node's Ray address, and share its cores.
-
-    By default gloo and NCCL listen where the host name resolves to, which is often 127.0.0.1: ranks of other hosts then
-    never reach it. A value that the user has set for the node is left alone.
-    """
-    from gemfleet.cluster.inventory import interface_of_address
+def prepare_rank(generation: int) -> None:
+    """Runs in each rank's process: choose the interface of the node's Ray address, and share the node's cores."""
+    from gemfleet.cluster.inventory import pin_network_interface
     from gemfleet.train.device import prepare_process
 
-    interface = interface_of_address(ray.util.get_node_ip_address())
-    if interface is not None:
-        for variable in SOCKET_VARIABLES:
-            os.environ.setdefault(variable, interface)
+    pin_network_interface()
     threads = prepare_process(ray.train.get_context().get_local_world_size())
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
+    os.environ[GENERATION_VARIABLE] = str(generation)
 
 
 class PreparedTorchBackend(_TorchBackend):  # type: ignore[misc]
-    """Prepares every rank, then creates the process group as Ray does."""
+    """Counts the attempt, prepares every rank, then creates the process group as Ray does.
 
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        worker_group.execute(prepare_rank)
+    Ray's controller calls it once for every group of workers: after a lost rank the new group has a newer generation.
+    """
+
+    def on_start(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
+        worker_group.execute(prepare_rank, generation=backend_config.begin_attempt())
         super().on_start(worker_group, backend_config)
 
 
 @dataclass
 class PreparedTorchConfig(TorchConfig):  # type: ignore[misc]
-    """`TorchConfig` whose ranks choose their interface and threads by themselves."""
+    """`TorchConfig` whose ranks choose their interface and threads by themselves.
+
+    begin_attempt: called before each group of workers starts; returns its generation, larger than all before it
+    """
+
+    begin_attempt: Callable[[], int] = lambda: 0
 
     @property
     def backend_cls(self) -> type[PreparedTorchBackend]:

@@ -1,0 +1,92 @@
+"""`gemfleet logs`"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Json, Run
+
+POLL_SECONDS = 0.5
+
+
+def logs(
+    run: Run,
+    rank: Annotated[
+        int | None, typer.Option(min=0, help="Lines of this rank only. [default: driver and all ranks]")
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run ends.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="Begin with this many of the last lines of each file.")] = 200,
+    as_json: Json = False,
+) -> None:
+    """Show the log lines of a run, which come home to this head node while it goes on.
+
+    Examples:
+
+      gemfleet logs latest --follow
+
+      gemfleet logs demo-2026 --rank 1 --tail 20
+    """
+    import json
+
+    from .home import open_registry, run_folder
+
+    registry = open_registry()
+    found = registry.find_run(run)
+    reader = LogReader(run_folder(found.id) / "logs", rank)
+
+    def write(source: str, line: str) -> None:
+        typer.echo(json.dumps({"source": source, "line": line}) if as_json else f"{source:8} {line}")
+
+    for source, line in reader.tail(tail):
+        write(source, line)
+    if follow:
+        try:
+            follow_until(lambda: registry.get_run(found.id).state.is_terminal, reader, write)
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def follow_until(ended: Callable[[], bool], reader: LogReader, write: Callable[[str, str], None]) -> None:
+    """Write new lines as they come; once the run has ended, what is left, then return."""
+    while True:
+        last = ended()
+        for source, line in reader.new_lines():
+            write(source, line)
+        if last:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+class LogReader:
+    """Reads `driver.log` and `rank-<n>.log` of a folder, from where it stopped before."""
+
+    def __init__(self, folder: Path, rank: int | None = None) -> None:
+        self._folder = folder
+        self._pattern = "*.log" if rank is None else f"rank-{rank}.log"
+        self._offsets: dict[Path, int] = {}
+
+    def tail(self, count: int) -> Iterator[tuple[str, str]]:
+        """The last `count` lines of each file, as (source, line)."""
+        for path in sorted(self._folder.glob(self._pattern)):
+            lines: deque[str] = deque(maxlen=count)
+            lines.extend(self._read(path))
+            yield from ((path.stem, line) for line in lines)
+
+    def new_lines(self) -> Iterator[tuple[str, str]]:
+        """Whole lines written since the last call; a file that appeared meanwhile from its beginning."""
+        for path in sorted(self._folder.glob(self._pattern)):
+            yield from ((path.stem, line) for line in self._read(path))
+
+    def _read(self, path: Path) -> list[str]:
+        with path.open("rb") as file:
+            file.seek(self._offsets.get(path, 0))
+            text = file.read()
+        whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes next time
+        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
+        return whole.decode("utf-8", "replace").splitlines()

@@ -1,0 +1,60 @@
+"""`gemfleet show`"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from .options import Json, Run
+
+
+def show(run: Run, as_json: Json = False) -> None:
+    """Show one run: its state, newest figures, ranks, checkpoints and what happened to it.
+
+    Examples:
+
+      gemfleet show latest
+
+      gemfleet show demo-2026 --json
+    """
+    import json
+
+    from .home import open_registry, run_folder
+
+    registry = open_registry()
+    found = registry.find_run(run)
+    facts: dict[str, Any] = {
+        **found.to_dict(),
+        "folder": str(run_folder(found.id)),
+        "newest_step": registry.latest_metrics(found.id, "step"),
+        "newest_eval": registry.latest_metrics(found.id, "eval"),
+        "ranks": registry.ranks(found.id),
+        "checkpoints": registry.checkpoints(found.id),
+        "events": registry.events(found.id),
+    }
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _print(facts)
+
+
+def _print(facts: dict[str, Any]) -> None:
+    from .home import moment
+
+    step, evaluation = facts["newest_step"], facts["newest_eval"]
+    lines = {
+        "run": facts["id"],
+        "state": facts["state"] + (f": {facts['reason']}" if facts["reason"] else ""),
+        "created": moment(facts["created_at"]),
+        "ended": moment(facts["ended_at"]),
+        "step": f"{step['step']}/{step['total_steps']}, loss {step['loss']:.4f}" if step else "",
+        "evaluation": f"loss {evaluation['eval_loss']:.4f} at step {evaluation['step']}" if evaluation else "",
+        "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
+        "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
+        "folder": facts["folder"],
+    }
+    typer.echo("\n".join(f"{name:12} {value}" for name, value in lines.items() if value))
+    typer.echo("")
+    for event in facts["events"]:
+        typer.echo(f"{moment(event['time'])}  {event['message']}")

@@ -1,0 +1,105 @@
+"""`gemfleet train`"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Config, Json, Name, Overrides, with_name
+
+if TYPE_CHECKING:
+    from ..config import LaunchConfig
+    from ..run import Outcome
+
+
+def train(
+    config: Config,
+    overrides: Overrides = None,
+    name: Name = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
+
+    Uses the cluster this machine belongs to, or starts one here for the run. Run it on the head node, or let
+    `gemfleet submit` or `ray job submit` do that. Ctrl-C saves a checkpoint and ends the run.
+
+    Examples:
+
+      gemfleet train finetune.yaml --dry-run
+
+      gemfleet train finetune.yaml --set train.lora.r=8 --set cluster.workers=2
+
+      ray job submit --address http://HEAD:8265 --working-dir . -- gemfleet train finetune.yaml
+
+    Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C.
+    """
+    from ..config_file import load_config
+
+    loaded = load_config(config, with_name(overrides, name))
+    if dry_run:
+        _print_plan(loaded, as_json)
+    else:
+        _train(loaded, config, as_json)
+
+
+def _print_plan(config: LaunchConfig, as_json: bool) -> None:
+    import json
+
+    from gemfleet.train.home import gemfleet_home
+
+    from ..config_file import dump_config
+    from ..plan import describe_plan
+
+    plan = describe_plan(config, gemfleet_home() / "runs")
+    if as_json:
+        resolved = config.model_dump(mode="json", by_alias=True)
+        typer.echo(json.dumps({"config": resolved, "plan": plan}, indent=2, ensure_ascii=False))
+        return
+    typer.echo(dump_config(config))
+    typer.echo("\n".join(f"{topic:12} {sentence}" for topic, sentence in plan.items()))
+
+
+def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
+    from ..progress import open_display
+    from ..run import TrainingFailedError, launch
+
+    display = open_display()
+    try:
+        outcome = launch(config, path, display)
+    except TrainingFailedError as error:
+        display.close()
+        print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        display.close()
+        print(
+            "interrupted; the newest checkpoint is the last one listed by `gemfleet checkpoints latest`",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    finally:
+        display.close()
+    _print_outcome(outcome, as_json)
+    if outcome.interrupted:
+        raise typer.Exit(130)
+
+
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
+    import json
+
+    result = outcome.result or {}
+    if as_json:
+        facts = {"run": outcome.run_id, "state": str(outcome.state), "output": str(outcome.output), **result}
+        typer.echo(json.dumps(facts))
+        return
+    losses = ""
+    if result.get("eval_loss") is not None:
+        losses = f"; evaluation loss {result['eval_loss_before']:.4f} -> {result['eval_loss']:.4f}"
+    typer.echo(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{losses}")
+    typer.echo(f"adapter: {outcome.output}")

@@ -1,0 +1,101 @@
+"""The training phase: Ray Train V2 runs the ranks, the driver watches what arrives at the head."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+
+# isort: split
+import pyarrow.fs
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from .placement import Placement
+from .torch_backend import PreparedTorchConfig
+from .worker import RankJob, train_rank
+
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """storage_path is a path inside `filesystem`; Ray keeps its own state in `<storage_path>/<name>`."""
+
+    name: str
+    placement: Placement
+    filesystem: pyarrow.fs.FileSystem
+    storage_path: str
+    max_failures: int
+    begin_attempt: Callable[[], int]
+
+
+def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
+    """Ray's trainer for this run. It never deletes a checkpoint: the ledger is the store's."""
+    placement = settings.placement
+    return TorchTrainer(
+        train_rank,
+        train_loop_config={"job": job},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=bool(placement.gpus_per_worker),
+            resources_per_worker=placement.resources_per_worker(),
+            placement_strategy=placement.strategy,
+        ),
+        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt),
+        run_config=ray.train.RunConfig(
+            name=settings.name,
+            storage_path=settings.storage_path,
+            storage_filesystem=settings.filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+class FitThread(threading.Thread):
+    """Runs `fit()` off the main thread, which stays free for progress and for Ctrl-C.
+
+    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint.
+    """
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="gemfleet-fit", daemon=True)
+        self._trainer = trainer
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._trainer.fit()
+        except BaseException as error:
+            self.error = error
+
+
+def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
+    """Call `poll` until training ends. The first Ctrl-C asks the ranks to stop, the second gives up waiting.
+
+    Returns whether Ctrl-C was pressed. Raises KeyboardInterrupt at the second one.
+    """
+    interrupted = False
+    while fit.is_alive():
+        try:
+            poll()
+            fit.join(POLL_SECONDS)
+        except KeyboardInterrupt:
+            if interrupted:
+                raise
+            interrupted = True
+            ask_to_stop()
+    poll()
+    return interrupted
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The exception of the first failed rank inside Ray's, or the error itself."""
+    failures: dict[int, Any] = getattr(error, "worker_failures", {})
+    cause = failures[min(failures)] if failures else error
+    return getattr(cause, "cause", None) or getattr(cause, "controller_failure", None) or cause

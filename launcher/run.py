@@ -1,0 +1,237 @@
+"""A run on the head: preflight → stage → prepare data → fit → publish. Reads as the list of its phases."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+
+# isort: split
+from gemfleet.cluster.checkpoint_store.actor import start_store
+from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
+from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.inventory import list_nodes, wait_for_resources
+from gemfleet.cluster.run_recorder import start_recorder
+from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.cluster.staging import stage_folder
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.errors import UserError
+from gemfleet.train.home import gemfleet_home
+from gemfleet.train.readers import open_rows
+from gemfleet.train.resolve import check_model_folder, resolve_model_folder
+from gemfleet.train.tokenizing import choose_format
+
+from .config import LaunchConfig
+from .config_file import dump_config
+from .data_tasks import RayBlockSource, prepare_on_cluster
+from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
+from .placement import Placement, place
+from .progress import Display, training_facts
+from .publish import publish
+from .ray_session import connected
+from .shadowing import refuse_shadowing
+from .worker import RankJob
+
+
+class TrainingFailedError(RuntimeError):
+    """Training ended without a result. The message is the cause; `logs` is where the rest is written."""
+
+    def __init__(self, message: str, logs: Path) -> None:
+        super().__init__(message, logs)
+        self.message, self.logs = message, logs
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. `interrupted`: by Ctrl-C; `output` holds the adapter, None when there is no checkpoint."""
+
+    run_id: str
+    state: RunState
+    output: Path | None
+    interrupted: bool
+    result: dict[str, Any] | None
+
+
+class Run:
+    """One run: its id, its folder, its row in the registry, and its actors on the head."""
+
+    def __init__(self, config: LaunchConfig, config_path: Path, display: Display) -> None:
+        self.config, self.display = config, display
+        self.id = new_run_id(config.name or config_path.stem)
+        self.folder = gemfleet_home() / "runs" / self.id
+        for part in ("checkpoints", "logs"):
+            (self.folder / part).mkdir(parents=True)
+        shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
+        resolved = dump_config(config)
+        (self.folder / "config.resolved.yaml").write_text(resolved)
+        self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
+        self.registry.create_run(self.id, config.name or config_path.stem, resolved, os.getpid())
+
+    def enter(self, state: RunState, text: str) -> None:
+        self.registry.transition(self.id, state)
+        self.display.phase(text)
+
+    def note(self, text: str) -> None:
+        """A line for the person and for the driver's log."""
+        self.display.note(text)
+        with (self.folder / "logs" / "driver.log").open("a", encoding="utf-8") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def launch(config: LaunchConfig, config_path: Path, display: Display) -> Outcome:
+    """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
+
+    Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
+    """
+    refuse_shadowing(Path.cwd())
+    check_inputs(config.train)
+    run = Run(config, config_path, display)
+    with ends_in_the_registry(run), connected(config.cluster):
+        run.note(f"run {run.id} in {run.folder}")
+        placement = preflight(run)
+        model_folder, folders = stage(run)
+        source = prepare_data(run, placement, folders)
+        interrupted, snapshot, store = fit(run, placement, source, folders)
+        return finish(run, store, model_folder, interrupted, snapshot["result"])
+
+
+def check_inputs(train: TrainConfig) -> None:
+    """What can be told to be wrong before anything starts: the model's folder, the data's files and their columns."""
+    model = Path(train.model).expanduser()
+    if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
+        check_model_folder(model)
+    for name in (train.data.train, train.data.eval):
+        if name is not None and Path(name).expanduser().exists():
+            source = open_rows(name, train.data.split, train.data.limit)
+            if source.columns:
+                choose_format(train.data, source.columns)
+
+
+def preflight(run: Run) -> Placement:
+    """Decide on the ranks, and wait until the cluster has room for them."""
+    run.enter(RunState.PREFLIGHT, "preflight")
+    cluster = run.config.cluster
+    placement = place(cluster, list_nodes())
+    size = placement.cpus_per_worker, placement.gpus_per_worker
+    wait_for_resources(placement.workers, *size, cluster.wait_for_resources_s, run.note)
+    run.note(placement.describe())
+    return placement
+
+
+def stage(run: Run) -> tuple[Path, dict[str, str]]:
+    """The model on the head, and the folder of each node that holds it."""
+    run.enter(RunState.STAGING, "staging model")
+    folder = resolve_model_folder(run.config.train.model)
+    cache = str(gemfleet_home() / "cache" / "staged")
+    return folder, stage_folder(folder, cache, lambda sent, total: run.display.advance(sent >> 20, total >> 20, "MiB"))
+
+
+def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> RayBlockSource:
+    """Tokenise and pack on the cluster; says how many rows were used and which were not."""
+    run.enter(RunState.PREPARING_DATA, "preparing data")
+    source, report = prepare_on_cluster(run.config.train, placement.workers, folders, 0, run.display.bars)
+    run.note(report.summary())
+    return source
+
+
+def fit(
+    run: Run, placement: Placement, source: RayBlockSource, folders: dict[str, str]
+) -> tuple[bool, dict[str, Any], StoreClient]:
+    """Train. Returns whether Ctrl-C ended it, the recorder's last snapshot, and the store."""
+    run.enter(RunState.TRAINING, "training")
+    recorder = start_recorder(gemfleet_home(), run.id)
+    store_actor = start_store(run.id, run.folder, recorder, run.config.cluster.keep_checkpoints)
+    store = StoreClient(store_actor)
+    settings = FitSettings(
+        "ray", placement, store_filesystem(store_actor), "", run.config.cluster.max_failures, Attempts(store, recorder)
+    )
+    thread = FitThread(build_trainer(RankJob(run.config.train, source, folders, recorder, store), settings))
+    thread.start()
+    interrupted = watch(thread, lambda: show(run, recorder.call("snapshot")), lambda: ask_to_stop(run))
+    snapshot = recorder.call("snapshot")
+    raise_failure(run, thread.error)
+    return interrupted, snapshot, store
+
+
+@dataclass(frozen=True)
+class Attempts:
+    """Counts attempts for Ray's controller; picklable. Every attempt after the first is a restart in the registry."""
+
+    store: StoreClient
+    recorder: HeadActor
+
+    def __call__(self) -> int:
+        generation = self.store.begin_attempt()
+        if generation > 1:
+            self.recorder.call("transition", "restarting", f"attempt {generation}")
+        return generation
+
+
+def show(run: Run, snapshot: dict[str, Any]) -> None:
+    step = snapshot["step"]
+    if step:
+        run.display.advance(step["step"], step["total_steps"], training_facts(step, snapshot["eval"]))
+
+
+def ask_to_stop(run: Run) -> None:
+    run.registry.request_stop(run.id)
+    run.note("stopping: a checkpoint is saved after this step; press Ctrl-C again to leave at once")
+
+
+def raise_failure(run: Run, error: BaseException | None) -> None:
+    """Raise what ended training, if anything did: a rank's own sentence before Ray's wrapping of it."""
+    fatal = [event for event in run.registry.events(run.id) if event["kind"] == "fatal"]
+    if fatal and fatal[0]["data"]["cause"] == "user":
+        raise UserError(fatal[0]["message"])
+    if fatal or error:
+        text = fatal[0]["message"] if fatal else str(first_cause(error)) if error else ""
+        raise TrainingFailedError("\n".join(text.strip().splitlines()[-12:]), run.folder / "logs") from error
+
+
+def finish(
+    run: Run, store: StoreClient, model_folder: Path, interrupted: bool, result: dict[str, Any] | None
+) -> Outcome:
+    """Publish the newest verified checkpoint and end the run as succeeded or stopped."""
+    run.enter(RunState.PUBLISHING, "publishing")
+    newest, damaged = store.newest_verified()
+    for sentence in damaged:
+        run.note(f"a damaged checkpoint is passed over: {sentence}")
+    stopped = bool(result and result["stopped"])
+    if newest is None or not result:
+        raise TrainingFailedError("training ended, but no checkpoint of it is on the head", run.folder / "logs")
+    output = publish(run.folder / "checkpoints" / f"checkpoint-{newest.step}", model_folder, run.folder / "output")
+    if newest.step != result["steps"]:
+        run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
+    state = RunState.STOPPED if stopped else RunState.SUCCEEDED
+    run.registry.transition(run.id, state)
+    return Outcome(run.id, state, output, interrupted, result)
+
+
+@contextmanager
+def ends_in_the_registry(run: Run) -> Iterator[None]:
+    """Whatever ends the run, its row says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.registry.transition(run.id, RunState.INTERRUPTED, "Ctrl-C")
+        raise
+    except BaseException as error:
+        if not run.registry.get_run(run.id).state.is_terminal:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            run.registry.transition(run.id, RunState.FAILED, reason)
+        raise
+
+
+def new_run_id(name: str) -> str:
+    """`<name>-<yyyymmdd-hhmmss>-<4 random>`, safe as a folder's name."""
+    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.") or "run"
+    return f"{safe[:64]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

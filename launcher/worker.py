@@ -1,0 +1,106 @@
+"""What each rank runs inside Ray Train, and the `Reporter` that ties the training loop to the head.
+
+Importable by name, so that Ray workers load it from the installed package and never from a script.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.util
+from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.head import HeadActor
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.errors import NonFiniteLossError, UserError
+from gemfleet.train.interfaces import BlockSource
+from gemfleet.train.loop import TrainResult
+
+from .outbox import Outbox, OutboxLogHandler
+from .reporter import RayReporter
+from .torch_backend import GENERATION_VARIABLE
+
+
+@dataclass(frozen=True)
+class RankJob:
+    """Everything a rank needs; pickled once by Ray and sent to all ranks.
+
+    model_folders: for each Ray node id, the folder there that holds the staged model
+    """
+
+    config: TrainConfig
+    source: BlockSource
+    model_folders: dict[str, str]
+    recorder: HeadActor
+    store: StoreClient
+
+
+def train_rank(settings: dict[str, Any]) -> None:
+    """The training function of every rank. Rank 0 tells the recorder how training ended.
+
+    What would fail again the same way is reported and not raised, because Ray would restart the ranks for nothing. The
+    loop raises such errors on all ranks at the same point, so no rank waits for another.
+    """
+    job: RankJob = settings["job"]
+    rank = ray.train.get_context().get_world_rank()
+    who = identity()
+    outbox = Outbox(lambda batch: bool(job.recorder.call("push", rank, batch, who)))
+    try:
+        with forwarded_logs(outbox), tempfile.TemporaryDirectory(prefix="gemfleet-rank-") as work:
+            result = _train(job, rank, outbox, Path(work))
+        if rank == 0:
+            outbox.put({"kind": "result", "event": "result", **asdict(result)})
+    except (UserError, NonFiniteLossError) as error:
+        kind = "user" if isinstance(error, UserError) else "training"
+        outbox.put({"kind": "event", "event": "fatal", "message": str(error), "rank": rank, "cause": kind})
+    finally:
+        outbox.close()
+
+
+def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
+    from gemfleet.train.worker import run_training
+
+    store = job.store.attempt(int(os.environ[GENERATION_VARIABLE]))
+    if rank == 0:
+        job.recorder.call("transition", "training")
+    reporter = RayReporter(store, outbox, rank)
+    local_rank = ray.train.get_context().get_local_rank()
+    return run_training(job.config, model_folder(job), job.source, reporter, rank, local_rank, work)
+
+
+def identity() -> dict[str, Any]:
+    """Where this rank runs, for the registry."""
+    node = ray.get_runtime_context().get_node_id()
+    return {"node": node, "address": ray.util.get_node_ip_address(), "pid": os.getpid()}
+
+
+def model_folder(job: RankJob) -> Path:
+    """The model's folder on this rank's node."""
+    node = ray.get_runtime_context().get_node_id()
+    if node not in job.model_folders:
+        raise RuntimeError(f"the model was not staged to node {node}, which joined after the run began")
+    return Path(job.model_folders[node])
+
+
+@contextmanager
+def forwarded_logs(outbox: Outbox) -> Iterator[None]:
+    """Send the log lines of this rank to the head while it trains, warnings of libraries among them."""
+    handler = OutboxLogHandler(outbox)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    ours, root = logging.getLogger("gemfleet"), logging.getLogger()
+    level = ours.level
+    ours.setLevel(logging.INFO)
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        ours.setLevel(level)

@@ -1,0 +1,116 @@
+"""The commands that list, over a real registry and real log files, through the real command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.launcher.cli import app, main
+from typer.testing import CliRunner
+
+STEP = {
+    "kind": "step",
+    "step": 3,
+    "total_steps": 8,
+    "epoch": 0.4,
+    "epochs": 1.0,
+    "loss": 1.25,
+    "tokens_per_second": 9.0,
+}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRegistry:
+    """Two runs: `alpha-1` succeeded with a checkpoint and logs, `alpha-2` is training in this very process."""
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
+    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry.create_run("alpha-1", "alpha", "{}", os.getpid())
+    registry.add_metrics("alpha-1", [STEP, {"kind": "eval", "step": 3, "eval_loss": 1.5}])
+    registry.add_checkpoint("alpha-1", 3, str(tmp_path / "runs/alpha-1/checkpoints/checkpoint-3"), 2048, 1)
+    registry.transition("alpha-1", RunState.SUCCEEDED)
+    registry.create_run("alpha-2", "alpha", "{}", os.getpid())
+    registry.transition("alpha-2", RunState.TRAINING)
+    logs = tmp_path / "runs/alpha-1/logs"
+    logs.mkdir(parents=True)
+    (logs / "driver.log").write_text("one\ntwo\nthree\n")
+    (logs / "rank-1.log").write_text("hello\nunfinis")
+    return registry
+
+
+def output_of(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def json_of(*arguments: str) -> Any:
+    return json.loads(output_of(*arguments, "--json"))
+
+
+@pytest.mark.usefixtures("registry")
+def test_runs_lists_newest_first() -> None:
+    assert [run["id"] for run in json_of("runs")] == ["alpha-2", "alpha-1"]
+    table = output_of("runs")
+    assert "succeeded" in table
+    assert "3/8" in table
+    assert [run["id"] for run in json_of("runs", "--limit", "1")] == ["alpha-2"]
+
+
+@pytest.mark.usefixtures("registry")
+def test_show_knows_a_run_by_the_beginning_of_its_id_and_by_latest() -> None:
+    assert json_of("show", "latest")["id"] == "alpha-2"
+    facts = json_of("show", "alpha-1")
+    assert facts["newest_eval"]["eval_loss"] == 1.5
+    assert facts["events"][0]["message"] == "queued"
+    text = output_of("show", "alpha-1")
+    assert "3/8, loss 1.2500" in text
+    assert "checkpoint-3" in text
+
+
+@pytest.mark.usefixtures("registry")
+def test_checkpoints_give_the_folder() -> None:
+    (checkpoint,) = json_of("checkpoints", "alpha-1")
+    assert checkpoint["path"].endswith("checkpoint-3")
+    assert checkpoint["path"] in output_of("checkpoints", "alpha-1")
+    assert json_of("checkpoints", "alpha-2") == []
+
+
+@pytest.mark.usefixtures("registry")
+def test_logs_show_whole_lines_of_all_or_of_one_rank() -> None:
+    lines = output_of("logs", "alpha-1", "--tail", "2").splitlines()
+    assert [line.split() for line in lines] == [["driver", "two"], ["driver", "three"], ["rank-1", "hello"]]
+    assert output_of("logs", "alpha-1", "--rank", "1", "--follow").split() == ["rank-1", "hello"]
+
+
+def test_stop_sets_the_flag_and_refuses_an_ended_run(registry: RunRegistry) -> None:
+    output_of("stop", "alpha-2")
+    assert registry.stop_requested("alpha-2")
+    assert exit_of("stop", "alpha-1") == 2
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_run_that_is_not_there_or_not_the_only_one_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_of("show", "beta") == 2
+    assert exit_of("show", "alpha") == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "error: there is no run 'beta'; `gemfleet runs` lists them",
+        "error: 2 runs begin with 'alpha'; `gemfleet runs` lists them",
+    ]
+
+
+def test_version_names_what_it_stands_on() -> None:
+    assert {"gemfleet", "ray", "torch", "transformers", "peft"} <= set(json_of("version"))
+
+
+def exit_of(*arguments: str) -> int:
+    """The exit code of the console script's own entry point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["gemfleet", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return int(ended.value.code or 0)
