@@ -37,7 +37,7 @@ def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8
 class HeadActor:
     """A head actor by its name: picklable, and looked up again after the actor was restarted.
 
-    `call` waits out a restart for `RETRY_SECONDS`. It may therefore run a method twice: methods called here are idempotent.
+    `call` waits out a restart for `RETRY_SECONDS`. It may therefore run a method twice: those called here allow it.
     """
 
     def __init__(self, name: str) -> None:
@@ -68,6 +68,7 @@ class HeadActor:
             except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError, ValueError) as error:
                 self._handle = None
                 if time.monotonic() > deadline:
-                    raise StoreError(f"{self.name} on the head did not answer {method} for {RETRY_SECONDS:g} s") from error
+                    message = f"{self.name} on the head did not answer {method} for {RETRY_SECONDS:g} s"
+                    raise StoreError(message) from error
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)

@@ -74,7 +74,7 @@ class RunRecorder:
             self._registry.remove_checkpoint(self._run_id, old)
 
     def snapshot(self) -> dict[str, Any]:
-        """What a live display needs: state and reason, the newest step and evaluation, ranks, and the result once known."""
+        """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
         run = self._registry.get_run(self._run_id)
         results = [event["data"] for event in self._registry.events(self._run_id) if event["kind"] == "result"]
         return {
@@ -110,7 +110,7 @@ class RunRecorder:
             values = [
                 Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
                 for key in BOARD_SCALARS
-                if key in record
+                if isinstance(record.get(key), (int, float))
             ]
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)

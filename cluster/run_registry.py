@@ -9,7 +9,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -115,10 +115,10 @@ class RunRegistry:
                 )
                 self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
         except sqlite3.IntegrityError:
-            raise RunConflict(f"a run with the id {run_id!r} exists already; choose another, or resume that one") from None
+            raise RunConflict(f"a run with the id {run_id!r} exists already; choose another id") from None
 
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
-        """Move to `state`: one row and one event. RunConflict when the run has ended; the same state again is no change."""
+        """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change."""
         with self._connect() as db:
             current = self._state(db, run_id)
             if current == state:
@@ -130,15 +130,16 @@ class RunRegistry:
                 "UPDATE runs SET state = ?, reason = ?, updated_at = ?, ended_at = ? WHERE id = ?",
                 (state, reason, now, now if state.is_terminal else None, run_id),
             )
-            self._event(db, run_id, "state", f"{state}: {reason}" if reason else state, {"state": state, "reason": reason})
+            message = f"{state}: {reason}" if reason else state
+            self._event(db, run_id, "state", message, {"state": state, "reason": reason})
 
     def add_event(self, run_id: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:
         with self._connect() as db:
             self._event(db, run_id, kind, message, data or {})
 
     def add_metrics(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Records with `kind` (step or eval) and `step`; a step reported again after a restart replaces the older record."""
-        rows = [(run_id, r["kind"], r["step"], r.get("time", time.time()), json.dumps(dict(r))) for r in records]
+        """Records with `kind` (step or eval) and `step`; a step that is reported again replaces the older record."""
+        rows = [(run_id, r["kind"], r["step"], r.get("time", time.time()), _json(r)) for r in records]
         with self._connect() as db:
             db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
 
@@ -146,8 +147,12 @@ class RunRegistry:
         """A committed checkpoint: its manifest is on disk already."""
         with self._connect() as db:
             row = (run_id, step, path, size, time.time(), generation)
+            known = db.execute("SELECT 1 FROM checkpoints WHERE run_id = ? AND step = ?", (run_id, step)).fetchone()
             db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?)", row)
-            self._event(db, run_id, "checkpoint", f"checkpoint-{step} is on the head ({size:,} bytes)", {"step": step})
+            if known is None:
+                self._event(
+                    db, run_id, "checkpoint", f"checkpoint-{step} is on the head ({size:,} bytes)", {"step": step}
+                )
 
     def remove_checkpoint(self, run_id: str, step: int) -> None:
         with self._connect() as db:
@@ -172,7 +177,7 @@ class RunRegistry:
 
     def get_run(self, run_id: str) -> Run:
         """UnknownRun when there is none."""
-        with self._connect() as db:
+        with self._reading() as db:
             row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
         if row is None:
             raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
@@ -180,7 +185,7 @@ class RunRegistry:
 
     def find_run(self, prefix: str) -> Run:
         """The run of this id, the newest for `latest`, or the only one whose id begins so. UnknownRun otherwise."""
-        with self._connect() as db:
+        with self._reading() as db:
             ids = [row["id"] for row in db.execute("SELECT id FROM runs ORDER BY created_at DESC, rowid DESC")]
         if prefix == "latest" and ids:
             return self.get_run(ids[0])
@@ -193,53 +198,65 @@ class RunRegistry:
     def list_runs(self, limit: int = 50, state: RunState | None = None) -> list[Run]:
         """Newest first."""
         where, values = ("WHERE state = ?", [str(state)]) if state else ("", [])
-        with self._connect() as db:
+        with self._reading() as db:
             query = f"SELECT * FROM runs {where} ORDER BY created_at DESC, rowid DESC LIMIT ?"
             return [_run(row) for row in db.execute(query, [*values, limit])]
 
     def events(self, run_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Events with `seq` above `after`, oldest first."""
-        with self._connect() as db:
-            rows = db.execute("SELECT * FROM events WHERE run_id = ? AND seq > ? ORDER BY seq", (run_id, after)).fetchall()
+        query = "SELECT * FROM events WHERE run_id = ? AND seq > ? ORDER BY seq"
+        with self._reading() as db:
+            rows = db.execute(query, (run_id, after)).fetchall()
         return [{**dict(row), "data": json.loads(row["data"])} for row in rows]
 
     def metrics(self, run_id: str, since_step: int = 0, kind: str | None = None) -> list[dict[str, Any]]:
         """Records of this step and later, in the order of steps."""
-        query = "SELECT record FROM metrics WHERE run_id = ? AND step >= ? AND (? IS NULL OR kind = ?) ORDER BY step, kind"
-        with self._connect() as db:
-            return [json.loads(row["record"]) for row in db.execute(query, (run_id, since_step, kind, kind))]
+        where = "run_id = ? AND step >= ? AND (? IS NULL OR kind = ?)"
+        with self._reading() as db:
+            rows = db.execute(
+                f"SELECT record FROM metrics WHERE {where} ORDER BY step, kind", (run_id, since_step, kind, kind)
+            )
+            return [json.loads(row["record"]) for row in rows]
 
     def latest_metrics(self, run_id: str, kind: str) -> dict[str, Any] | None:
         query = "SELECT record FROM metrics WHERE run_id = ? AND kind = ? ORDER BY step DESC LIMIT 1"
-        with self._connect() as db:
+        with self._reading() as db:
             row = db.execute(query, (run_id, kind)).fetchone()
         return None if row is None else json.loads(row["record"])
 
     def checkpoints(self, run_id: str) -> list[dict[str, Any]]:
-        with self._connect() as db:
+        with self._reading() as db:
             query = "SELECT * FROM checkpoints WHERE run_id = ? ORDER BY step"
             return [dict(row) for row in db.execute(query, (run_id,))]
 
     def ranks(self, run_id: str) -> list[dict[str, Any]]:
-        with self._connect() as db:
+        with self._reading() as db:
             return [dict(row) for row in db.execute("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", (run_id,))]
 
     def mark_interrupted(self) -> list[str]:
         """Runs that have not ended but whose driver process is gone become `interrupted`; returns their ids.
 
-        Call it on the head, where drivers run. A process id that was given to another process is recognised by its start.
+        Call it on the head, where drivers run. A process id that was given to another process is told by its start.
         """
-        gone = [r for r in self.list_runs(limit=1_000_000) if not r.state.is_terminal and not _driver_lives(r)]
-        for run in gone:
-            self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")
-        return [run.id for run in gone]
+        marked = []
+        for run in self.list_runs(limit=1_000_000):
+            if not run.state.is_terminal and not _driver_lives(run):
+                with suppress(RunConflict):  # it ended between the two looks
+                    self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")
+                    marked.append(run.id)
+        return marked
+
+    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
+        """One consistent view of everything, without waiting for a writer."""
+        return self._connect("DEFERRED")
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
+    def _connect(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
         db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         db.row_factory = sqlite3.Row
         try:
-            db.execute("BEGIN IMMEDIATE")
+            db.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut costs the last moments, never the file
+            db.execute(f"BEGIN {kind}")
             yield db
             db.execute("COMMIT")
         finally:
@@ -266,7 +283,7 @@ class RunRegistry:
         return RunState(row["state"])
 
     def _event(self, db: sqlite3.Connection, run_id: str, kind: str, message: str, data: Mapping[str, Any]) -> None:
-        values = (run_id, time.time(), kind, message, json.dumps(dict(data)))
+        values = (run_id, time.time(), kind, message, _json(data))
         db.execute("INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, ?, ?, ?)", values)
 
 
@@ -275,11 +292,19 @@ def _run(row: sqlite3.Row) -> Run:
     return Run(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
 
 
+def _json(record: Mapping[str, Any]) -> str:
+    """A value that JSON lacks, such as a NumPy number, must not keep a record from being kept."""
+    return json.dumps(dict(record), default=lambda value: value.item() if hasattr(value, "item") else str(value))
+
+
 def _driver_lives(run: Run) -> bool:
     if run.driver_pid is None:
         return True
     try:
-        started = psutil.Process(run.driver_pid).create_time()
+        process = psutil.Process(run.driver_pid)
+        started = process.create_time()
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
     except psutil.NoSuchProcess:
         return False
     return run.driver_started is None or abs(started - run.driver_started) < 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from .disk import CheckpointDisk
 from .files import StoredFiles
 from .manifest import FileEntry, Manifest
 
+log = logging.getLogger("gemfleet.cluster")
 STORE_THREADS = 16
 
 
@@ -41,7 +43,7 @@ class CheckpointStore:
     def declare(
         self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
     ) -> bool:
-        """See `CheckpointDisk.declare`; returns whether the checkpoint is committed. A commit is told to the recorder."""
+        """See `CheckpointDisk.declare`; returns whether the checkpoint is committed, which the recorder then knows."""
         manifest = self._disk.declare(step, generation, rank, entries, expected_ranks)
         if manifest is not None:
             self._announce(manifest)
@@ -55,9 +57,7 @@ class CheckpointStore:
 
     def read(self, step: int, name: str, offset: int, size: int) -> NDArray[np.uint8]:
         """At most `size` bytes of a committed file."""
-        with (self._disk.folder(step) / name).open("rb") as file:
-            file.seek(offset)
-            return np.frombuffer(file.read(size), dtype=np.uint8)
+        return np.frombuffer(self._disk.read(step, name, offset, size), dtype=np.uint8)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._disk.root).free
@@ -67,12 +67,16 @@ class CheckpointStore:
         return getattr(self._files, method)(*arguments)
 
     def _announce(self, manifest: Manifest) -> None:
-        removed = self._disk.retain(self._keep) if self._keep is not None else []
-        if self._recorder is not None:
-            path = str(self._disk.folder(manifest.step))
-            self._recorder.call(
-                "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
-            )
+        """The checkpoint is on the disk whatever happens here: a rank must not hear of failures not its own."""
+        try:
+            removed = self._disk.retain(self._keep) if self._keep is not None else []
+            if self._recorder is not None:
+                path = str(self._disk.folder(manifest.step))
+                self._recorder.call(
+                    "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
+                )
+        except Exception:
+            log.exception("checkpoint-%d is committed, but old ones or the registry were not seen to", manifest.step)
 
 
 def start_store(run_id: str, run_folder: Path, recorder: HeadActor | None, keep: int | None) -> HeadActor:

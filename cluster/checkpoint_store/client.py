@@ -24,7 +24,7 @@ PAUSE_SECONDS = 1.0
 
 
 class StoreClient:
-    """Picklable. `generation` is the attempt it writes for; a newer attempt makes its writes fail with StaleGeneration."""
+    """Picklable. `generation` is its attempt: once a newer one began, its writes raise StaleGeneration."""
 
     def __init__(self, store: HeadActor, generation: int = 0) -> None:
         self.store = store
@@ -50,7 +50,10 @@ class StoreClient:
         return committed
 
     def fetch_latest(self, destination: Path) -> Path | None:
-        """Copy the newest verified checkpoint to `destination/checkpoint-<step>`, hash-checked; None when there is none."""
+        """Copy the newest verified checkpoint to `destination/checkpoint-<step>`; None when there is none.
+
+        The copy's hashes are checked too. A newer one that is damaged on the head is passed over, with a warning.
+        """
         manifest, damaged = self.newest_verified()
         for sentence in damaged:
             log.warning("a damaged checkpoint is passed over: %s", sentence)
@@ -78,7 +81,7 @@ class StoreClient:
                 raise
             except (StoreError, ray.exceptions.RayError) as error:
                 if attempt == ATTEMPTS:
-                    raise StoreError(f"{name} of checkpoint-{step} did not reach the head in {ATTEMPTS} tries: {error}") from error
+                    raise StoreError(f"{name} of checkpoint-{step} did not reach the head: {error}") from error
                 log.warning("sending %s again (%s)", name, error)
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")

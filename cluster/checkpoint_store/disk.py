@@ -5,8 +5,9 @@
     checkpoints/.incoming-<step>-<generation>/.rank-0     what a rank says its files are, once it has sent them all
     checkpoints/checkpoint-<step>/manifest.json           committed
 
-When all expected ranks have declared, every file is verified, the manifest is written, and the folder gets its final name in
-one rename. Until then nothing that reads manifests can see it. All state is on the disk, so a restarted store goes on.
+When all expected ranks have declared, every file is verified, the manifest is written, and the folder gets its final
+name in one rename. Until then nothing that reads manifests can see it. All state is on the disk, so a restarted store
+goes on.
 """
 
 from __future__ import annotations
@@ -54,13 +55,16 @@ class CheckpointDisk:
             return generation
 
     def sweep(self) -> list[str]:
-        """Remove unfinished uploads of older generations, and checkpoint folders that have no manifest. Returns their names."""
+        """Remove unfinished uploads of older generations, and checkpoint folders without manifest; returns their names.
+
+        A late write of an older attempt may put a file back while its folder goes: what is left then goes next time.
+        """
         removed = []
         for path in sorted(self.root.iterdir()):
             incoming, committed = INCOMING.fullmatch(path.name), COMMITTED.fullmatch(path.name)
             stale = incoming and int(incoming["generation"]) < self.generation
             if path.is_dir() and (stale or (committed and not (path / MANIFEST_FILE).exists())):
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)
                 removed.append(path.name)
         return removed
 
@@ -90,7 +94,7 @@ class CheckpointDisk:
             raise StoreError(f"{name} of checkpoint-{step} cannot be written on the head: {error.strerror}") from error
 
     def finish(self, step: int, generation: int, entry: FileEntry) -> None:
-        """The whole file was sent: check size and hash on the disk, make it durable, give it its name. May be repeated."""
+        """The whole file was sent: check size and hash, make it durable, give it its name. May be repeated."""
         part = self._part(step, generation, entry.path)
         final = part.with_name(Path(entry.path).name)
         if part in self._poisoned:
@@ -109,11 +113,15 @@ class CheckpointDisk:
     def declare(
         self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
     ) -> Manifest | None:
-        """Rank `rank` has sent all its files. Returns the manifest when that completed the checkpoint. May be repeated."""
+        """Rank `rank` has sent all its files; returns the manifest when that completed the checkpoint. May be repeated.
+
+        A step that is committed already, by this attempt or an older one, stays as it is.
+        """
         with self._lock:
-            if (committed := self._committed(step)) is not None:
-                return committed
             folder = self._incoming(step, generation)
+            if (committed := self._committed(step)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                return committed
             folder.mkdir(parents=True, exist_ok=True)
             said = json.dumps([asdict(entry) for entry in entries]).encode()
             write_durably(folder / f".rank-{rank}", said)
@@ -148,21 +156,34 @@ class CheckpointDisk:
                 shutil.rmtree(self.folder(step))
             return doomed
 
+    def read(self, step: int, name: str, offset: int, size: int) -> bytes:
+        """At most `size` bytes of a committed file. StoreError when it is not there, or not in the store."""
+        try:
+            with self._inside(self.folder(step) / checked_name(name)).open("rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise StoreError(f"{name} of checkpoint-{step} cannot be read on the head: {error.strerror}") from error
+
     def folder(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
 
     def _commit(self, step: int, generation: int, folder: Path, ranks: Sequence[int]) -> Manifest:
         said = [json.loads((folder / f".rank-{rank}").read_text()) for rank in ranks]
         files = tuple(FileEntry(**entry) for entries in said for entry in entries)
+        if len({entry.path for entry in files}) < len(files):
+            raise StoreError(
+                f"two ranks sent a file of the same name for checkpoint-{step}; name files after their rank"
+            )
         manifest = Manifest(step, generation, time.time(), files)
         manifest.verify(folder)
-        for rank in ranks:
-            (folder / f".rank-{rank}").unlink()
         write_durably(folder / MANIFEST_FILE, manifest.to_json().encode())
         if self.folder(step).exists():  # a damaged one of the same step, or `declare` would have returned it
             shutil.rmtree(self.folder(step))
         folder.rename(self.folder(step))
         sync_folder(self.root)
+        for rank in ranks:  # only now: a store that died before the rename must find again what each rank has said
+            (self.folder(step) / f".rank-{rank}").unlink()
         return manifest
 
     def _committed(self, step: int) -> Manifest | None:
@@ -182,7 +203,12 @@ class CheckpointDisk:
 
     def _part(self, step: int, generation: int, name: str) -> Path:
         final = self._incoming(step, generation) / checked_name(name)
-        return final.with_name(f".{final.name}.part")
+        return self._inside(final.with_name(f".{final.name}.part"))
+
+    def _inside(self, path: Path) -> Path:
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise StoreError(f"{path.name} lies behind a link that leaves the checkpoint store; remove the link")
+        return path
 
     def _readable(self) -> list[tuple[Manifest, Path]]:
         return [(m, path) for path, m in self._read_all() if isinstance(m, Manifest)]

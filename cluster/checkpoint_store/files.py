@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from pathlib import Path
 
 from ..errors import StoreError
-from .manifest import write_durably
+from .manifest import TEMPORARY, write_durably
 
 FileInfo = tuple[str, str, int, float]  # path relative to the root, "file" | "directory" | "absent", size, mtime
 
@@ -27,7 +28,8 @@ class StoredFiles:
             if allow_absent:
                 return []
             raise FileNotFoundError(folder)
-        return [self._info(path) for path in sorted(base.rglob("*") if recursive else base.iterdir())]
+        found = sorted(base.rglob("*") if recursive else base.iterdir())
+        return [self._info(path) for path in found if not (path.name.startswith(".") and path.suffix == TEMPORARY)]
 
     def read(self, path: str) -> bytes:
         return self._resolve(path).read_bytes()
@@ -42,8 +44,9 @@ class StoredFiles:
         self._resolve(path).mkdir(parents=True, exist_ok=True)
 
     def remove(self, path: str, contents_only: bool = False) -> None:
-        """A file or a whole folder; an absent one is removed already."""
+        """A file or a whole folder; an absent one is removed already. The root itself stays."""
         target = self._resolve(path)
+        contents_only = contents_only or target == self.root.resolve()
         if target.is_dir():
             shutil.rmtree(target)
             if contents_only:
@@ -67,8 +70,10 @@ class StoredFiles:
         return resolved
 
     def _info(self, path: Path) -> FileInfo:
-        name = str(path.relative_to(self.root.resolve())) if path != self.root else ""
-        if not path.exists():
+        name = path.relative_to(self.root.resolve()).as_posix()
+        try:
+            status = path.stat()
+        except OSError:
             return name, "absent", 0, 0.0
-        status = path.stat()
-        return (name, "directory", 0, status.st_mtime) if path.is_dir() else (name, "file", status.st_size, status.st_mtime)
+        kind, size = ("directory", 0) if stat.S_ISDIR(status.st_mode) else ("file", status.st_size)
+        return name, kind, size, status.st_mtime

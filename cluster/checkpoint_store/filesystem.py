@@ -1,12 +1,13 @@
 """A pyarrow filesystem whose bytes live on the head: what Ray Train gets as `storage_filesystem`.
 
-Only Ray's own small state passes here; checkpoints go through `StoreClient`. A file is published when its stream is closed
-after every write succeeded, and never by a stream that was dropped or that failed.
+Only Ray's own small state passes here; checkpoints go through `StoreClient`. A file is published when its stream is
+closed after every write succeeded, and never by a stream that was dropped or that failed.
 """
 
 from __future__ import annotations
 
 import io
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -48,7 +49,8 @@ class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         found = self._call("list", selector.base_dir, selector.recursive, selector.allow_not_found)
-        return [_info(*facts) for facts in found]
+        root = "/" if selector.base_dir.startswith("/") else ""  # Arrow cuts the folder off each path as it was asked
+        return [_info(root + name, *facts) for name, *facts in found]
 
     def create_dir(self, path: str, recursive: bool) -> None:
         self._call("make_folder", path)
@@ -88,12 +90,16 @@ class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
 
 
 class _Upload(io.RawIOBase):
-    """Collects one small file and publishes it on `close`, unless a write failed or nobody closed it."""
+    """Collects one small file and publishes it on `close`, unless a write failed, or an error or nobody closed it.
+
+    A `with` block that is left by an exception closes its stream as well; that exception is then the one being handled.
+    """
 
     def __init__(self, handler: StoreFileSystemHandler, path: str) -> None:
         super().__init__()
         self._handler, self._path = handler, path
         self._content: io.BytesIO | None = io.BytesIO()
+        self._handled_before = sys.exception()
 
     def writable(self) -> bool:
         return True
@@ -101,12 +107,18 @@ class _Upload(io.RawIOBase):
     def write(self, data: Any) -> int:
         if self._content is None:
             raise ValueError(f"the upload of {self._path} has ended")
-        return self._content.write(data)
+        try:
+            return self._content.write(data)
+        except BaseException:
+            self._content = None
+            raise
 
     def close(self) -> None:
         content, self._content = self._content, None
-        if content is not None and not self.closed:
-            super().close()
+        if self.closed:
+            return
+        super().close()
+        if content is not None and sys.exception() in (None, self._handled_before):
             self._handler._call("replace", self._path, content.getvalue())
 
     def __del__(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import StoreError
 
 MANIFEST_FILE = "manifest.json"
+TEMPORARY = ".tmp"
 SCHEMA_VERSION = 1
 READ_BYTES = 8 * 1024 * 1024
 
@@ -42,11 +44,11 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """The manifest in `folder`. StoreError when it is absent, damaged, or of a schema this version does not know."""
+        """The manifest in `folder`. StoreError when it is absent, damaged, or of an unknown schema."""
         try:
             content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
             if content.pop("schema_version") != SCHEMA_VERSION:
-                raise StoreError(f"{folder / MANIFEST_FILE} has a schema that this gemfleet does not know; upgrade gemfleet")
+                raise StoreError(f"{folder / MANIFEST_FILE} has a schema unknown to this gemfleet; upgrade gemfleet")
             files = tuple(FileEntry(**entry) for entry in content.pop("files"))
             manifest = cls(files=files, **content)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -68,10 +70,15 @@ class Manifest:
 
 
 def checked_name(name: str) -> str:
-    """A plain relative file name, possibly with folders; StoreError for one that would leave its folder."""
+    """A plain relative file name, possibly with folders.
+
+    StoreError for one that would leave its folder, or that the store uses itself: `manifest.json` and hidden names.
+    """
     parts = Path(name).parts
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or name.endswith("/"):
         raise StoreError(f"the file name {name!r} leaves the checkpoint's folder; only plain relative names are stored")
+    if name == MANIFEST_FILE or any(part.startswith(".") for part in parts):
+        raise StoreError(f"the file name {name!r} is one the store keeps for itself; rename the file")
     return name
 
 
@@ -84,13 +91,17 @@ def sha256_of(path: Path) -> str:
 
 
 def write_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: afterwards it holds the old or the new content whole, also when the machine stops."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    """Replace `path` by `content`: it holds the old or the new content whole, also when the machine stops midway."""
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}{TEMPORARY}")  # two threads never share one
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 
