@@ -1,0 +1,182 @@
+"""The loop: the recipe does not depend on how it is cut, and an interrupted run ends bit for bit where an uninterrupted one does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.errors import NonFiniteLossError, UserError
+from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.train.loop import Trainer, TrainResult
+from gemfleet.train.model import attach_lora
+from gemfleet.train.packing import TokenBlock
+from gemfleet.train.strategies import build_strategy
+from reference_step import examples
+from safetensors.torch import load_file
+from tiny_model import save_tiny_gemma3, tiny_gemma3
+
+
+class MemoryReporter:
+    """Keeps checkpoints in a folder and records in a list; asks to stop after a given step."""
+
+    def __init__(self, folder: Path, stop_after: int | None = None) -> None:
+        self.folder, self.stop_after = folder, stop_after
+        self.records: list[dict[str, Any]] = []
+        self.saved: list[int] = []
+
+    def log_step(self, record: Mapping[str, Any]) -> None:
+        self.records.append(dict(record))
+
+    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
+        assert folder is not None
+        shutil.move(folder, self.folder / f"checkpoint-{step}")
+        self.saved.append(step)
+
+    def finish(self) -> None:
+        self.records.append({"kind": "finished"})
+
+    def latest_checkpoint(self, destination: Path) -> Path | None:
+        steps = [int(p.name.removeprefix("checkpoint-")) for p in self.folder.glob("checkpoint-*")]
+        return self.folder / f"checkpoint-{max(steps)}" if steps else None
+
+    def should_stop(self) -> bool:
+        steps = [r["step"] for r in self.records if r["kind"] == "step"]
+        return self.stop_after is not None and len(steps) + 1 >= self.stop_after
+
+    def losses(self) -> list[float]:
+        return [r["loss"] for r in self.records if r["kind"] == "step"]
+
+
+def config(**changes: Any) -> TrainConfig:
+    values = {
+        "model": "tiny",
+        "data": {"train": "x.jsonl", "max_length": 64},
+        "lora": {"r": 4, "dropout": 0.1},
+        "batch": {"global": 3, "micro": 1},
+        "optim": {"learning_rate": 0.02},
+        "epochs": 2.0,
+        "precision": "fp32",
+    }
+    return TrainConfig.model_validate({**values, **changes})
+
+
+def source(train: TrainConfig) -> LocalBlockSource:
+    held_out = examples(seed=1)
+    return LocalBlockSource(
+        examples(), held_out, global_batch=train.batch.global_, max_length=64, seed=train.seed, world_size=1
+    )
+
+
+def trainer(train: TrainConfig, reporter: MemoryReporter, work: Path, block_source: Any = None) -> Trainer:
+    work.mkdir(exist_ok=True)
+    model = attach_lora(tiny_gemma3().requires_grad_(False), train.lora, train.seed, "tiny")
+    return Trainer(train, model, build_strategy(train), block_source or source(train), reporter, 0, work)
+
+
+def train_in(folder: Path, stop_after: int | None = None, **changes: Any) -> tuple[TrainResult, MemoryReporter]:
+    folder.mkdir(exist_ok=True)
+    reporter = MemoryReporter(folder, stop_after)
+    return trainer(config(**changes), reporter, folder / "work").run(), reporter
+
+
+def test_learns_and_records_everything(tmp_path: Path) -> None:
+    result, reporter = train_in(tmp_path / "run", epochs=6.0)
+    assert result.steps == result.total_steps == 18
+    assert not result.stopped
+    assert result.eval_loss_before is not None
+    assert reporter.losses()[-1] < reporter.losses()[0]
+    assert reporter.saved == [3, 6, 9, 12, 15, 18]
+    steps = [r for r in reporter.records if r["kind"] == "step"]
+    assert sum(r["tokens"] for r in steps) == 6 * len(examples().tokens)
+    assert sum(r["supervised_tokens"] for r in steps) == 6 * examples().supervised_tokens
+    assert all(r["grad_norm"] > 0 for r in steps)
+    assert [r["step"] for r in reporter.records if r["kind"] == "eval"] == [0, 3, 6, 9, 12, 15, 18]
+    assert reporter.records[-1] == {"kind": "finished"}
+
+
+def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
+    _, whole = train_in(tmp_path / "whole")
+    stopped, first = train_in(tmp_path / "parts", stop_after=4)
+    assert (stopped.steps, stopped.stopped) == (4, True)
+    resumed, second = train_in(tmp_path / "parts")
+    assert resumed.steps == 6
+    assert first.losses() + second.losses() == whole.losses()
+    ours = load_file(tmp_path / "parts" / "checkpoint-6" / "adapter_model.safetensors")
+    theirs = load_file(tmp_path / "whole" / "checkpoint-6" / "adapter_model.safetensors")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    history = json.loads((tmp_path / "parts" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("micro", [2, 4])
+def test_the_micro_batch_does_not_change_the_recipe(tmp_path: Path, micro: int) -> None:
+    no_dropout = {"r": 4, "dropout": 0.0}
+    _, one = train_in(tmp_path / "one", lora=no_dropout)
+    _, more = train_in(tmp_path / "more", lora=no_dropout, batch={"global": 3, "micro": micro})
+    assert more.losses() == pytest.approx(one.losses(), rel=1e-4)
+
+
+def test_the_adapter_loads_onto_the_plain_model_with_the_reported_loss(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    result, _ = train_in(tmp_path / "run", epochs=4.0)
+    base = AutoModelForCausalLM.from_pretrained(save_tiny_gemma3(tmp_path / "base"))
+    model = PeftModel.from_pretrained(base, tmp_path / "run" / f"checkpoint-{result.steps}").eval()
+    block, total = examples(seed=1), 0.0
+    for start, end in zip(block.offsets[:-1], block.offsets[1:], strict=True):
+        tokens = torch.from_numpy(block.tokens[start:end]).long()
+        targets = torch.where(torch.from_numpy(block.supervised[start:end]), tokens, -100)
+        logits = model(input_ids=tokens[None]).logits[0, :-1]
+        total += float(torch.nn.functional.cross_entropy(logits, targets[1:], reduction="sum"))
+    assert total / block.supervised_tokens == pytest.approx(result.eval_loss, abs=1e-3)
+
+
+def test_transformers_reads_the_trainer_state(tmp_path: Path) -> None:
+    from transformers import TrainerState
+
+    train_in(tmp_path / "run")
+    state = TrainerState.load_from_json(str(tmp_path / "run" / "checkpoint-6" / "trainer_state.json"))
+    assert state.global_step == state.max_steps == 6
+    assert len(state.log_history) > 6
+
+
+def test_a_checkpoint_of_other_adapters_or_another_seed_is_refused(tmp_path: Path) -> None:
+    train_in(tmp_path / "run", stop_after=2)
+    with pytest.raises(UserError, match=r"train\.seed is 7"):
+        train_in(tmp_path / "run", seed=7)
+    with pytest.raises(UserError, match=r"train\.lora"):
+        train_in(tmp_path / "run", lora={"r": 4, "target_modules": ["q_proj"]})
+
+
+def test_a_nan_is_found_at_its_step_and_nothing_is_saved_after(tmp_path: Path) -> None:
+    reporter = MemoryReporter(tmp_path)
+    run = trainer(config(), reporter, tmp_path / "work")
+    parameter = next(iter(run.model.adapter_parameters().values()))
+    poison = run.strategy.step
+
+    def step_then_break(learning_rate: float) -> None:
+        poison(learning_rate)
+        if run.progress.step == 1:
+            parameter.data.fill_(float("nan"))
+
+    run.strategy.step = step_then_break  # type: ignore[method-assign]
+    with pytest.raises(NonFiniteLossError, match="step 3"):
+        run.run()
+    assert reporter.saved == []
+
+
+def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
+    train = config()
+    block: TokenBlock = examples()
+    only_training = LocalBlockSource(block, None, global_batch=3, max_length=64, seed=1, world_size=1)
+    result = trainer(train, MemoryReporter(tmp_path), tmp_path / "work", only_training).run()
+    assert result.eval_loss is None
+    assert result.train_loss is not None

@@ -1,0 +1,58 @@
+"""Documents in a packed row cannot see each other, at lengths beyond the sliding window too."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gemfleet.train.attention import Packing, packed_attention
+from gemfleet.train.interfaces import PackedRows
+from gemfleet.train.model import TrainableModel
+from reference_step import trainable
+from tiny_model import WINDOW
+from torch import nn
+
+DOCUMENTS = (3 * WINDOW + 1, 5, 2 * WINDOW)
+
+
+def document_losses(model: TrainableModel, tokens: np.ndarray) -> list[float]:
+    """The summed loss of each document of one packed row, each supervised in turn."""
+    ends = np.cumsum(DOCUMENTS)
+    losses = []
+    for start, end in zip(ends - DOCUMENTS, ends, strict=True):
+        supervised = np.zeros(len(tokens), dtype=bool)
+        supervised[start + 1 : end] = True
+        rows = PackedRows(tokens, supervised, np.array(DOCUMENTS, np.int32), np.array([len(DOCUMENTS)], np.int32))
+        losses.append(float(model.loss_sum(rows).detach()))
+    return losses
+
+
+@pytest.mark.parametrize("changed", range(len(DOCUMENTS)))
+def test_changing_one_document_changes_no_other(changed: int) -> None:
+    model, rng = trainable(), np.random.default_rng(0)
+    tokens = rng.integers(3, 512, sum(DOCUMENTS)).astype(np.int32)
+    before = document_losses(model, tokens)
+    start = sum(DOCUMENTS[:changed])
+    tokens[start : start + DOCUMENTS[changed]] = rng.integers(3, 512, DOCUMENTS[changed])
+    after = document_losses(model, tokens)
+    for document, (old, new) in enumerate(zip(before, after, strict=True)):
+        assert (old == new) == (document != changed)
+
+
+@pytest.mark.parametrize("window", [None, WINDOW])
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+def test_equals_masked_attention_written_out(window: int | None, kv_heads: int) -> None:
+    torch.manual_seed(0)
+    length = sum(DOCUMENTS)
+    query = torch.randn(1, 4, length, 16)
+    key, value = torch.randn(2, 1, kv_heads, length, 16)
+    packing = Packing.of(list(DOCUMENTS), query.device)
+    ours, _ = packed_attention(nn.Identity(), query, key, value, None, packing=packing, scaling=0.25, sliding_window=window)
+    document = torch.repeat_interleave(torch.arange(len(DOCUMENTS)), torch.tensor(DOCUMENTS))
+    distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
+    visible = (document[:, None] == document[None, :]) & (distance >= 0)
+    if window is not None:
+        visible &= distance < window
+    scores = (query @ key.repeat_interleave(4 // kv_heads, 1).transpose(2, 3) * 0.25).masked_fill(~visible, -torch.inf)
+    expected = scores.softmax(-1) @ value.repeat_interleave(4 // kv_heads, 1)
+    torch.testing.assert_close(ours, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
