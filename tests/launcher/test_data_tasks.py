@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import tempfile
 from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
@@ -28,9 +29,16 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tokenizer_folder: Path) -> Iterator[dict[str, str]]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 * 2**20)
-    yield {node["NodeID"]: str(tokenizer_folder) for node in ray.nodes()}
-    ray.shutdown()
+    with tempfile.TemporaryDirectory(prefix="gf-ray-", dir="/tmp") as folder:  # short: sockets live in it
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
+            _temp_dir=folder,
+        )
+        yield {node["NodeID"]: str(tokenizer_folder) for node in ray.nodes()}
+        ray.shutdown()
 
 
 def config_of(folder: Path, rows: int = 70, **data: Any) -> TrainConfig:

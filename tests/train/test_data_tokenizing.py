@@ -10,7 +10,6 @@ import pytest
 from gemfleet.train.chat import CHAT_TEMPLATE, RowError, chat_segments, render_chat
 from gemfleet.train.config import ColumnsConfig, DataConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.home import gemfleet_home
 from gemfleet.train.local_source import prepare_local
 from gemfleet.train.readers import Row
 from gemfleet.train.tokenizing import Encoder, choose_format, tokenize_rows
@@ -30,20 +29,13 @@ CHATS = [
 ]
 
 
-def saved_tokenizers() -> list[Any]:
-    """The tiny tokenizer, and the real one where the demonstration's model has been converted already."""
-    real = gemfleet_home() / "cache" / "models" / "gemma-3-270m"
-    skip = pytest.mark.skipif(not real.is_dir(), reason="the demonstration's model is not converted on this machine")
-    return ["tiny", pytest.param(str(real), marks=skip, id="real")]
-
-
-@pytest.fixture(scope="module", params=saved_tokenizers())
+@pytest.fixture(scope="module", params=["tiny", "real"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     if request.param == "tiny":
         return tiny_tokenizer(tmp_path_factory.mktemp("tiny"))
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(request.param)
+    return AutoTokenizer.from_pretrained(request.getfixturevalue("demo_model"))
 
 
 def encode(tokenizer: Any, values: dict[str, Any], **options: Any) -> tuple[list[int], list[bool]]:
