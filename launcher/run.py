@@ -38,7 +38,6 @@ from .placement import Placement, place
 from .progress import Display, training_facts
 from .publish import publish
 from .ray_session import connected
-from .shadowing import refuse_shadowing
 from .worker import RankJob
 
 
@@ -92,7 +91,6 @@ def launch(config: LaunchConfig, config_path: Path, display: Display) -> Outcome
 
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
-    refuse_shadowing(Path.cwd())
     check_inputs(config.train)
     run = Run(config, config_path, display)
     with ends_in_the_registry(run), connected(config.cluster):

@@ -66,6 +66,9 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
 
 
 def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
+    from ..shadowing import refuse_shadowing
+
+    refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
     from ..progress import open_display
     from ..run import TrainingFailedError, launch
 
