@@ -57,8 +57,7 @@ def stage_folder(
     staged = {own: str(folder)} | {node: path for node, path in present.items() if path is not None}
     lacking = [node for node in others if node not in staged]
     if lacking:
-        _send(folder, files, target, lacking, on_progress, chunk_bytes)
-        staged |= _on_nodes(lacking, finish_copy, target, files)
+        staged |= send_folder(folder, files, target, lacking, on_progress, chunk_bytes)
     return staged
 
 
@@ -141,15 +140,18 @@ def finish_copy(target: str, files: Sequence[StagedFile]) -> str:
     return target
 
 
-def _send(
+def send_folder(
     folder: Path,
     files: Sequence[StagedFile],
     target: str,
     nodes: Sequence[str],
-    tell: Progress | None,
-    chunk_bytes: int,
-) -> None:
-    """Every chunk to every node of `nodes`, a few chunks in flight, so that the object store never fills."""
+    on_progress: Progress | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+) -> dict[str, str]:
+    """Copy the folder to `target` on each of `nodes`; returns the path for each of them.
+
+    Only a few chunks are in flight, so that the object store never fills.
+    """
     import ray
 
     total, sent = sum(file.size for file in files), 0
@@ -157,15 +159,16 @@ def _send(
     for path, offset, chunk in _chunks(folder, files, chunk_bytes):
         if len(in_flight) == CHUNKS_IN_FLIGHT:
             sent += _arrived(in_flight.pop(0))
-            if tell is not None:
-                tell(sent, total)
+            if on_progress is not None:
+                on_progress(sent, total)
         reference = ray.put(chunk)
         tasks = [_task(write_chunk, node).remote(target, path, offset, reference) for node in nodes]
         in_flight.append((len(chunk), tasks))
     for waiting in in_flight:
         sent += _arrived(waiting)
-        if tell is not None:
-            tell(sent, total)
+        if on_progress is not None:
+            on_progress(sent, total)
+    return _on_nodes(nodes, finish_copy, target, files)
 
 
 def _chunks(

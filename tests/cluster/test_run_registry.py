@@ -46,7 +46,9 @@ def test_the_same_id_twice_is_a_conflict(registry: RunRegistry) -> None:
 
 def test_a_step_reported_again_replaces_the_older_record(registry: RunRegistry) -> None:
     registry.add_metrics("demo-1", [{"kind": "step", "step": 1, "loss": 3.0}, {"kind": "step", "step": 2, "loss": 2.0}])
-    registry.add_metrics("demo-1", [{"kind": "step", "step": 2, "loss": 1.5}, {"kind": "eval", "step": 2, "eval_loss": 1.0}])
+    registry.add_metrics(
+        "demo-1", [{"kind": "step", "step": 2, "loss": 1.5}, {"kind": "eval", "step": 2, "eval_loss": 1.0}]
+    )
     assert [r["loss"] for r in registry.metrics("demo-1", kind="step")] == [3.0, 1.5]
     assert [r["kind"] for r in registry.metrics("demo-1", since_step=2)] == ["eval", "step"]
     latest = registry.latest_metrics("demo-1", "step")
@@ -69,7 +71,8 @@ def test_many_writers_lose_nothing(registry: RunRegistry) -> None:
     other = RunRegistry(registry.path)
     with ThreadPoolExecutor(8) as pool:
         for done in [
-            pool.submit((registry, other)[n % 2].add_metrics, "demo-1", [{"kind": "step", "step": n}]) for n in range(60)
+            pool.submit((registry, other)[n % 2].add_metrics, "demo-1", [{"kind": "step", "step": n}])
+            for n in range(60)
         ]:
             done.result()
     assert [r["step"] for r in registry.metrics("demo-1")] == list(range(60))
