@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import ray
 import ray.exceptions
 
-from .errors import StoreError
+from .errors import ClusterError, StoreError
 
 NAMESPACE = "gemfleet"
 HEAD_RESOURCE = "node:__internal_head__"
@@ -17,10 +17,11 @@ RETRY_SECONDS = 60.0
 Value = TypeVar("Value")
 
 
-def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8) -> Any:
-    """Create `actor_class` on the head under `name`; it is restarted when it dies and ends with the driver's job.
+def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8) -> HeadActor:
+    """Create `actor_class` on the head under `name`; it is restarted when it dies.
 
-    A tiny share of the head's own resource pins it there without taking a CPU from training.
+    It ends with the driver's job, or when the object returned here (not a copy of it) is gone. A tiny share of the
+    head's own resource pins it there without taking a CPU from training. ClusterError when the name is in use.
     """
     options = {
         "name": name,
@@ -31,7 +32,10 @@ def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8
         "max_task_retries": 0,
         "max_concurrency": threads,
     }
-    return ray.remote(actor_class).options(**options).remote(*arguments)
+    try:
+        return HeadActor(name, ray.remote(actor_class).options(**options).remote(*arguments))
+    except ValueError as error:
+        raise ClusterError(f"{name} is running already, for another driver of this run; end that one first") from error
 
 
 class HeadActor:
@@ -40,9 +44,11 @@ class HeadActor:
     `call` waits out a restart for `RETRY_SECONDS`. It may therefore run a method twice: those called here allow it.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, original: Any = None) -> None:
+        """`original`: the handle that Ray gave its creator. Ray ends an actor when that is gone; names do not count."""
         self.name = name
-        self._handle: Any = None
+        self._original = original
+        self._handle: Any = original
 
     def __reduce__(self) -> tuple[type[HeadActor], tuple[str]]:
         return HeadActor, (self.name,)

@@ -121,7 +121,6 @@ def start_recorder(home: Path, run_id: str) -> HeadActor:
     """The recorder of a run that is in the registry already, on the head."""
     name = f"gemfleet-recorder-{run_id}"
     # One thread: records of one rank must be written in the order they were pushed.
-    start_on_head(RunRecorder, name, str(home), run_id, threads=1)
-    recorder = HeadActor(name)
+    recorder = start_on_head(RunRecorder, name, str(home), run_id, threads=1)
     recorder.call("flush")
     return recorder

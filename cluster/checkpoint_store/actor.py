@@ -82,7 +82,6 @@ class CheckpointStore:
 def start_store(run_id: str, run_folder: Path, recorder: HeadActor | None, keep: int | None) -> HeadActor:
     """The store of a run, on the head. `keep`: how many of the newest checkpoints stay, None for all."""
     name = f"gemfleet-store-{run_id}"
-    start_on_head(CheckpointStore, name, str(run_folder), recorder, keep, threads=STORE_THREADS)
-    store = HeadActor(name)
+    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, keep, threads=STORE_THREADS)
     store.call("free_bytes")
     return store
