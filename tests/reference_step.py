@@ -108,7 +108,9 @@ def run_rank(rank: int, cases: list[Case], folder: str) -> None:
     for number, case in enumerate(cases):
         loss, gradients = gemfleet_step(case, rank)
         if rank == 0:
-            save_file({"loss": torch.tensor(loss, dtype=torch.float64), **gradients}, Path(folder) / f"{number}.safetensors")
+            save_file(
+                {"loss": torch.tensor(loss, dtype=torch.float64), **gradients}, Path(folder) / f"{number}.safetensors"
+            )
     dist.destroy_process_group()
 
 

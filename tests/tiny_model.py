@@ -1,4 +1,4 @@
-"""A tiny random Gemma 3, real in every mechanism (sliding and global layers, grouped queries, tied head), built in memory."""
+"""A tiny random Gemma 3 with every mechanism of the real one: sliding and global layers, grouped queries, tied head."""
 
 from __future__ import annotations
 

@@ -1,10 +1,12 @@
 """Attention over packed documents that cannot see each other, registered with transformers' `AttentionInterface`.
 
-A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths travel beside the tokens as
-the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built for a whole row.
+A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths travel beside the
+tokens as the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built
+for a whole row.
 
-On CUDA one `torch.nn.attention.varlen` kernel sees all documents; elsewhere each document is one call to SDPA, and a document
-longer than a layer's sliding window is cut into blocks of queries that read only the keys their window reaches.
+On CUDA one `torch.nn.attention.varlen` kernel sees all documents; elsewhere each document is one call to SDPA, and a
+document longer than a layer's sliding window is cut into blocks of queries that read only the keys their window
+reaches.
 """
 
 from __future__ import annotations
@@ -91,7 +93,7 @@ def _varlen(
     longest = max(packing.lengths)
     # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
     left = -1 if sliding_window is None else sliding_window - 1
-    output = varlen_attn(
+    output: Any = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),

@@ -3,8 +3,8 @@
     adapter_config.json, adapter_model.safetensors   PEFT's layout: loads with peft.PeftModel.from_pretrained
     optimizer.safetensors                            full AdamW state, keys `<parameter name>.<field>`
     trainer_state.json                               transformers' schema, log_history filled
-    data_state.json                                  step, epoch, seed: the position in the data and of every random stream
-    training_config.json                             the `train` section, and the versions that wrote it
+    data_state.json                                  step, epoch, seed: the position in the data and of every random
+    stream training_config.json                             the `train` section, and the versions that wrote it
 
 Random numbers are derived from (seed, step, rank) at each step, so the position is all the state they have.
 Nothing here is a pickle, and none is read.
@@ -48,7 +48,12 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: TrainableModel, adapter: StateDict, optimizer: StateDict, progress: Progress, config: TrainConfig
+    folder: Path,
+    model: TrainableModel,
+    adapter: StateDict,
+    optimizer: StateDict,
+    progress: Progress,
+    config: TrainConfig,
 ) -> None:
     """Write gathered state into `folder` (created; must be empty or absent). Only one rank needs to call it."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
-"""The `train` section of a run's configuration: everything one worker process needs to know, and nothing about clusters.
+"""The `train` section of a run's configuration: everything one worker process needs to know, and nothing about
+clusters.
 
 Models are strict and frozen. A wrong value is an error that names the field; nothing is coerced silently.
 """
@@ -38,7 +39,7 @@ class LoraConfig(StrictModel):
 
 
 class ColumnsConfig(StrictModel):
-    """Which column of the data set holds what. Names that the data set lacks are an error only for the format in use."""
+    """Which column of the data set holds what. Names that it lacks are an error only for the format in use."""
 
     text: str = "text"
     prompt: str = "prompt"
@@ -52,7 +53,7 @@ class DataConfig(StrictModel):
     train: Annotated[
         str,
         Field(
-            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such files, a `datasets` folder, or a hub id"
+            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub id"
         ),
     ]
     eval: Annotated[str | None, Field(description="same kinds as `train`; null: split off `eval_fraction`")] = None
@@ -62,21 +63,27 @@ class DataConfig(StrictModel):
     split: Annotated[str, Field(description="split of a hub id or `datasets` folder to train on")] = "train"
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
-    max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = 1024
+    max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = (
+        1024
+    )
     too_long: Annotated[
         Literal["skip", "truncate"], Field(description="examples over max_length: count and leave out, or cut off")
     ] = "skip"
     bad_rows: Annotated[
         Literal["skip", "fail"], Field(description="rows that cannot be used: count and leave out, or end the run")
     ] = "skip"
-    add_eos: Annotated[bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")] = True
+    add_eos: Annotated[
+        bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")
+    ] = True
     limit: Annotated[int | None, Field(gt=0, description="use only the first N rows")] = None
 
 
 class BatchConfig(StrictModel):
     """The batch. `global` is part of the recipe; `micro` only decides how much of it is in memory at once."""
 
-    global_: Annotated[int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")] = 32
+    global_: Annotated[
+        int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")
+    ] = 32
     micro: Annotated[int, Field(gt=0, description="packed rows of max_length one rank holds in one pass")] = 1
 
 
@@ -114,7 +121,9 @@ class TrainConfig(StrictModel):
     optim: OptimConfig = OptimConfig()
     epochs: Annotated[float, Field(gt=0)] = 1.0
     max_steps: Annotated[int | None, Field(gt=0, description="stop after this many optimizer steps")] = None
-    precision: Annotated[Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32")] = "auto"
+    precision: Annotated[Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32")] = (
+        "auto"
+    )
     strategy: Annotated[Literal["ddp"], Field(description="how ranks share the work")] = "ddp"
     evaluation: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -122,7 +131,11 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _warmup_needs_a_schedule(self) -> TrainConfig:
-        if self.optim.schedule == "constant" and "warmup_ratio" in self.optim.model_fields_set and self.optim.warmup_ratio:
+        if (
+            self.optim.schedule == "constant"
+            and "warmup_ratio" in self.optim.model_fields_set
+            and self.optim.warmup_ratio
+        ):
             raise ValueError(
                 "optim.schedule `constant` has no warm-up, but optim.warmup_ratio is "
                 f"{self.optim.warmup_ratio}; use `constant_with_warmup` or remove warmup_ratio"

@@ -72,8 +72,8 @@ def prepare_process(ranks_on_node: int) -> int:
 def keep_freed_memory() -> bool:
     """Tell glibc not to hand freed activations back to the kernel between passes; False where there is no glibc.
 
-    By default every tensor over 128 KiB to 32 MiB is mapped and unmapped anew. On virtual machines, where the first touch of
-    a page can cost more than the arithmetic on it, that made a CPU step several times slower.
+    By default every tensor over 128 KiB to 32 MiB is mapped and unmapped anew. On virtual machines, where the first
+    touch of a page can cost more than the arithmetic on it, that made a CPU step several times slower.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -82,4 +82,5 @@ def keep_freed_memory() -> bool:
     trim_threshold, top_pad, mmap_threshold, arena_max = -1, -2, -3, -8
     mib = 1024 * 1024
     settings = ((arena_max, 1), (mmap_threshold, 32 * mib), (trim_threshold, 2**31 - 1), (top_pad, 64 * mib))
-    return all([bool(mallopt(parameter, value)) for parameter, value in settings])
+    accepted = [bool(mallopt(parameter, value)) for parameter, value in settings]
+    return all(accepted)

@@ -65,9 +65,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     model_folder = resolve_model_folder(config.model)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     with _bars(rank) as progress:
-        source, report = prepare_local(
-            config.data, config.batch.global_, config.seed, tokenizer, world_size, progress
-        )
+        source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
     if rank == 0:
         print(report.summary())
@@ -75,7 +73,9 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
         local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
     if rank == 0:
-        losses = f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
+        losses = (
+            f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
+        )
         print(f"{result.steps} steps; {losses}adapter: {reporter.checkpoint_folder(result.steps)}")
 
 

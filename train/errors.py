@@ -16,6 +16,6 @@ class NonFiniteLossError(RuntimeError):
 
     def __str__(self) -> str:
         return (
-            f"step {self.step}: the loss is {self.loss} and the gradient norm {self.grad_norm}; nothing was saved after the "
-            "step before. Lower optim.learning_rate, or look for a damaged row in the data"
+            f"step {self.step}: the loss is {self.loss} and the gradient norm {self.grad_norm}; nothing was "
+            "saved after the step before. Lower optim.learning_rate, or look for a damaged row in the data"
         )

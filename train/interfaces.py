@@ -82,11 +82,11 @@ class BlockSource(Protocol):
 
 
 class Reporter(Protocol):
-    """Where a rank tells what it did, and asks whether to go on. No call may raise into training or wait for the network,
-    but `save_checkpoint`, which may wait for the copy to be accepted."""
+    """Where a rank tells what it did, and asks whether to go on. No call may raise into training or wait for the
+    network, but `save_checkpoint`, which may wait for the copy to be accepted."""
 
     def log_step(self, record: Mapping[str, Any]) -> None:
-        """One optimizer step (`kind: "step"`) or one evaluation (`kind: "eval"`), rank 0 only. Flat, JSON-serialisable."""
+        """One optimizer step (`kind: "step"`) or evaluation (`kind: "eval"`), rank 0 only. Flat, JSON-serialisable."""
         ...
 
     def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:

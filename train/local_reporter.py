@@ -1,4 +1,4 @@
-"""A `Reporter` for ranks that share one machine's disk: checkpoints by rename, metrics as lines and TensorBoard events."""
+"""A `Reporter` for ranks on one machine: checkpoints by rename, metrics as lines and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from .errors import UserError
 class LocalReporter:
     """Writes `<folder>/checkpoints/checkpoint-<step>`, `<folder>/metrics.jsonl` and `<folder>/tensorboard`.
 
-    A checkpoint folder appears by one rename, so it is whole or absent. Raises UserError when the folder holds checkpoints
-    already and `resume` is false.
+    A checkpoint folder appears by one rename, so it is whole or absent. Raises UserError when the folder holds
+    checkpoints already and `resume` is false.
     """
 
     def __init__(self, folder: Path, rank: int, resume: bool) -> None:
         self.folder, self._rank, self._resume = folder, rank, resume
         if not resume and self._steps():
-            raise UserError(f"{folder} holds checkpoints already; add --resume to go on from them, or give another --out")
+            raise UserError(
+                f"{folder} holds checkpoints already; add --resume to go on from them, or give another --out"
+            )
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> LocalReporter:
@@ -35,7 +37,9 @@ class LocalReporter:
             self._board = SummaryWriter(str(self.folder / "tensorboard"))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._rank == 0:
             self._metrics.close()
             self._board.close()

@@ -63,7 +63,7 @@ class Trainer:
         self._evaluated_step: int | None = None
 
     def run(self) -> TrainResult:
-        """Train from the newest checkpoint, or from the start, until the last step or until asked to stop. Collective."""
+        """Train from the newest checkpoint, or from the start, to the last step or until asked to stop. Collective."""
         self.resume()
         if self.progress.step == 0:
             self.evaluate()

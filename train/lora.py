@@ -1,8 +1,9 @@
 """LoRA projections as one autograd node each, over peft's own modules and parameters.
 
-peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, with the input cast to the adapter's fp32. Here
-the adapter's product is added in place onto the base's output, everything runs in the input's dtype, and backward reuses the
-one saved input. Parameter names, initialisation, saving and merging stay peft's; only `forward` is replaced.
+peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, with the input cast to the adapter's
+fp32. Here the adapter's product is added in place onto the base's output, everything runs in the input's dtype, and
+backward reuses the one saved input. Parameter names, initialisation, saving and merging stay peft's; only `forward`
+is replaced.
 """
 
 from __future__ import annotations
@@ -66,7 +67,14 @@ class _FusedForward:
 class _LoraProjection(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, adapter_input: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scaling: float
+        ctx: Any,
+        x: Tensor,
+        adapter_input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        scaling: float,
     ) -> Tensor:
         """x, adapter_input: [..., in]; weight: [out, in], frozen; a: [r, in]; b: [out, r]. Returns [..., out]."""
         down, up = a.to(x.dtype), (b * scaling).to(x.dtype)

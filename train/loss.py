@@ -1,9 +1,9 @@
 """Cross-entropy at supervised positions only, in chunks, its gradient computed in the forward pass.
 
-Gemma 3's vocabulary has 262,144 entries: for the small models most of the work is the head, and full logits are most of the
-memory. Only positions that are scored pay for the head here; a chunk's logits live until its gradient with respect to the
-hidden states is known, and are never kept for backward. The head's weight is frozen and gets no gradient.
-The idea of computing the gradient in the forward pass is Liger Kernel's (Hsu et al. 2024, arXiv:2410.10989).
+Gemma 3's vocabulary has 262,144 entries: for the small models most of the work is the head, and full logits are most
+of the memory. Only positions that are scored pay for the head here; a chunk's logits live until its gradient with
+respect to the hidden states is known, and are never kept for backward. The head's weight is frozen and gets no
+gradient. The idea of computing the gradient in the forward pass is Liger Kernel's (Hsu et al. 2024, arXiv:2410.10989).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CHUNK_ROWS_CUDA = 2048
 class SupervisedCrossEntropy:
     """Summed -log p(target) under a frozen head.
 
-    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two buffers of one chunk's logits
-    live as long as this object: taking and returning hundreds of MiB in each pass costs more in page faults than the
-    arithmetic done on them.
+    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two buffers of one chunk's
+    logits live as long as this object: taking and returning hundreds of MiB in each pass costs more in page faults
+    than the arithmetic done on them.
     """
 
     def __init__(self, head_weight: Tensor, softcap: float | None = None, chunk_rows: int | None = None) -> None:
@@ -41,7 +41,9 @@ class SupervisedCrossEntropy:
         loss: Tensor = _InForward.apply(hidden, targets, self)
         return loss
 
-    def losses_and_gradient(self, hidden: Tensor, targets: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    def losses_and_gradient(
+        self, hidden: Tensor, targets: Tensor, wants_gradient: bool
+    ) -> tuple[Tensor, Tensor | None]:
         """The summed loss and, where wanted, its gradient with respect to `hidden`."""
         gradient = torch.empty_like(hidden) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)

@@ -1,4 +1,4 @@
-"""Gemma 3 for text training: load a text-only or multimodal checkpoint, attach LoRA to its language model, run one pass."""
+"""Gemma 3 for text training: load a text-only or multimodal checkpoint, attach LoRA, run one pass."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ def language_model_of(model: Any) -> Any:
 def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
     """Full names of the modules that get an adapter.
 
-    `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is tied to
-    the embedding and would be corrupted by a merge. A name that is asked for and matches nothing is an error.
+    `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is
+    tied to the embedding and would be corrupted by a merge. A name that is asked for and matches nothing is an error.
     """
     prefix = _language_prefix(model)
     if target_modules == "all-linear":
@@ -96,7 +96,9 @@ def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
     wanted = [target_modules] if isinstance(target_modules, str) else target_modules
     chosen: list[str] = []
     for name in wanted:
-        matching = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and (n == name or n.endswith(f".{name}"))]
+        matching = [
+            n for n, m in model.named_modules() if isinstance(m, nn.Linear) and (n == name or n.endswith(f".{name}"))
+        ]
         if not matching:
             raise UserError(
                 f"train.lora.target_modules names {name!r}, but the model has no linear layer of that name; "

@@ -13,7 +13,7 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
 
 
 def resolve_model_folder(model: str) -> Path:
-    """`demo`, a local folder, or a Hugging Face id. Downloads or converts at most once; raises UserError with the remedy."""
+    """`demo`, a local folder, or a Hugging Face id. Downloads or converts once; raises UserError with the remedy."""
     if model == "demo":
         from .demo import demo_model_folder
 
@@ -28,7 +28,9 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json, or UserError naming what is wrong with it."""
     path = folder / "config.json"
     if not folder.is_dir():
-        raise UserError(f"train.model is {str(folder)!r}, which is not a folder; give a model folder or a Hugging Face id")
+        raise UserError(
+            f"train.model is {str(folder)!r}, which is not a folder; give a model folder or a Hugging Face id"
+        )
     if not path.is_file():
         raise UserError(f"the model folder {folder} has no config.json; it must be what `save_pretrained` writes")
     try:
@@ -43,20 +45,28 @@ def check_model_folder(folder: Path) -> Path:
     kind = read_model_config(folder).get("model_type")
     if kind not in SUPPORTED:
         raise UserError(
-            f"the model in {folder} is of type {kind!r}; gemfleet trains Gemma 3 only (model_type {' or '.join(SUPPORTED)})"
+            f"the model in {folder} is of type {kind!r}; "
+            f"gemfleet trains Gemma 3 only (model_type {' or '.join(SUPPORTED)})"
         )
     if not list(folder.glob("*.safetensors")):
         pickles = sorted(p.name for p in folder.glob("*.bin"))
         hint = f" ({', '.join(pickles[:2])} are pickles, which gemfleet never reads)" if pickles else ""
         raise UserError(f"the model folder {folder} has no *.safetensors weights{hint}; fetch or convert them first")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
-        raise UserError(f"the model folder {folder} has no tokenizer.json or tokenizer.model; save the tokenizer beside it")
+        raise UserError(
+            f"the model folder {folder} has no tokenizer.json or tokenizer.model; save the tokenizer beside it"
+        )
     return folder.resolve()
 
 
 def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(model, allow_patterns=HUB_FILES))

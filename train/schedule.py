@@ -1,6 +1,7 @@
 """Learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
 
-The shapes are those of transformers' `get_scheduler` (a test compares every step); warm-up is `ceil(ratio * steps)` long.
+The shapes are those of transformers' `get_scheduler` (a test compares every step); warm-up is `ceil(ratio * steps)`
+long.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one honest throughput record: what was computed, what was useful, and how long it took.
 
 Three counts, never mixed: raw tokens (everything that went through the model, padding too), non-pad tokens (text), and
-supervised tokens (what the loss scored). Rates are over all ranks and per rank, on wall time of the whole step: waiting for
-data, accumulation, communication and the optimizer are all inside.
+supervised tokens (what the loss scored). Rates are over all ranks and per rank, on wall time of the whole step:
+waiting for data, accumulation, communication and the optimizer are all inside.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one rank does, from its configuration to its result. The process group exists already where there are several ranks."""
+"""What one rank does, from its configuration to its result. With several ranks the process group exists already."""
 
 from __future__ import annotations
 

@@ -89,7 +89,8 @@ class StoreClient:
     def _send(self, step: int, path: Path, name: str) -> FileEntry:
         """Stream one file in numpy chunks; at most `CHUNKS_IN_FLIGHT` wait in memory on either side."""
         self.store.call("begin", step, self.generation, name)
-        digest, offset, pending = hashlib.sha256(), 0, []
+        digest, offset = hashlib.sha256(), 0
+        pending: list[ray.ObjectRef] = []
         with path.open("rb") as file:
             while block := file.read(CHUNK_BYTES):
                 digest.update(block)

@@ -86,7 +86,7 @@ class CheckpointDisk:
         try:
             descriptor = os.open(part, os.O_WRONLY | os.O_CREAT, 0o644)
             try:
-                _write_all(descriptor, memoryview(np.ascontiguousarray(chunk)), offset)
+                _write_all(descriptor, np.ascontiguousarray(chunk).data, offset)
             finally:
                 os.close(descriptor)
         except OSError as error:

@@ -1,4 +1,4 @@
-"""The loop: the recipe does not depend on how it is cut, and an interrupted run ends bit for bit where an uninterrupted one does."""
+"""The loop: the recipe does not depend on how it is cut, and an interrupted run ends where a whole one does."""
 
 from __future__ import annotations
 

@@ -47,7 +47,9 @@ def test_equals_masked_attention_written_out(window: int | None, kv_heads: int) 
     query = torch.randn(1, 4, length, 16)
     key, value = torch.randn(2, 1, kv_heads, length, 16)
     packing = Packing.of(list(DOCUMENTS), query.device)
-    ours, _ = packed_attention(nn.Identity(), query, key, value, None, packing=packing, scaling=0.25, sliding_window=window)
+    ours, _ = packed_attention(
+        nn.Identity(), query, key, value, None, packing=packing, scaling=0.25, sliding_window=window
+    )
     document = torch.repeat_interleave(torch.arange(len(DOCUMENTS)), torch.tensor(DOCUMENTS))
     distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
     visible = (document[:, None] == document[None, :]) & (distance >= 0)

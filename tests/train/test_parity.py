@@ -34,7 +34,7 @@ def test_two_ranks_equal_plain_transformers(tmp_path: Path) -> None:
 
 
 def test_an_idle_rank_adds_nothing() -> None:
-    """With more ranks than examples some have no rows: their gradients are zeros, so that all can meet in one reduction."""
+    """With more ranks than examples some have no rows: their gradients are zeros, so all can meet in a reduction."""
     from gemfleet.train.config import OptimConfig
     from gemfleet.train.strategies.ddp import DdpStrategy
     from reference_step import trainable

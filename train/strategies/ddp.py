@@ -1,8 +1,8 @@
 """Data parallelism for adapters: the frozen base on every rank, one all-reduce of the adapters' gradients a step.
 
-torch's DistributedDataParallel averages per micro-batch and expects every rank to run the same number of them. Here the loss
-is already divided by the supervised tokens of the whole global batch, so gradients are summed, once, at the step's end, and
-ranks may have different numbers of micro-batches, or none.
+torch's DistributedDataParallel averages per micro-batch and expects every rank to run the same number of them. Here
+the loss is already divided by the supervised tokens of the whole global batch, so gradients are summed, once, at the
+step's end, and ranks may have different numbers of micro-batches, or none.
 """
 
 from __future__ import annotations
