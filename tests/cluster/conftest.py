@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from gemfleet.cluster.inventory import list_nodes
@@ -24,19 +25,35 @@ class TwoNodes:
 
 @pytest.fixture(scope="package")
 def two_nodes() -> Iterator[TwoNodes]:
-    from ray.cluster_utils import Cluster
-
     temp = tempfile.mkdtemp(prefix="gf-ray-")  # short: a socket's path may have 107 bytes
-    common = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "temp_dir": temp, **common})
+    cluster = start_patiently(temp)
     try:
-        cluster.add_node(num_cpus=1, temp_dir=temp, **common)
-        connection = connect(cluster.address)
+        connection = connect(cluster.address, timeout_s=60)
         assert not connection.owned
-        cluster.wait_for_nodes()
+        cluster.wait_for_nodes(timeout=120)
         head, worker = list_nodes()
         yield TwoNodes(head.id, worker.id)
         connection.close()
     finally:
         cluster.shutdown()
         shutil.rmtree(temp, ignore_errors=True)
+
+
+def start_patiently(temp: str, tries: int = 4) -> Any:
+    """Ray gives a node 30 s to start, which a machine whose cores are all in use may exceed."""
+    from ray._private.utils import reset_ray_address
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster()
+    common = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": temp}
+    while True:
+        try:
+            while len(cluster.list_all_nodes()) < 2:
+                cluster.add_node(num_cpus=1 if cluster.list_all_nodes() else 2, **common)
+            reset_ray_address()  # or everything else on this machine would find it under the address `auto`
+            return cluster
+        except Exception:
+            tries -= 1
+            if not tries:
+                cluster.shutdown()
+                raise
