@@ -26,7 +26,10 @@ class TwoNodes:
 @pytest.fixture(scope="package")
 def two_nodes() -> Iterator[TwoNodes]:
     temp = tempfile.mkdtemp(prefix="gf-ray-")  # short: a socket's path may have 107 bytes
-    cluster = start_patiently(temp)
+    patch = pytest.MonkeyPatch()
+    # Also keeps the file by which `auto` finds a cluster away from a real one of this machine.
+    patch.setenv("RAY_TMPDIR", temp)
+    cluster = start_patiently()
     try:
         connection = connect(cluster.address, timeout_s=60)
         assert not connection.owned
@@ -36,21 +39,20 @@ def two_nodes() -> Iterator[TwoNodes]:
         connection.close()
     finally:
         cluster.shutdown()
+        patch.undo()
         shutil.rmtree(temp, ignore_errors=True)
 
 
-def start_patiently(temp: str, tries: int = 4) -> Any:
+def start_patiently(tries: int = 4) -> Any:
     """Ray gives a node 30 s to start, which a machine whose cores are all in use may exceed."""
-    from ray._private.utils import reset_ray_address
     from ray.cluster_utils import Cluster
 
     cluster = Cluster()
-    common = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES, "temp_dir": temp}
+    common = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     while True:
         try:
             while len(cluster.list_all_nodes()) < 2:
                 cluster.add_node(num_cpus=1 if cluster.list_all_nodes() else 2, **common)
-            reset_ray_address()  # or everything else on this machine would find it under the address `auto`
             return cluster
         except Exception:
             tries -= 1
