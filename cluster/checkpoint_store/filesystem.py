@@ -134,4 +134,5 @@ def store_filesystem(store: HeadActor) -> PyFileSystem:
 def _info(path: str, kind: str, size: int, modified: float) -> FileInfo:
     if kind == "absent":
         return FileInfo(path, FileType.NotFound)
-    return FileInfo(path, TYPES[kind], size=size, mtime=datetime.fromtimestamp(modified, UTC))
+    length = size if kind == "file" else None
+    return FileInfo(path, TYPES[kind], size=length, mtime=datetime.fromtimestamp(modified, UTC))
