@@ -14,7 +14,10 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-hosts check bench clean
+.PHONY: help demo test test-slow test-hosts check bench clean
+
+# Which of the tests on several hosts to run, as a pytest marker expression.
+HOSTS := hosts
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,13 +26,17 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 	@echo "== demo: gemfleet train examples/demo.yaml"
 	$(BIN)/gemfleet train examples/demo.yaml
 
-test: check ## check, then every test that needs neither a GPU nor root
+test: check ## check, then every test that starts no Ray cluster and needs neither a GPU nor root
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow' --durations=10
+
+test-slow: $(INSTALLED) ## the tests on a real Ray cluster of this machine, end to end among them
+	@echo "== tests on Ray"
+	$(BIN)/python -m pytest -m 'slow and not gpu and not hosts' --durations=10
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"
-	$(BIN)/python -m pytest -m hosts tests/hosts
+	$(BIN)/python -m pytest -m '$(HOSTS)' tests/hosts
 
 check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who may import whom
 	@echo "== style"

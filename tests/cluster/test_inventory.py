@@ -78,6 +78,7 @@ def test_an_explicit_address_wins_over_the_variable(monkeypatch: pytest.MonkeyPa
     assert resolve_address("local") is None
 
 
+@pytest.mark.slow
 def test_a_local_cluster_has_room_for_the_workers_and_ends_with_its_owner() -> None:
     script = (
         "import tempfile, ray; from gemfleet.cluster.local import connect\n"
@@ -92,6 +93,7 @@ def test_a_local_cluster_has_room_for_the_workers_and_ends_with_its_owner() -> N
     assert done.stdout.split()[-3:] == ["True", "True", "False"]
 
 
+@pytest.mark.slow
 def test_nodes_of_a_cluster(two_nodes: Any) -> None:
     head, worker = list_nodes()
     assert (head.id, worker.id) == (two_nodes.head, two_nodes.worker)
@@ -102,6 +104,7 @@ def test_nodes_of_a_cluster(two_nodes: Any) -> None:
         wait_for_resources(1, 3, 0, 0, lambda _: None)
 
 
+@pytest.mark.slow
 def test_a_worker_talks_over_the_interface_of_its_ray_address(two_nodes: Any) -> None:
     def pinned(variables: dict[str, str]) -> tuple[str | None, dict[str, str]]:
         from gemfleet.cluster.inventory import INTERFACE_VARIABLES, pin_network_interface

@@ -27,6 +27,8 @@ from gemfleet.cluster.run_registry import RunRegistry
 from gemfleet.cluster.staging import content_hash, list_files, send_folder, stage_folder
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+pytestmark = pytest.mark.slow
+
 SMALL_CHUNK = 64 << 10
 
 

@@ -18,7 +18,7 @@ from tests.hosts.ray_cluster import RayCluster, start_ray
 from tests.tiny_model import save_tiny_gemma3
 from tests.tiny_tokenizer import tiny_tokenizer
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 WORK = "/tmp/work"  # on the head's private disk
 JOB_FOLDER = "/tmp/job"
 RUNS = "/tmp/home/.gemfleet/runs"

@@ -19,6 +19,8 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.local_source import prepare_local
 from tiny_tokenizer import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
