@@ -26,11 +26,11 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 	@echo "== demo: gemfleet train examples/demo.yaml"
 	$(BIN)/gemfleet train examples/demo.yaml
 
-test: check ## check, then every test that starts no Ray cluster and needs neither a GPU nor root
+test: check ## check, then every test that is quick and needs neither a GPU nor root
 	@echo "== tests"
 	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow' --durations=10
 
-test-slow: $(INSTALLED) ## the tests on a real Ray cluster of this machine, end to end among them
+test-slow: $(INSTALLED) ## the tests that start a Ray cluster on this machine or convert the real model
 	@echo "== tests on Ray"
 	$(BIN)/python -m pytest -m 'slow and not gpu and not hosts' --durations=10
 

@@ -29,7 +29,7 @@ CHATS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["tiny", "real"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("real", marks=pytest.mark.slow)])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     if request.param == "tiny":
         return tiny_tokenizer(tmp_path_factory.mktemp("tiny"))
