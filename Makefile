@@ -30,7 +30,7 @@ test: check ## check, then every test that is quick and needs neither a GPU nor 
 	@echo "== tests"
 	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow' --durations=10
 
-test-slow: $(INSTALLED) ## the tests that start a Ray cluster on this machine or convert the real model
+test-slow: $(INSTALLED) ## the tests that train, start a Ray cluster or many processes, or convert the real model
 	@echo "== tests on Ray"
 	$(BIN)/python -m pytest -m 'slow and not gpu and not hosts' --durations=10
 

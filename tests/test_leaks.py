@@ -11,6 +11,8 @@ LEAKING = """
 import os
 import torch.distributed
 
+pytestmark = pytest.mark.slow
+
 def test_leaves_a_process_group():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
 

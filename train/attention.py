@@ -105,7 +105,8 @@ def _varlen(
         window_size=(left, 0),
         enable_gqa=query.shape[1] != key.shape[1],
     )
-    return output.unsqueeze(0)
+    batched: Tensor = output.unsqueeze(0)
+    return batched
 
 
 def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:

@@ -21,6 +21,8 @@ from gemfleet.benchmarks.peers.task import Recipe, Task
 from gemfleet.train.errors import UserError
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = 384
 STEPS = 3
 

@@ -15,6 +15,8 @@ from gemfleet.launcher.shadowing import shadowing_files
 from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

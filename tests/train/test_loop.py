@@ -21,6 +21,8 @@ from reference_step import examples
 from safetensors.torch import load_file
 from tiny_model import save_tiny_gemma3, tiny_gemma3
 
+pytestmark = pytest.mark.slow
+
 
 class MemoryReporter:
     """Keeps checkpoints in a folder and records in a list; asks to stop after a given step."""
