@@ -11,6 +11,8 @@ LEAKING = """
 import os
 import torch.distributed
 
+import pytest
+
 pytestmark = pytest.mark.slow
 
 def test_leaves_a_process_group():
