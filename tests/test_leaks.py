@@ -7,13 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-LEAKING = """
-import os
-import torch.distributed
-
 import pytest
 
 pytestmark = pytest.mark.slow
+
+LEAKING = """
+import os
+import torch.distributed
 
 def test_leaves_a_process_group():
     torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
