@@ -20,9 +20,8 @@ CHUNK_ROWS_CUDA = 2048
 class SupervisedCrossEntropy:
     """Summed -log p(target) under a frozen head.
 
-    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two buffers of one chunk's
-    logits live as long as this object: taking and returning hundreds of MiB in each pass costs more in page faults
-    than the arithmetic done on them.
+    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two
+    buffers of one chunk's logits live as long as this object, so that passes do not fault hundreds of MiB in anew.
     """
 
     def __init__(self, head_weight: Tensor, softcap: float | None = None, chunk_rows: int | None = None) -> None:
