@@ -72,8 +72,8 @@ def prepare_process(ranks_on_node: int) -> int:
 def keep_freed_memory() -> bool:
     """Tell glibc not to hand freed activations back to the kernel between passes; False where there is no glibc.
 
-    By default large tensors are mapped and unmapped anew, and each first touch of a page is a fault, which is dear on virtual
-    machines. What this gains has not been measured in isolation.
+    By default large tensors are mapped and unmapped anew, and each first touch of a page is a fault, which is dear
+    on virtual machines. What this gains has not been measured in isolation.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
