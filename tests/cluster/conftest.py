@@ -23,7 +23,7 @@ class TwoNodes:
     worker: str
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def two_nodes() -> Iterator[TwoNodes]:
     temp = tempfile.mkdtemp(prefix="gf-ray-")  # short: a socket's path may have 107 bytes
     patch = pytest.MonkeyPatch()

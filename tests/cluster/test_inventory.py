@@ -114,7 +114,7 @@ def test_a_worker_talks_over_the_interface_of_its_ray_address(two_nodes: Any) ->
         return interface, {name: os.environ[name] for name in INTERFACE_VARIABLES}
 
     where = NodeAffinitySchedulingStrategy(two_nodes.worker, soft=False)
-    task = ray.remote(pinned).options(num_cpus=0, scheduling_strategy=where, max_calls=1)
+    task = ray.remote(num_cpus=0, scheduling_strategy=where, max_calls=1)(pinned)
     interface, variables = ray.get(task.remote({"NCCL_SOCKET_IFNAME": "chosen0"}))
     assert interface in {path.name for path in Path("/sys/class/net").iterdir()}
     assert variables == {
