@@ -14,10 +14,7 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-slow test-hosts check bench clean
-
-# Which of the tests on several hosts to run, as a pytest marker expression.
-HOSTS := hosts
+.PHONY: help demo test test-quick test-hosts check bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,17 +23,17 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 	@echo "== demo: gemfleet train examples/demo.yaml"
 	$(BIN)/gemfleet train examples/demo.yaml
 
-test: check ## check, then every test that is quick and needs neither a GPU nor root
+test: check ## check, then every test that needs neither a GPU nor several hosts
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts' --durations=10
 
-test-slow: $(INSTALLED) ## the tests that train, start a Ray cluster or many processes, or convert the real model
-	@echo "== tests on Ray"
-	$(BIN)/python -m pytest -m 'slow and not gpu and not hosts' --durations=10
+test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
+	@echo "== quick tests"
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow'
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"
-	$(BIN)/python -m pytest -m '$(HOSTS)' tests/hosts
+	$(BIN)/python -m pytest -m hosts --durations=10 tests/hosts
 
 check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who may import whom
 	@echo "== style"

@@ -60,19 +60,23 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
 class FitThread(threading.Thread):
     """Runs `fit()` off the main thread, which stays free for progress and for Ctrl-C.
 
-    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint.
+    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint. Wait for `ended`, never
+    with `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
     """
 
     def __init__(self, trainer: TorchTrainer) -> None:
         super().__init__(name="gemfleet-fit", daemon=True)
         self._trainer = trainer
         self.error: BaseException | None = None
+        self.ended = threading.Event()
 
     def run(self) -> None:
         try:
             self._trainer.fit()
         except BaseException as error:
             self.error = error
+        finally:
+            self.ended.set()
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
@@ -81,10 +85,10 @@ def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], No
     Returns whether Ctrl-C was pressed. Raises KeyboardInterrupt at the second one.
     """
     interrupted = False
-    while fit.is_alive():
+    while not fit.ended.is_set():
         try:
             poll()
-            fit.join(POLL_SECONDS)
+            fit.ended.wait(POLL_SECONDS)
         except KeyboardInterrupt:
             if interrupted:
                 raise

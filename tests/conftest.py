@@ -2,12 +2,16 @@
 
 GEMFLEET_TEST_CACHE (default: .cache/tests in the repository) keeps what is expensive to make, such as the converted
 demonstration model, from one test run to the next.
+
+GEMFLEET_TEST_MINUTES (default: no limit) is what a test run may take: the tests marked slow come last, and those that
+would start after that time are skipped by name. A machine that is ten times slower still gives a verdict in time.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -38,6 +42,21 @@ def pytest_configure() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))  # most tests run two ranks
     os.environ.update(HF_HUB_OFFLINE="1", RAY_USAGE_STATS_ENABLED="0", TOKENIZERS_PARALLELISM="false")
     os.environ.pop("RAY_ADDRESS", None)
+
+
+STARTED = time.monotonic()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick tests first, otherwise in the given order."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = float(os.environ.get("GEMFLEET_TEST_MINUTES") or "inf")
+    if item.get_closest_marker("slow") and time.monotonic() - STARTED > minutes * 60:
+        pytest.skip(f"the {minutes:g} minutes of GEMFLEET_TEST_MINUTES were over before this slow test")
 
 
 @pytest.fixture(scope="session", autouse=True)

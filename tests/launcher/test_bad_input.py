@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,27 @@ def refused(folder: Path, train: dict[str, object], cluster: dict[str, object] |
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     (sentence,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert_nothing_runs(environment["GEMFLEET_HOME"])
     return sentence
+
+
+def assert_nothing_runs(home: str, within_seconds: float = 30.0) -> None:
+    """No process is left that was started for this home; Ray's last ones may take a moment to end."""
+    deadline = time.monotonic() + within_seconds
+    while left := processes_of(home):
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.2)
+
+
+def processes_of(home: str) -> list[str]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"GEMFLEET_HOME={home}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip())
+        except OSError:  # it ended meanwhile, or is another user's
+            continue
+    return [command for command in found if command]
 
 
 def test_missing_data_file(tmp_path: Path, model: Path) -> None:
@@ -54,6 +76,42 @@ def test_unknown_column_and_model_without_weights(tmp_path: Path, model: Path) -
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "gemma3_text"}')
     sentence = refused(tmp_path, {"model": "./bare", "data": {"train": "rows.jsonl"}})
     assert "no *.safetensors weights" in sentence
+
+
+def test_a_data_set_without_rows(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("")
+    sentence = refused(tmp_path, {"model": str(model), "data": {"train": "rows.jsonl"}})
+    assert "rows.jsonl" in sentence
+    assert "is empty" in sentence
+
+
+def test_all_rows_longer_than_the_limit(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat and a dog and a cat and a dog"}\n' * 3)
+    sentence = refused(tmp_path, {"model": str(model), "data": {"train": "rows.jsonl", "max_length": 4}})
+    assert "max_length" in sentence
+    assert "3" in sentence
+
+
+def test_too_few_resources(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n' * 3)
+    train = {"model": str(model), "data": {"train": "rows.jsonl"}}
+    with local_ray(cpus=1) as address:
+        asked = {"address": address, "workers": 3, "cpus_per_worker": 2, "wait_for_resources_s": 2}
+        sentence = refused(tmp_path, train, asked)
+    assert "asked for 3 workers with 2 CPUs" in sentence
+    assert "1 CPU" in sentence
+    assert "waited 2 s" in sentence
+
+
+@contextmanager
+def local_ray(cpus: int) -> Iterator[str]:
+    import ray
+
+    context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=100 * 2**20)
+    try:
+        yield str(context.address_info["address"])
+    finally:
+        ray.shutdown()
 
 
 def test_an_address_that_nobody_answers(tmp_path: Path, model: Path) -> None:

@@ -52,7 +52,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def start(workplace: Path, home: Path, address: str, epochs: float = 1.0) -> subprocess.Popen[str]:
+def start(
+    workplace: Path, home: Path, address: str, epochs: float = 1.0, learning_rate: float = 1e-3
+) -> subprocess.Popen[str]:
     config = {
         "name": "tiny",
         "train": {
@@ -60,7 +62,7 @@ def start(workplace: Path, home: Path, address: str, epochs: float = 1.0) -> sub
             "data": {"train": "rows.jsonl", "max_length": 64},
             "batch": {"global": 4},
             "epochs": epochs,
-            "optim": {"learning_rate": 1e-3},
+            "optim": {"learning_rate": learning_rate},
             "checkpoint": {"every": 4},
         },
         "cluster": {"address": address, "workers": 2, "wait_for_resources_s": 30.0},
@@ -73,13 +75,13 @@ def start(workplace: Path, home: Path, address: str, epochs: float = 1.0) -> sub
     )
 
 
-def ends(process: subprocess.Popen[str]) -> str:
-    """The output once the command has ended with exit code 0."""
+def ends(process: subprocess.Popen[str], code: int = 0) -> str:
+    """The output once the command has ended with that exit code."""
     try:
         output, _ = process.communicate(timeout=WAIT_SECONDS)
     finally:
         process.kill()
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 
@@ -155,3 +157,26 @@ def test_a_killed_rank_goes_on_from_the_last_checkpoint(workplace: Path, home: P
     assert "resumed from checkpoint-" in (home / "runs" / run.id / "logs" / "rank-0.log").read_text()
     steps = [entry["step"] for entry in history(home / "runs" / run.id / "output") if "loss" in entry]
     assert steps == list(range(1, 301))
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_code_130(workplace: Path, home: Path, ray_address: str) -> None:
+    process = start(workplace, home, ray_address, epochs=400.0)
+    registry = wait_for_step(home, 3)
+    process.send_signal(signal.SIGINT)
+    assert "stopping: a checkpoint is saved" in ends(process, code=130)
+    (run,) = registry.list_runs()
+    assert states(registry, run.id)[-1] == "stopped"
+    assert registry.checkpoints(run.id)
+    assert (home / "runs" / run.id / "output" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_run_with_code_1(workplace: Path, home: Path, ray_address: str) -> None:
+    output = ends(start(workplace, home, ray_address, epochs=20.0, learning_rate=1e30), code=1)
+    registry = RunRegistry(home / "gemfleet.db")
+    (run,) = registry.list_runs()
+    assert states(registry, run.id)[-1] == "failed"
+    assert "Traceback" not in output
+    assert "loss" in output
+    assert f"the logs of all ranks are in {home / 'runs' / run.id / 'logs'}" in output
