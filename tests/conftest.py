@@ -32,6 +32,8 @@ WATCHED = (
     "RAY_",
     "WORLD_SIZE",
 )
+# Ray sets these itself, in whichever test starts it first.
+UNWATCHED = ("RAY_AUTH_MODE", "RAY_CLIENT_MODE")
 
 
 def pytest_configure() -> None:
@@ -128,7 +130,7 @@ def _end_what_runs() -> list[str]:
 
 
 def _watched_variables() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name.startswith(WATCHED)}
+    return {name: value for name, value in os.environ.items() if name.startswith(WATCHED) and name not in UNWATCHED}
 
 
 def _restore(before: dict[str, str]) -> list[str]:
