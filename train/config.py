@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Precision = Literal["auto", "bf16", "fp32"]
+ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
@@ -125,6 +126,11 @@ class TrainConfig(StrictModel):
         "auto"
     )
     strategy: Annotated[Literal["ddp"], Field(description="how ranks share the work")] = "ddp"
+    activation_checkpointing: Annotated[
+        ActivationCheckpointing,
+        BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
+        Field(description="`selective`: keep only matrix products and attention; `full`: keep only layer inputs"),
+    ] = "off"
     evaluation: EvalConfig = EvalConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     seed: Annotated[int, Field(ge=0)] = 42

@@ -38,6 +38,13 @@ class TrainableModel:
     def device(self) -> torch.device:
         return self.criterion.head_weight.device
 
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+        layers = self.text_model.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by their name inside the peft model, in a fixed order."""
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}

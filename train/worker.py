@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from .activation_checkpointing import checkpoint_layers
 from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
@@ -33,6 +34,7 @@ def run_training(
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     base = load_base_model(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
+    checkpoint_layers(model.layers, config.activation_checkpointing)
     strategy = build_strategy(config)
     return Trainer(config, model, strategy, source, reporter, rank, work_folder).run()
 
