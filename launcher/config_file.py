@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from gemfleet.train.config_file import load_validated, parse_yaml, read_mapping
+from gemfleet.train.config_file import beside, load_validated, parse_yaml, read_mapping
 
 from .config import LaunchConfig
 
@@ -14,8 +14,9 @@ __all__ = ["dump_config", "load_config", "parse_yaml", "read_mapping"]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LaunchConfig:
-    """The validated configuration. Raises UserError whose message has one line for each problem."""
-    return load_validated(path, overrides, LaunchConfig)
+    """The validated configuration, its paths found beside it. UserError's message has one line for each problem."""
+    config = load_validated(path, overrides, LaunchConfig)
+    return config.model_copy(update={"train": beside(path, config.train)})
 
 
 def dump_config(config: LaunchConfig) -> str:

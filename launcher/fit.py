@@ -60,8 +60,8 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
 class FitThread(threading.Thread):
     """Runs `fit()` off the main thread, which stays free for progress and for Ctrl-C.
 
-    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint. Wait for `ended`, never
-    with `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
+    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint. Wait for `ended`,
+    never with `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
     """
 
     def __init__(self, trainer: TorchTrainer) -> None:

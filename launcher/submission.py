@@ -114,13 +114,20 @@ def copy_travelling_files(folder: Path, package: Path) -> None:
 
 
 def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
-    """Raise UserError for a data file or model folder beside the configuration that is too large to travel."""
+    """Raise UserError for a data file or model folder that is too large to travel, or not in the folder that does."""
     data = config.train.data
     inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
     for field, value in inputs.items():
-        if value is None or Path(value).is_absolute():
+        if value is None:
             continue
-        local = folder / value
+        local = folder / value  # an absolute path stays itself
+        if not local.is_relative_to(folder) or not local.exists():
+            if Path(value).exists() and not Path(value).is_absolute():
+                raise UserError(
+                    f"{field} is {value!r}, which is in the working directory but not beside the configuration; a job "
+                    f"takes only the configuration's folder {folder} along: put it there, or give its path on the head"
+                )
+            continue
         left_out = [p for p in ([local] if local.is_file() else local.rglob("*")) if p.is_file() and not travels(p)]
         if left_out:
             raise UserError(

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from .config import TrainConfig
 from .config_errors import explain, shown
 from .errors import UserError
 
@@ -32,6 +33,22 @@ def load_validated(path: Path, overrides: Sequence[str], model: type[Model]) -> 
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise UserError(f"{path} has {count}:\n" + "\n".join(f"  {line}" for line in problems))
     return config
+
+
+def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
+    """Relative paths that the working directory lacks, but the configuration's folder has, as paths in that folder.
+
+    So a configuration finds its data wherever the command is run, and also when its folder travels to the cluster.
+    """
+    folder = config_path.resolve().parent
+
+    def found(value: str | None) -> str | None:
+        if value is None or Path(value).expanduser().exists() or not (folder / value).exists():
+            return value
+        return str(folder / value)
+
+    data = train.data.model_copy(update={"train": found(train.data.train), "eval": found(train.data.eval)})
+    return train.model_copy(update={"model": found(train.model), "data": data})
 
 
 def read_mapping(path: Path) -> dict[str, Any]:

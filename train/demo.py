@@ -138,7 +138,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _workplace(parent: Path) -> Iterator[Path]:
-    """A folder on the same disk, so that the result can be renamed into place; gone at the end."""
+    """A folder on the same disk, so that the result can be renamed into place; gone at the end.
+
+    Called under the lock, so whatever lies there already was left by a conversion that was killed.
+    """
+    for left in parent.glob(f".{MODEL_FOLDER}-*"):
+        shutil.rmtree(left, ignore_errors=True)
     work = Path(tempfile.mkdtemp(prefix=f".{MODEL_FOLDER}-", dir=parent))
     try:
         yield work

@@ -39,9 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        from .config_file import load_validated
+        from .config_file import beside, load_validated
 
-        config = load_validated(options.config, options.set, TrainFile).train
+        config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
         with process_group():
             train_here(config, options.out, options.resume)
     except UserError as error:

@@ -101,9 +101,9 @@ def test_the_real_adapter_has_its_loss_on_the_plain_model(demo_model: Path, tmp_
 
     adapter = tmp_path / "out" / "checkpoints" / "checkpoint-4"
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(demo_model, dtype=torch.float32), adapter)
-    assert plain_loss(model.eval(), TrainConfig.model_validate(settings), AutoTokenizer.from_pretrained(demo_model)) == (
-        pytest.approx(evaluations[-1], abs=1e-3)
-    )
+    assert plain_loss(
+        model.eval(), TrainConfig.model_validate(settings), AutoTokenizer.from_pretrained(demo_model)
+    ) == (pytest.approx(evaluations[-1], abs=1e-3))
 
 
 @torch.no_grad()

@@ -1,0 +1,93 @@
+"""What travels with a submitted job, what is refused before it is sent, and where relative paths are found."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+import yaml
+from gemfleet.launcher import submission
+from gemfleet.launcher.config import LaunchConfig
+from gemfleet.launcher.config_file import load_config
+from gemfleet.train.errors import UserError
+
+
+def folder_with(tmp_path: Path, files: dict[str, int], **train: object) -> tuple[Path, LaunchConfig]:
+    """A folder with files of these sizes and a configuration; returns the configuration's path and content."""
+    folder = tmp_path / "project"
+    folder.mkdir(exist_ok=True)
+    for name, size in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size)
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump({"train": {"model": "demo", "data": {"train": "demo"}, **train}}))
+    return path, load_config(path)
+
+
+def test_small_files_travel_and_weights_repositories_and_large_files_do_not(tmp_path: Path) -> None:
+    files = {
+        "rows.jsonl": 10,
+        "sub/more.csv": 10,
+        ".gitignore": 5,
+        ".git/HEAD": 5,
+        "a.safetensors": 5,
+        "big.csv": 11 << 20,
+    }
+    path, _ = folder_with(tmp_path, files)
+    submission.copy_travelling_files(path.parent, tmp_path / "package")
+    sent = {str(file.relative_to(tmp_path / "package")) for file in (tmp_path / "package").rglob("*") if file.is_file()}
+    assert sent == {"run.yaml", "rows.jsonl", "sub/more.csv"}
+
+
+def test_a_folder_above_the_limit_names_its_largest_files(tmp_path: Path) -> None:
+    path, _ = folder_with(tmp_path, {f"{i}.csv": (9 << 20) + i for i in range(12)})
+    with pytest.raises(UserError, match=r"108 MiB that would travel.*11\.csv"):
+        submission.copy_travelling_files(path.parent, tmp_path / "package")
+
+
+def test_data_that_cannot_travel_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
+    path, config = folder_with(tmp_path, {"rows.jsonl": 11 << 20}, data={"train": "rows.jsonl"})
+    with pytest.raises(UserError, match=r"train\.data\.train.*rows\.jsonl does not travel"):
+        submission.check_inputs_travel(config, path.parent)
+    path, config = folder_with(tmp_path, {"m/model.safetensors": 5}, model="m")
+    with pytest.raises(UserError, match=r"train\.model.*model\.safetensors does not travel"):
+        submission.check_inputs_travel(config, path.parent)
+
+
+def test_data_in_the_working_directory_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, config = folder_with(tmp_path, {}, data={"train": "here.jsonl"})
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jsonl").touch()
+    with pytest.raises(UserError, match=r"here\.jsonl.*not beside the configuration"):
+        submission.check_inputs_travel(config, path.parent)
+
+
+def test_a_relative_path_is_found_in_the_working_directory_then_beside_the_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, config = folder_with(tmp_path, {"rows.jsonl": 5}, data={"train": "rows.jsonl", "eval": "nowhere.jsonl"})
+    assert config.train.data.train == str(path.parent / "rows.jsonl")
+    assert config.train.data.eval == "nowhere.jsonl"
+    monkeypatch.chdir(path.parent)
+    assert load_config(path).train.data.train == "rows.jsonl"
+
+
+def test_the_entrypoint_quotes_what_a_shell_would_change() -> None:
+    assert submission.entrypoint("my run.yaml", ["name=a;b"]) == "gemfleet train 'my run.yaml' --set 'name=a;b'"
+
+
+@pytest.mark.parametrize("address", ["ftp://head", "http://"])
+def test_an_address_that_is_no_dashboard(address: str) -> None:
+    with pytest.raises(UserError, match="is not the address of a dashboard"):
+        submission.connect(address)
+
+
+def test_a_dashboard_that_does_not_answer() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    with pytest.raises(UserError, match=f"nobody answers at --address {address}"):
+        submission.connect(address)
