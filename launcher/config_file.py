@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 from gemfleet.train.config_file import beside, load_validated, parse_yaml, read_mapping
+from gemfleet.train.precision import precision_note
 
 from .config import LaunchConfig
 
@@ -20,5 +21,11 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LaunchConfig:
 
 
 def dump_config(config: LaunchConfig) -> str:
-    """Every value spelled out, as YAML that `load_config` reads back to an equal configuration."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True, width=120)
+    """Every value spelled out, as YAML that `load_config` reads back to an equal configuration.
+
+    A choice that is not carried out to the letter is said in a comment at the top.
+    """
+    note = precision_note(config.train.precision)
+    head = f"# {note}\n" if note else ""
+    values = config.model_dump(mode="json", by_alias=True)
+    return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

@@ -13,6 +13,7 @@ from typing import Any
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.demo import MODEL_FOLDER
 from gemfleet.train.home import gemfleet_home
+from gemfleet.train.precision import describe_precision
 
 from .config import LaunchConfig
 
@@ -37,9 +38,9 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "data": f"{train.data.train}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
         "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
         "strategy": train.strategy,
-        "precision": "bf16 where the hardware gains from it, else fp32"
-        if train.precision == "auto"
-        else train.precision,
+        "precision": describe_precision(train.precision),
+        "base": "frozen, not quantised" if train.quantization == "none" else f"frozen, in {train.quantization}",
+        "recomputation": train.activation_checkpointing,
         "batch": f"{train.batch.global_} examples a step; {train.batch.micro} packed rows of a rank in memory at once",
         "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",

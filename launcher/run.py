@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from gemfleet.cluster.staging import stage_folder
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
-from gemfleet.train.readers import open_rows
+from gemfleet.train.precision import precision_note
+from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
 from gemfleet.train.resolve import check_model_folder, resolve_model_folder
+from gemfleet.train.text_only import refuse_images
 from gemfleet.train.tokenizing import choose_format
 
 from .config import LaunchConfig
@@ -95,6 +98,7 @@ def launch(config: LaunchConfig, config_path: Path, display: Display) -> Outcome
     run = Run(config, config_path, display)
     with ends_in_the_registry(run), connected(config.cluster):
         run.note(f"run {run.id} in {run.folder}")
+        tell_what_differs(run)
         placement = preflight(run)
         model_folder, folders = stage(run)
         source = prepare_data(run, placement, folders)
@@ -112,6 +116,17 @@ def check_inputs(train: TrainConfig) -> None:
             source = open_rows(name, train.data.split, train.data.limit)
             if source.columns:
                 choose_format(train.data, source.columns)
+            for row in islice(source.rows, LOOKAHEAD):
+                if isinstance(row, Row):
+                    refuse_images(row, train.data)
+
+
+def tell_what_differs(run: Run) -> None:
+    """A line and an event for a choice in the configuration that is not carried out to the letter."""
+    note = precision_note(run.config.train.precision)
+    if note:
+        run.note(note)
+        run.registry.add_event(run.id, "precision", note, {"asked": run.config.train.precision})
 
 
 def preflight(run: Run) -> Placement:

@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32", "fp16"]
+Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
@@ -122,9 +123,13 @@ class TrainConfig(StrictModel):
     optim: OptimConfig = OptimConfig()
     epochs: Annotated[float, Field(gt=0)] = 1.0
     max_steps: Annotated[int | None, Field(gt=0, description="stop after this many optimizer steps")] = None
-    precision: Annotated[Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32")] = (
-        "auto"
-    )
+    precision: Annotated[
+        Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32; so is `fp16` answered")
+    ] = "auto"
+    quantization: Annotated[
+        Quantization,
+        Field(description="the frozen base in 4 bits (NF4, double quantisation) or 8, by bitsandbytes"),
+    ] = "none"
     strategy: Annotated[Literal["ddp"], Field(description="how ranks share the work")] = "ddp"
     activation_checkpointing: Annotated[
         ActivationCheckpointing,

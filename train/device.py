@@ -33,8 +33,11 @@ def current_device(local_rank: int) -> DeviceFacts:
 
 
 def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:
-    """`auto` takes bf16 only where the hardware gains from it; on other CPUs bf16 is emulated and slower than fp32."""
-    if precision == "auto":
+    """`auto` takes bf16 only where the hardware gains from it; on other CPUs bf16 is emulated and slower than fp32.
+
+    fp16 gets the same answer: Gemma 3's activations leave its range (transformers issues 36822 and 36832).
+    """
+    if precision in ("auto", "fp16"):
         return torch.bfloat16 if facts.bf16_gains else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
 

@@ -13,25 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .quantization import Dequantise, dequantiser, is_quantised
+
 
 def fuse_lora_projections(model: nn.Module) -> int:
     """Replace the forward of every plain LoRA linear layer below `model`; return how many there were.
 
-    Layers whose base is not an unquantised `nn.Linear`, or that use a LoRA variant, keep peft's own forward.
+    A quantised base is dequantised for each product. Other layers, and LoRA variants, keep peft's own forward.
     """
-    from peft.tuners.lora import Linear as LoraLinear
+    from peft.tuners.lora import LoraLayer
 
     fused = 0
     for module in model.modules():
-        if isinstance(module, LoraLinear) and _is_plain(module):
+        if isinstance(module, LoraLayer) and _is_plain(module):
             module.forward = _FusedForward(module)
             fused += 1
     return fused
 
 
 def _is_plain(module: Any) -> bool:
+    base = module.base_layer
     return (
-        type(module.base_layer) is nn.Linear
+        (type(base) is nn.Linear or is_quantised(base))
         and not module.fan_in_fan_out
         and not module.lora_variant
         and list(module.lora_A) == ["default"]
@@ -60,6 +63,7 @@ class _FusedForward:
             layer.lora_A["default"].weight,
             layer.lora_B["default"].weight,
             layer.scaling["default"],
+            dequantiser(base),
         )
         return output
 
@@ -75,31 +79,39 @@ class _LoraProjection(torch.autograd.Function):
         a: Tensor,
         b: Tensor,
         scaling: float,
+        dequantise: Dequantise | None,
     ) -> Tensor:
-        """x, adapter_input: [..., in]; weight: [out, in], frozen; a: [r, in]; b: [out, r]. Returns [..., out]."""
+        """x, adapter_input: [..., in]; weight: frozen, as stored; a: [r, in]; b: [out, r]. Returns [..., out].
+
+        A quantised weight is kept for backward as it is stored, and made dense again there.
+        """
         down, up = a.to(x.dtype), (b * scaling).to(x.dtype)
         rows, adapter_rows = x.reshape(-1, x.shape[-1]), adapter_input.reshape(-1, x.shape[-1])
         inner = adapter_rows @ down.T
-        output = nn.functional.linear(rows, weight, bias)
+        output = nn.functional.linear(rows, _dense(weight, dequantise, x.dtype), bias)
         output.addmm_(inner, up.T)
         ctx.save_for_backward(adapter_rows, inner, weight, down, up)
         ctx.scaling, ctx.shape, ctx.same_input = scaling, x.shape, adapter_input is x
-        ctx.adapter_dtypes = a.dtype, b.dtype
-        return output.view(*x.shape[:-1], weight.shape[0])
+        ctx.adapter_dtypes, ctx.dequantise = (a.dtype, b.dtype), dequantise
+        return output.view(*x.shape[:-1], up.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         adapter_rows, inner, weight, down, up = ctx.saved_tensors
-        gradient = upstream[0].reshape(-1, weight.shape[0])
+        gradient = upstream[0].reshape(-1, up.shape[0])
         gradient_inner = gradient @ up
         grad_a = (gradient_inner.T @ adapter_rows).to(ctx.adapter_dtypes[0])
         grad_b = (gradient.T @ inner).to(ctx.adapter_dtypes[1]).mul_(ctx.scaling)
         grad_x, grad_adapter_input = None, None
         if ctx.needs_input_grad[0]:
-            grad_x = gradient @ weight
+            grad_x = gradient @ _dense(weight, ctx.dequantise, gradient.dtype)
             if ctx.same_input:
                 grad_x.addmm_(gradient_inner, down)
             grad_x = grad_x.view(ctx.shape)
         if ctx.needs_input_grad[1] and not ctx.same_input:
             grad_adapter_input = (gradient_inner @ down).view(ctx.shape)
-        return grad_x, grad_adapter_input, None, None, grad_a, grad_b, None
+        return grad_x, grad_adapter_input, None, None, grad_a, grad_b, None, None
+
+
+def _dense(weight: Tensor, dequantise: Dequantise | None, dtype: torch.dtype) -> Tensor:
+    return weight if dequantise is None else dequantise(weight, dtype)

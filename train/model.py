@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Packing, register_packed_attention
-from .config import LoraConfig
+from .config import LoraConfig, Quantization
 from .errors import UserError
 from .interfaces import PackedRows
 from .lora import fuse_lora_projections
 from .loss import SupervisedCrossEntropy
+from .multimodal import text_part_class
+from .quantization import loading_options, multiply_exactly
+
+log = logging.getLogger("gemfleet.train")
 
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -75,14 +80,19 @@ class TrainableModel:
         return hidden
 
 
-def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-    """The plain transformers model of a checked folder, frozen, with packed attention selected."""
-    from transformers import AutoConfig, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
+    """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
+    from transformers import AutoConfig, Gemma3ForCausalLM
 
     config = AutoConfig.from_pretrained(folder)
-    kind = Gemma3ForConditionalGeneration if config.model_type == "gemma3" else Gemma3ForCausalLM
-    model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-    return model.to(device).requires_grad_(False)
+    kind = text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM
+    options = loading_options(quantization, dtype, device)
+    model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+    if quantization == "none":
+        model = model.to(device)
+    else:
+        log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
+    return model.requires_grad_(False)
 
 
 def language_model_of(model: Any) -> Any:
@@ -141,7 +151,8 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    fuse_lora_projections(peft_model)
+    fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
+    log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
     base = peft_model.get_base_model()
     peft_model.train()
     return TrainableModel(

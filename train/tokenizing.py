@@ -14,6 +14,7 @@ from .config import DataConfig
 from .errors import UserError
 from .packing import TokenBlock
 from .readers import BadRow, Row
+from .text_only import refuse_images
 
 RowFormat = Literal["text", "prompt_completion", "messages"]
 
@@ -165,7 +166,8 @@ class Encoder:
 def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Tokenised:
     """Tokenise a batch of rows; those that cannot be used come back by name and reason.
 
-    `encoder` is None only for a data set of which not one row can be read, so that it has no columns either.
+    `encoder` is None only for a data set of which not one row can be read, so that it has no columns either. An image
+    is a UserError, as the data set is of another kind than what is trained on.
     """
     good: list[tuple[str, list[Segment]]] = []
     left_out: list[LeftOut] = []
@@ -174,6 +176,7 @@ def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Toke
             left_out.append(LeftOut(row.name, row.reason, row.detail))
             continue
         assert encoder is not None
+        refuse_images(row, encoder.data)
         try:
             good.append((row.name, encoder.segments(row.values)))
         except RowError as error:

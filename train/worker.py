@@ -11,6 +11,7 @@ from .device import choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
 from .loop import Trainer, TrainResult
 from .model import attach_lora, load_base_model
+from .precision import precision_note
 from .strategies import build_strategy
 
 log = logging.getLogger("gemfleet.train")
@@ -32,7 +33,9 @@ def run_training(
     facts = current_device(local_rank)
     dtype = choose_dtype(config.precision, facts)
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
-    base = load_base_model(model_folder, dtype, facts.device)
+    if note := precision_note(config.precision):
+        log.warning("%s", note)
+    base = load_base_model(model_folder, dtype, facts.device, config.quantization)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
     checkpoint_layers(model.layers, config.activation_checkpointing)
     strategy = build_strategy(config)

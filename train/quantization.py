@@ -1,0 +1,105 @@
+"""Frozen bases in 8 or 4 bits, stored by bitsandbytes; every product is taken with the dequantised weight.
+
+`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314), `int8` one scale an output row.
+bitsandbytes' own layers are not called: LLM.int8() rounds activations and passes them through fp16, which Gemma 3
+overflows, and the 4-bit layer repacks its weight for the CPU when it is evaluated, after which it cannot train. Here
+forward and backward use one and the same dense weight, made for the product and dropped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .config import Quantization
+
+Dequantise = Callable[[Tensor, torch.dtype], Tensor]
+
+
+def loading_options(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
+    """What `from_pretrained` is told so that weights are quantised one by one as they are read; {} for `none`."""
+    if quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=quantization == "int4",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=["lm_head"],  # tied to the embedding
+    )
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def dequantiser(layer: nn.Module) -> Dequantise | None:
+    """How the stored weight of a linear layer becomes a dense [out, in] one; None where it is dense already."""
+    if type(layer) is nn.Linear:
+        return None
+    weight: Any = layer.weight
+    return _FromInt4(weight.quant_state) if hasattr(weight, "quant_state") else _FromInt8(weight.SCB)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether this is one of bitsandbytes' linear layers."""
+    return type(module).__name__ in ("Linear4bit", "Linear8bitLt") and type(module).__module__.startswith(
+        "bitsandbytes"
+    )
+
+
+def multiply_exactly(model: nn.Module) -> int:
+    """Replace the forward of every quantised layer by a product with its dequantised weight; returns how many."""
+    layers = [module for module in model.modules() if is_quantised(module)]
+    for layer in layers:
+        layer.forward = _ExactForward(layer)
+    return len(layers)
+
+
+class _FromInt4:
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        dense: Tensor = dequantize_4bit(weight, self._state)
+        return dense.to(dtype)
+
+
+class _FromInt8:
+    def __init__(self, largest: Tensor) -> None:
+        """largest: fp32 [out], the magnitude that 127 stands for in each row."""
+        self._scale = (largest.float() / 127).unsqueeze(1)
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        dense = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        return torch.mul(weight, self._scale, out=dense)
+
+
+class _ExactForward:
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        layer: Any = self._layer
+        output: Tensor = _ExactProduct.apply(x, layer.weight, layer.bias, dequantiser(layer))
+        return output
+
+
+class _ExactProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dequantise: Dequantise) -> Tensor:
+        """x: [..., in]; weight: as stored, frozen; returns [..., out]."""
+        ctx.save_for_backward(weight)
+        ctx.dequantise = dequantise
+        return nn.functional.linear(x, dequantise(weight, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        gradient = upstream[0]
+        return gradient @ ctx.dequantise(weight, gradient.dtype), None, None, None
