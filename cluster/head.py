@@ -14,6 +14,7 @@ from .errors import ClusterError, StoreError
 NAMESPACE = "gemfleet"
 HEAD_RESOURCE = "node:__internal_head__"
 RETRY_SECONDS = 60.0
+NAME_SECONDS = 15.0
 Value = TypeVar("Value")
 
 
@@ -32,10 +33,15 @@ def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8
         "max_task_retries": 0,
         "max_concurrency": threads,
     }
-    try:
-        return HeadActor(name, ray.remote(actor_class).options(**options).remote(*arguments))
-    except ValueError as error:
-        raise ClusterError(f"{name} is running already, for another driver of this run; end that one first") from error
+    deadline = time.monotonic() + NAME_SECONDS
+    while True:
+        try:
+            return HeadActor(name, ray.remote(actor_class).options(**options).remote(*arguments))
+        except ValueError as error:
+            if time.monotonic() > deadline:
+                message = f"{name} is running already, for another driver of this run; end that one first"
+                raise ClusterError(message) from error
+            time.sleep(0.5)  # of a driver that was killed a moment ago, Ray is still ending the actors
 
 
 class HeadActor:

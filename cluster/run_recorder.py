@@ -73,10 +73,21 @@ class RunRecorder:
         for old in removed:
             self._registry.remove_checkpoint(self._run_id, old)
 
+    def save_stacks(self, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
+        """A rank hangs: keep where its threads are in `logs/stacks-<attempt>-rank-<n>.txt`, and an event."""
+        name = f"stacks-{generation}-rank-{rank}.txt"
+        (self._folder / "logs" / name).write_text(stacks, encoding="utf-8")
+        message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
+        self._registry.add_event(self._run_id, "hang", message, {"rank": rank, "phase": phase, "seconds": seconds})
+
+    def fatal(self) -> str | None:
+        """What a rank said of an error that would come again; None when there was none since the run was launched."""
+        return next((event["message"] for event in self._launch_events() if event["kind"] == "fatal"), None)
+
     def snapshot(self) -> dict[str, Any]:
         """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
         run = self._registry.get_run(self._run_id)
-        results = [event["data"] for event in self._registry.events(self._run_id) if event["kind"] == "result"]
+        results = [event["data"] for event in self._launch_events() if event["kind"] == "result"]
         return {
             "state": str(run.state),
             "reason": run.reason,
@@ -91,6 +102,9 @@ class RunRecorder:
         """Everything taken so far is on disk when this returns."""
         if self._board is not None:
             self._board.flush()
+
+    def _launch_events(self) -> list[dict[str, Any]]:
+        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def _write_log(self, source: str, lines: Sequence[str]) -> None:
         if lines:

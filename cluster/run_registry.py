@@ -48,7 +48,7 @@ CREATE TABLE ranks (
 
 
 class RunState(StrEnum):
-    """Where a run stands. A terminal state is never left."""
+    """Where a run stands. A terminal state is left only by `RunRegistry.reopen`."""
 
     QUEUED = "queued"
     PREFLIGHT = "preflight"
@@ -116,6 +116,27 @@ class RunRegistry:
                 self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
         except sqlite3.IntegrityError:
             raise RunConflict(f"a run with the id {run_id!r} exists already; choose another id") from None
+
+    def reopen(self, run_id: str, config: str, driver_pid: int | None = None) -> None:
+        """A run that has ended is launched again: state `queued`. RunConflict while it has not ended."""
+        started = psutil.Process(driver_pid).create_time() if driver_pid is not None else None
+        with self._connect() as db:
+            state = self._state(db, run_id)
+            if not state.is_terminal:
+                raise RunConflict(f"run {run_id} is {state}; stop it first (`gemfleet stop {run_id} --wait`)")
+            db.execute(
+                "UPDATE runs SET state = ?, reason = '', updated_at = ?, ended_at = NULL, config = ?, driver_pid = ?, "
+                "driver_started = ?, stop_requested = 0 WHERE id = ?",
+                (RunState.QUEUED, time.time(), config, driver_pid, started, run_id),
+            )
+            self._event(db, run_id, "state", f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
+
+    def launch_seq(self, run_id: str) -> int:
+        """`seq` of the event by which the run was launched last; later events belong to that launch."""
+        with self._reading() as db:
+            query = "SELECT MAX(seq) FROM events WHERE run_id = ? AND kind = 'state' AND data LIKE ?"
+            row = db.execute(query, (run_id, f'%"{RunState.QUEUED}"%')).fetchone()
+        return int(row[0] or 0)
 
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
         """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change."""

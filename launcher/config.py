@@ -13,6 +13,20 @@ from pydantic import Field
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
+class WatchdogConfig(StrictModel):
+    """Seconds that a rank may go without progress before its stacks are saved and the ranks restart; null: for ever."""
+
+    start_s: Annotated[float | None, Field(gt=0, description="loading the model and the checkpoint")] = 3600.0
+    step_s: Annotated[float | None, Field(gt=0, description="one optimizer step")] = 900.0
+    evaluate_s: Annotated[float | None, Field(gt=0, description="scoring the evaluation set once")] = 3600.0
+    save_s: Annotated[float | None, Field(gt=0, description="copying the state; waiting for the copy before")] = 1800.0
+
+    def limits(self) -> dict[str, float]:
+        """By the loop's name of each phase."""
+        limits = {"start": self.start_s, "step": self.step_s, "evaluate": self.evaluate_s, "save": self.save_s}
+        return {phase: seconds for phase, seconds in limits.items() if seconds is not None}
+
+
 class ClusterConfig(StrictModel):
     """Which Ray cluster, how many ranks on it, and what happens when it fails or is full."""
 
@@ -47,6 +61,20 @@ class ClusterConfig(StrictModel):
     keep_checkpoints: Annotated[
         int | None, Field(ge=1, description="keep only this many of the newest checkpoints; null: all")
     ] = None
+    keep_best: Annotated[
+        bool, Field(description="beyond keep_checkpoints, keep the checkpoint of the lowest evaluation loss")
+    ] = True
+    on_checkpoint_failure: Annotated[
+        Literal["continue", "stop"],
+        Field(description="when a checkpoint does not reach the head: train on to the next one, or end the run"),
+    ] = "continue"
+    warn_free_gib: Annotated[
+        float, Field(ge=0, description="an event says so when less is free on the head's disk after a checkpoint")
+    ] = 10.0
+    refuse_free_gib: Annotated[
+        float, Field(ge=0, description="no checkpoint is begun when less is free on the head's disk")
+    ] = 0.5
+    watchdog: WatchdogConfig = WatchdogConfig()
 
 
 class LaunchConfig(StrictModel):

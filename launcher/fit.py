@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,18 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 # isort: split
 import pyarrow.fs
 import ray.train
+from gemfleet.cluster.head import HeadActor
+from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 from .placement import Placement
 from .torch_backend import PreparedTorchConfig
 from .worker import RankJob, train_rank
 
+log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
+HEALTH_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+HEALTH_SECONDS = "0.5"
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class FitSettings:
     storage_path: str
     max_failures: int
     begin_attempt: Callable[[], int]
+    recorder: HeadActor
 
 
 def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
@@ -52,9 +60,33 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
             storage_filesystem=settings.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
+            callbacks=[EndsForGood(settings.recorder)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
+
+
+class TrainingCannotSucceedError(RuntimeError):
+    """A rank met an error that a restart would only meet again."""
+
+
+class EndsForGood(UserCallback):  # type: ignore[misc]
+    """Runs in Ray's controller when ranks failed. An exception out of it ends the run; none lets Ray restart."""
+
+    def __init__(self, recorder: HeadActor) -> None:
+        self._recorder = recorder
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        fatal = None
+        try:
+            fatal = self._recorder.call("fatal")
+            if fatal is None:
+                for rank, error in worker_exceptions.items():
+                    self._recorder.call("event", "rank_failed", f"rank {rank}: {first_line(error)}", {"rank": rank})
+        except Exception:
+            log.exception("the recorder could not be asked; Ray's restart goes on")
+        if fatal is not None:
+            raise TrainingCannotSucceedError(fatal)
 
 
 class FitThread(threading.Thread):
@@ -71,12 +103,25 @@ class FitThread(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
+        # Ray reads it from the environment: how often the controller looks for lost ranks. Its own 2 s is most of the
+        # time that a restart takes apart from starting Python.
+        before = os.environ.get(HEALTH_VARIABLE)
+        os.environ.setdefault(HEALTH_VARIABLE, HEALTH_SECONDS)
         try:
             self._trainer.fit()
         except BaseException as error:
             self.error = error
         finally:
+            if before is None:
+                os.environ.pop(HEALTH_VARIABLE, None)
             self.ended.set()
+
+
+def first_line(error: BaseException) -> str:
+    """What a failed rank said: the cause's type and first line, not Ray's pages around it."""
+    cause = getattr(error, "cause", None) or error
+    lines = str(cause).strip().splitlines() or [""]
+    return f"{type(cause).__name__}: {lines[0][:300]}"
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:

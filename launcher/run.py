@@ -16,7 +16,7 @@ from typing import Any
 import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
 
 # isort: split
-from gemfleet.cluster.checkpoint_store.actor import start_store
+from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
 from gemfleet.cluster.head import HeadActor
@@ -33,7 +33,7 @@ from gemfleet.train.resolve import check_model_folder, resolve_model_folder
 from gemfleet.train.text_only import refuse_images
 from gemfleet.train.tokenizing import choose_format
 
-from .config import LaunchConfig
+from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
 from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
@@ -41,7 +41,10 @@ from .placement import Placement, place
 from .progress import Display, training_facts
 from .publish import publish
 from .ray_session import connected
-from .worker import RankJob
+from .worker import FaultPolicy, RankJob
+
+RESOLVED_FILE = "config.resolved.yaml"
+FOLDER_FILE = "working_directory"  # where the run was launched: relative paths of its configuration begin there
 
 
 class TrainingFailedError(RuntimeError):
@@ -66,17 +69,23 @@ class Outcome:
 class Run:
     """One run: its id, its folder, its row in the registry, and its actors on the head."""
 
-    def __init__(self, config: LaunchConfig, config_path: Path, display: Display) -> None:
+    def __init__(self, config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None) -> None:
+        """`resumed`: the id of the run to go on with; None for a new one."""
         self.config, self.display = config, display
-        self.id = new_run_id(config.name or config_path.stem)
+        self.id = resumed or new_run_id(config.name or config_path.stem)
         self.folder = gemfleet_home() / "runs" / self.id
-        for part in ("checkpoints", "logs"):
-            (self.folder / part).mkdir(parents=True)
-        shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
-        resolved = dump_config(config)
-        (self.folder / "config.resolved.yaml").write_text(resolved)
         self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
-        self.registry.create_run(self.id, config.name or config_path.stem, resolved, os.getpid())
+        resolved = dump_config(config)
+        if resumed:
+            self.registry.reopen(self.id, resolved, os.getpid())
+        else:
+            self.registry.create_run(self.id, config.name or config_path.stem, resolved, os.getpid())
+        for part in ("checkpoints", "logs"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        if config_path.parent != self.folder:
+            shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
+        (self.folder / RESOLVED_FILE).write_text(resolved)
+        (self.folder / FOLDER_FILE).write_text(f"{Path.cwd()}\n")
 
     def enter(self, state: RunState, text: str) -> None:
         self.registry.transition(self.id, state)
@@ -89,13 +98,14 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def launch(config: LaunchConfig, config_path: Path, display: Display) -> Outcome:
+def launch(config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
+    With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
     check_inputs(config.train)
-    run = Run(config, config_path, display)
+    run = Run(config, config_path, display, resumed)
     with ends_in_the_registry(run), connected(config.cluster):
         run.note(f"run {run.id} in {run.folder}")
         tell_what_differs(run)
@@ -162,12 +172,16 @@ def fit(
     """Train. Returns whether Ctrl-C ended it, the recorder's last snapshot, and the store."""
     run.enter(RunState.TRAINING, "training")
     recorder = start_recorder(gemfleet_home(), run.id)
-    store_actor = start_store(run.id, run.folder, recorder, run.config.cluster.keep_checkpoints)
+    cluster = run.config.cluster
+    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster))
     store = StoreClient(store_actor)
+    attempts = Attempts(store, recorder, store.begin_attempt())
     settings = FitSettings(
-        "ray", placement, store_filesystem(store_actor), "", run.config.cluster.max_failures, Attempts(store, recorder)
+        f"launch-{attempts.before}",
+        *(placement, store_filesystem(store_actor), "", cluster.max_failures, attempts, recorder),
     )
-    thread = FitThread(build_trainer(RankJob(run.config.train, source, folders, recorder, store), settings))
+    faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
+    thread = FitThread(build_trainer(RankJob(run.config.train, source, folders, recorder, store, faults), settings))
     thread.start()
     interrupted = watch(thread, lambda: show(run, recorder.call("snapshot")), lambda: ask_to_stop(run))
     snapshot = recorder.call("snapshot")
@@ -177,16 +191,30 @@ def fit(
 
 @dataclass(frozen=True)
 class Attempts:
-    """Counts attempts for Ray's controller; picklable. Every attempt after the first is a restart in the registry."""
+    """Counts attempts for Ray's controller; picklable. Every attempt of a launch after its first is a restart.
+
+    before: the generation that this launch took for itself, so that ranks of an older launch can write nothing
+    """
 
     store: StoreClient
     recorder: HeadActor
+    before: int
 
     def __call__(self) -> int:
         generation = self.store.begin_attempt()
-        if generation > 1:
-            self.recorder.call("transition", "restarting", f"attempt {generation}")
+        if generation > self.before + 1:
+            self.recorder.call("transition", "restarting", f"attempt {generation - self.before}")
         return generation
+
+
+def store_policy(cluster: ClusterConfig) -> StorePolicy:
+    gib = 2**30
+    return StorePolicy(
+        keep=cluster.keep_checkpoints,
+        best_of="eval_loss" if cluster.keep_best else None,
+        warn_free_bytes=int(cluster.warn_free_gib * gib),
+        refuse_free_bytes=int(cluster.refuse_free_gib * gib),
+    )
 
 
 def show(run: Run, snapshot: dict[str, Any]) -> None:
@@ -202,7 +230,8 @@ def ask_to_stop(run: Run) -> None:
 
 def raise_failure(run: Run, error: BaseException | None) -> None:
     """Raise what ended training, if anything did: a rank's own sentence before Ray's wrapping of it."""
-    fatal = [event for event in run.registry.events(run.id) if event["kind"] == "fatal"]
+    events = run.registry.events(run.id, run.registry.launch_seq(run.id))
+    fatal = [event for event in events if event["kind"] == "fatal"]
     if fatal and fatal[0]["data"]["cause"] == "user":
         raise UserError(fatal[0]["message"])
     if fatal or error:

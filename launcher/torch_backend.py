@@ -37,6 +37,9 @@ class PreparedTorchBackend(_TorchBackend):  # type: ignore[misc]
         worker_group.execute(prepare_rank, generation=backend_config.begin_attempt())
         super().on_start(worker_group, backend_config)
 
+    def on_shutdown(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
+        """Nothing: Ray ends the ranks' processes next. Its own way waits up to 30 s for ranks that may be stuck."""
+
 
 @dataclass
 class PreparedTorchConfig(TorchConfig):  # type: ignore[misc]

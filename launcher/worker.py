@@ -8,9 +8,11 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,18 @@ from gemfleet.train.loop import TrainResult
 from .outbox import Outbox, OutboxLogHandler
 from .reporter import RayReporter
 from .torch_backend import GENERATION_VARIABLE
+from .watchdog import Watchdog
+
+HANG_EXIT_CODE = 70
+HANG_GRACE_SECONDS = 2.0  # ranks that hang together all save their stacks before the first of them ends
+
+
+@dataclass(frozen=True)
+class FaultPolicy:
+    """limits: seconds without progress, by phase; stop_on_failure: see `RayReporter`"""
+
+    limits: Mapping[str, float]
+    stop_on_failure: bool
 
 
 @dataclass(frozen=True)
@@ -41,13 +55,14 @@ class RankJob:
     model_folders: dict[str, str]
     recorder: HeadActor
     store: StoreClient
+    faults: FaultPolicy
 
 
 def train_rank(settings: dict[str, Any]) -> None:
     """The training function of every rank. Rank 0 tells the recorder how training ended.
 
-    What would fail again the same way is reported and not raised, because Ray would restart the ranks for nothing. The
-    loop raises such errors on all ranks at the same point, so no rank waits for another.
+    An error that would come again the same way is told to the recorder before it is raised: `ends_for_good` then keeps
+    Ray from restarting, and Ray ends the other ranks, wherever they wait.
     """
     job: RankJob = settings["job"]
     rank = ray.train.get_context().get_world_rank()
@@ -61,6 +76,8 @@ def train_rank(settings: dict[str, Any]) -> None:
     except (UserError, NonFiniteLossError) as error:
         kind = "user" if isinstance(error, UserError) else "training"
         outbox.put({"kind": "event", "event": "fatal", "message": str(error), "rank": rank, "cause": kind})
+        outbox.flush()
+        raise
     finally:
         outbox.close()
 
@@ -68,12 +85,28 @@ def train_rank(settings: dict[str, Any]) -> None:
 def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
     from gemfleet.train.worker import run_training
 
-    store = job.store.attempt(int(os.environ[GENERATION_VARIABLE]))
+    generation = int(os.environ[GENERATION_VARIABLE])
     if rank == 0:
         job.recorder.call("transition", "training")
-    reporter = RayReporter(store, outbox, rank)
+    watchdog = Watchdog(job.faults.limits, partial(end_hanging_rank, job.recorder, rank, generation))
+    store = job.store.attempt(generation)
+    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, job.faults.stop_on_failure)
+    reporter.progress("start")
     local_rank = ray.train.get_context().get_local_rank()
-    return run_training(job.config, model_folder(job), job.source, reporter, rank, local_rank, work)
+    try:
+        return run_training(job.config, model_folder(job), job.source, reporter, rank, local_rank, work)
+    finally:
+        watchdog.close()
+        reporter.close()
+
+
+def end_hanging_rank(recorder: HeadActor, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
+    """Save the stacks on the head, then end this process: Ray sees a lost rank and restarts the run."""
+    try:
+        recorder.call("save_stacks", rank, generation, phase, seconds, stacks)
+        time.sleep(HANG_GRACE_SECONDS)
+    finally:
+        os._exit(HANG_EXIT_CODE)
 
 
 def identity() -> dict[str, Any]:

@@ -4,7 +4,8 @@
     optimizer.safetensors                            full AdamW state, keys `<parameter name>.<field>`
     trainer_state.json                               transformers' schema, log_history filled
     data_state.json                                  step, epoch, seed: the position in the data and of every random
-    stream training_config.json                             the `train` section, and the versions that wrote it
+    stream
+    training_config.json                             the `train` section, and the versions that wrote it
 
 Random numbers are derived from (seed, step, rank) at each step, so the position is all the state they have.
 Nothing here is a pickle, and none is read.
@@ -12,9 +13,10 @@ Nothing here is a pickle, and none is read.
 
 from __future__ import annotations
 
+import copy
 import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 TRAINER_STATE_FILE = "trainer_state.json"
 DATA_STATE_FILE = "data_state.json"
 CONFIG_FILE = "training_config.json"
+CHECKPOINT_FILES = (
+    *("adapter_config.json", ADAPTER_FILE, OPTIMIZER_FILE, TRAINER_STATE_FILE, DATA_STATE_FILE, CONFIG_FILE),
+)
 VERSIONED_PACKAGES = ("gemfleet", "torch", "transformers", "peft", "ray")
 
 
@@ -45,6 +50,10 @@ class Progress:
     best_eval_loss: float | None = None
     best_step: int | None = None
     log_history: list[dict[str, Any]] = field(default_factory=list)
+
+    def snapshot(self) -> Progress:
+        """As it is now: entries of the history are never changed, only added."""
+        return replace(self, log_history=list(self.log_history))
 
 
 def save_checkpoint(
@@ -66,10 +75,9 @@ def save_checkpoint(
 
 def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> None:
     """PEFT's two files. The names drop peft's inner adapter name, as `save_pretrained` does."""
-    peft_config = model.peft_model.peft_config["default"]
-    was_inference, peft_config.inference_mode = peft_config.inference_mode, True
+    peft_config = copy.copy(model.peft_model.peft_config["default"])  # training may go on meanwhile
+    peft_config.inference_mode = True
     peft_config.save_pretrained(str(folder))
-    peft_config.inference_mode = was_inference
     tensors = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
 

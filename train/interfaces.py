@@ -5,13 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+# Writes a whole checkpoint into an existing empty folder, from state that was copied off the device already.
+WriteCheckpoint = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -85,13 +88,18 @@ class Reporter(Protocol):
     """Where a rank tells what it did, and asks whether to go on. No call may raise into training or wait for the
     network, but `save_checkpoint`, which may wait for the copy to be accepted."""
 
+    def progress(self, phase: str) -> None:
+        """The rank gets on: `phase` (`start`, `step`, `evaluate`, `save`, `finish`) begins. A watchdog counts from the
+        last call."""
+        ...
+
     def log_step(self, record: Mapping[str, Any]) -> None:
         """One optimizer step (`kind: "step"`) or evaluation (`kind: "eval"`), rank 0 only. Flat, JSON-serialisable."""
         ...
 
-    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
-        """Collective: every rank calls it at the same step. `folder` holds this rank's files (None: it has none); the
-        callee owns and removes it. Returns without waiting for the commit unless it must."""
+    def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
+        """Every rank calls it at the same step. `write` writes this rank's files (None: it has none), perhaps later and
+        in another thread. Returns without waiting for the commit, unless the one before is still on its way."""
         ...
 
     def finish(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from .errors import UserError
+from .interfaces import WriteCheckpoint
 
 
 class LocalReporter:
@@ -47,6 +49,9 @@ class LocalReporter:
     def checkpoint_folder(self, step: int) -> Path:
         return self.folder / "checkpoints" / f"checkpoint-{step}"
 
+    def progress(self, phase: str) -> None:
+        """Nothing watches a process that a person started by hand."""
+
     def log_step(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(json.dumps(dict(record)) + "\n")
         self._metrics.flush()
@@ -56,9 +61,11 @@ class LocalReporter:
                 self._board.add_scalar(f"{'eval' if kind == 'eval' else 'train'}/{key}", record[key], step)
         print(line_of(record), flush=True)
 
-    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
-        if folder is not None:
+    def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
+        if write is not None:
             target = self.checkpoint_folder(step)
+            folder = Path(tempfile.mkdtemp(prefix=".checkpoint-", dir=target.parent))
+            write(folder)
             if target.exists():
                 shutil.rmtree(target)
             folder.chmod(0o755)

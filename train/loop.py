@@ -7,6 +7,7 @@ import math
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Trainer:
         if not stopped:
             self.evaluate()
         self.save()
+        self.reporter.progress("finish")
         self.reporter.finish()
         return self.result(stopped)
 
@@ -90,6 +92,7 @@ class Trainer:
 
     def train_step(self, index: int, step: StepRows, data_wait_seconds: float) -> bool:
         """One optimizer step on exactly its own examples; returns whether all ranks agreed to stop after it."""
+        self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
         loss_sum = 0.0
         for micro_batch in step.rows.micro_batches(self.config.batch.micro):
@@ -143,6 +146,7 @@ class Trainer:
         """Score the evaluation set, unless there is none or this step has been scored already. Collective."""
         if not self.source.has_eval or self._evaluated_step == self.progress.step:
             return
+        self.reporter.progress("evaluate")
         started = time.perf_counter()
         loss = self.evaluation_loss()
         seconds = time.perf_counter() - started
@@ -165,16 +169,26 @@ class Trainer:
         return total / tokens
 
     def save(self) -> None:
-        """Hand the full state to the reporter, unless this step is saved already. Collective."""
+        """Copy the full state off the device, unless this step is saved already. Collective.
+
+        The reporter has it written behind the next steps: everything handed over is a copy.
+        """
         if self._saved_step == self.progress.step:
             return
+        self.reporter.progress("save")
         adapter, optimizer = self.strategy.gather_adapter(), self.strategy.gather_optimizer()
-        folder = None
+        write = None
         if self.rank == 0:
-            folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self.work_folder))
-            save_checkpoint(folder, self.model, adapter, optimizer, self.progress, self.config)
+            write = partial(
+                save_checkpoint,
+                model=self.model,
+                adapter=adapter,
+                optimizer=optimizer,
+                progress=self.progress.snapshot(),
+                config=self.config,
+            )
         self._saved_step = self.progress.step
-        self.reporter.save_checkpoint(self.progress.step, folder, self.latest_metrics())
+        self.reporter.save_checkpoint(self.progress.step, write, self.metrics_of_this_step())
 
     def resume(self) -> None:
         """Go on from the newest verified checkpoint where there is one."""
@@ -203,12 +217,10 @@ class Trainer:
         position = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
         self.reporter.log_step({**position, "epochs": self.config.epochs, **record})
 
-    def latest_metrics(self) -> dict[str, float]:
-        """The newest loss and eval_loss, to be kept beside a checkpoint."""
-        metrics: dict[str, float] = {}
-        for entry in self.progress.log_history:
-            metrics.update({key: entry[key] for key in ("loss", "eval_loss") if key in entry})
-        return metrics
+    def metrics_of_this_step(self) -> dict[str, float]:
+        """Loss and eval_loss as far as they belong to the adapters as they are, to be kept beside a checkpoint."""
+        entries = [entry for entry in self.progress.log_history[-2:] if entry["step"] == self.progress.step]
+        return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
     def result(self, stopped: bool) -> TrainResult:
         evaluations = [e["eval_loss"] for e in self.progress.log_history if "eval_loss" in e]

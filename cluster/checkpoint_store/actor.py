@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import StoreError
 from ..head import HeadActor, start_on_head
 from .disk import CheckpointDisk
 from .files import StoredFiles
@@ -20,18 +22,41 @@ log = logging.getLogger("gemfleet.cluster")
 STORE_THREADS = 16
 
 
+@dataclass(frozen=True)
+class StorePolicy:
+    """What stays, and how full the head's disk may become.
+
+    keep: how many of the newest checkpoints stay, None for all
+    best_of: the metric whose least value keeps its checkpoint as well
+    warn_free_bytes: an event says so when less is free after a checkpoint
+    refuse_free_bytes: a file that would leave less is refused; the last checkpoint stays, and others can still write
+    """
+
+    keep: int | None = None
+    best_of: str | None = None
+    warn_free_bytes: int = 0
+    refuse_free_bytes: int = 0
+
+
 class CheckpointStore:
     """Serves one run's folder. Several ranks at once; every method may be repeated after a restart."""
 
-    def __init__(self, run_folder: str, recorder: HeadActor | None = None, keep: int | None = None) -> None:
+    def __init__(self, run_folder: str, recorder: HeadActor | None = None, policy: StorePolicy = StorePolicy()) -> None:
         self._disk = CheckpointDisk(Path(run_folder) / "checkpoints")
         self._files = StoredFiles(Path(run_folder) / "ray")
-        self._recorder, self._keep = recorder, keep
+        self._recorder, self._policy = recorder, policy
 
     def begin_attempt(self) -> int:
         return self._disk.begin_attempt()
 
-    def begin(self, step: int, generation: int, name: str) -> None:
+    def begin(self, step: int, generation: int, name: str, size: int = 0) -> None:
+        """Start a file of `size` bytes, unless it would fill the disk beyond what the policy allows."""
+        free, limit = self.free_bytes(), self._policy.refuse_free_bytes
+        if free - size < limit:
+            raise StoreError(
+                f"the head's disk has {free / 2**30:.2f} GiB free, and cluster.refuse_free_gib keeps "
+                f"{limit / 2**30:.2f} of them; free some (`gemfleet prune`) or lower it"
+            )
         self._disk.begin(step, generation, name)
 
     def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
@@ -41,16 +66,25 @@ class CheckpointStore:
         self._disk.finish(step, generation, entry)
 
     def declare(
-        self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
+        self,
+        step: int,
+        generation: int,
+        rank: int,
+        entries: Sequence[FileEntry],
+        expected_ranks: Sequence[int],
+        metrics: Mapping[str, float] | None = None,
     ) -> bool:
         """See `CheckpointDisk.declare`; returns whether the checkpoint is committed, which the recorder then knows."""
-        manifest = self._disk.declare(step, generation, rank, entries, expected_ranks)
+        manifest = self._disk.declare(step, generation, rank, entries, expected_ranks, metrics)
         if manifest is not None:
             self._announce(manifest)
         return manifest is not None
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
         return self._disk.newest_verified()
+
+    def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
+        return self._disk.resume_point(generation)
 
     def manifests(self) -> list[Manifest]:
         return self._disk.manifests()
@@ -69,8 +103,12 @@ class CheckpointStore:
     def _announce(self, manifest: Manifest) -> None:
         """The checkpoint is on the disk whatever happens here: a rank must not hear of failures not its own."""
         try:
-            removed = self._disk.retain(self._keep) if self._keep is not None else []
+            policy = self._policy
+            removed = self._disk.retain(policy.keep, policy.best_of) if policy.keep is not None else []
             if self._recorder is not None:
+                if (free := self.free_bytes()) < policy.warn_free_bytes:
+                    message = f"only {free / 2**30:.1f} GiB are free on the head's disk; `gemfleet prune` frees some"
+                    self._recorder.call("event", "disk_low", message, {"free_bytes": free})
                 path = str(self._disk.folder(manifest.step))
                 self._recorder.call(
                     "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
@@ -79,9 +117,11 @@ class CheckpointStore:
             log.exception("checkpoint-%d is committed, but old ones or the registry were not seen to", manifest.step)
 
 
-def start_store(run_id: str, run_folder: Path, recorder: HeadActor | None, keep: int | None) -> HeadActor:
-    """The store of a run, on the head. `keep`: how many of the newest checkpoints stay, None for all."""
+def start_store(
+    run_id: str, run_folder: Path, recorder: HeadActor | None, policy: StorePolicy = StorePolicy()
+) -> HeadActor:
+    """The store of a run, on the head."""
     name = f"gemfleet-store-{run_id}"
-    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, keep, threads=STORE_THREADS)
+    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, threads=STORE_THREADS)
     store.call("free_bytes")
     return store

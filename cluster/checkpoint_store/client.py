@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +38,14 @@ class StoreClient:
     def attempt(self, generation: int) -> StoreClient:
         return StoreClient(self.store, generation)
 
-    def upload(self, step: int, folder: Path, rank: int, expected_ranks: Sequence[int]) -> bool:
+    def upload(
+        self,
+        step: int,
+        folder: Path,
+        rank: int,
+        expected_ranks: Sequence[int],
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
         """Send every file in `folder`, then declare them; returns whether this completed and committed the checkpoint.
 
         The checkpoint commits when all `expected_ranks` have declared. Raises StoreError after bounded retries; nothing
@@ -46,19 +53,22 @@ class StoreClient:
         """
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         entries = [self._send_with_retries(step, path, str(path.relative_to(folder))) for path in paths]
-        committed: bool = self.store.call("declare", step, self.generation, rank, entries, list(expected_ranks))
+        declared = step, self.generation, rank, entries, list(expected_ranks), metrics
+        committed: bool = self.store.call("declare", *declared)
         return committed
 
-    def fetch_latest(self, destination: Path) -> Path | None:
-        """Copy the newest verified checkpoint to `destination/checkpoint-<step>`; None when there is none.
+    def fetch_resume_point(self, destination: Path) -> tuple[Path | None, list[str]]:
+        """Copy the checkpoint that this attempt starts from to `destination/checkpoint-<step>`; None: from the start.
 
-        The copy's hashes are checked too. A newer one that is damaged on the head is passed over, with a warning.
+        It is the newest that verified, the same for all ranks of the attempt; the copy's hashes are checked too. The
+        second value has a sentence for each newer one that is damaged on the head and was passed over.
         """
-        manifest, damaged = self.newest_verified()
-        for sentence in damaged:
-            log.warning("a damaged checkpoint is passed over: %s", sentence)
-        if manifest is None:
-            return None
+        point: tuple[Manifest | None, list[str]] = self.store.call("resume_point", self.generation)
+        manifest, damaged = point
+        return (None if manifest is None else self.fetch(manifest, destination)), damaged
+
+    def fetch(self, manifest: Manifest, destination: Path) -> Path:
+        """Copy a committed checkpoint to `destination/checkpoint-<step>`; StoreError when the copy does not verify."""
         folder = destination / f"checkpoint-{manifest.step}"
         for entry in manifest.files:
             self._fetch(manifest.step, entry, folder / entry.path)
@@ -88,7 +98,7 @@ class StoreClient:
 
     def _send(self, step: int, path: Path, name: str) -> FileEntry:
         """Stream one file in numpy chunks; at most `CHUNKS_IN_FLIGHT` wait in memory on either side."""
-        self.store.call("begin", step, self.generation, name)
+        self.store.call("begin", step, self.generation, name, path.stat().st_size)
         digest, offset = hashlib.sha256(), 0
         pending: list[ray.ObjectRef] = []
         with path.open("rb") as file:

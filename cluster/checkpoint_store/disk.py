@@ -18,7 +18,7 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class CheckpointDisk:
         root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._poisoned: dict[Path, str] = {}
+        self._resume_points: dict[int, tuple[Manifest | None, list[str]]] = {}
 
     @property
     def generation(self) -> int:
@@ -111,11 +112,18 @@ class CheckpointDisk:
         sync_folder(final.parent)
 
     def declare(
-        self, step: int, generation: int, rank: int, entries: Sequence[FileEntry], expected_ranks: Sequence[int]
+        self,
+        step: int,
+        generation: int,
+        rank: int,
+        entries: Sequence[FileEntry],
+        expected_ranks: Sequence[int],
+        metrics: Mapping[str, float] | None = None,
     ) -> Manifest | None:
         """Rank `rank` has sent all its files; returns the manifest when that completed the checkpoint. May be repeated.
 
-        A step that is committed already, by this attempt or an older one, stays as it is.
+        A step that is committed already, by this attempt or an older one, stays as it is. `metrics` of the rank that
+        completes it are kept in the manifest.
         """
         with self._lock:
             folder = self._incoming(step, generation)
@@ -127,7 +135,7 @@ class CheckpointDisk:
             write_durably(folder / f".rank-{rank}", said)
             if not all((folder / f".rank-{r}").exists() for r in expected_ranks):
                 return None
-            return self._commit(step, generation, folder, expected_ranks)
+            return self._commit(step, generation, folder, expected_ranks, metrics or {})
 
     def manifests(self) -> list[Manifest]:
         """Committed checkpoints by ascending step; a folder whose manifest cannot be read is left out."""
@@ -145,12 +153,25 @@ class CheckpointDisk:
                 return manifest, damaged
         return None, damaged
 
-    def retain(self, keep: int) -> list[int]:
-        """Remove all but the newest `keep` checkpoints, never the newest that verifies. Returns the steps removed."""
+    def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
+        """`newest_verified`, and the same answer to every rank of one attempt."""
         with self._lock:
-            newest, _ = self.newest_verified()
-            steps = [manifest.step for manifest in self.manifests()]
-            doomed = [s for s in steps[: max(0, len(steps) - max(1, keep))] if newest is None or s != newest.step]
+            self._incoming(0, generation)  # refuses an attempt that is over
+            if generation not in self._resume_points:
+                self._resume_points = {generation: self.newest_verified()}
+            return self._resume_points[generation]
+
+    def retain(self, keep: int, best_of: str | None = None) -> list[int]:
+        """Remove all but the newest `keep` checkpoints; returns the steps removed.
+
+        The newest that verifies always stays, and the one with the least metric `best_of`, where any has it.
+        """
+        with self._lock:
+            manifests = self.manifests()
+            doomed = doomed_steps(manifests, keep, best_of)
+            if doomed:
+                newest, _ = self.newest_verified()
+                doomed = [step for step in doomed if newest is None or step != newest.step]
             for step in doomed:
                 (self.folder(step) / MANIFEST_FILE).unlink()
                 shutil.rmtree(self.folder(step))
@@ -168,14 +189,18 @@ class CheckpointDisk:
     def folder(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
 
-    def _commit(self, step: int, generation: int, folder: Path, ranks: Sequence[int]) -> Manifest:
+    def _commit(
+        self, step: int, generation: int, folder: Path, ranks: Sequence[int], metrics: Mapping[str, float]
+    ) -> Manifest:
         said = [json.loads((folder / f".rank-{rank}").read_text()) for rank in ranks]
         files = tuple(FileEntry(**entry) for entries in said for entry in entries)
+        if not files:
+            raise StoreError(f"no rank sent any file for checkpoint-{step}; an empty checkpoint is not committed")
         if len({entry.path for entry in files}) < len(files):
             raise StoreError(
                 f"two ranks sent a file of the same name for checkpoint-{step}; name files after their rank"
             )
-        manifest = Manifest(step, generation, time.time(), files)
+        manifest = Manifest(step, generation, time.time(), files, metrics)
         manifest.verify(folder)
         write_durably(folder / MANIFEST_FILE, manifest.to_json().encode())
         if self.folder(step).exists():  # a damaged one of the same step, or `declare` would have returned it
@@ -225,6 +250,14 @@ class CheckpointDisk:
             except StoreError as error:
                 found.append((path, str(error)))
         return found
+
+
+def doomed_steps(manifests: Sequence[Manifest], keep: int, best_of: str | None) -> list[int]:
+    """Which of these checkpoints, by ascending step, are neither among the newest `keep` nor the best by a metric."""
+    measured = [m for m in manifests if best_of is not None and best_of in m.metrics]
+    best = min(measured, key=lambda m: m.metrics[best_of or ""], default=None)
+    old = manifests[: max(0, len(manifests) - max(1, keep))]
+    return [m.step for m in old if best is None or m.step != best.step]
 
 
 def _write_all(descriptor: int, data: memoryview, offset: int) -> None:

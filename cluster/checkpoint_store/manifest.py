@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import threading
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..errors import StoreError
@@ -28,12 +29,16 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A committed checkpoint. `generation` counts the attempts of the run; `created_at` is seconds since the epoch."""
+    """A committed checkpoint. `generation` counts the attempts of the run; `created_at` is seconds since the epoch.
+
+    metrics: what was measured at this very step, such as `eval_loss`; empty where nothing was
+    """
 
     step: int
     generation: int
     created_at: float
     files: tuple[FileEntry, ...]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total_bytes(self) -> int:

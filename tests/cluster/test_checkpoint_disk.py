@@ -183,3 +183,31 @@ def test_state_files_are_replaced_whole_and_stay_inside(tmp_path: Path) -> None:
     files.remove("exp")
     files.remove("exp")
     assert files.info(["exp"])[0][1] == "absent"
+
+
+def test_retention_keeps_the_best_by_a_metric_too(disk: CheckpointDisk) -> None:
+    for step, loss in ((1, 3.0), (2, 1.0), (3, None), (4, 2.0), (5, None)):
+        metrics = {} if loss is None else {"eval_loss": loss}
+        assert disk.declare(step, 1, 0, [send(disk, step, 1, "a.bin")], [0], metrics) is not None
+    assert disk.retain(2, "eval_loss") == [1, 3]
+    assert [m.step for m in disk.manifests()] == [2, 4, 5]
+    assert disk.retain(1) == [2, 4]
+
+
+def test_all_ranks_of_an_attempt_resume_from_the_same_one(disk: CheckpointDisk) -> None:
+    commit(disk, 1, 1)
+    first, _ = disk.resume_point(1)
+    commit(disk, 2, 1)
+    assert disk.resume_point(1)[0] == first
+    disk.begin_attempt()
+    newest, _ = disk.resume_point(2)
+    assert newest is not None
+    assert newest.step == 2
+    with pytest.raises(StaleGeneration):
+        disk.resume_point(1)
+
+
+def test_an_empty_checkpoint_is_not_committed(disk: CheckpointDisk) -> None:
+    with pytest.raises(StoreError, match="no rank sent any file"):
+        disk.declare(3, 1, 0, [], [0])
+    assert disk.manifests() == []

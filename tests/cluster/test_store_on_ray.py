@@ -39,7 +39,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def store(two_nodes: Any, run_folder: Path) -> Iterator[HeadActor]:
-    actor = start_store(f"test-{uuid.uuid4().hex[:8]}", run_folder, None, None)
+    actor = start_store(f"test-{uuid.uuid4().hex[:8]}", run_folder, None)
     yield actor
     ray.kill(actor.handle)
 
@@ -76,7 +76,7 @@ def test_many_ranks_at_once(
     assert not any(commits)
     assert 10 not in [manifest.step for manifest in client.manifests()]
     assert client.upload(10, folder_of(tmp_path / "empty"), 8, range(9))  # a rank without files declares too
-    fetched = client.fetch_latest(tmp_path / "fetched")
+    fetched, _ = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
     assert {path.name: path.read_bytes() for path in fetched.iterdir()} == {
         f"rank-{rank}.bin": data for rank, data in content.items()
@@ -116,7 +116,7 @@ def test_a_killed_store_costs_a_retry_and_nothing_else(
     assert client.upload(20, folder, 0, [0])
     killer.join()
     assert killed.is_set()
-    fetched = client.fetch_latest(tmp_path / "fetched")
+    fetched, _ = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
     assert (fetched / "big").read_bytes() == (folder / "big").read_bytes()
 
@@ -127,16 +127,18 @@ def test_an_older_attempt_is_refused_without_retries(client: StoreClient, tmp_pa
         client.upload(30, folder_of(tmp_path / "up", a=b"late"), 0, [0])
 
 
-def test_a_damaged_newest_one_is_passed_over(
-    client: StoreClient, tmp_path: Path, run_folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_damaged_newest_one_is_passed_over(client: StoreClient, tmp_path: Path, run_folder: Path) -> None:
     client.upload(40, folder_of(tmp_path / "old", a=b"old"), 0, [0])
     client.upload(41, folder_of(tmp_path / "new", a=b"new"), 0, [0])
     (run_folder / "checkpoints" / "checkpoint-41" / "a").write_bytes(b"bad")
-    fetched = client.fetch_latest(tmp_path / "fetched")
+    fetched, damaged = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
     assert (fetched / "a").read_bytes() == b"old"
-    assert "checkpoint-41" in caplog.text
+    assert "checkpoint-41" in damaged[0]
+    client.upload(42, folder_of(tmp_path / "late", a=b"late"), 0, [0])
+    again, _ = client.fetch_resume_point(tmp_path / "again")
+    assert again is not None
+    assert again.name == "checkpoint-40"  # all ranks of an attempt start from the same one, also a slow one
 
 
 @pytest.mark.parametrize("root", ["exp", "/exp"])
@@ -280,12 +282,12 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
 
 def test_a_second_driver_of_the_same_run_is_refused(two_nodes: Any, store: HeadActor, tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="running already"):
-        start_store(store.name.removeprefix("gemfleet-store-"), tmp_path, None, None)
+        start_store(store.name.removeprefix("gemfleet-store-"), tmp_path, None)
 
 
 def test_actors_live_while_their_creator_holds_them_and_end_with_it(two_nodes: Any, tmp_path: Path) -> None:
     run_id = f"test-{uuid.uuid4().hex[:8]}"
-    actor = start_store(run_id, tmp_path, None, None)
+    actor = start_store(run_id, tmp_path, None)
     name = actor.name
     assert pickle.loads(pickle.dumps(actor)).call("free_bytes") > 0
     gc.collect()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
+from gemfleet.train.interfaces import WriteCheckpoint
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer, TrainResult
 from gemfleet.train.model import attach_lora
@@ -31,16 +32,29 @@ class MemoryReporter:
         self.folder, self.stop_after = folder, stop_after
         self.records: list[dict[str, Any]] = []
         self.saved: list[int] = []
+        self.phases: list[str] = []
+        self.pending: Callable[[], None] | None = None
 
     def log_step(self, record: Mapping[str, Any]) -> None:
         self.records.append(dict(record))
 
-    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
-        assert folder is not None
-        shutil.move(folder, self.folder / f"checkpoint-{step}")
+    def progress(self, phase: str) -> None:
+        self.phases.append(phase)
+
+    def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
+        """Written only at the next save or at the end, as behind a slow head: it must be of this step all the same."""
+        assert write is not None
+        self.write_pending()
+        self.pending = partial(write, self.folder / f"checkpoint-{step}")
         self.saved.append(step)
 
+    def write_pending(self) -> None:
+        if self.pending is not None:
+            self.pending()
+        self.pending = None
+
     def finish(self) -> None:
+        self.write_pending()
         self.records.append({"kind": "finished"})
 
     def latest_checkpoint(self, destination: Path) -> Path | None:

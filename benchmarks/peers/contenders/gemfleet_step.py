@@ -18,7 +18,7 @@ from gemfleet.train.config import (
     TrainConfig,
 )
 from gemfleet.train.device import choose_dtype, current_device
-from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model import attach_lora, load_base_model
 from gemfleet.train.strategies import build_strategy
@@ -119,13 +119,16 @@ class ClockReporter:
     def __init__(self, clock: StepClock) -> None:
         self.clock = clock
 
+    def progress(self, phase: str) -> None:
+        """Nobody watches."""
+
     def log_step(self, record: Mapping[str, Any]) -> None:
         """The loop calls this after the optimizer's update."""
         if record["kind"] == "step":
             self.clock.step_done(record["loss"])
 
-    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
-        """The state after the last step is written, outside every timed step, and goes with the work folder."""
+    def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
+        """The state after the last step is copied, outside every timed step, and dropped."""
 
     def finish(self) -> None:
         """Nothing is under way."""

@@ -1,0 +1,67 @@
+"""Checkpoints on their way from a rank to the head: written and sent by one thread, behind the training steps."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from gemfleet.train.interfaces import WriteCheckpoint
+
+log = logging.getLogger("gemfleet.launcher")
+Send = Callable[[int, Path, Mapping[str, float]], None]
+Tell = Callable[[Mapping[str, Any]], None]
+
+
+class CheckpointUploads:
+    """At most one checkpoint is in flight: `save` waits for the one before it, so a slow head slows checkpoints and
+    never piles them up. A copy that fails is an event for the head and training goes on, as the checkpoint before it
+    is still whole.
+
+    send: gives one written folder to the store; any exception means that the checkpoint is lost
+    work: an existing folder of this rank; what is written below it is removed once sent
+    """
+
+    def __init__(self, send: Send, work: Path, tell: Tell) -> None:
+        self._send, self._work, self._tell = send, work, tell
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._flight: Future[None] | None = None
+        self.failed = False  # whether the newest attempt to save was lost
+
+    def save(self, step: int, write: WriteCheckpoint, metrics: Mapping[str, float]) -> float:
+        """Begin to write and send; returns the seconds it waited for the checkpoint before this one."""
+        started = time.monotonic()
+        self.wait()
+        # In a list, so that the copied state is let go as soon as it is written.
+        self._flight = self._thread.submit(self._carry_out, step, [write], metrics)
+        return time.monotonic() - started
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Whether nothing is in flight (any more)."""
+        return self._flight is None or not wait([self._flight], timeout_seconds).not_done
+
+    def close(self, timeout_seconds: float) -> None:
+        """Let the one in flight arrive if it can in that time. A rank whose peers died comes here too."""
+        self.wait(timeout_seconds)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _carry_out(self, step: int, write: list[WriteCheckpoint], metrics: Mapping[str, float]) -> None:
+        name, started = f"checkpoint-{step}", time.monotonic()
+        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._work))
+        try:
+            write.pop()(folder)
+            self._send(step, folder, metrics)
+        except Exception as error:
+            self.failed = True
+            log.exception("%s did not reach the head", name)
+            self._tell({"kind": "event", "event": "checkpoint_failed", "message": f"{name} was lost: {error}"})
+        else:
+            self.failed = False
+            log.info("%s is on the head after %.1f s", name, time.monotonic() - started)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
