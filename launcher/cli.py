@@ -9,6 +9,7 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.train.errors import UserError
 
 from .commands.checkpoints import checkpoints
+from .commands.convert import convert
 from .commands.logs import logs
 from .commands.runs import runs
 from .commands.show import show
@@ -17,7 +18,7 @@ from .commands.submit import submit
 from .commands.train import train
 from .commands.version import version
 
-COMMANDS = (train, submit, runs, show, logs, stop, checkpoints, version)
+COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, version)
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(

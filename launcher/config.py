@@ -11,6 +11,7 @@ from gemfleet.train.config import StrictModel, TrainConfig
 from pydantic import Field
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+BRANCH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 
 
 class WatchdogConfig(StrictModel):
@@ -77,6 +78,37 @@ class ClusterConfig(StrictModel):
     watchdog: WatchdogConfig = WatchdogConfig()
 
 
+class PredictConfig(StrictModel):
+    """Answers generated on the evaluation set after training. Texts without a prompt of their own are split:
+    after `answer_after` where they hold it, else in the middle."""
+
+    batch: Annotated[int, Field(ge=1, description="prompts one rank continues at once")] = 4
+    max_new_tokens: Annotated[int, Field(ge=1, description="tokens generated for a prompt at most")] = 128
+    limit: Annotated[int | None, Field(ge=1, description="predict only the first N examples; null: all")] = None
+    answer_after: Annotated[
+        str, Field(min_length=1, description="in a text, what follows the last of these is the answer")
+    ] = "<start_of_turn>model\n"
+
+
+class DeliverConfig(StrictModel):
+    """Where the result goes besides the run's own folder."""
+
+    type: Annotated[Literal["git", "hub"], Field(description="push a commit with LFS, or upload to Hugging Face")]
+    repository: Annotated[str, Field(min_length=1, description="address of the repository, or `owner/name` of the hub")]
+    branch: Annotated[str | None, Field(pattern=BRANCH_PATTERN, description="branch to push to; null: main")] = None
+
+
+class OutputConfig(StrictModel):
+    """What is published at the end, and where."""
+
+    merge: Annotated[bool, Field(description="write the base with the adapter added too, to `merged/`")] = False
+    tensorboard: Annotated[bool, Field(description="publish the TensorBoard files with the result")] = True
+    padding_side: Annotated[
+        Literal["left", "right"] | None, Field(description="what the published tokenizer says; null: as the model's")
+    ] = None
+    deliver: Annotated[DeliverConfig | None, Field(description="null: the result stays in the run's folder")] = None
+
+
 class LaunchConfig(StrictModel):
     """One configuration file."""
 
@@ -89,3 +121,5 @@ class LaunchConfig(StrictModel):
     ] = None
     train: TrainConfig
     cluster: ClusterConfig = ClusterConfig()
+    output: OutputConfig = OutputConfig()
+    predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None

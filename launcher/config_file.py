@@ -6,18 +6,38 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from gemfleet.train.config_file import beside, load_validated, parse_yaml, read_mapping
+from gemfleet.train.config_file import beside, parse_yaml, read_mapping, validated
+from gemfleet.train.errors import UserError
 from gemfleet.train.precision import precision_note
 
 from .config import LaunchConfig
+from .platform.convert import Conversion, convert
+from .platform.request import is_platform_request
 
-__all__ = ["dump_config", "load_config", "parse_yaml", "read_mapping"]
+__all__ = ["dump_config", "load_config", "load_with_notes", "parse_yaml", "read_mapping", "refuse"]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LaunchConfig:
     """The validated configuration, its paths found beside it. UserError's message has one line for each problem."""
-    config = load_validated(path, overrides, LaunchConfig)
-    return config.model_copy(update={"train": beside(path, config.train)})
+    return load_with_notes(path, overrides)[0]
+
+
+def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchConfig, tuple[str, ...]]:
+    """The configuration, also from a platform's request, and what a person should know about how it was read."""
+    raw, notes = read_mapping(path), ()
+    if is_platform_request(raw):
+        conversion = convert(raw)
+        refuse(conversion, path)
+        raw, notes = conversion.content, conversion.notes
+    config = validated(raw, str(path), overrides, LaunchConfig)
+    return config.model_copy(update={"train": beside(path, config.train)}), notes
+
+
+def refuse(conversion: Conversion, path: Path) -> None:
+    """Raise UserError with all the problems of a request; nothing where it has none."""
+    if conversion.problems:
+        count = "one problem" if len(conversion.problems) == 1 else f"{len(conversion.problems)} problems"
+        raise UserError(f"{path} has {count}:\n" + "\n".join(f"  {line}" for line in conversion.problems))
 
 
 def dump_config(config: LaunchConfig) -> str:

@@ -111,6 +111,15 @@ class EvalConfig(StrictModel):
     """When the evaluation set is scored. It is scored before the first step and after the last one too."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
+    micro: Annotated[
+        int | None, Field(gt=0, description="packed rows one rank scores in one pass; null: as batch.micro")
+    ] = None
+
+
+class LoggingConfig(StrictModel):
+    """When a line with the mean loss since the last one is written. Each step's own loss is recorded in any case."""
+
+    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
 
 
 class TrainConfig(StrictModel):
@@ -136,7 +145,12 @@ class TrainConfig(StrictModel):
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
         Field(description="`selective`: keep only matrix products and attention; `full`: keep only layer inputs"),
     ] = "off"
+    attention: Annotated[
+        Literal["auto", "flash"],
+        Field(description="`auto`: the best packed attention the device has; `flash`: the CUDA kernel or an error"),
+    ] = "auto"
     evaluation: EvalConfig = EvalConfig()
+    logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     seed: Annotated[int, Field(ge=0)] = 42
 

@@ -32,6 +32,8 @@ class TrainFile(StrictModel):
     train: TrainConfig
     name: Any = None
     cluster: Any = None
+    output: Any = None
+    predict: Any = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

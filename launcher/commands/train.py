@@ -39,9 +39,11 @@ def train(
 
     Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C.
     """
-    from ..config_file import load_config
+    from ..config_file import load_with_notes
 
-    loaded = load_config(config, with_name(overrides, name))
+    loaded, notes = load_with_notes(config, with_name(overrides, name))
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     if dry_run:
         _print_plan(loaded, as_json)
     else:

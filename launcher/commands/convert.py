@@ -1,0 +1,35 @@
+"""`gemfleet convert`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Request = Annotated[Path, typer.Argument(metavar="REQUEST", help="The platform's JSON file.", show_default=False)]
+
+
+def convert(request: Request) -> None:
+    """Write the platform's request as a configuration file of our own, with the request's key beside each line.
+
+    Starts nothing and writes to the standard output alone. `gemfleet train` reads the request as it stands, too.
+
+    Examples:
+
+      gemfleet convert request.json > run.yaml
+    """
+    from gemfleet.train.config_file import read_mapping
+    from gemfleet.train.errors import UserError
+
+    from ..config_file import refuse
+    from ..platform.convert import convert as convert_request
+    from ..platform.request import is_platform_request
+    from ..platform.write_yaml import to_yaml
+
+    content = read_mapping(request)
+    if not is_platform_request(content):
+        raise UserError(f"{request} is not a request of the platform; give its JSON file, which has experiment_name")
+    conversion = convert_request(content)
+    refuse(conversion, request)
+    typer.echo(to_yaml(conversion, request.name), nl=False)

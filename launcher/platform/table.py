@@ -1,0 +1,20 @@
+"""Every key of a request, in the order of the documentation. Conversion and docs/platform.md both come from here."""
+
+from __future__ import annotations
+
+from .key import Key
+from .keys_model import PEFT_KEYS, TOKENIZER_KEYS
+from .keys_places import PLACE_KEYS
+from .keys_training import BATCH_KEYS, DATA_KEYS, RECIPE_KEYS, RUN_KEYS
+
+SECTIONS: dict[str, tuple[Key, ...]] = {
+    "Names and places": PLACE_KEYS,
+    "Tokenizer": TOKENIZER_KEYS,
+    "Adapters": PEFT_KEYS,
+    "Recipe": RECIPE_KEYS,
+    "Batch and memory": BATCH_KEYS,
+    "Data": DATA_KEYS,
+    "The run": RUN_KEYS,
+}
+TABLE: dict[str, Key] = {key.name: key for keys in SECTIONS.values() for key in keys}
+GROUPS = frozenset(name.rpartition(".")[0] for name in TABLE if "." in name)

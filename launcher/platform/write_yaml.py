@@ -1,0 +1,34 @@
+"""A converted request as a configuration file in which every line says where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+from .convert import Conversion
+
+
+def to_yaml(conversion: Conversion, source: str) -> str:
+    """YAML that `gemfleet train` reads to the configuration of the request."""
+    head = [f"# Made from {source} by `gemfleet convert`. What is not named here has gemfleet's own default."]
+    head += [f"# Note: {note}" for note in conversion.notes]
+    return "\n".join([*head, "", *_lines(conversion.content, conversion.because)]) + "\n"
+
+
+def _lines(section: Mapping[str, Any], because: Mapping[str, tuple[str, ...]], prefix: str = "") -> Iterator[str]:
+    indent = "  " * prefix.count(".")
+    for name, value in section.items():
+        if isinstance(value, dict):
+            yield f"{indent}{name}:"
+            yield from _lines(value, because, f"{prefix}{name}.")
+        else:
+            text = f"{indent}{name}: {_scalar(value)}"
+            yield f"{text:<44}  # {', '.join(because[prefix + name])}"
+
+
+def _scalar(value: Any) -> str:
+    """One line of YAML; a text that could be read as something else is quoted."""
+    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6).strip()
+    return text[1:-1].strip()
