@@ -41,6 +41,7 @@ from .placement import Placement, place
 from .progress import Display, training_facts
 from .publish import publish
 from .ray_session import connected
+from .sources.fetch import check_sources, fetch_sources, names_repositories
 from .worker import FaultPolicy, RankJob
 
 RESOLVED_FILE = "config.resolved.yaml"
@@ -104,9 +105,16 @@ def launch(config: LaunchConfig, config_path: Path, display: Display, resumed: s
     With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
+    check_sources(config.train)
     check_inputs(config.train)
     run = Run(config, config_path, display, resumed)
-    with ends_in_the_registry(run), connected(config.cluster):
+    with ends_in_the_registry(run):
+        fetch(run)
+        return _launch_connected(run)
+
+
+def _launch_connected(run: Run) -> Outcome:
+    with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
         tell_what_differs(run)
         placement = preflight(run)
@@ -114,6 +122,16 @@ def launch(config: LaunchConfig, config_path: Path, display: Display, resumed: s
         source = prepare_data(run, placement, folders)
         interrupted, snapshot, store = fit(run, placement, source, folders)
         return finish(run, store, model_folder, interrupted, snapshot["result"])
+
+
+def fetch(run: Run) -> None:
+    """Clone the repositories that the configuration names, if any; the run goes on with their folders."""
+    train = run.config.train
+    if names_repositories(train):
+        run.display.phase("fetching")
+        fetched = fetch_sources(train, gemfleet_home() / "cache" / "repositories", run.display.advance)
+        check_inputs(fetched)
+        run.config = run.config.model_copy(update={"train": fetched})
 
 
 def check_inputs(train: TrainConfig) -> None:

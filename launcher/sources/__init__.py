@@ -1,0 +1,1 @@
+"""Repositories that hold a model or a data set, brought to the head node."""
