@@ -17,6 +17,7 @@ from .run_registry import RunRegistry, RunState
 Record = Mapping[str, Any]
 BOARD_SCALARS = (
     "loss",
+    "mean_loss",
     "learning_rate",
     "grad_norm",
     "tokens_per_second",

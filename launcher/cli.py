@@ -11,6 +11,7 @@ from gemfleet.train.errors import UserError
 from .commands.checkpoints import checkpoints
 from .commands.convert import convert
 from .commands.logs import logs
+from .commands.push import push
 from .commands.runs import runs
 from .commands.show import show
 from .commands.stop import stop
@@ -18,7 +19,7 @@ from .commands.submit import submit
 from .commands.train import train
 from .commands.version import version
 
-COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, version)
+COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, push, version)
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(

@@ -1,35 +1,112 @@
-"""The final artefacts of a run: the adapter of its last verified checkpoint, ready for peft, in a folder of its own."""
+"""The final artefacts of a run, in one folder with the layout of docs/platform.md: nothing in it is a pickle."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gemfleet.train.checkpoint import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
+from gemfleet.train.merge import Progress, merge_adapter
+
+from .config import OutputConfig
+from .config_file import read_mapping
+from .loss_plot import loss_plot
+from .model_card import CardFacts, model_card
+from .platform.request import is_platform_request
+from .tokenizer_files import copy_tokenizer
 
 PUBLISHED = ("adapter_config.json", ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-)
+REQUEST_FILE = "cheetah-fine-tuning-config.json"
+LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
+NOT_PUBLISHED = frozenset({"manifest.json"})
 
 
-def publish(checkpoint: Path, model_folder: Path, output: Path) -> Path:
-    """Copy the adapter, its history and the tokenizer into `output`, which appears whole by one rename. Returns it."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".output-", dir=output.parent))
-    staging.chmod(0o755)
+@dataclass(frozen=True)
+class Publication:
+    """What there is to publish.
+
+    run_folder: with `config.*` as given, `runs/` and perhaps `predictions/`
+    checkpoint: the verified one that is published
+    base:       what the person called the base model
+    facts:      what the card says beyond what lies in the checkpoint
+    """
+
+    run_folder: Path
+    checkpoint: Path
+    model_folder: Path
+    base: str
+    output: OutputConfig
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def publish(publication: Publication, progress: Progress | None = None) -> Path:
+    """Write everything into `<run folder>/output`, which appears whole by one rename. Returns it."""
+    target = publication.run_folder / "output"
+    staging = Path(tempfile.mkdtemp(prefix=".output-", dir=publication.run_folder))
+    try:
+        staging.chmod(0o755)
+        _write_all(publication, staging, progress)
+        if target.exists():
+            shutil.rmtree(target)
+        staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _write_all(publication: Publication, folder: Path, progress: Progress | None) -> None:
+    side = publication.output.padding_side
     for name in PUBLISHED:
-        shutil.copyfile(checkpoint / name, staging / name)
-    for name in TOKENIZER_FILES:
-        if (model_folder / name).is_file():
-            shutil.copyfile(model_folder / name, staging / name)
-    if output.exists():
-        shutil.rmtree(output)
-    staging.rename(output)
-    return output
+        shutil.copyfile(publication.checkpoint / name, folder / name)
+    copy_tokenizer(publication.model_folder, folder, side)
+    copy_checkpoint(publication, folder / publication.checkpoint.name)
+    for config in (folder, folder / publication.checkpoint.name):
+        name_base(config / "adapter_config.json", publication.base)
+    _copy_request(publication.run_folder, folder)
+    if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
+        shutil.copytree(publication.run_folder / "runs", folder / "runs")
+    if (publication.run_folder / "predictions").is_dir():
+        shutil.copytree(publication.run_folder / "predictions", folder, dirs_exist_ok=True)
+    if publication.output.merge:
+        merge_adapter(publication.model_folder, publication.checkpoint, folder / "merged", progress)
+        copy_tokenizer(publication.model_folder, folder / "merged", side)
+    lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text" for pattern in LFS_PATTERNS]
+    (folder / ".gitattributes").write_text("\n".join(lines) + "\n")
+    history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
+    (folder / "loss.svg").write_text(loss_plot(history))
+    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+
+
+def copy_checkpoint(publication: Publication, target: Path) -> None:
+    """The full state, ready to go on from, with the tokenizer and a short card beside it."""
+    target.mkdir()
+    for path in sorted(publication.checkpoint.iterdir()):
+        if path.is_file() and path.name not in NOT_PUBLISHED:
+            shutil.copyfile(path, target / path.name)
+    copy_tokenizer(publication.model_folder, target, publication.output.padding_side)
+    (target / "README.md").write_text(
+        f"# {target.name}\n\nThe full state of the run after that step: adapter, optimizer "
+        "(`optimizer.safetensors`), history (`trainer_state.json`) and position in the data (`data_state.json`). The "
+        "learning rate and every random stream are functions of the step and the seed in it, so no scheduler or "
+        "generator state is kept. The model card is one folder up.\n"
+    )
+
+
+def name_base(path: Path, base: str) -> None:
+    """Let the adapter name its base as the person did where that is a repository, not by this machine's copy of it."""
+    content = json.loads(path.read_text())
+    if base.startswith("git+"):
+        content["base_model_name_or_path"] = base.removeprefix("git+").partition("#")[0]
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _copy_request(run_folder: Path, folder: Path) -> None:
+    """The platform's request byte for byte, where the run was started from one."""
+    for path in run_folder.glob("config.*"):
+        if path.name != "config.resolved.yaml" and is_platform_request(read_mapping(path)):
+            shutil.copyfile(path, folder / REQUEST_FILE)

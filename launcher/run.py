@@ -29,18 +29,20 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
 from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
-from gemfleet.train.resolve import check_model_folder, resolve_model_folder
+from gemfleet.train.resolve import check_context, check_model_folder, resolve_model_folder
 from gemfleet.train.text_only import refuse_images
 from gemfleet.train.tokenizing import choose_format
 
 from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
+from .delivery.deliver import check_delivery, deliver_folder
 from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
 from .placement import Placement, place
 from .progress import Display, training_facts
-from .publish import publish
+from .publish import Publication, publish
 from .ray_session import connected
+from .results import card_facts, predict_answers
 from .sources.fetch import check_sources, fetch_sources, names_repositories
 from .worker import FaultPolicy, RankJob
 
@@ -73,6 +75,7 @@ class Run:
     def __init__(self, config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None) -> None:
         """`resumed`: the id of the run to go on with; None for a new one."""
         self.config, self.display = config, display
+        self.asked = config.train  # as the person wrote it, repositories and all
         self.id = resumed or new_run_id(config.name or config_path.stem)
         self.folder = gemfleet_home() / "runs" / self.id
         self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
@@ -106,6 +109,7 @@ def launch(config: LaunchConfig, config_path: Path, display: Display, resumed: s
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
     check_sources(config.train)
+    check_delivery(config.output.deliver)
     check_inputs(config.train)
     run = Run(config, config_path, display, resumed)
     with ends_in_the_registry(run):
@@ -119,9 +123,12 @@ def _launch_connected(run: Run) -> Outcome:
         tell_what_differs(run)
         placement = preflight(run)
         model_folder, folders = stage(run)
-        source = prepare_data(run, placement, folders)
+        source, report = prepare_data(run, placement, folders)
         interrupted, snapshot, store = fit(run, placement, source, folders)
-        return finish(run, store, model_folder, interrupted, snapshot["result"])
+        checkpoint = newest_checkpoint(run, store, snapshot["result"])
+        predict(run, placement, source, folders, checkpoint, snapshot["result"])
+        facts = card_facts(run.asked, run.registry.metrics(run.id, kind="step"), placement, snapshot["result"], report)
+        return finish(run, checkpoint, model_folder, facts, interrupted, snapshot["result"])
 
 
 def fetch(run: Run) -> None:
@@ -138,7 +145,7 @@ def check_inputs(train: TrainConfig) -> None:
     """What can be told to be wrong before anything starts: the model's folder, the data's files and their columns."""
     model = Path(train.model).expanduser()
     if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
-        check_model_folder(model)
+        check_context(check_model_folder(model), train.data.max_length)
     for name in (train.data.train, train.data.eval):
         if name is not None and Path(name).expanduser().exists():
             source = open_rows(name, train.data.split, train.data.limit)
@@ -172,16 +179,17 @@ def stage(run: Run) -> tuple[Path, dict[str, str]]:
     """The model on the head, and the folder of each node that holds it."""
     run.enter(RunState.STAGING, "staging model")
     folder = resolve_model_folder(run.config.train.model)
+    check_context(folder, run.config.train.data.max_length)
     cache = str(gemfleet_home() / "cache" / "staged")
     return folder, stage_folder(folder, cache, lambda sent, total: run.display.advance(sent >> 20, total >> 20, "MiB"))
 
 
-def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> RayBlockSource:
+def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> tuple[RayBlockSource, str]:
     """Tokenise and pack on the cluster; says how many rows were used and which were not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
     source, report = prepare_on_cluster(run.config.train, placement.workers, folders, 0, run.display.bars)
     run.note(report.summary())
-    return source
+    return source, report.summary()
 
 
 def fit(
@@ -257,21 +265,52 @@ def raise_failure(run: Run, error: BaseException | None) -> None:
         raise TrainingFailedError("\n".join(text.strip().splitlines()[-12:]), run.folder / "logs") from error
 
 
-def finish(
-    run: Run, store: StoreClient, model_folder: Path, interrupted: bool, result: dict[str, Any] | None
-) -> Outcome:
-    """Publish the newest verified checkpoint and end the run as succeeded or stopped."""
+def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | None) -> Path:
+    """The folder of the newest verified checkpoint."""
     run.enter(RunState.PUBLISHING, "publishing")
     newest, damaged = store.newest_verified()
     for sentence in damaged:
         run.note(f"a damaged checkpoint is passed over: {sentence}")
-    stopped = bool(result and result["stopped"])
     if newest is None or not result:
         raise TrainingFailedError("training ended, but no checkpoint of it is on the head", run.folder / "logs")
-    output = publish(run.folder / "checkpoints" / f"checkpoint-{newest.step}", model_folder, run.folder / "output")
     if newest.step != result["steps"]:
         run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
-    state = RunState.STOPPED if stopped else RunState.SUCCEEDED
+    return run.folder / "checkpoints" / f"checkpoint-{newest.step}"
+
+
+def predict(
+    run: Run,
+    placement: Placement,
+    source: RayBlockSource,
+    folders: dict[str, str],
+    checkpoint: Path,
+    result: dict[str, Any],
+) -> None:
+    """Answers on the evaluation set, where they are asked for and the run came to its end."""
+    if run.config.predict is None or result["stopped"]:
+        return
+    run.display.phase("predicting")
+    wait_for_resources(placement.workers, placement.cpus_per_worker, placement.gpus_per_worker, 60.0, run.note)
+    where = run.folder / "predictions"
+    arguments = (run.config, source, checkpoint, folders, placement, where, result["eval_loss"])
+    metrics = predict_answers(*arguments, run.display.advance)
+    run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+
+
+def finish(
+    run: Run, checkpoint: Path, model_folder: Path, facts: dict[str, Any], interrupted: bool, result: dict[str, Any]
+) -> Outcome:
+    """Publish, deliver, and end the run as succeeded or stopped. A stopped run is not delivered by itself."""
+    run.display.phase("publishing")
+    publication = Publication(run.folder, checkpoint, model_folder, run.asked.model, run.config.output, facts)
+    output = publish(publication, run.display.advance)
+    deliver = run.config.output.deliver
+    if deliver and result["stopped"]:
+        run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
+    elif deliver:
+        run.display.phase("delivering")
+        run.note(deliver_folder(output, deliver, run.id, run.display.advance))
+    state = RunState.STOPPED if result["stopped"] else RunState.SUCCEEDED
     run.registry.transition(run.id, state)
     return Outcome(run.id, state, output, interrupted, result)
 

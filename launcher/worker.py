@@ -72,7 +72,7 @@ def train_rank(settings: dict[str, Any]) -> None:
         with forwarded_logs(outbox), tempfile.TemporaryDirectory(prefix="gemfleet-rank-") as work:
             result = _train(job, rank, outbox, Path(work))
         if rank == 0:
-            outbox.put({"kind": "result", "event": "result", **asdict(result)})
+            outbox.put({"kind": "result", "event": "result", "device": device_name(), **asdict(result)})
     except (UserError, NonFiniteLossError) as error:
         kind = "user" if isinstance(error, UserError) else "training"
         outbox.put({"kind": "event", "event": "fatal", "message": str(error), "rank": rank, "cause": kind})
@@ -107,6 +107,13 @@ def end_hanging_rank(recorder: HeadActor, rank: int, generation: int, phase: str
         time.sleep(HANG_GRACE_SECONDS)
     finally:
         os._exit(HANG_EXIT_CODE)
+
+
+def device_name() -> str:
+    """What this rank trained on, in words."""
+    from gemfleet.train.device import current_device
+
+    return current_device(ray.train.get_context().get_local_rank()).name
 
 
 def identity() -> dict[str, Any]:

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .errors import UserError
+
 ATTENTION_NAME = "gemfleet_packed"
 
 
@@ -74,6 +76,15 @@ def packed_attention(
         )
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def check_attention(wanted: str, device: torch.device) -> None:
+    """Raise UserError where `train.attention: flash` is asked for and this device has no such kernel."""
+    if wanted == "flash" and not (device.type == "cuda" and varlen_available()):
+        raise UserError(
+            f"train.attention is flash, but {device} has no such kernel (it needs CUDA and torch 2.11 or newer); "
+            "use `auto`, which takes the best one there is"
+        )
 
 
 def varlen_available() -> bool:

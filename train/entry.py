@@ -59,12 +59,13 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     from .device import prepare_process
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
-    from .resolve import resolve_model_folder
+    from .resolve import check_context, resolve_model_folder
     from .worker import run_training
 
     prepare_process(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     model_folder = resolve_model_folder(config.model)
+    check_context(model_folder, config.data.max_length)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     with _bars(rank) as progress:
         source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)

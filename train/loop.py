@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,9 @@ class Trainer:
             peak_memory_bytes=peak_memory_bytes(),
         )
         entry = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        if self.log_is_due():
+            entry["mean_loss"] = mean_loss_since_last(self.progress.log_history, loss)
+            log.info("step %d, epoch %.2f: mean loss %.4f", self.progress.step, self.progress.epoch, entry["mean_loss"])
         self.remember(entry)
         if self.rank == 0:
             left = self.progress.total_steps - self.progress.step
@@ -163,10 +167,13 @@ class Trainer:
         """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
         self.model.peft_model.eval()
         rows = self.source.eval_rows(self.rank)
-        losses = [float(self.model.loss_sum(part)) for part in rows.micro_batches(self.config.batch.micro)]
+        losses = [float(self.model.loss_sum(part)) for part in rows.micro_batches(self.eval_rows_per_pass())]
         self.model.peft_model.train()
         total, tokens = self.strategy.sum_over_ranks([sum(losses), float(rows.supervised_tokens)])
         return total / tokens
+
+    def eval_rows_per_pass(self) -> int:
+        return self.config.evaluation.micro or self.config.batch.micro
 
     def save(self) -> None:
         """Copy the full state off the device, unless this step is saved already. Collective.
@@ -210,6 +217,11 @@ class Trainer:
         interval = self.source.steps_per_epoch if every == "epoch" else every
         return self.progress.step % int(interval) == 0
 
+    def log_is_due(self) -> bool:
+        """Whether the mean loss is logged at the step just finished; always at the last one, unless never."""
+        every = self.config.logging.every
+        return self.is_due(every) or (every != "never" and self.progress.step == self.progress.total_steps)
+
     def remember(self, entry: dict[str, float]) -> None:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
@@ -237,6 +249,16 @@ class Trainer:
     def _last_evaluated_step(self) -> int | None:
         steps = [entry["step"] for entry in self.progress.log_history if "eval_loss" in entry]
         return steps[-1] if steps else None
+
+
+def mean_loss_since_last(history: Sequence[Mapping[str, Any]], loss: float) -> float:
+    """The mean of this step's loss and of those in the history after its newest `mean_loss`."""
+    losses = [loss]
+    for entry in reversed(history):
+        if "mean_loss" in entry:
+            break
+        losses += [entry["loss"]] if "loss" in entry else []
+    return math.fsum(losses) / len(losses)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -1,7 +1,7 @@
 """The base model with a LoRA adapter added into its weights, written as sharded safetensors.
 
-W' = W + (alpha / r) * B A, computed in fp32 and rounded once to the base's dtype. One shard is in memory at a time, so the
-model need not fit. No model is built.
+W' = W + (alpha / r) * B A, computed in fp32 and rounded once to the base's dtype. One shard is in memory at a time, so
+the model need not fit. No model is built.
 """
 
 from __future__ import annotations

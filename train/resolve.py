@@ -59,6 +59,22 @@ def check_model_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
+def model_context(folder: Path) -> int | None:
+    """The longest sequence the model of a folder was made for, in tokens; None where its config does not say."""
+    config = read_model_config(folder)
+    length = config.get("text_config", config).get("max_position_embeddings")
+    return length if isinstance(length, int) else None
+
+
+def check_context(folder: Path, max_length: int) -> None:
+    """Raise UserError where rows would be longer than the model's context."""
+    context = model_context(folder)
+    if context is not None and max_length > context:
+        raise UserError(
+            f"train.data.max_length is {max_length}, but the model in {folder} was made for {context} tokens; lower it"
+        )
+
+
 def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (

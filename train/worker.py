@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from .activation_checkpointing import checkpoint_layers
+from .attention import check_attention
 from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
@@ -35,6 +36,7 @@ def run_training(
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     if note := precision_note(config.precision):
         log.warning("%s", note)
+    check_attention(config.attention, facts.device)
     base = load_base_model(model_folder, dtype, facts.device, config.quantization)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
     checkpoint_layers(model.layers, config.activation_checkpointing)

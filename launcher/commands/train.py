@@ -71,6 +71,7 @@ def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
+    from ..delivery.errors import DeliveryError
     from ..progress import open_display
     from ..run import TrainingFailedError, launch
 
@@ -80,6 +81,13 @@ def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    except DeliveryError as error:
+        display.close()
+        print(
+            f"error: {error}\nthe adapter lies whole in the run's folder; `gemfleet push latest` delivers it again",
+            file=sys.stderr,
+        )
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         display.close()

@@ -10,10 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gemfleet.train.errors import UserError
+from gemfleet.train.resolve import model_context
+
 from .keys_training import P
 from .request import Request
 
 Exists = Callable[[str], bool]
+Context = Callable[[str], int | None]
 
 
 @dataclass
@@ -32,6 +36,15 @@ class Draft:
 def path_exists(path: str) -> bool:
     """Whether a folder of that name is on this machine."""
     return Path(path).expanduser().is_dir()
+
+
+def context_of(model: str) -> int | None:
+    """The context of a model folder on this machine; None for anything else."""
+    folder = Path(model).expanduser()
+    try:
+        return model_context(folder) if (folder / "config.json").is_file() else None
+    except (UserError, OSError):
+        return None  # what is wrong with the folder is told when the run looks at it
 
 
 def combine_places(request: Request, draft: Draft, exists: Exists) -> None:
@@ -205,6 +218,15 @@ def combine_adapters(request: Request, draft: Draft) -> None:
             "peft.merge_adapter: found true while peft.target_modules names `lm_head`; its weight is tied to the "
             "embedding, which a merge would corrupt; choose one of the two"
         )
+
+
+def check_context(draft: Draft, context: Context) -> None:
+    """Refuse rows longer than the model's context, where the model is on this machine already."""
+    model, length = draft.fields.get("train.model"), draft.fields.get("train.data.max_length")
+    longest = context(model) if isinstance(model, str) else None
+    if longest is not None and isinstance(length, int) and length > longest:
+        names = " and ".join(draft.because["train.data.max_length"])
+        draft.problems.append(f"{names}: found {length}, but {model} was made for {longest} tokens; lower it")
 
 
 COMBINATIONS: tuple[Callable[[Request, Draft], None], ...] = (

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ..config import LaunchConfig
-from .combine import COMBINATIONS, Draft, Exists, combine_places, path_exists
+from .combine import COMBINATIONS, Context, Draft, Exists, check_context, combine_places, context_of, path_exists
 from .request import Request, read_request
 from .table import TABLE
 from .validate import problems_in_the_requests_words
@@ -31,7 +31,7 @@ class Conversion:
     problems: tuple[str, ...]
 
 
-def convert(content: Mapping[Any, Any], exists: Exists = path_exists) -> Conversion:
+def convert(content: Mapping[Any, Any], exists: Exists = path_exists, context: Context = context_of) -> Conversion:
     """Read a request. All problems are found together; none is raised."""
     request = read_request(content)
     draft = Draft()
@@ -41,6 +41,7 @@ def convert(content: Mapping[Any, Any], exists: Exists = path_exists) -> Convers
             draft.put(key.target, request.get(name), name)
     for combine in COMBINATIONS:
         combine(request, draft)
+    check_context(draft, context)
     nested = _nested(draft.fields)
     problems = [*request.problems, *draft.problems]
     try:

@@ -47,11 +47,13 @@ def parse_source(source: str) -> GitAddress:
 def check_address(url: str, branch: str | None = None) -> GitAddress:
     """The address, or UserError: only known transports, nothing that git or ssh could take for an option."""
     if branch is not None and not re.fullmatch(BRANCH_PATTERN, branch):
-        raise UserError(f"the branch {branch!r} is not a name that gemfleet takes; give letters, digits, `.`, `_`, `-`, `/`")
+        raise UserError(
+            f"the branch {branch!r} is not a name that gemfleet takes; give letters, digits, `.`, `_`, `-`, `/`"
+        )
     if re.match(r"[a-z]+://[^/]*:[^/]*@", url):
         raise UserError(
-            "the address of a repository holds a password; take it out, and set GEMFLEET_GIT_HOST, GEMFLEET_GIT_USER and "
-            "GEMFLEET_GIT_TOKEN in the environment"
+            "the address of a repository holds a password; take it out, and set GEMFLEET_GIT_HOST, GEMFLEET_GIT_USER "
+            "and GEMFLEET_GIT_TOKEN in the environment"
         )
     transport = next((name for name, form in _FORMS.items() if form.fullmatch(url)), None)
     if transport is None:
@@ -66,6 +68,6 @@ def _check_inside_roots(url: str) -> None:
     roots = [Path(root).resolve() for root in os.environ.get(ROOTS_VARIABLE, "").split(":") if root]
     if not any(path.is_relative_to(root) for root in roots):
         raise UserError(
-            f"{url!r} is not below a folder that repositories may be read from; name its folder in ${ROOTS_VARIABLE}, "
-            f"or {TAKEN}"
+            f"{url!r} is not below a folder that repositories may be read from; name its folder in "
+            f"${ROOTS_VARIABLE}, or {TAKEN}"
         )

@@ -35,8 +35,8 @@ def fetch_repository(address: GitAddress, cache: Path, progress: Progress | None
                 _check_out(address, commit, folder, progress)
     except GitError as error:
         raise UserError(
-            f"the repository {address.url} cannot be fetched ({error}); check the address, the branch and the access that "
-            "the SSH agent or GEMFLEET_GIT_TOKEN gives"
+            f"the repository {address.url} cannot be fetched ({error}); check the address, the branch and the access "
+            "that the SSH agent or GEMFLEET_GIT_TOKEN gives"
         ) from None
     return folder
 
@@ -74,20 +74,19 @@ def _check_out(address: GitAddress, commit: str, folder: Path, progress: Progres
 
 def check_tree(git: Git, commit: str) -> None:
     """Refuse what must not be written here: links that lead out, other repositories, a redirection of LFS."""
+    url = git.address.url
     for entry in git_lines(git.run("ls-tree", "-r", "-z", "--full-tree", commit), "\0"):
         facts, _, path = entry.partition("\t")
         mode, _, blob = facts.split(" ", 2)
         if mode == "160000":
-            raise UserError(f"the repository {git.address.url} has the submodule {path!r}; give one without submodules")
+            raise UserError(f"the repository {url} has the submodule {path!r}; give one without submodules")
         if path == ".lfsconfig":
-            raise UserError(f"the repository {git.address.url} has a .lfsconfig, which could lead elsewhere; remove it")
+            raise UserError(f"the repository {url} has a .lfsconfig, which could lead elsewhere; remove it")
         if mode == "120000":
             target = git.run("cat-file", "blob", blob)
             where = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
             if target.startswith("/") or where == ".." or where.startswith("../"):
-                raise UserError(
-                    f"the repository {git.address.url} has the link {path!r} to {target!r}, outside of it; remove the link"
-                )
+                raise UserError(f"the repository {url} has the link {path!r} to {target!r}, outside of it; remove it")
 
 
 def _finish(folder: Path) -> None:

@@ -17,7 +17,9 @@ NOT_DATA = frozenset({"dataset_infos.json", "package.json"})
 
 def names_repositories(train: TrainConfig) -> bool:
     """Whether the model or any of the data lies in a repository."""
-    return any(source is not None and is_git_source(source) for source in (train.model, train.data.train, train.data.eval))
+    return any(
+        source is not None and is_git_source(source) for source in (train.model, train.data.train, train.data.eval)
+    )
 
 
 def check_sources(train: TrainConfig) -> None:

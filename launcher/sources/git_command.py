@@ -33,21 +33,25 @@ class GitError(RuntimeError):
 
     def __str__(self) -> str:
         lines = [line.strip() for line in self.detail.splitlines() if line.strip()]
-        return f"{self.what}: {' / '.join(lines[-3:]) or 'no message'}"
+        telling = [line for line in lines if line.startswith(("remote: ", "fatal: ", "error: ", "! "))]
+        return f"{self.what}: {' / '.join((telling or lines)[-4:]) or 'no message'}"
 
 
 def need_git() -> None:
     """Raise UserError unless git and git-lfs are installed."""
     missing = [program for program in ("git", "git-lfs") if which(program) is None]
     if missing:
-        raise UserError(f"{' and '.join(missing)} not found on the PATH; install it (Debian: apt-get install git git-lfs)")
+        raise UserError(
+            f"{' and '.join(missing)} not found on the PATH; install it (Debian: apt-get install git git-lfs)"
+        )
 
 
 class Git:
     """git in one folder, for one remote address."""
 
-    def __init__(self, folder: Path, address: GitAddress) -> None:
-        self.folder, self.address = folder, address
+    def __init__(self, folder: Path, address: GitAddress, repository: Path | None = None) -> None:
+        """`folder` holds the files; `repository` git's own state, where that is not in `folder`."""
+        self.folder, self.address, self.repository = folder, address, repository
 
     def run(
         self, *arguments: str, seconds: float = 120.0, progress: Progress | None = None, hooks: bool = False
@@ -113,7 +117,9 @@ class Git:
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name in KEPT_VARIABLES}
+        apart = {"GIT_DIR": str(self.repository), "GIT_WORK_TREE": str(self.folder)} if self.repository else {}
         return kept | {
+            **apart,
             "GIT_ALLOW_PROTOCOL": self.address.transport,
             "GIT_CONFIG_GLOBAL": "/dev/null",
             "GIT_CONFIG_NOSYSTEM": "1",

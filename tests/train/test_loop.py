@@ -116,6 +116,30 @@ def test_learns_and_records_everything(tmp_path: Path) -> None:
     assert reporter.records[-1] == {"kind": "finished"}
 
 
+def test_the_mean_loss_is_logged_once_an_epoch_and_every_step_recorded(tmp_path: Path) -> None:
+    _, reporter = train_in(tmp_path / "run", logging={"every": "epoch"})
+    history = json.loads((tmp_path / "run" / "checkpoint-6" / "trainer_state.json").read_text())["log_history"]
+    assert [entry["step"] for entry in history if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+    means = {entry["step"]: entry["mean_loss"] for entry in history if "mean_loss" in entry}
+    losses = reporter.losses()
+    assert means == pytest.approx({3: sum(losses[:3]) / 3, 6: sum(losses[3:]) / 3})
+    assert [r["step"] for r in reporter.records if "mean_loss" in r] == [3, 6]
+    _, never = train_in(tmp_path / "never", logging={"every": "never"})
+    assert not [r for r in never.records if "mean_loss" in r]
+    _, often = train_in(tmp_path / "often", logging={"every": 4})
+    assert [r["step"] for r in often.records if "mean_loss" in r] == [4, 6]
+
+
+def test_evaluation_has_its_own_number_of_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    (tmp_path / "run").mkdir()
+    run = trainer(config(evaluation={"micro": 7}), MemoryReporter(tmp_path / "run"), tmp_path / "work")
+    rows = run.source.eval_rows(0)
+    monkeypatch.setattr(type(rows), "micro_batches", lambda self, size: asked.append(size) or iter([self]))
+    run.evaluation_loss()
+    assert asked == [7]
+
+
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path) -> None:
     _, whole = train_in(tmp_path / "whole")
     stopped, first = train_in(tmp_path / "parts", stop_after=4)

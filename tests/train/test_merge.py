@@ -58,7 +58,9 @@ def test_a_multimodal_base_merges_too(tmp_path: Path) -> None:
     applied = PeftModel.from_pretrained(load(tmp_path / "base"), tmp_path / "adapter").eval()
     with torch.no_grad():
         expected = applied(input_ids=IDS).logits
-        torch.testing.assert_close(load(tmp_path / "merged").eval()(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            load(tmp_path / "merged").eval()(input_ids=IDS).logits, expected, rtol=1e-5, atol=1e-5
+        )
 
 
 def test_bf16_is_rounded_once(tmp_path: Path) -> None:

@@ -16,8 +16,7 @@ from gemfleet.launcher.sources.git_command import Git, GitError
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.resolve import check_model_folder
-
-from .repositories import bare_repository, commit_folder, git, needs_git
+from sources_on_disk import bare_repository, commit_folder, git, needs_git
 
 pytestmark = needs_git
 
@@ -88,7 +87,7 @@ def test_pickled_weights_are_never_kept_nor_opened(roots: Path, tmp_path: Path) 
     files = {"config.json": b'{"model_type": "gemma3_text"}', "pytorch_model.bin": pickle.dumps(Touch(sentinel))}
     folder = fetch_repository(parse_source(pushed(roots, "m", files)), tmp_path / "cache")
     assert [p.name for p in folder.iterdir()] == ["config.json"]
-    with pytest.raises(UserError, match="no \\*.safetensors weights"):
+    with pytest.raises(UserError, match=r"no \*\.safetensors weights"):
         check_model_folder(folder)
     assert not sentinel.exists()
 
@@ -142,7 +141,9 @@ def test_hooks_and_settings_of_the_machine_are_not_used(
 def test_a_slow_git_is_ended_with_all_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "git"
     program.parent.mkdir()
-    program.write_text(f"#!{sys.executable}\nimport time\nprint('Receiving objects:  42% (1/2)', flush=True)\ntime.sleep(60)\n")
+    program.write_text(
+        f"#!{sys.executable}\nimport time\nprint('Receiving objects:  42% (1/2)', flush=True)\ntime.sleep(60)\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     seen: list[tuple[int, int, str]] = []

@@ -12,8 +12,7 @@ from gemfleet.launcher.platform.write_yaml import to_yaml
 from gemfleet.train.config_file import parse_yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from .requests import REFERENCE, supported_request
+from platform_requests import REFERENCE, supported_request
 
 NONSENSE = st.recursive(
     st.none()

@@ -18,8 +18,7 @@ from gemfleet.launcher.platform.table import TABLE
 from gemfleet.launcher.platform.write_yaml import to_yaml
 from gemfleet.train.config_file import parse_yaml
 from gemfleet.train.errors import UserError
-
-from .requests import MISSING, REFERENCE, changed, supported_request
+from platform_requests import MISSING, REFERENCE, changed, supported_request
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 REFERENCE_BECOMES = {
@@ -177,6 +176,12 @@ def test_each_key_has_its_effect(change: dict[str, Any], target: str, value: Any
 @pytest.mark.parametrize(("change", "sentence"), REFUSED, ids=lambda value: str(value)[:60])
 def test_what_cannot_be_used_is_refused_by_name(change: dict[str, Any], sentence: str) -> None:
     assert any(sentence in problem for problem in converted(**change).problems)
+
+
+def test_rows_longer_than_the_models_context_are_refused() -> None:
+    request = changed(tokenizer__block_size=4096, tokenizer__max_length=4096)
+    (problem,) = set(convert(request, context=lambda model: 2048).problems) - set(convert(request).problems)
+    assert problem.startswith("tokenizer_parameters.block_size and tokenizer_parameters.max_length: found 4096")
 
 
 def test_all_problems_are_named_together() -> None:

@@ -1,0 +1,50 @@
+"""`gemfleet push`"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from .options import Run
+
+
+def push(run: Run) -> None:
+    """Deliver the result of a run again, to where its configuration says.
+
+    For a delivery that failed, and for runs that were stopped, which are not delivered by themselves. A result that has
+    arrived already changes nothing.
+
+    Examples:
+
+      gemfleet push latest
+
+    Exit codes: 0 delivered, 1 not delivered, 2 something to put right first.
+    """
+    from gemfleet.train.errors import UserError
+
+    from ..config_file import load_config
+    from ..delivery.deliver import deliver_folder
+    from ..delivery.errors import DeliveryError
+    from ..progress import open_display
+    from .home import open_registry, run_folder
+
+    registry = open_registry()
+    found = registry.find_run(run)
+    folder = run_folder(found.id)
+    if not (folder / "output").is_dir():
+        raise UserError(f"the run {found.id} has published nothing yet; there is no {folder / 'output'}")
+    deliver = load_config(folder / "config.resolved.yaml").output.deliver
+    if deliver is None:
+        raise UserError(f"the run {found.id} has no output.deliver, so its result stays in {folder / 'output'}")
+    display = open_display()
+    display.phase("delivering")
+    try:
+        sentence = deliver_folder(folder / "output", deliver, found.id, display.advance)
+    except DeliveryError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    finally:
+        display.close()
+    registry.add_event(found.id, "delivered", sentence)
+    typer.echo(sentence)

@@ -1,0 +1,151 @@
+"""The model card: what was trained, on what, how, how fast and how well, all from files and figures of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TERMS = "https://ai.google.dev/gemma/terms"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """folder: what is published, complete but for the card; base: what the person called the base model;
+    facts: `data`, `ranks`, `device`, `tokens_per_second`, `state`, where known."""
+
+    folder: Path
+    base: str
+    facts: Mapping[str, Any]
+
+
+def model_card(card: CardFacts) -> str:
+    """README.md. Figures that are not known are left out, never invented."""
+    written = json.loads((card.folder / "training_config.json").read_text())
+    state = json.loads((card.folder / "trainer_state.json").read_text())
+    train, base = written["train"], _without_prefix(card.base)
+    parts = [
+        _front_matter(base),
+        f"# LoRA adapter for {base}",
+        _summary(card, train, state),
+        "## Use\n",
+        _usage(base, (card.folder / "merged").is_dir()),
+        "## Data\n\n" + _data(card, train),
+        "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state),
+        "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
+        "## Hardware and speed\n\n" + _table(("", ""), _hardware(card.facts)),
+        _predictions(card.folder / "metrics.json"),
+        "## Versions\n\n" + _table(("package", "version"), written["versions"].items()),
+        "## Licence\n\nAn adapter made from Gemma is subject to the "
+        f"[Gemma Terms of Use]({TERMS}) and its Prohibited Use Policy; whoever passes it on has to pass them on, too. "
+        "This is a modified model, not Google's.",
+    ]
+    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+
+
+def _front_matter(base: str) -> str:
+    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~")) and ":" not in base
+    content: dict[str, Any] = {"base_model": base} if is_hub_id else {}
+    content |= {"library_name": "peft", "license": "gemma", "pipeline_tag": "text-generation"}
+    content["tags"] = ["gemma3", "lora", "sft", "gemfleet"]
+    return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
+
+
+def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]) -> str:
+    ended = (
+        "" if card.facts.get("state") in (None, "succeeded") else f" The run was {card.facts['state']} before its end."
+    )
+    return (
+        f"Supervised fine-tuning of `{_without_prefix(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
+        f"{_words(train['lora']['target_modules'])}, {state['global_step']} of {state['max_steps']} optimizer steps, "
+        f"{state['num_input_tokens_seen']:,} tokens seen.{ended}"
+    )
+
+
+def _usage(base: str, merged: bool) -> str:
+    code = [
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer",
+        "",
+        "here = 'folder of this card'",
+        f"base = AutoModelForCausalLM.from_pretrained({base!r})  # or a folder that holds it",
+        "model = PeftModel.from_pretrained(base, here)",
+        "tokenizer = AutoTokenizer.from_pretrained(here)",
+        "```",
+    ]
+    note = "\n`merged/` holds the base with the adapter added; it loads with `from_pretrained` alone." if merged else ""
+    return "\n".join(code) + note
+
+
+def _data(card: CardFacts, train: Mapping[str, Any]) -> str:
+    data = train["data"]
+    source = _without_prefix(str(card.facts.get("data", data["train"])))
+    held_out = "an evaluation set of its own" if data["eval"] else f"a seeded {data['eval_fraction']:.0%} held out"
+    report = f"\n\n{card.facts['data_report']}" if card.facts.get("data_report") else ""
+    return f"`{source}`, with {held_out}; examples of at most {data['max_length']} tokens.{report}"
+
+
+def _losses(state: Mapping[str, Any]) -> str:
+    evaluations = [entry for entry in state["log_history"] if "eval_loss" in entry]
+    losses = [entry for entry in state["log_history"] if "loss" in entry]
+    rows = [(f"step {entry['step']}, evaluation", f"{entry['eval_loss']:.4f}") for entry in evaluations]
+    rows += [(f"step {entry['step']}, training", f"{entry['loss']:.4f}") for entry in losses[:1] + losses[-1:]]
+    return _table(("where", "mean cross-entropy per supervised token"), rows)
+
+
+def _settings(train: Mapping[str, Any], state: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    optim, lora, batch = train["optim"], train["lora"], train["batch"]
+    yield "examples in an optimizer step", batch["global"]
+    yield "epochs", f"{state['epoch']:.2f} of {train['epochs']:g}"
+    yield "learning rate", f"{optim['learning_rate']:g}, {optim['schedule']}, warm-up {optim['warmup_ratio']:g}"
+    yield "AdamW", f"betas {optim['betas'][0]:g} and {optim['betas'][1]:g}, weight decay {optim['weight_decay']:g}"
+    yield "gradient norm clipped at", f"{optim['max_grad_norm']:g}" if optim["max_grad_norm"] else "not clipped"
+    yield "LoRA", f"r {lora['r']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"
+    yield "seed", train["seed"]
+    yield "strategy, precision asked for", f"{train['strategy']}, {train['precision']}"
+    if train.get("quantization") not in (None, "none"):
+        yield "frozen base held in", train["quantization"]
+
+
+def _hardware(facts: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
+    names = {
+        "ranks": "ranks",
+        "device": "device of rank 0",
+        "tokens_per_second": "tokens per second, all ranks (median)",
+    }
+    for key, name in names.items():
+        if facts.get(key) is not None:
+            value = facts[key]
+            yield name, f"{value:,.0f}" if isinstance(value, float) else value
+
+
+def _predictions(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    metrics = json.loads(path.read_text())
+    rows = [(name.replace("_", " "), f"{v:.4g}" if isinstance(v, float) else v) for name, v in metrics.items()]
+    return "## Answers on the evaluation set\n\nThe texts are in `predictions.jsonl`.\n\n" + _table(
+        ("metric", ""), rows
+    )
+
+
+def _table(head: tuple[str, str], rows: Iterable[tuple[str, Any]]) -> str:
+    lines = [f"| {head[0]} | {head[1]} |", "|---|---|"]
+    return "\n".join(lines + [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows])
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def _words(names: Any) -> str:
+    return ", ".join(names) if isinstance(names, list) else str(names)
+
+
+def _without_prefix(source: str) -> str:
+    return source.removeprefix("git+").partition("#")[0] if source.startswith("git+") else source
