@@ -29,7 +29,18 @@ def test_full_example_shows_every_field_with_its_default() -> None:
 
 def test_example_data_has_the_columns_it_claims() -> None:
     columns = {path.name: data_columns(path) for path in (EXAMPLES / "data").iterdir()}
-    assert columns == {"chat.jsonl": {"messages"}, "questions.jsonl": {"prompt", "completion"}}
+    assert columns == {
+        "chat.jsonl": {"messages"},
+        "korean-finance.jsonl": {"text"},
+        "questions.jsonl": {"prompt", "completion"},
+    }
+
+
+def test_the_korean_example_has_its_rows_each_once() -> None:
+    lines = (EXAMPLES / "data" / "korean-finance.jsonl").read_text(encoding="utf-8").splitlines()
+    texts = [json.loads(line)["text"] for line in lines]
+    assert len(set(texts)) == len(texts) >= 200
+    assert all(text.count("<start_of_turn>") == text.count("<end_of_turn>") == 2 for text in texts)
 
 
 def field_names(section: dict[str, Any], prefix: str = "") -> set[str]:
