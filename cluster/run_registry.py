@@ -84,6 +84,11 @@ class Run:
     driver_started: float | None
     stop_requested: bool
 
+    @classmethod
+    def from_row(cls, row: sqlite3.Row) -> Run:
+        values = dict(row)
+        return cls(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -138,6 +143,15 @@ class RunRegistry:
             row = db.execute(query, (run_id, f'%"{RunState.QUEUED}"%')).fetchone()
         return int(row[0] or 0)
 
+    def set_driver(self, run_id: str, pid: int) -> None:
+        """The process that carries the run out, where another one made its row. RunConflict when the run has ended."""
+        started = psutil.Process(pid).create_time()
+        with self._connect() as db:
+            state = self._state(db, run_id)
+            if state.is_terminal:
+                raise RunConflict(f"run {run_id} is {state} already; submit it again")
+            db.execute("UPDATE runs SET driver_pid = ?, driver_started = ? WHERE id = ?", (pid, started, run_id))
+
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
         """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change."""
         with self._connect() as db:
@@ -159,10 +173,17 @@ class RunRegistry:
             self._event(db, run_id, kind, message, data or {})
 
     def add_metrics(self, run_id: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Records with `kind` (step or eval) and `step`; a step that is reported again replaces the older record."""
+        """Records with `kind` (step or eval) and `step`; a step that is reported again replaces the older record.
+
+        The row's number always grows, also for a record that replaces another: readers go on from the last they saw.
+        """
         rows = [(run_id, r["kind"], r["step"], r.get("time", time.time()), _json(r)) for r in records]
         with self._connect() as db:
-            db.executemany("INSERT OR REPLACE INTO metrics VALUES (?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR REPLACE INTO metrics (rowid, run_id, kind, step, time, record) "
+                "VALUES ((SELECT COALESCE(MAX(rowid), 0) + 1 FROM metrics), ?, ?, ?, ?, ?)",
+                rows,
+            )
 
     def add_checkpoint(self, run_id: str, step: int, path: str, size: int, generation: int) -> None:
         """A committed checkpoint: its manifest is on disk already."""
@@ -202,7 +223,7 @@ class RunRegistry:
             row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
         if row is None:
             raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
-        return _run(row)
+        return Run.from_row(row)
 
     def find_run(self, prefix: str) -> Run:
         """The run of this id, the newest for `latest`, or the only one whose id begins so. UnknownRun otherwise."""
@@ -221,7 +242,7 @@ class RunRegistry:
         where, values = ("WHERE state = ?", [str(state)]) if state else ("", [])
         with self._reading() as db:
             query = f"SELECT * FROM runs {where} ORDER BY created_at DESC, rowid DESC LIMIT ?"
-            return [_run(row) for row in db.execute(query, [*values, limit])]
+            return [Run.from_row(row) for row in db.execute(query, [*values, limit])]
 
     def events(self, run_id: str, after: int = 0) -> list[dict[str, Any]]:
         """Events with `seq` above `after`, oldest first."""
@@ -306,11 +327,6 @@ class RunRegistry:
     def _event(self, db: sqlite3.Connection, run_id: str, kind: str, message: str, data: Mapping[str, Any]) -> None:
         values = (run_id, time.time(), kind, message, _json(data))
         db.execute("INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, ?, ?, ?)", values)
-
-
-def _run(row: sqlite3.Row) -> Run:
-    values = dict(row)
-    return Run(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
 
 
 def _json(record: Mapping[str, Any]) -> str:

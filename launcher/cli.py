@@ -13,13 +13,14 @@ from .commands.convert import convert
 from .commands.logs import logs
 from .commands.push import push
 from .commands.runs import runs
+from .commands.serve import serve
 from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
 from .commands.train import train
 from .commands.version import version
 
-COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, push, version)
+COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, push, serve, version)
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import time
 from collections.abc import Iterator
@@ -44,6 +43,7 @@ from .publish import Publication, publish
 from .ray_session import connected
 from .results import card_facts, predict_answers
 from .sources.fetch import check_sources, fetch_sources, names_repositories
+from .run_names import new_run_id
 from .worker import FaultPolicy, RankJob
 
 RESOLVED_FILE = "config.resolved.yaml"
@@ -72,16 +72,25 @@ class Outcome:
 class Run:
     """One run: its id, its folder, its row in the registry, and its actors on the head."""
 
-    def __init__(self, config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None) -> None:
-        """`resumed`: the id of the run to go on with; None for a new one."""
+    def __init__(
+        self,
+        config: LaunchConfig,
+        config_path: Path,
+        display: Display,
+        resumed: str | None = None,
+        submitted: str | None = None,
+    ) -> None:
+        """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made for a new one."""
         self.config, self.display = config, display
         self.asked = config.train  # as the person wrote it, repositories and all
-        self.id = resumed or new_run_id(config.name or config_path.stem)
+        self.id = resumed or submitted or new_run_id(config.name or config_path.stem)
         self.folder = gemfleet_home() / "runs" / self.id
         self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
         resolved = dump_config(config)
         if resumed:
             self.registry.reopen(self.id, resolved, os.getpid())
+        elif submitted:
+            self.registry.set_driver(self.id, os.getpid())
         else:
             self.registry.create_run(self.id, config.name or config_path.stem, resolved, os.getpid())
         for part in ("checkpoints", "logs"):
@@ -95,6 +104,10 @@ class Run:
         self.registry.transition(self.id, state)
         self.display.phase(text)
 
+    def waits_for(self, text: str) -> None:
+        self.note(text)
+        self.registry.add_event(self.id, "waiting", text)
+
     def note(self, text: str) -> None:
         """A line for the person and for the driver's log."""
         self.display.note(text)
@@ -102,22 +115,38 @@ class Run:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
-def launch(config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None) -> Outcome:
+def launch(
+    config: LaunchConfig,
+    config_path: Path,
+    display: Display,
+    resumed: str | None = None,
+    submitted: str | None = None,
+) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
     With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
+    With `submitted`, the id of a row that waits for this run, wrong inputs are told there too.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
+    if submitted is None:
+        check_before(config)
+    run = Run(config, config_path, display, resumed, submitted)
+    with ends_in_the_registry(run):
+        if submitted is not None:
+            check_before(config)
+        fetch(run)
+        return carry_out(run)
+
+
+def check_before(config: LaunchConfig) -> None:
+    """What can be told to be wrong before anything starts: sources, the place of delivery, model and data."""
     check_sources(config.train)
     check_delivery(config.output.deliver)
     check_inputs(config.train)
-    run = Run(config, config_path, display, resumed)
-    with ends_in_the_registry(run):
-        fetch(run)
-        return _launch_connected(run)
 
 
-def _launch_connected(run: Run) -> Outcome:
+def carry_out(run: Run) -> Outcome:
+    """The phases of a run, on its cluster."""
     with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
         tell_what_differs(run)
@@ -142,7 +171,7 @@ def fetch(run: Run) -> None:
 
 
 def check_inputs(train: TrainConfig) -> None:
-    """What can be told to be wrong before anything starts: the model's folder, the data's files and their columns."""
+    """Raise UserError for what is wrong with the model's folder, the data's files, or their columns."""
     model = Path(train.model).expanduser()
     if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
         check_context(check_model_folder(model), train.data.max_length)
@@ -170,7 +199,7 @@ def preflight(run: Run) -> Placement:
     cluster = run.config.cluster
     placement = place(cluster, list_nodes())
     size = placement.cpus_per_worker, placement.gpus_per_worker
-    wait_for_resources(placement.workers, *size, cluster.wait_for_resources_s, run.note)
+    wait_for_resources(placement.workers, *size, cluster.wait_for_resources_s, run.waits_for)
     run.note(placement.describe())
     return placement
 
@@ -328,9 +357,3 @@ def ends_in_the_registry(run: Run) -> Iterator[None]:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             run.registry.transition(run.id, RunState.FAILED, reason)
         raise
-
-
-def new_run_id(name: str) -> str:
-    """`<name>-<yyyymmdd-hhmmss>-<4 random>`, safe as a folder's name."""
-    safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in name).strip("-.") or "run"
-    return f"{safe[:64]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -22,6 +22,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
+    run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
@@ -47,7 +48,7 @@ def train(
     if dry_run:
         _print_plan(loaded, as_json)
     else:
-        _train(loaded, config, as_json)
+        _train(loaded, config, as_json, run_id)
 
 
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
@@ -67,7 +68,7 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     typer.echo("\n".join(f"{topic:12} {sentence}" for topic, sentence in plan.items()))
 
 
-def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
+def _train(config: LaunchConfig, path: Path, as_json: bool, run_id: str | None) -> None:
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
@@ -77,7 +78,7 @@ def _train(config: LaunchConfig, path: Path, as_json: bool) -> None:
 
     display = open_display()
     try:
-        outcome = launch(config, path, display)
+        outcome = launch(config, path, display, submitted=run_id)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)

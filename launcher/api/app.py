@@ -1,0 +1,81 @@
+"""Puts the API together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.security import HTTPBearer
+from gemfleet.cluster.inventory import Node
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_registry import RunRegistry
+
+from . import openapi, problems
+from .feed import Feed
+from .gate import Gate
+from .routes import checkpoints, cluster, dashboard, events, health, logs, prometheus, runs
+from .services import ClusterView, Services, Submitter
+from .settings import ApiSettings
+from .submissions import ProcessSubmitter
+
+PREFIX = "/api/v1"
+ROUTERS = (health, cluster, runs, events, logs, checkpoints)
+
+
+class HeadAlone:
+    """The cluster as a process outside of it sees it: not at all."""
+
+    def nodes(self) -> list[Node] | None:
+        return None
+
+
+def create_app(
+    settings: ApiSettings, cluster_view: ClusterView | None = None, submitter: Submitter | None = None
+) -> FastAPI:
+    """The application over the registry of `settings.home`, which is made when absent."""
+    registry = RunRegistry(settings.registry_path)
+    reader = RegistryReader(settings.registry_path)
+    services = Services(
+        settings=settings,
+        registry=registry,
+        reader=reader,
+        feed=Feed(reader, settings.poll_seconds, registry.mark_interrupted),
+        submitter=submitter or ProcessSubmitter(settings.home, registry),
+        cluster=cluster_view or HeadAlone(),
+    )
+    app = FastAPI(
+        title="gemfleet",
+        version=version("gemfleet"),
+        summary="Runs of Gemma 3 fine-tuning on a Ray cluster: what they do, and stopping and starting them.",
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,  # these pages load their parts from elsewhere
+        redoc_url=None,
+        lifespan=_lifespan,
+    )
+    app.state.services = services
+    documented = APIRouter(
+        prefix=PREFIX, dependencies=[Depends(HTTPBearer(auto_error=False, description=openapi.TOKENS))]
+    )
+    for module in ROUTERS:
+        documented.include_router(module.router)
+    app.include_router(documented)
+    for module in (health, prometheus, dashboard):
+        app.include_router(module.router, include_in_schema=False)
+    problems.install(app)
+    openapi.install(app, settings)
+    app.add_middleware(Gate, settings=settings)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    feed: Feed = app.state.services.feed
+    watching = asyncio.create_task(feed.watch())
+    try:
+        yield
+    finally:
+        watching.cancel()
+        await feed.close()

@@ -1,0 +1,97 @@
+"""The registry as Prometheus metrics: base units, and one label, `run`.
+
+Only runs that go on or have just ended are shown, so that the number of series stays small.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_registry import Run, RunState
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+RECENT_SECONDS = 300.0  # a run that ended is shown so much longer, for the last scrape to see its end
+MOST_RUNS = 20
+STEP_GAUGES = {
+    "loss": ("loss", "Training loss of the newest step, a mean per supervised token."),
+    "learning_rate": ("learning_rate", "Learning rate of the newest step."),
+    "tokens_per_second": ("tokens_per_second", "Non-padding tokens per second over all ranks, newest step."),
+    "step_seconds": ("step_seconds", "Wall time of the newest optimizer step."),
+    "data_wait_seconds": ("data_wait_seconds", "Time the newest step waited for data."),
+    "mfu": ("mfu_ratio", "Model FLOPs utilisation of the newest step, 0 to 1."),
+    "peak_memory_bytes": ("peak_memory_bytes", "Highest memory of a rank: its GPU's, or its own where there is none."),
+    "world_size": ("ranks", "Worker processes of the run."),
+    "seconds_left": ("eta_seconds", "Estimated time to the last step."),
+}
+
+
+class RunCollector(Collector):
+    """Reads the registry at every scrape; keeps nothing."""
+
+    def __init__(self, reader: RegistryReader) -> None:
+        self._reader = reader
+
+    def collect(self) -> Iterator[Metric]:
+        every = self._reader.runs(1_000_000)
+        yield _states(every)
+        since = time.time() - RECENT_SECONDS
+        runs = [run for run in every if run.ended_at is None or run.ended_at > since][:MOST_RUNS]
+        yield from self._newest(runs)
+        yield from self._totals(runs)
+
+    def _newest(self, runs: list[Run]) -> Iterator[Metric]:
+        """Gauges of each run's newest step, evaluation and checkpoint."""
+        steps = {run.id: self._reader.latest_metrics(run.id, "step") or {} for run in runs}
+        for field, (name, text) in STEP_GAUGES.items():
+            gauge = GaugeMetricFamily(f"gemfleet_{name}", text, labels=["run"])
+            for run_id, step in steps.items():
+                if isinstance(step.get(field), int | float):
+                    gauge.add_metric([run_id], step[field])
+            yield gauge
+        gauge = GaugeMetricFamily("gemfleet_progress_ratio", "Steps done of all steps, 0 to 1.", labels=["run"])
+        for run_id, step in steps.items():
+            if step.get("total_steps"):
+                gauge.add_metric([run_id], step["step"] / step["total_steps"])
+        yield gauge
+        gauge = GaugeMetricFamily("gemfleet_eval_loss", "Loss of the newest evaluation.", labels=["run"])
+        for run in runs:
+            evaluation = self._reader.latest_metrics(run.id, "eval")
+            if evaluation:
+                gauge.add_metric([run.id], evaluation["eval_loss"])
+        yield gauge
+
+    def _totals(self, runs: list[Run]) -> Iterator[Metric]:
+        """What only grows while a run goes on. A step trained again after a restart counts once."""
+        tokens = CounterMetricFamily("gemfleet_tokens", "Non-padding tokens trained on.", labels=["run"])
+        steps = CounterMetricFamily("gemfleet_steps", "Optimizer steps done.", labels=["run"])
+        seconds = CounterMetricFamily("gemfleet_training_seconds", "Wall time of all steps.", labels=["run"])
+        restarts = CounterMetricFamily("gemfleet_restarts", "Attempts after the first.", labels=["run"])
+        lost = CounterMetricFamily("gemfleet_checkpoints_failed", "Checkpoints that did not arrive.", labels=["run"])
+        saved = GaugeMetricFamily("gemfleet_checkpoint_bytes", "Size of the newest checkpoint.", labels=["run"])
+        age = GaugeMetricFamily(
+            "gemfleet_checkpoint_timestamp_seconds", "When the newest checkpoint was committed.", labels=["run"]
+        )
+        for run in runs:
+            newest = self._reader.latest_metrics(run.id, "step")
+            tokens.add_metric([run.id], self._reader.metric_sum(run.id, "tokens"))
+            steps.add_metric([run.id], newest["step"] if newest else 0)
+            seconds.add_metric([run.id], self._reader.metric_sum(run.id, "step_seconds"))
+            restarts.add_metric([run.id], self._reader.restarts(run.id))
+            lost.add_metric([run.id], self._reader.event_count(run.id, "checkpoint_failed"))
+            for checkpoint in self._reader.checkpoints(run.id)[:1]:
+                saved.add_metric([run.id], checkpoint["bytes"])
+                age.add_metric([run.id], checkpoint["created_at"])
+        yield from (tokens, steps, seconds, restarts, lost, saved, age)
+
+
+def _states(runs: list[Run]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily("gemfleet_runs", "Runs in each state.", labels=["state"])
+    counts = Counter(run.state for run in runs)
+    for state in RunState:
+        gauge.add_metric([str(state)], counts[state])
+    return gauge

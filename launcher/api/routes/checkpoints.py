@@ -1,0 +1,47 @@
+"""Checkpoints of a run, and the download of one."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import StreamingResponse
+
+from ..archive import MEDIA_TYPE, open_archive
+from ..problems import ApiError, responses
+from ..schemas import Checkpoint, Listing
+from ..services import Needed
+from ..views import checkpoint_folder, checkpoint_view
+from .parameters import Limit, RunId, Step
+
+router = APIRouter(prefix="/runs/{run_id}/checkpoints", tags=["checkpoints"])
+
+
+@router.get("", summary="Its checkpoints, newest first", responses=responses(404, 422))
+def list_checkpoints(services: Needed, run_id: RunId, limit: Limit = 100) -> Listing[Checkpoint]:
+    run = services.run(run_id)
+    folder, prefix = services.settings.run_folder(run.id), f"/api/v1/runs/{run.id}"
+    rows = services.reader.checkpoints(run.id)[: limit + 1]
+    return Listing[Checkpoint].of([checkpoint_view(run.id, row, folder, prefix) for row in rows], limit)
+
+
+@router.get(
+    "/{step}/download",
+    summary="A checkpoint as a tar archive",
+    response_class=StreamingResponse,
+    responses={
+        **responses(404, 409, 422),
+        200: {
+            "description": "the archive; the same bytes every time",
+            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+            "headers": {
+                "Repr-Digest": {"description": "sha-256 of the archive (RFC 9530)", "schema": {"type": "string"}}
+            },
+        },
+    },
+)
+def download(services: Needed, run_id: RunId, step: Step) -> StreamingResponse:
+    """Every file is compared with the manifest's sha256 before the first byte is sent; 409 when one is damaged."""
+    run = services.run(run_id)
+    if all(row["step"] != step for row in services.reader.checkpoints(run.id)):
+        raise ApiError(404, f"run {run.id} has no checkpoint of step {step}; its checkpoints are listed one level up")
+    archive = open_archive(checkpoint_folder(services.settings.run_folder(run.id), step), f"{run.id}-{step}")
+    return StreamingResponse(archive.chunks(), media_type=MEDIA_TYPE, headers=archive.headers())

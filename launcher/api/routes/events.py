@@ -1,0 +1,88 @@
+"""What happened: a run's events as a list or a stream, the figures of its steps, and everything in one stream."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Header, Query, Request, Response
+
+from ..problems import responses
+from ..schemas import Event, Listing, Metric, MetricPage
+from ..services import Needed
+from ..sse import CONTENT, MEDIA_TYPE, Start, parse_position, stream
+from ..views import event_view, metric_view
+from .parameters import AfterEvent, Limit, RunId, SinceStep
+
+router = APIRouter(tags=["events"])
+LastEventId = Annotated[
+    str,
+    Header(
+        alias="Last-Event-ID",
+        pattern=r"^([0-9]{1,15}(-[0-9]{1,15})?)?$",
+        description="the id of the last message that was received; the stream goes on after it",
+    ),
+]
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    summary="What happened to a run",
+    response_model=Listing[Event],
+    responses={**responses(404, 422), 200: {"content": CONTENT}},
+)
+async def run_events(
+    services: Needed,
+    request: Request,
+    run_id: RunId,
+    after: AfterEvent = 0,
+    limit: Limit = 100,
+    metrics: Annotated[bool, Query(description="in a stream, the figures of steps too, as `metric` messages")] = False,
+    last_event_id: LastEventId = "",
+) -> Listing[Event] | Response:
+    """Oldest first, as JSON. With `Accept: text/event-stream` a stream of server-sent events, which goes on after
+    `Last-Event-ID` and closes after an `end` message when the run has ended.
+    """
+    run = services.run(run_id)
+    if MEDIA_TYPE in request.headers.get("accept", ""):
+        start = Start(run.state.is_terminal, services.reader.head())
+        seen = parse_position(last_event_id or str(after))
+        return stream(services.feed, run_id, seen, start, metrics, services.settings.stream_seconds)
+    found = services.reader.events(run_id, after, limit + 1)
+    return Listing[Event].of([event_view(row) for row in found], limit)
+
+
+@router.get(
+    "/events",
+    summary="What happens to all runs",
+    responses={**responses(422), 200: {"content": CONTENT}},
+    response_class=Response,
+)
+async def all_events(
+    services: Needed,
+    metrics: Annotated[bool, Query(description="the figures of steps too, as `metric` messages")] = False,
+    last_event_id: LastEventId = "",
+) -> Response:
+    """A stream of server-sent events of all runs: from now on, or after `Last-Event-ID`."""
+    head = services.reader.head()
+    seen = parse_position(last_event_id) if last_event_id else head
+    return stream(services.feed, None, seen, Start(False, head), metrics, services.settings.stream_seconds)
+
+
+@router.get("/runs/{run_id}/metrics", summary="The figures of its steps", responses=responses(404, 422))
+def run_metrics(
+    services: Needed,
+    run_id: RunId,
+    since_step: SinceStep = 0,
+    limit: Limit = 1000,
+    kind: Annotated[Literal["step", "eval", "all"], Query(description="of steps, of evaluations, or of both")] = "all",
+) -> MetricPage:
+    """In the order of steps. A page ends with a whole step, so that none is lost between two pages."""
+    services.run(run_id)
+    records = services.reader.metrics(run_id, since_step, None if kind == "all" else kind, limit + 1)
+    more = len(records) > limit
+    if more:
+        last = records[-1]["step"]
+        records = [record for record in records if record["step"] < last] or records[:-1]
+    data: list[Metric] = [metric_view(record) for record in records]
+    after = data[-1].step + 1 if data else since_step
+    return MetricPage(data=data, has_more=more, next_since_step=after)

@@ -1,0 +1,28 @@
+"""Whether the API lives, and whether it can answer."""
+
+from __future__ import annotations
+
+import sqlite3
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from ..problems import ApiError, responses
+from ..schemas import Health
+from ..services import Needed
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Is the process alive?")
+async def healthz() -> Health:
+    return Health(version=version("gemfleet"))
+
+
+@router.get("/readyz", summary="Can the registry be read?", responses=responses(503))
+def readyz(services: Needed) -> Health:
+    try:
+        services.reader.head()
+    except sqlite3.Error as error:
+        raise ApiError(503, f"the registry cannot be read: {error}") from None
+    return Health(version=version("gemfleet"))

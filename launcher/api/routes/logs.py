@@ -1,0 +1,71 @@
+"""The log lines of a run: the last ones, or all that come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import Field
+from starlette.concurrency import run_in_threadpool
+
+from ...logs import LogReader
+from ..problems import responses
+from ..redaction import redact_text
+from ..schemas import LogLine, LogPage
+from ..services import Needed, Services
+from ..sse import COMMENT_SECONDS, CONTENT, EventStream, message
+from .parameters import Absent, RunId
+
+router = APIRouter(prefix="/runs/{run_id}", tags=["logs"])
+POLL_SECONDS = 0.5
+
+
+@router.get(
+    "/logs",
+    summary="Log lines of the driver and the ranks",
+    response_model=LogPage,
+    responses={**responses(404, 422), 200: {"content": CONTENT}},
+)
+def run_logs(
+    services: Needed,
+    run_id: RunId,
+    rank: Annotated[Annotated[int, Field(ge=0, le=100_000)] | Absent, Query(description="of this rank only")] = None,
+    tail: Annotated[int, Query(ge=0, le=10_000, description="so many of the last lines of each file")] = 200,
+    follow: Annotated[bool, Query(description="go on with `line` messages as server-sent events")] = False,
+) -> LogPage | Response:
+    """The last lines of each file. With `follow`, a stream that begins with them and closes when the run has ended."""
+    reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank)
+    if follow:
+        return EventStream(_lines(services, run_id, reader, tail))
+    return LogPage(data=[_line(source, text) for source, text in reader.tail(tail)])
+
+
+def _line(source: str, text: str) -> LogLine:
+    return LogLine(source=source, line=redact_text(text))
+
+
+async def _lines(services: Services, run_id: str, reader: LogReader, tail: int) -> AsyncIterator[str]:
+    deadline = time.monotonic() + services.settings.stream_seconds
+    spoke = time.monotonic()
+    lines = await run_in_threadpool(lambda: list(reader.tail(tail)))
+    while True:
+        for source, text in lines:
+            yield message("line", _line(source, text).model_dump_json())
+            spoke = time.monotonic()
+        if time.monotonic() > deadline or services.feed.closed:
+            return
+        run = await run_in_threadpool(services.reader.run, run_id)
+        lines = await run_in_threadpool(lambda: list(reader.new_lines()))
+        if run is None or run.state.is_terminal:
+            for source, text in lines:
+                yield message("line", _line(source, text).model_dump_json())
+            yield message("end", json.dumps({}))
+            return
+        if time.monotonic() - spoke > COMMENT_SECONDS:
+            spoke = time.monotonic()
+            yield ": still here\n\n"
+        await asyncio.sleep(POLL_SECONDS)

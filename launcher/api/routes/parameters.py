@@ -1,0 +1,24 @@
+"""Parameters that several routes share. Nothing else of a request ever becomes part of a path."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Path, Query
+from pydantic import Field
+from pydantic.json_schema import SkipJsonSchema
+
+RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+STEPS = 2**53
+RunId = Annotated[
+    str, Path(pattern=RUN_ID, description="the whole id of a run", examples=["demo-20260102-030405-1a2b"])
+]
+Step = Annotated[int, Path(ge=0, le=STEPS, description="the step of a checkpoint", examples=[40])]
+Limit = Annotated[int, Query(ge=1, le=1000, description="at most so many")]
+Absent = SkipJsonSchema[None]  # a parameter may be left out; a text `null` is no value of it
+AfterRun = Annotated[
+    Annotated[str, Field(pattern=RUN_ID)] | Absent,
+    Query(description="the `last_id` of the page before; a run that exists"),
+]
+AfterEvent = Annotated[int, Query(ge=0, le=STEPS, description="only events whose id is greater")]
+SinceStep = Annotated[int, Query(ge=0, le=STEPS, description="only of this step and later")]

@@ -1,0 +1,67 @@
+"""Runs: the list, one run, submitting, stopping, and its configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from gemfleet.cluster.run_registry import RunState
+
+from ...run_names import new_run_id
+from ..problems import responses
+from ..redaction import redact
+from ..schemas import Listing, RunConfiguration, RunDetail, RunSummary, Submission
+from ..services import Needed
+from ..submissions import checked_config
+from ..views import config_of, run_detail, run_summary
+from .parameters import Absent, AfterRun, RunId
+
+router = APIRouter(prefix="/runs", tags=["runs"])
+
+
+@router.get("", summary="The runs of this head, newest first", responses=responses(404, 422))
+def list_runs(
+    services: Needed,
+    limit: Annotated[int, Query(ge=1, le=100, description="at most so many")] = 20,
+    after: AfterRun = None,
+    status: Annotated[RunState | Absent, Query(description="only runs in this state")] = None,
+) -> Listing[RunSummary]:
+    if after is not None:
+        services.run(after)
+    found = services.reader.runs(limit + 1, after, status)
+    return Listing[RunSummary].of([run_summary(services.reader, run) for run in found], limit)
+
+
+@router.post("", status_code=201, summary="Start a run", responses=responses(400, 403, 413, 422))
+def submit_run(services: Needed, submission: Submission, response: Response) -> RunDetail:
+    """Start a run from the content of a configuration file. It goes on without the API.
+
+    Paths must lie below the folders that the API was started with; code and pickles cannot be named.
+    """
+    config = checked_config(submission.config, services.settings.data_roots)
+    run_id = new_run_id(config.name or "run")
+    services.submitter.start(run_id, config.model_dump(mode="json", by_alias=True))
+    response.headers["Location"] = f"/api/v1/runs/{run_id}"
+    return _detail(services, run_id)
+
+
+@router.get("/{run_id}", summary="All that is known of a run", responses=responses(404, 422))
+def get_run(services: Needed, run_id: RunId) -> RunDetail:
+    return _detail(services, run_id)
+
+
+@router.post("/{run_id}/stop", status_code=202, summary="Checkpoint, then end", responses=responses(403, 404, 409, 422))
+def stop_run(services: Needed, run_id: RunId) -> RunDetail:
+    """Ask a run to save a checkpoint after the step it is in, and end. 409 when it has ended."""
+    services.registry.request_stop(services.run(run_id).id)
+    return _detail(services, run_id)
+
+
+@router.get("/{run_id}/config", summary="The configuration, spelled out", responses=responses(404, 422))
+def get_config(services: Needed, run_id: RunId) -> RunConfiguration:
+    return RunConfiguration(run_id=run_id, config=redact(config_of(services.run(run_id))))
+
+
+def _detail(services: Needed, run_id: str) -> RunDetail:
+    run = services.run(run_id)
+    return run_detail(services.reader, run, services.settings.run_folder(run.id), f"/api/v1/runs/{run.id}")

@@ -1,0 +1,262 @@
+"""What the API answers.
+
+The shapes follow the fine-tuning job APIs that people know: `object`, `created_at`, lists with `has_more` and cursors.
+Times are seconds since the epoch, sizes bytes, durations seconds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from gemfleet.cluster.run_registry import RunState
+from pydantic import BaseModel, ConfigDict, Field
+
+Item = TypeVar("Item", bound=BaseModel)
+
+
+class ProblemDetail(BaseModel):
+    """One field that is wrong."""
+
+    field: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: Annotated[str, Field(description="what the status means", examples=["Not Found"])]
+    status: Annotated[int, Field(examples=[404])]
+    detail: Annotated[str, Field(examples=["there is no run 'demo-1'; `gemfleet runs` lists them"])]
+    instance: Annotated[str, Field(description="the path that was asked for")]
+    errors: Annotated[list[ProblemDetail] | None, Field(description="the fields it is about")] = None
+
+
+class Listing(BaseModel, Generic[Item]):
+    """One page. The next one begins after `last_id`: pass it as `after`."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+    has_more: bool
+    first_id: str | None = None
+    last_id: str | None = None
+
+    @classmethod
+    def of(cls, items: list[Item], limit: int) -> Listing[Item]:
+        """A page of at most `limit` out of items that were read with one more than that."""
+        page = items[:limit]
+        ids = [str(getattr(item, "id", "")) for item in page]
+        return cls(
+            data=page,
+            has_more=len(items) > limit,
+            first_id=ids[0] if ids else None,
+            last_id=ids[-1] if ids else None,
+        )
+
+
+class Progress(BaseModel):
+    """How far training is."""
+
+    step: Annotated[int, Field(examples=[40])] = 0
+    total_steps: Annotated[int, Field(examples=[120])] = 0
+    epoch: Annotated[float, Field(examples=[0.67])] = 0.0
+    epochs: Annotated[float, Field(examples=[2.0])] = 0.0
+    fraction: Annotated[float, Field(ge=0, le=1, examples=[0.333])] = 0.0
+    eta_seconds: Annotated[float | None, Field(description="null where it is not known", examples=[95.0])] = None
+
+
+class Throughput(BaseModel):
+    """The newest step's record, over all ranks: raw, non-pad and supervised tokens are never mixed."""
+
+    model_config = ConfigDict(extra="allow")
+    step_seconds: float | None = None
+    data_wait_seconds: float | None = None
+    tokens_per_second: float | None = None
+    tokens_per_second_per_rank: float | None = None
+    supervised_tokens_per_second: float | None = None
+    raw_tokens_per_second: float | None = None
+    mfu: Annotated[float | None, Field(description="model FLOPs utilisation; null where the peak is unknown")] = None
+    peak_memory_bytes: int | None = None
+    world_size: int | None = None
+
+
+class Rank(BaseModel):
+    """One worker process and when it was last heard of."""
+
+    rank: int
+    node: Annotated[str, Field(description="Ray's id of the node")]
+    address: str
+    pid: int
+    heartbeat_at: float
+    heartbeat_age_seconds: float
+
+
+class RunSummary(BaseModel):
+    """A run as it appears in the list."""
+
+    id: Annotated[str, Field(examples=["demo-20260102-030405-1a2b"])]
+    object: Literal["run"] = "run"
+    name: str
+    status: Annotated[RunState, Field(examples=["training"])]
+    reason: Annotated[str, Field(description="why it is in this state, where something is to be said")] = ""
+    model: Annotated[str | None, Field(examples=["demo"])] = None
+    created_at: int
+    updated_at: int
+    finished_at: int | None = None
+    stop_requested: bool
+    progress: Progress
+    loss: float | None = None
+    eval_loss: float | None = None
+
+
+class RunDetail(RunSummary):
+    """All that is known of a run now."""
+
+    waiting_for: Annotated[str | None, Field(description="what is missing, while the run waits for room")] = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    throughput: Throughput | None = None
+    batch_finder: Annotated[dict[str, Any] | None, Field(description="the batch finder's result, once known")] = None
+    ranks: list[Rank]
+    last_checkpoint: Checkpoint | None = None
+    restarts: int
+    events_url: str
+    metrics_url: str
+    checkpoints_url: str
+
+
+class Checkpoint(BaseModel):
+    """A checkpoint whose files the head verified before it wrote the manifest."""
+
+    id: Annotated[str, Field(examples=["checkpoint-40"])]
+    object: Literal["run.checkpoint"] = "run.checkpoint"
+    run_id: str
+    step: int
+    created_at: int
+    bytes: int
+    generation: Annotated[int, Field(description="which attempt of the run wrote it")]
+    state: Annotated[
+        Literal["verified", "missing", "damaged"],
+        Field(description="verified when it was committed, and its files still have the manifest's sizes; or not"),
+    ]
+    files: list[CheckpointFile]
+    download_url: str
+
+
+class CheckpointFile(BaseModel):
+    path: Annotated[str, Field(examples=["adapter_model.safetensors"])]
+    bytes: int
+    sha256: str
+
+
+class Event(BaseModel):
+    """Something that happened to a run."""
+
+    id: Annotated[str, Field(description="grows with time, over all runs", examples=["17"])]
+    object: Literal["run.event"] = "run.event"
+    run_id: str
+    created_at: float
+    type: Annotated[str, Field(examples=["state"])]
+    message: Annotated[str, Field(examples=["training"])]
+    data: dict[str, Any]
+
+
+class Metric(BaseModel):
+    """One step's or evaluation's figures, as the ranks reported them."""
+
+    model_config = ConfigDict(extra="allow")
+    object: Literal["run.metric"] = "run.metric"
+    kind: Annotated[str, Field(examples=["step"])]
+    step: int
+
+
+class MetricPage(BaseModel):
+    """Figures in the order of steps. Where `has_more`, ask again with `since_step` = `next_since_step`."""
+
+    object: Literal["list"] = "list"
+    data: list[Metric]
+    has_more: bool
+    next_since_step: int
+
+
+class LogLine(BaseModel):
+    source: Annotated[str, Field(examples=["rank-0"])]
+    line: str
+
+
+class LogPage(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[LogLine]
+
+
+class RunConfiguration(BaseModel):
+    """The configuration with every value spelled out, without secrets."""
+
+    object: Literal["run.config"] = "run.config"
+    run_id: str
+    config: dict[str, Any]
+
+
+class Submission(BaseModel):
+    """A run to start: the content of a configuration file."""
+
+    model_config = ConfigDict(extra="forbid")
+    config: Annotated[
+        dict[str, Any],
+        Field(examples=[{"name": "demo", "train": {"model": "demo", "data": {"train": "demo"}, "max_steps": 10}}]),
+    ]
+
+
+class NodeStatus(BaseModel):
+    """One living node. `*_free` is what no task or actor has reserved."""
+
+    id: str
+    address: str
+    hostname: str
+    is_head: bool
+    cpus: float
+    cpus_free: float
+    gpus: float
+    gpus_free: float
+    memory_bytes: int
+    object_store_bytes: int
+
+
+class Gpu(BaseModel):
+    index: int
+    name: str
+    memory_bytes: int
+    memory_used_bytes: int
+    utilisation: Annotated[float, Field(ge=0, le=1)]
+
+
+class HeadStatus(BaseModel):
+    """The head node itself, as its operating system sees it."""
+
+    hostname: str
+    cpu_utilisation: Annotated[float, Field(ge=0, le=1)]
+    memory_bytes: int
+    memory_used_bytes: int
+    disk_bytes: int
+    disk_free_bytes: int
+    gpus: list[Gpu]
+
+
+class ClusterStatus(BaseModel):
+    object: Literal["cluster"] = "cluster"
+    connected: Annotated[bool, Field(description="whether this API lives inside a Ray cluster and sees its nodes")]
+    nodes: list[NodeStatus]
+    cpus: float
+    cpu_reserved: Annotated[float, Field(ge=0, le=1, description="share of all CPUs that is reserved")]
+    gpus: float
+    gpu_reserved: Annotated[float, Field(ge=0, le=1)]
+    head: HeadStatus
+
+
+class Health(BaseModel):
+    status: Annotated[Literal["ok"], Field(examples=["ok"])] = "ok"
+    version: str
+
+
+RunDetail.model_rebuild()
+Checkpoint.model_rebuild()

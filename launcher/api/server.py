@@ -1,0 +1,51 @@
+"""Runs the API in this process."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from gemfleet.train.errors import UserError
+
+from .settings import ApiSettings
+
+STOP_SECONDS = 3
+
+
+class Server(uvicorn.Server):
+    """uvicorn, told when it begins to stop: open event streams would otherwise keep it waiting."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        app: Any = self.config.app
+        await app.state.services.feed.close()
+        await super().shutdown(sockets)
+
+
+def bind(settings: ApiSettings) -> socket.socket:
+    """The listening socket; UserError naming the remedy when the address cannot be had. Port 0: any free one."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise UserError(f"--host {settings.host} --port {settings.port}: {reason}; choose another port") from None
+    return listener
+
+
+def make_server(app: FastAPI) -> Server:
+    """A server for `app`; `server.run(sockets=[bind(settings)])` serves until it is told to stop."""
+    config = uvicorn.Config(
+        app,
+        log_level=logging.WARNING,
+        access_log=False,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        server_header=False,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+    return Server(config)

@@ -1,0 +1,58 @@
+"""What routes work with: the registry, the event feed, and the two things that are different inside a Ray cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol
+
+from fastapi import Depends, Request
+from gemfleet.cluster.errors import UnknownRun
+from gemfleet.cluster.inventory import Node
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_registry import Run, RunRegistry
+
+from .feed import Feed
+from .settings import ApiSettings
+
+
+class Submitter(Protocol):
+    """Starts runs."""
+
+    def start(self, run_id: str, config: dict[str, Any]) -> None:
+        """Make the run's row and start its driver, which outlives the API."""
+        ...
+
+
+class ClusterView(Protocol):
+    """Sees the nodes of a cluster."""
+
+    def nodes(self) -> list[Node] | None:
+        """The living nodes; None outside a cluster."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything a route needs, made once for an application."""
+
+    settings: ApiSettings
+    registry: RunRegistry
+    reader: RegistryReader
+    feed: Feed
+    submitter: Submitter
+    cluster: ClusterView
+
+    def run(self, run_id: str) -> Run:
+        """UnknownRun, answered as 404, when there is none."""
+        run = self.reader.run(run_id)
+        if run is None:
+            raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
+        return run
+
+
+def services_of(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+Needed = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,99 @@
+"""Server-sent events (WHATWG HTML, section 9.2) over the feed."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from fastapi.responses import StreamingResponse
+from gemfleet.cluster.registry_reader import Mark
+
+from .feed import Feed
+from .problems import ApiError
+
+MEDIA_TYPE = "text/event-stream"
+RETRY_MILLISECONDS = 1000
+COMMENT_SECONDS = 15.0
+POSITION = re.compile(r"(?P<event>\d{1,15})(-(?P<metric>\d{1,15}))?")
+
+# How OpenAPI describes the answer: one message of the stream.
+CONTENT = {
+    MEDIA_TYPE: {
+        "schema": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "description": "to be sent back as Last-Event-ID"},
+                "event": {"type": "string", "examples": ["event", "metric", "line", "end"]},
+                "data": {"type": "string", "description": "JSON", "contentMediaType": "application/json"},
+            },
+        }
+    }
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Read before a stream begins, in this order: whether the run had ended, then how far the registry was."""
+
+    ended: bool
+    upto: Mark
+
+
+class EventStream(StreamingResponse):
+    media_type = MEDIA_TYPE
+
+    def __init__(self, content: AsyncIterator[str]) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+
+def parse_position(text: str) -> Mark:
+    """`17` or `17-340`: the last event, and the last metrics record, that a reader has seen. Nothing: the beginning."""
+    if not text:
+        return Mark()
+    found = POSITION.fullmatch(text)
+    if found is None:
+        raise ApiError(400, f"Last-Event-ID {text[:40]!r} is none that this API gave; leave it out to begin anew")
+    return Mark(int(found["event"]), int(found["metric"] or 0))
+
+
+def message(kind: str, body: str, position: str | None = None) -> str:
+    """One message. The body has no line breaks: it is JSON."""
+    identity = "" if position is None else f"id: {position}\n"
+    return f"{identity}event: {kind}\ndata: {body}\n\n"
+
+
+def stream(feed: Feed, run_id: str | None, seen: Mark, start: Start, metrics: bool, seconds: float) -> EventStream:
+    """A stream of a run's events (of all runs for None) after `seen`, with metrics where they are asked for.
+
+    It closes when the run has ended and all was sent, or after `seconds`.
+    """
+    return EventStream(_messages(feed, run_id, seen, start, metrics, seconds))
+
+
+async def _messages(
+    feed: Feed, run_id: str | None, seen: Mark, start: Start, metrics: bool, seconds: float
+) -> AsyncIterator[str]:
+    yield f"retry: {RETRY_MILLISECONDS}\n\n"
+    deadline = time.monotonic() + seconds
+    newest, ended, going_on = start.upto.joined(feed.mark), start.ended, True
+    while going_on:
+        for item in await feed.items(seen, newest, run_id):
+            if item.kind == "event" or metrics:
+                seen = seen.joined(item.mark)
+                yield message(item.kind, item.body, _position(seen, metrics))
+            ended = ended or (item.ends_run and run_id is not None)
+        seen = seen.joined(newest)
+        if ended:
+            yield message("end", "{}", _position(seen, metrics))
+            return
+        left = deadline - time.monotonic()
+        going_on = left > 0 and await feed.wait(seen, min(left, COMMENT_SECONDS))
+        newest = seen.joined(feed.mark)
+        if going_on and newest == seen:
+            yield ": still here\n\n"  # tells proxies, and a reader that has gone, apart from silence
+
+
+def _position(mark: Mark, metrics: bool) -> str:
+    return f"{mark.event}-{mark.metric}" if metrics else str(mark.event)

@@ -1,0 +1,107 @@
+"""Which configurations a request may start, and how a run is started so that it outlives the API."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.train.config_errors import explain
+from pydantic import ValidationError
+
+from ..config import LaunchConfig
+from .problems import ApiError
+from .schemas import ProblemDetail
+
+UNSAFE_SUFFIXES = (".bin", ".ckpt", ".dll", ".npy", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pth", ".py", ".sh", ".so")
+SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//|:)|^[\w.-]+@[\w.-]+:")
+LOOKS_LIKE_PATH = re.compile(r"^[~./\\]|\\|(^|/)\.\.(/|$)|\0")
+MAX_DEPTH = 12
+
+
+def checked_config(content: dict[str, Any], roots: Sequence[Path]) -> LaunchConfig:
+    """The validated configuration. ApiError 422 that lists every field that is wrong or not allowed over the API."""
+    problems = [ProblemDetail(field=field, detail=reason) for field, reason in _refused(content, "", roots)]
+    try:
+        config = LaunchConfig.model_validate(content)
+    except ValidationError as error:
+        lines = [line.partition(": ") for line in explain(error, LaunchConfig)]
+        problems += [ProblemDetail(field=field, detail=detail) for field, _, detail in lines]
+    if not problems and config.cluster.address not in ("auto", "local"):
+        detail = "runs started over the API use this head's own cluster; leave it out"
+        problems = [ProblemDetail(field="cluster.address", detail=detail)]
+    if problems:
+        raise ApiError(422, "the configuration is not accepted; `errors` lists every field", problems)
+    return config
+
+
+def _refused(value: Any, where: str, roots: Sequence[Path], depth: int = 0) -> Iterator[tuple[str, str]]:
+    """Every text that names code, a pickle, another program's protocol, or a path outside the allowed folders."""
+    if depth > MAX_DEPTH:
+        yield where, "nested too deeply to be a configuration"
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _refused(inner, f"{where}.{key}" if where else str(key), roots, depth + 1)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _refused(inner, f"{where}[{index}]", roots, depth + 1)
+    elif isinstance(value, str) and (reason := _reason_against(value, roots)):
+        yield where, reason
+
+
+def _reason_against(text: str, roots: Sequence[Path]) -> str | None:
+    if text.lower().endswith(UNSAFE_SUFFIXES):
+        return "names code or a pickle, which is never loaded"
+    if LOOKS_LIKE_PATH.search(text):
+        return None if _is_below(text, roots) else _outside(roots)
+    if SCHEME.match(text):
+        return "names an address; give a hub id, or a path below the allowed folders"
+    return None
+
+
+def _is_below(text: str, roots: Sequence[Path]) -> bool:
+    if "\0" in text or "\\" in text or not text.startswith("/"):
+        return False
+    path = Path(text).resolve()  # links are followed first, so that none leads out
+    return any(path.is_relative_to(root.resolve()) for root in roots)
+
+
+def _outside(roots: Sequence[Path]) -> str:
+    allowed = ", ".join(str(root) for root in roots)
+    return f"is outside the folders that the API may use ({allowed or 'none'}); give an absolute path below one"
+
+
+class ProcessSubmitter:
+    """Starts `gemfleet train` as a process of its own on the head; neither the API's end nor Ray's reaches it."""
+
+    def __init__(self, home: Path, registry: RunRegistry) -> None:
+        self._home, self._registry = home, registry
+
+    def start(self, run_id: str, config: dict[str, Any]) -> None:
+        """The row first, so that the answer can show the run; then the process, which takes the row over."""
+        folder = self._home / "submitted" / run_id
+        folder.mkdir(parents=True)
+        text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+        (folder / "config.yaml").write_text(text, encoding="utf-8")
+        self._registry.create_run(run_id, config.get("name") or "run", text, os.getpid())
+        command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "config.yaml", "--run-id", run_id]
+        self._registry.set_driver(run_id, start_detached(command, folder, self._home))
+
+
+def start_detached(command: Sequence[str], folder: Path, home: Path) -> int:
+    """Start a process that belongs to nobody: its parent ends at once. Ray ends the children of an actor that ends."""
+    line = f"setsid {shlex.join(command)} < /dev/null > output.log 2>&1 & echo $!"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    environment |= {key: os.environ[key] for key in ("RAY_ADDRESS", "RAY_AUTH_MODE") if key in os.environ}
+    environment |= {"GEMFLEET_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    done = subprocess.run(
+        ["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=30
+    )
+    return int(done.stdout)

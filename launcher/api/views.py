@@ -1,0 +1,173 @@
+"""Turns what the registry holds into what the API answers: pure functions, apart from looking at files' sizes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gemfleet.cluster.checkpoint_store.manifest import Manifest
+from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_registry import Run, RunState
+
+from .redaction import redact, redact_text
+from .schemas import (
+    Checkpoint,
+    CheckpointFile,
+    Event,
+    Metric,
+    Progress,
+    Rank,
+    RunDetail,
+    RunSummary,
+    Throughput,
+)
+
+BATCH_EVENTS = ("batch_found", "batch_finder")
+RESTART_EVENT = "restarting"
+
+
+def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:
+    if step is None:
+        return Progress()
+    total = step.get("total_steps", 0)
+    return Progress(
+        step=step["step"],
+        total_steps=total,
+        epoch=step.get("epoch", 0.0),
+        epochs=step.get("epochs", 0.0),
+        fraction=min(1.0, step["step"] / total) if total else 0.0,
+        eta_seconds=None if ended else step.get("seconds_left"),
+    )
+
+
+def summary_fields(run: Run, step: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:
+    """What the list and the single view share."""
+    return {
+        "id": run.id,
+        "name": run.name,
+        "status": run.state,
+        "reason": redact_text(run.reason),
+        "model": model_of(run),
+        "created_at": int(run.created_at),
+        "updated_at": int(run.updated_at),
+        "finished_at": None if run.ended_at is None else int(run.ended_at),
+        "stop_requested": run.stop_requested,
+        "progress": progress_of(step, run.state.is_terminal),
+        "loss": redact((step or {}).get("loss")),
+        "eval_loss": redact((evaluation or {}).get("eval_loss")),
+    }
+
+
+def run_summary(reader: RegistryReader, run: Run) -> RunSummary:
+    step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
+    return RunSummary(**summary_fields(run, step, evaluation))
+
+
+def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> RunDetail:
+    """`folder`: the run's; `prefix`: the path of the run in the API, for links."""
+    step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
+    checkpoints = reader.checkpoints(run.id)
+    batch = reader.last_event(run.id, BATCH_EVENTS)
+    fields = set(Throughput.model_fields)
+    throughput = redact({key: value for key, value in (step or {}).items() if key in fields})
+    return RunDetail(
+        **summary_fields(run, step, evaluation),
+        waiting_for=waiting_for(reader, run),
+        learning_rate=redact((step or {}).get("learning_rate")),
+        grad_norm=redact((step or {}).get("grad_norm")),
+        throughput=Throughput(**throughput) if step else None,
+        batch_finder=redact(batch["data"]) if batch else None,
+        ranks=[rank_view(row) for row in reader.ranks(run.id)],
+        last_checkpoint=checkpoint_view(run.id, checkpoints[0], folder, prefix) if checkpoints else None,
+        restarts=reader.restarts(run.id),
+        events_url=f"{prefix}/events",
+        metrics_url=f"{prefix}/metrics",
+        checkpoints_url=f"{prefix}/checkpoints",
+    )
+
+
+def waiting_for(reader: RegistryReader, run: Run) -> str | None:
+    """What the run said last that it waits for, while it waits."""
+    if run.state is RunState.QUEUED:
+        return "the run's own process has not begun yet"
+    event = reader.last_event(run.id, ("waiting",)) if run.state is RunState.PREFLIGHT else None
+    return redact_text(event["message"]) if event else None
+
+
+def model_of(run: Run) -> str | None:
+    model = config_of(run).get("train", {}).get("model")
+    return redact_text(model) if isinstance(model, str) else None
+
+
+def config_of(run: Run) -> dict[str, Any]:
+    """The resolved configuration; empty where the row holds none."""
+    try:
+        content = yaml.load(run.config, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except yaml.YAMLError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def rank_view(row: Mapping[str, Any]) -> Rank:
+    return Rank(
+        rank=row["rank"],
+        node=row["node"],
+        address=row["address"],
+        pid=row["pid"],
+        heartbeat_at=row["heartbeat"],
+        heartbeat_age_seconds=max(0.0, time.time() - row["heartbeat"]),
+    )
+
+
+def event_view(row: Mapping[str, Any]) -> Event:
+    return Event(
+        id=str(row["seq"]),
+        run_id=row["run_id"],
+        created_at=row["time"],
+        type=row["kind"],
+        message=redact_text(row["message"]),
+        data=redact(row["data"]),
+    )
+
+
+def metric_view(record: Mapping[str, Any]) -> Metric:
+    return Metric(**redact(dict(record)))
+
+
+def checkpoint_folder(run_folder: Path, step: int) -> Path:
+    return run_folder / "checkpoints" / f"checkpoint-{step}"
+
+
+def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefix: str) -> Checkpoint:
+    """One row, beside what its manifest says now. Hashes are checked again when it is downloaded."""
+    folder = checkpoint_folder(run_folder, row["step"])
+    try:
+        manifest = Manifest.read(folder)
+    except StoreError:
+        files, state = [], "missing" if not folder.exists() else "damaged"
+    else:
+        files = [CheckpointFile(path=f.path, bytes=f.size, sha256=f.sha256) for f in manifest.files]
+        whole = all(_size(folder / entry.path) == entry.size for entry in manifest.files)
+        state = "verified" if whole else "damaged"
+    return Checkpoint(
+        id=f"checkpoint-{row['step']}",
+        run_id=run_id,
+        step=row["step"],
+        created_at=int(row["created_at"]),
+        bytes=row["bytes"],
+        generation=row["generation"],
+        state=state,  # type: ignore[arg-type]
+        files=files,
+        download_url=f"{prefix}/checkpoints/{row['step']}/download",
+    )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

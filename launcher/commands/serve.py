@@ -1,0 +1,58 @@
+"""`gemfleet serve`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_PORT = 8266
+
+
+def serve(
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but a loopback one asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen at; 0: any free one.")] = DEFAULT_PORT,
+    token: Annotated[bool, typer.Option("--token", help="Ask for a token on a loopback address too.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further name that requests may use for this host; may be repeated.")
+    ] = None,
+    data_root: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder below which submitted configurations may name paths; may be repeated."),
+    ] = None,
+) -> None:
+    """Serve the dashboard, the status API and Prometheus metrics of this head node's runs, until Ctrl-C.
+
+    It reads what is on the disk, so it needs no Ray and may be started and ended at any time.
+
+    Examples:
+
+      gemfleet serve
+
+      gemfleet serve --host 0.0.0.0 --allow-host head.example.org
+    """
+    from gemfleet.train.home import gemfleet_home
+
+    from ..api.app import create_app
+    from ..api.server import bind, make_server
+    from ..api.settings import ApiSettings, base_url, is_loopback
+    from ..api.tokens import load_tokens, token_folder
+
+    home = gemfleet_home()
+    tokens = load_tokens(home) if token or not is_loopback(host) else None
+    settings = ApiSettings(
+        home=home,
+        host=host,
+        port=port,
+        tokens=tokens,
+        allowed_hosts=frozenset(allow_host or ()),
+        data_roots=tuple(data_root or ()),
+    )
+    listener = bind(settings)
+    typer.echo(f"dashboard: {base_url(host, listener.getsockname()[1])}/")
+    if tokens is not None:
+        typer.echo(f"tokens: {token_folder(home)}/read.token to look, admin.token to change")
+    make_server(create_app(settings)).run(sockets=[listener])

@@ -1,0 +1,144 @@
+"""Every route, over a real registry, through a real socket."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import tarfile
+
+import pytest
+from api_live import Live
+
+
+def test_the_list_pages_newest_first(live: Live) -> None:
+    first = live.get("/api/v1/runs?limit=3")
+    assert (first["object"], first["has_more"]) == ("list", True)
+    assert [run["id"] for run in first["data"]] == ["alpha-4", "alpha-3", "alpha-2"]
+    rest = live.get(f"/api/v1/runs?limit=3&after={first['last_id']}")
+    assert [run["id"] for run in rest["data"]] == ["alpha-1"]
+    assert rest["has_more"] is False
+    (training,) = live.get("/api/v1/runs?status=training")["data"]
+    assert training["id"] == "alpha-2"
+    progress = {"step": 3, "total_steps": 8, "epoch": 0.375, "epochs": 1.0, "fraction": 0.375, "eta_seconds": 2.5}
+    assert training["progress"] == progress
+
+
+def test_a_run_tells_all_that_is_known(live: Live) -> None:
+    run = live.get("/api/v1/runs/alpha-1")
+    assert (run["status"], run["model"]) == ("succeeded", "demo")
+    assert run["loss"] == pytest.approx(2.2)
+    assert run["eval_loss"] is None  # it was infinite, which JSON cannot say
+    assert run["throughput"]["tokens_per_second"] == 200.0
+    assert run["last_checkpoint"]["id"] == "checkpoint-8"
+    assert run["last_checkpoint"]["state"] == "verified"
+    assert run["ranks"][0]["address"] == "127.0.0.1"
+    assert live.get("/api/v1/runs/alpha-3")["waiting_for"].startswith("asked for 8 workers")
+    assert live.get("/api/v1/runs/alpha-4")["reason"] == "clone of https://[hidden]@hub/x failed"
+
+
+def test_a_run_that_is_not_there_is_a_problem_document(live: Live) -> None:
+    answer = live.client.get("/api/v1/runs/beta")
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert (answer.status_code, problem["status"], problem["title"]) == (404, 404, "Not Found")
+    assert problem["instance"] == "/api/v1/runs/beta"
+    assert "beta" in problem["detail"]
+    assert live.get("/api/v1/runs?limit=x", status=422)["errors"][0]["field"] == "query.limit"
+    assert live.get("/nowhere", status=404)["title"] == "Not Found"
+
+
+def test_metrics_page_without_losing_a_step(live: Live) -> None:
+    seen, since = [], 0
+    while True:
+        page = live.get(f"/api/v1/runs/alpha-1/metrics?since_step={since}&limit=3")
+        seen += [(record["step"], record["kind"]) for record in page["data"]]
+        if not page["has_more"]:
+            break
+        since = page["next_since_step"]
+    assert seen == [*((step, "step") for step in range(1, 8)), (8, "eval"), (8, "step")]
+    assert [r["kind"] for r in live.get("/api/v1/runs/alpha-1/metrics?kind=eval")["data"]] == ["eval"]
+
+
+def test_events_page_by_their_ids(live: Live) -> None:
+    first = live.get("/api/v1/runs/alpha-1/events?limit=2")
+    assert [event["type"] for event in first["data"]] == ["state", "state"]
+    rest = live.get(f"/api/v1/runs/alpha-1/events?after={first['last_id']}")
+    assert [event["message"] for event in rest["data"]][-1] == "succeeded"
+    assert rest["has_more"] is False
+
+
+def test_logs_give_whole_lines_without_secrets(live: Live) -> None:
+    lines = live.get("/api/v1/runs/alpha-1/logs?tail=2")["data"]
+    assert [(line["source"], line["line"]) for line in lines] == [
+        ("driver", "two"),
+        ("driver", "HF_TOKEN=[hidden]"),
+        ("rank-1", "hello"),
+    ]
+    assert [line["source"] for line in live.get("/api/v1/runs/alpha-1/logs?rank=1")["data"]] == ["rank-1"]
+
+
+def test_the_configuration_has_no_secrets(live: Live) -> None:
+    config = live.get("/api/v1/runs/alpha-1/config")["config"]
+    assert config["train"]["model"] == "demo"
+    assert config["train"]["hub_token"] == "[hidden]"
+
+
+def test_a_download_is_a_valid_archive_with_its_hash_and_its_length(live: Live) -> None:
+    (newest, _) = live.get("/api/v1/runs/alpha-1/checkpoints")["data"]
+    answer = live.client.get(newest["download_url"])
+    digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+    assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
+    assert int(answer.headers["content-length"]) == len(answer.content)
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        names = sorted(archive.getnames())
+        member = archive.extractfile("checkpoint-8/adapter_model.safetensors")
+        assert member is not None
+        weights = member.read()
+    assert names == [f"checkpoint-8/{n}" for n in ("adapter_config.json", "adapter_model.safetensors", "manifest.json")]
+    stored = live.home / "runs/alpha-1/checkpoints" / "checkpoint-8" / "adapter_model.safetensors"
+    assert weights == stored.read_bytes()
+    assert live.client.get(newest["download_url"]).content == answer.content
+
+
+def test_a_damaged_checkpoint_is_not_sent(live: Live) -> None:
+    folder = live.home / "runs/alpha-1/checkpoints/checkpoint-4"
+    weights = folder / "adapter_model.safetensors"
+    weights.write_bytes(os.urandom(weights.stat().st_size))
+    assert "damaged" in live.get("/api/v1/runs/alpha-1/checkpoints/4/download", status=409)["detail"]
+    weights.unlink()
+    weights.symlink_to("/etc/hostname")
+    live.get("/api/v1/runs/alpha-1/checkpoints/4/download", status=409)
+    assert live.get("/api/v1/runs/alpha-1/checkpoints")["data"][1]["state"] == "damaged"
+    live.get("/api/v1/runs/alpha-1/checkpoints/5/download", status=404)
+
+
+def test_stop_asks_a_living_run_and_refuses_an_ended_one(live: Live) -> None:
+    assert live.post("/api/v1/runs/alpha-2/stop", 202)["stop_requested"] is True
+    assert live.registry.stop_requested("alpha-2")
+    assert "succeeded already" in live.post("/api/v1/runs/alpha-1/stop", 409)["detail"]
+    live.post("/api/v1/runs/beta/stop", 404)
+
+
+def test_submit_starts_a_run(live: Live) -> None:
+    config = {"name": "mine", "train": {"model": "demo", "data": {"train": "demo"}}}
+    answer = live.client.post("/api/v1/runs", json={"config": config})
+    assert answer.status_code == 201, answer.text
+    run = answer.json()
+    assert run["id"].startswith("mine-")
+    assert answer.headers["location"] == f"/api/v1/runs/{run['id']}"
+    ((started, resolved),) = live.submitter.started
+    assert started == run["id"]
+    assert resolved["train"]["lora"]["r"] == 16
+
+
+def test_health_cluster_and_prometheus_answer(live: Live) -> None:
+    for path in ("/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz"):
+        assert live.get(path)["status"] == "ok"
+    cluster = live.get("/api/v1/cluster")
+    assert cluster["connected"] is False
+    assert cluster["head"]["memory_bytes"] > 0
+    text = live.client.get("/metrics").text
+    assert 'gemfleet_runs{state="training"} 1.0' in text
+    assert 'gemfleet_tokens_total{run="alpha-2"} 300.0' in text

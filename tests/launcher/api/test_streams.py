@@ -1,0 +1,109 @@
+"""Event streams: nothing lost, nothing twice, and an end."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from api_live import Live, step_record
+from gemfleet.cluster.run_registry import RunState
+
+Message = tuple[str, str, Any]
+
+
+def messages(live: Live, path: str, last: str | None = None, at_most: int = 10_000) -> Iterator[Message]:
+    """(kind, id, body) of each message until the server closes the stream."""
+    headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
+    with live.client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        fields: dict[str, str] = {}
+        for line in answer.iter_lines():
+            if line:
+                name, _, value = line.partition(": ")
+                fields[name] = value
+            elif "data" in fields:
+                yield fields.get("event", ""), fields.get("id", ""), json.loads(fields["data"])
+                fields = {}
+                at_most -= 1
+                if not at_most:
+                    return
+
+
+def test_an_ended_run_is_told_from_its_beginning_and_the_stream_closes(live: Live) -> None:
+    told = list(messages(live, "/api/v1/runs/alpha-1/events"))
+    assert next(body["message"] for kind, _, body in told if kind == "event") == "queued"
+    assert told[-1][0] == "end"
+    assert told[-2][2]["message"] == "succeeded"
+    assert list(messages(live, "/api/v1/runs/alpha-1/events", told[-2][1])) == [("end", told[-1][1], {})]
+
+
+def test_a_reader_that_breaks_off_goes_on_where_it_was(live: Live) -> None:
+    """Two hundred events and records are written while a reader comes and goes after every seventh message."""
+
+    def write() -> None:
+        for number in range(100):
+            live.registry.add_event("alpha-2", "note", f"note {number}")
+            live.registry.add_metrics("alpha-2", [step_record(4 + number, 200)])
+            time.sleep(0.01)
+        live.registry.transition("alpha-2", RunState.STOPPED)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    told: list[Message] = []
+    last: str | None = None
+    while not told or told[-1][0] != "end":
+        for part in messages(live, "/api/v1/runs/alpha-2/events?metrics=true", last, at_most=7):
+            told.append(part)
+            last = part[1]
+    writer.join()
+    notes = [body["message"] for kind, _, body in told if kind == "event" and body["type"] == "note"]
+    steps = [body["step"] for kind, _, body in told if kind == "metric"]
+    assert notes == [f"note {number}" for number in range(100)]
+    assert steps == [*range(1, 104)]
+
+
+def test_a_step_that_is_trained_again_is_told_again(live: Live) -> None:
+    stream = messages(live, "/api/v1/runs/alpha-2/events?metrics=true")
+    for _ in range(3 + 2):  # three steps, two states
+        next(stream)
+    live.registry.add_metrics("alpha-2", [{**step_record(3), "loss": 9.0}])
+    kind, _, body = next(stream)
+    assert (kind, body["step"], body["loss"]) == ("metric", 3, 9.0)
+    stream.close()  # type: ignore[attr-defined]
+
+
+def test_one_stream_tells_of_all_runs_from_now_on(live: Live) -> None:
+    stream = messages(live, "/api/v1/events?metrics=true", at_most=2)
+    told: list[Message] = []
+    reader = threading.Thread(target=lambda: told.extend(stream))
+    reader.start()
+    time.sleep(0.5)
+    live.registry.add_metrics("alpha-2", [step_record(4)])
+    live.registry.transition("alpha-3", RunState.FAILED)
+    reader.join(10)
+    assert [(kind, body["run_id"]) for kind, _, body in told] == [("metric", "alpha-2"), ("event", "alpha-3")]
+
+
+def test_logs_follow_until_the_run_ends(live: Live) -> None:
+    folder = live.home / "runs" / "alpha-2" / "logs"
+    folder.mkdir(parents=True)
+    log = folder / "rank-0.log"
+    log.write_text("first\n")
+    told: list[Message] = []
+    reader = threading.Thread(target=lambda: told.extend(messages(live, "/api/v1/runs/alpha-2/logs?follow=true")))
+    reader.start()
+    time.sleep(0.5)
+    with log.open("a") as file:
+        file.write("second\n")
+    live.registry.transition("alpha-2", RunState.SUCCEEDED)
+    reader.join(10)
+    assert [body.get("line") for _, _, body in told] == ["first", "second", None]
+
+
+def test_an_id_that_was_never_given_is_refused(live: Live) -> None:
+    headers = {"Accept": "text/event-stream", "Last-Event-ID": "x"}
+    live.get("/api/v1/runs/alpha-1/events", status=422, headers=headers)
