@@ -1,6 +1,6 @@
 """A checkpoint as one tar archive, streamed.
 
-It is verified first, the same bytes every time, and whole although retention may delete the folder meanwhile, because all
+It is verified first, the same bytes every time, and whole though retention may delete the folder meanwhile, because all
 files are open before the first byte is sent.
 """
 

@@ -1,0 +1,41 @@
+// Which page is shown: the part of the address after `#` says it.
+
+import { clearCharts } from "./charts.js";
+import { comparePage } from "./compare.js";
+import { h, show } from "./dom.js";
+import { runPage } from "./run.js";
+import { runsPage } from "./runs.js";
+
+const ROUTES = [
+  [/^#\/runs\/([A-Za-z0-9._-]+)$/, runPage],
+  [/^#\/compare\/([A-Za-z0-9._,-]+)$/, comparePage],
+  [/^(#\/?)?$/, runsPage],
+];
+let leaving = new AbortController();
+
+async function open() {
+  leaving.abort(); // ends the streams of the page before: a browser allows only six connections
+  leaving = new AbortController();
+  clearCharts();
+  const [found, page] = ROUTES.map(([pattern, page]) => [location.hash.match(pattern), page]).find(([found]) => found)
+    ?? [[], notFound];
+  const { signal } = leaving;
+  try {
+    await page(signal, ...[...found].slice(1).map(decodeURIComponent));
+  } catch (error) {
+    if (!signal.aborted) show("Something is wrong", h("p", { class: "problem", role: "alert" }, error.message)).focus();
+  }
+}
+
+function notFound() {
+  show("There is no such page", h("p", {}, h("a", { href: "#/" }, "All runs"))).focus();
+}
+
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the part after `#` names the page
+  document.getElementById("content").focus();
+});
+window.addEventListener("hashchange", open);
+// A hidden tab holds no connection; shown again, it starts anew.
+document.addEventListener("visibilitychange", () => (document.hidden ? leaving.abort() : open()));
+open();

@@ -1,0 +1,74 @@
+// Line charts by plotly, in the page's own colours, redrawn at most twice a second.
+
+const REDRAW_MILLISECONDS = 500;
+const MOST_POINTS = 2000;
+const drawn = new Set();
+
+/** A chart of one or more lines over steps. `lines`: [{name, color}]; add(index, step, value) puts a point.
+ * fromZero: whether the axis of values begins at zero. */
+export class Chart {
+  constructor(title, unit, lines, fromZero = true) {
+    this.rangemode = fromZero ? "tozero" : "normal";
+    this.title = title;
+    this.unit = unit;
+    this.lines = lines.map((line) => ({ ...line, points: new Map() }));
+    this.element = document.createElement("div");
+    this.element.className = "chart";
+    this.element.setAttribute("role", "img");
+    this.element.setAttribute("aria-label", `${title}: no points yet`);
+    drawn.add(this);
+  }
+
+  add(index, step, value) {
+    if (value === null || value === undefined) return;
+    this.lines[index].points.set(step, value); // a step trained again after a restart replaces its point
+    this.timer ??= setTimeout(() => this.draw(), REDRAW_MILLISECONDS);
+  }
+
+  draw() {
+    this.timer = null;
+    if (!this.element.isConnected) return;
+    const style = getComputedStyle(document.documentElement);
+    const color = (name) => style.getPropertyValue(`--${name}`).trim();
+    const traces = this.lines.map((line) => {
+      const points = thinned([...line.points].sort((a, b) => a[0] - b[0]));
+      return {
+        x: points.map((point) => point[0]), y: points.map((point) => point[1]), name: line.name,
+        mode: points.length < 60 ? "lines+markers" : "lines", line: { color: color(line.color), width: 2 },
+        marker: { size: 4, symbol: line.symbol ?? "circle" },
+      };
+    });
+    const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true };
+    Plotly.react(this.element, traces, {
+      margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.lines.length > 1,
+      legend: { orientation: "h", y: 1.15 }, hovermode: "x unified", hoverlabel: { bgcolor: color("card") },
+      xaxis: { ...axis, title: { text: "step" } }, yaxis: { ...axis, rangemode: this.rangemode, title: { text: this.unit } },
+    }, { displayModeBar: false, responsive: true });
+    document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // plotly measures texts in it
+    this.element.setAttribute("aria-label", `${this.title}: ${this.lines.map(spoken).join("; ")}`);
+  }
+}
+
+/** Forget the charts of the page before. */
+export function clearCharts() {
+  for (const chart of drawn) {
+    clearTimeout(chart.timer);
+    Plotly.purge(chart.element);
+  }
+  drawn.clear();
+}
+
+function spoken(line) {
+  const steps = [...line.points.keys()];
+  if (!steps.length) return `${line.name}: no points yet`;
+  const last = Math.max(...steps.slice(-5));
+  return `${line.name}: ${steps.length} points, newest ${Number(line.points.get(last)).toPrecision(4)} at step ${last}`;
+}
+
+function thinned(points) {
+  const every = Math.ceil(points.length / MOST_POINTS);
+  return every === 1 ? points : points.filter((_, index) => index % every === 0 || index === points.length - 1);
+}
+
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => drawn.forEach((chart) => chart.draw()));

@@ -1,0 +1,34 @@
+// Two to four runs on one chart.
+
+import { follow, get } from "./api.js";
+import { Chart } from "./charts.js";
+import { h, number, show, stateLabel, table } from "./dom.js";
+
+const COLORS = ["one", "two", "three", "four"];
+const SYMBOLS = ["circle", "square", "diamond", "cross"];
+
+export async function comparePage(signal, ids) {
+  const chosen = ids.split(",").slice(0, COLORS.length);
+  const lines = chosen.map((name, index) => ({ name, color: COLORS[index], symbol: SYMBOLS[index] }));
+  const charts = {
+    loss: new Chart("Training loss", "loss", lines, false),
+    tokens_per_second: new Chart("Tokens per second", "tokens/s", lines),
+  };
+  const body = h("tbody");
+  const heading = show("Compare runs",
+    ...Object.values(charts).map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)),
+    h("section", { class: "card" }, h("h2", {}, "Now"),
+      table("The newest figures", [["Run"], ["State"], ["Step"], ["Loss"], ["Evaluation loss"]], body)));
+  heading.focus();
+  Object.values(charts).forEach((chart) => chart.draw());
+  const runs = await Promise.all(chosen.map((id) => get(`/api/v1/runs/${encodeURIComponent(id)}`)));
+  body.replaceChildren(...runs.map((run) => h("tr", {}, h("td", {}, h("a", { href: `#/runs/${run.id}` }, run.id)),
+    h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
+    h("td", {}, number(run.eval_loss, 4)))));
+  chosen.forEach((id, index) => {
+    follow(`/api/v1/runs/${encodeURIComponent(id)}/events?metrics=true`, signal, (kind, record) => {
+      if (kind !== "metric" || record.kind !== "step") return;
+      for (const [field, chart] of Object.entries(charts)) chart.add(index, record.step, record[field]);
+    });
+  });
+}

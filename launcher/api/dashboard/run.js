@@ -1,0 +1,130 @@
+// A run's page: where it stands, its charts, ranks, events, log and checkpoints.
+
+import { download, follow, get, post } from "./api.js";
+import { Chart } from "./charts.js";
+import { announce, clock, h, moment, number, progressBar, replace, show, size, stateLabel, table } from "./dom.js";
+
+const MOST_LINES = 500;
+const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]);
+
+export async function runPage(signal, id) {
+  const path = `/api/v1/runs/${encodeURIComponent(id)}`;
+  const parts = { status: h("section", { class: "card", "aria-label": "State" }), ranks: h("tbody"),
+    checkpoints: h("tbody"), events: h("ol", { class: "events", reversed: true, tabindex: "0" }),
+    log: h("pre", { tabindex: "0", "aria-label": "Log" }) };
+  const charts = {
+    loss: new Chart("Loss", "loss", [{ name: "training", color: "one" }, { name: "evaluation", color: "two", symbol: "diamond" }], false),
+    learning_rate: new Chart("Learning rate", "learning rate", [{ name: "learning rate", color: "one" }]),
+    tokens_per_second: new Chart("Tokens per second", "tokens/s", [{ name: "all ranks", color: "one" }]),
+    peak_memory_bytes: new Chart("Peak memory of a rank", "GiB", [{ name: "peak", color: "one" }]),
+  };
+  const card = (title, ...inner) => h("section", { class: "card" }, h("h2", {}, title), ...inner);
+  let run = await get(path);
+  const heading = show(id, parts.status,
+    h("div", { class: "grid" }, ...Object.values(charts).map((chart) => card(chart.title, chart.element))),
+    h("div", { class: "grid" },
+      card("Ranks", table("Each worker process", [["Rank"], ["Node"], ["Last heard of"]], parts.ranks)),
+      card("Checkpoints", table("On the head, newest first", [["Step"], ["Size"], ["State"], ["Get"]], parts.checkpoints)),
+      card("Events", parts.events), card("Log", parts.log)));
+  heading.focus();
+  Object.values(charts).forEach((chart) => chart.draw());
+
+  function showRun() {
+    replace(parts.status, ...statusOf(run, stop));
+    parts.ranks.replaceChildren(...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
+      h("td", {}, `${rank.address} (${rank.node.slice(0, 8)})`), h("td", {}, moment(rank.heartbeat_at)))));
+  }
+
+  let shown = "";
+  async function showCheckpoints() {
+    const { data } = await get(`${path}/checkpoints`);
+    if (JSON.stringify(data) === shown) return; // the stream also tells of checkpoints that are shown already
+    shown = JSON.stringify(data);
+    replace(parts.checkpoints, ...data.map(checkpointRow));
+  }
+
+  async function stop() {
+    if (!(await confirmed(`Stop ${id}?`, "It saves a checkpoint after the step it is in, and ends."))) return;
+    try {
+      run = await post(`${path}/stop`);
+      announce("The run was asked to stop.");
+    } catch (error) {
+      announce(error.message);
+    }
+    showRun();
+  }
+
+  let refreshing = null;
+  function refresh() {
+    refreshing ??= setTimeout(async () => {
+      refreshing = null;
+      if (signal.aborted) return;
+      run = await get(path).catch(() => run);
+      showRun();
+    }, 1000);
+  }
+
+  showRun();
+  await showCheckpoints();
+  follow(`${path}/events?metrics=true`, signal, (kind, body) => {
+    if (kind === "metric") {
+      if (body.kind === "eval") charts.loss.add(1, body.step, body.eval_loss);
+      else {
+        charts.loss.add(0, body.step, body.loss);
+        charts.learning_rate.add(0, body.step, body.learning_rate);
+        charts.tokens_per_second.add(0, body.step, body.tokens_per_second);
+        charts.peak_memory_bytes.add(0, body.step, body.peak_memory_bytes / 2 ** 30);
+      }
+    } else {
+      parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
+      if (body.type === "checkpoint") showCheckpoints();
+      if (body.type === "state" && Date.now() / 1000 - body.created_at < 5) announce(`The run is ${body.message}.`);
+    }
+    refresh();
+  });
+  follow(`${path}/logs?follow=true&tail=100`, signal, (kind, body) => {
+    const below = parts.log.scrollHeight - parts.log.scrollTop - parts.log.clientHeight < 40;
+    parts.log.append(`${body.source.padEnd(8)} ${body.line}\n`);
+    while (parts.log.childNodes.length > MOST_LINES) parts.log.firstChild.remove();
+    if (below) parts.log.scrollTop = parts.log.scrollHeight;
+  });
+}
+
+function statusOf(run, stop) {
+  const { progress } = run;
+  const facts = {
+    Step: `${progress.step} of ${progress.total_steps}`, Epoch: `${number(progress.epoch, 2)} of ${number(progress.epochs, 2)}`,
+    "Time left": clock(progress.eta_seconds), Loss: number(run.loss, 4), "Evaluation loss": number(run.eval_loss, 4),
+    "Tokens/s": number(run.throughput?.tokens_per_second, 0), Ranks: String(run.ranks.length),
+    "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
+    Model: run.model ?? "–",
+  };
+  const why = run.waiting_for ?? run.reason;
+  const ended = ENDED.has(run.status);
+  const asked = run.stop_requested && !ended;
+  return [
+    h("div", { class: "top" }, stateLabel(run.status), ended ? null
+      : h("button", { onclick: stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
+    why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
+    progressBar(progress, "progress"),
+    h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
+  ].filter(Boolean);
+}
+
+function checkpointRow(checkpoint) {
+  const name = `${checkpoint.run_id}-${checkpoint.step}.tar`;
+  const button = h("button", { class: "plain", id: `get-${checkpoint.step}`, "aria-label": `Download checkpoint ${checkpoint.step}`,
+    onclick: () => download(checkpoint.download_url, name).catch((error) => announce(error.message)) }, "Download");
+  return h("tr", {}, h("td", {}, String(checkpoint.step)), h("td", {}, size(checkpoint.bytes)),
+    h("td", {}, checkpoint.state), h("td", {}, checkpoint.state === "verified" ? button : "–"));
+}
+
+function confirmed(title, text) {
+  const dialog = document.getElementById("confirm-dialog");
+  document.getElementById("confirm-title").textContent = title;
+  document.getElementById("confirm-text").textContent = text;
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) =>
+    dialog.addEventListener("close", () => resolve(dialog.returnValue === "yes"), { once: true }));
+}
