@@ -10,6 +10,7 @@ from gemfleet.train.errors import UserError
 
 from .commands.checkpoints import checkpoints
 from .commands.convert import convert
+from .commands.events import events
 from .commands.logs import logs
 from .commands.push import push
 from .commands.runs import runs
@@ -17,10 +18,15 @@ from .commands.serve import serve
 from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
+from .commands.tensorboard import tensorboard
 from .commands.train import train
 from .commands.version import version
+from .commands.watch import watch
 
-COMMANDS = (train, convert, submit, runs, show, logs, stop, checkpoints, push, serve, version)
+COMMANDS = (
+    *(train, convert, submit, runs, show, watch, logs, events, stop),
+    *(checkpoints, push, serve, tensorboard, version),
+)
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(

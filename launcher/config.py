@@ -1,4 +1,4 @@
-"""The whole of a run's configuration: what to train (`train`) and where (`cluster`).
+"""The whole of a run's configuration: what to train (`train`) where (`cluster`), and how it is shown (`api`).
 
 Models are strict and frozen, as in `gemfleet.train.config`. Reading files and explaining mistakes is `config_file`'s.
 """
@@ -109,6 +109,24 @@ class OutputConfig(StrictModel):
     deliver: Annotated[DeliverConfig | None, Field(description="null: the result stays in the run's folder")] = None
 
 
+class ApiConfig(StrictModel):
+    """The status API and dashboard, which live in the cluster beside the runs. The first run on a head decides."""
+
+    enabled: Annotated[bool, Field(description="start it with the run, if it does not run yet")] = True
+    host: Annotated[
+        str,
+        Field(min_length=1, description="address of the head to listen at; any but a loopback one asks for a token"),
+    ] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, description="port to listen at; any free one where it is taken")] = 8266
+    allowed_hosts: Annotated[
+        tuple[str, ...], Field(strict=False, description="further names that requests may use for the head")
+    ] = ()
+    data_roots: Annotated[
+        tuple[str, ...],
+        Field(strict=False, description="folders of the head below which submitted configurations may name paths"),
+    ] = ()
+
+
 class LaunchConfig(StrictModel):
     """One configuration file."""
 
@@ -123,3 +141,4 @@ class LaunchConfig(StrictModel):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None
+    api: ApiConfig = ApiConfig()

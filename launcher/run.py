@@ -42,8 +42,8 @@ from .progress import Display, training_facts
 from .publish import Publication, publish
 from .ray_session import connected
 from .results import card_facts, predict_answers
-from .sources.fetch import check_sources, fetch_sources, names_repositories
 from .run_names import new_run_id
+from .sources.fetch import check_sources, fetch_sources, names_repositories
 from .worker import FaultPolicy, RankJob
 
 RESOLVED_FILE = "config.resolved.yaml"
@@ -150,8 +150,9 @@ def carry_out(run: Run) -> Outcome:
     with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
         tell_what_differs(run)
-        placement = preflight(run)
-        model_folder, folders = stage(run)
+        with status_api(run):
+            placement = preflight(run)
+            model_folder, folders = stage(run)
         source, report = prepare_data(run, placement, folders)
         interrupted, snapshot, store = fit(run, placement, source, folders)
         checkpoint = newest_checkpoint(run, store, snapshot["result"])
@@ -168,6 +169,22 @@ def fetch(run: Run) -> None:
         fetched = fetch_sources(train, gemfleet_home() / "cache" / "repositories", run.display.advance)
         check_inputs(fetched)
         run.config = run.config.model_copy(update={"train": fetched})
+
+
+@contextmanager
+def status_api(run: Run) -> Iterator[None]:
+    """Starts the API beside the phases inside, and then says where it is. A run goes on without one."""
+    from .api.actor import api_facts, start_api
+
+    home, config = gemfleet_home(), run.config.api
+    actor = start_api(home, config) if config.enabled else None
+    yield
+    if actor is None:
+        return
+    try:
+        run.note(f"dashboard: {api_facts(home, config, actor).url}/#/runs/{run.id}")
+    except Exception as error:
+        run.note(f"the dashboard did not start ({first_line(error)}); `gemfleet serve` shows the same")
 
 
 def check_inputs(train: TrainConfig) -> None:
@@ -354,6 +371,10 @@ def ends_in_the_registry(run: Run) -> Iterator[None]:
         raise
     except BaseException as error:
         if not run.registry.get_run(run.id).state.is_terminal:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            reason = first_line(error)
             run.registry.transition(run.id, RunState.FAILED, reason)
         raise
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]

@@ -43,7 +43,7 @@ def create_app(
         registry=registry,
         reader=reader,
         feed=Feed(reader, settings.poll_seconds, registry.mark_interrupted),
-        submitter=submitter or ProcessSubmitter(settings.home, registry),
+        submitter=submitter or ProcessSubmitter(settings.home),
         cluster=cluster_view or HeadAlone(),
     )
     app = FastAPI(

@@ -24,6 +24,7 @@ UNSAFE_SUFFIXES = (".bin", ".ckpt", ".dll", ".npy", ".npz", ".p", ".pickle", ".p
 SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//|:)|^[\w.-]+@[\w.-]+:")
 LOOKS_LIKE_PATH = re.compile(r"^[~./\\]|\\|(^|/)\.\.(/|$)|\0")
 MAX_DEPTH = 12
+RAY_KEPT = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def checked_config(content: dict[str, Any], roots: Sequence[Path]) -> LaunchConfig:
@@ -37,6 +38,8 @@ def checked_config(content: dict[str, Any], roots: Sequence[Path]) -> LaunchConf
     if not problems and config.cluster.address not in ("auto", "local"):
         detail = "runs started over the API use this head's own cluster; leave it out"
         problems = [ProblemDetail(field="cluster.address", detail=detail)]
+    if "api" in content:  # it could open the API, or folders, to others
+        problems.append(ProblemDetail(field="api", detail="is set on the head, never over the API; leave it out"))
     if problems:
         raise ApiError(422, "the configuration is not accepted; `errors` lists every field", problems)
     return config
@@ -81,8 +84,10 @@ def _outside(roots: Sequence[Path]) -> str:
 class ProcessSubmitter:
     """Starts `gemfleet train` as a process of its own on the head; neither the API's end nor Ray's reaches it."""
 
-    def __init__(self, home: Path, registry: RunRegistry) -> None:
-        self._home, self._registry = home, registry
+    def __init__(self, home: Path, ray_address: str | None = None) -> None:
+        """`ray_address`: of the cluster that runs shall use; None: this machine's, or one of their own."""
+        self._home, self._ray_address = home, ray_address
+        self._registry = RunRegistry(home / "gemfleet.db")
 
     def start(self, run_id: str, config: dict[str, Any]) -> None:
         """The row first, so that the answer can show the run; then the process, which takes the row over."""
@@ -92,15 +97,19 @@ class ProcessSubmitter:
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         self._registry.create_run(run_id, config.get("name") or "run", text, os.getpid())
         command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "config.yaml", "--run-id", run_id]
-        self._registry.set_driver(run_id, start_detached(command, folder, self._home))
+        self._registry.set_driver(run_id, start_detached(command, folder, self._environment()))
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, without what Ray has put there for the actor we may be in."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+        kept |= {key: os.environ[key] for key in RAY_KEPT if key in os.environ}
+        ray = {"RAY_ADDRESS": self._ray_address} if self._ray_address else {}
+        return {**kept, **ray, "GEMFLEET_HOME": str(self._home), "PYTHONUNBUFFERED": "1"}
 
 
-def start_detached(command: Sequence[str], folder: Path, home: Path) -> int:
+def start_detached(command: Sequence[str], folder: Path, environment: dict[str, str]) -> int:
     """Start a process that belongs to nobody: its parent ends at once. Ray ends the children of an actor that ends."""
     line = f"setsid {shlex.join(command)} < /dev/null > output.log 2>&1 & echo $!"
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {key: os.environ[key] for key in ("RAY_ADDRESS", "RAY_AUTH_MODE") if key in os.environ}
-    environment |= {"GEMFLEET_HOME": str(home), "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(
         ["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=30
     )

@@ -74,8 +74,10 @@ def _train(config: LaunchConfig, path: Path, as_json: bool, run_id: str | None) 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
     from ..delivery.errors import DeliveryError
     from ..progress import open_display
+    from ..quiet import hide_known_lines
     from ..run import TrainingFailedError, launch
 
+    hide_known_lines()
     display = open_display()
     try:
         outcome = launch(config, path, display, submitted=run_id)
@@ -117,3 +119,5 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         losses = f"; evaluation loss {result['eval_loss_before']:.4f} -> {result['eval_loss']:.4f}"
     typer.echo(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{losses}")
     typer.echo(f"adapter: {outcome.output}")
+    typer.echo(f"curves: gemfleet tensorboard {outcome.run_id}")
+    typer.echo("dashboard: gemfleet serve")

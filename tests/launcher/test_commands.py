@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.quiet import KNOWN_LINES, hide_known_lines
 from typer.testing import CliRunner
 
 STEP = {
@@ -114,3 +116,28 @@ def exit_of(*arguments: str) -> int:
         with pytest.raises(SystemExit) as ended:
             main()
     return int(ended.value.code or 0)
+
+
+@pytest.mark.usefixtures("registry")
+def test_watch_and_events_tell_of_a_run() -> None:
+    text = output_of("watch", "alpha-1")
+    assert "3 of 8" in text
+    assert "succeeded" in text
+    assert [line.split()[-1] for line in output_of("events", "alpha-1", "--follow").splitlines()][-1] == "succeeded"
+    first = json.loads(output_of("events", "alpha-1", "--json").splitlines()[0])
+    assert (first["object"], first["message"]) == ("run.event", "queued")
+
+
+def test_only_the_two_known_lines_are_hidden() -> None:
+    loggers = {name: logging.getLogger(name) for name, _ in KNOWN_LINES}
+    before = {name: list(logger.filters) for name, logger in loggers.items()}
+    try:
+        hide_known_lines()
+        for name, beginning in KNOWN_LINES:
+            hidden = logging.LogRecord(name, logging.WARNING, "", 1, f"{beginning} for this cluster", (), None)
+            shown = logging.LogRecord(name, logging.WARNING, "", 1, "something else", (), None)
+            assert not loggers[name].filter(hidden)
+            assert loggers[name].filter(shown)
+    finally:
+        for name, logger in loggers.items():
+            logger.filters[:] = before[name]

@@ -182,6 +182,12 @@ def test_a_submitted_configuration_reaches_no_other_cluster(live: Live) -> None:
     assert error["field"] == "cluster.address"
 
 
+def test_a_submitted_configuration_opens_nothing(live: Live) -> None:
+    config = {**VALID, "api": {"host": "0.0.0.0", "data_roots": ["data"]}}
+    (error,) = live.post("/api/v1/runs", 422, json={"config": config})["errors"]
+    assert error["field"] == "api"
+
+
 def test_answers_cannot_be_framed_or_run_foreign_code(live: Live) -> None:
     headers = live.client.get("/").headers
     assert "default-src 'self'" in headers["content-security-policy"]

@@ -1,0 +1,133 @@
+"""The API inside a Ray cluster: one detached actor for each home, pinned to the head, started with the first run.
+
+It outlives runs and is restarted when it dies, at the same address. Nothing of a run depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
+from gemfleet.cluster.inventory import Node, list_nodes
+
+from ..config import ApiConfig
+
+ANSWER_SECONDS = 30.0
+START_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class ApiFacts:
+    """What an API says of itself."""
+
+    url: str
+    version: str
+    pid: int
+
+
+class ThisCluster:
+    """The nodes of the cluster that this process is part of."""
+
+    def nodes(self) -> list[Node] | None:
+        return list_nodes()
+
+
+class ApiActor:
+    """Serves from a thread, so that the actor can still be asked."""
+
+    def __init__(self, home: str, config: ApiConfig) -> None:
+        from .address import bind_again
+        from .app import create_app
+        from .server import make_server
+        from .settings import ApiSettings, is_loopback
+        from .submissions import ProcessSubmitter
+        from .tokens import load_tokens
+
+        tokens = None if is_loopback(config.host) else load_tokens(Path(home))
+        settings = ApiSettings(
+            home=Path(home),
+            host=config.host,
+            port=config.port,
+            tokens=tokens,
+            allowed_hosts=frozenset(config.allowed_hosts),
+            data_roots=tuple(Path(root) for root in config.data_roots),
+        )
+        listener, settings = bind_again(settings)
+        submitter = ProcessSubmitter(settings.home, ray_address=ray.get_runtime_context().gcs_address)
+        self._server = make_server(create_app(settings, ThisCluster(), submitter))
+        self._facts = ApiFacts(settings.url, version("gemfleet"), os.getpid())
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [listener]}, daemon=True)
+        self._thread.start()
+        deadline = time.monotonic() + START_SECONDS
+        while not self._server.started and self._thread.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        if not self._server.started:
+            raise RuntimeError(f"the API did not begin to serve at {settings.url}")
+
+    def facts(self) -> ApiFacts:
+        return self._facts
+
+    def stop(self) -> None:
+        """Close all streams and the socket, before a newer one takes the address."""
+        self._server.should_exit = True
+        self._thread.join(START_SECONDS)
+
+
+def start_api(home: Path, config: ApiConfig) -> Any:
+    """The API's actor for `home`: the one that runs, or a new one. Returns at once; `api_facts` waits."""
+    options = {
+        "name": actor_name(home),
+        "namespace": NAMESPACE,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": 0,
+        "resources": {HEAD_RESOURCE: 0.001},
+        "max_restarts": -1,
+        "max_task_retries": -1,
+        "max_concurrency": 4,
+    }
+    return ray.remote(ApiActor).options(**options).remote(str(home), config)
+
+
+def api_facts(home: Path, config: ApiConfig, actor: Any, ours: str | None = None) -> ApiFacts:
+    """Where the API is, once it serves. One of an older gemfleet is replaced."""
+    facts: ApiFacts = ray.get(actor.facts.remote(), timeout=ANSWER_SECONDS)
+    if not is_older(facts.version, ours or version("gemfleet")):
+        return facts
+    ray.get(actor.stop.remote(), timeout=ANSWER_SECONDS)
+    ray.kill(actor, no_restart=True)
+    wait_until_gone(actor_name(home))
+    newer = start_api(home, config)
+    replaced: ApiFacts = ray.get(newer.facts.remote(), timeout=ANSWER_SECONDS)
+    return replaced
+
+
+def actor_name(home: Path) -> str:
+    return f"gemfleet-api-{hashlib.sha256(str(home).encode()).hexdigest()[:12]}"
+
+
+def is_older(theirs: str, ours: str) -> bool:
+    from packaging.version import Version
+
+    return Version(theirs) < Version(ours)
+
+
+def wait_until_gone(name: str) -> None:
+    """A name is free a moment after its actor was ended."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            ray.get_actor(name, namespace=NAMESPACE)
+        except ValueError:
+            return
+        time.sleep(0.1)
+    raise TimeoutError(f"{name} did not end within {ANSWER_SECONDS:g} s")

@@ -1,0 +1,83 @@
+"""`gemfleet watch`"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .options import Run
+from .source import Address, open_source
+
+if TYPE_CHECKING:
+    from ..api.schemas import RunDetail
+
+
+def watch(
+    run: Run,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
+    address: Address = None,
+) -> None:
+    """Watch a run live until it ends; Ctrl-C leaves it running. Where the output is no terminal, one look is printed.
+
+    Examples:
+
+      gemfleet watch latest
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    console, source = Console(), open_source(run, address)
+    detail = source.detail()
+    if not console.is_terminal:
+        console.print(view(detail))
+        return
+    try:
+        with Live(view(detail), console=console, auto_refresh=False) as live:
+            while not detail.status.is_terminal:
+                time.sleep(every)
+                detail = source.detail()
+                live.update(view(detail), refresh=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def view(run: RunDetail) -> Any:
+    """The whole picture: a bar, the newest figures, and the ranks."""
+    from rich import box
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    facts = Table.grid(padding=(0, 2))
+    for name, value in facts_of(run).items():
+        facts.add_row(Text(name, "dim"), Text(value))
+    ranks = Table("rank", "address", "process", "last heard of", box=box.SIMPLE_HEAD, pad_edge=False)
+    for rank in run.ranks:
+        ranks.add_row(str(rank.rank), rank.address, str(rank.pid), f"{rank.heartbeat_age_seconds:.0f} s ago")
+    head = Text.assemble((run.id, "bold"), "  ", (run.status.replace("_", " "), "cyan"))
+    bar = ProgressBar(total=1.0, completed=run.progress.fraction, width=60)
+    return Group(head, bar, facts, *([ranks] if run.ranks else []))
+
+
+def facts_of(run: RunDetail) -> dict[str, str]:
+    """Label and value of each line, without those that are not known."""
+    from ..progress import clock_time
+    from .home import size
+
+    progress, rates = run.progress, run.throughput
+    known: dict[str, str | None] = {
+        "why": run.waiting_for or run.reason or None,
+        "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else None,
+        "epoch": f"{progress.epoch:.2f} of {progress.epochs:g}" if progress.epochs else None,
+        "time left": None if progress.eta_seconds is None else clock_time(progress.eta_seconds),
+        "loss": None if run.loss is None else f"{run.loss:.4f}",
+        "evaluation": None if run.eval_loss is None else f"{run.eval_loss:.4f}",
+        "tokens/s": f"{rates.tokens_per_second:,.0f}" if rates and rates.tokens_per_second else None,
+        "memory": size(rates.peak_memory_bytes) if rates and rates.peak_memory_bytes else None,
+        "checkpoint": f"step {run.last_checkpoint.step}, {run.last_checkpoint.state}" if run.last_checkpoint else None,
+        "restarts": str(run.restarts) if run.restarts else None,
+    }
+    return {name: value for name, value in known.items() if value is not None}
