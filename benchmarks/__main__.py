@@ -10,7 +10,10 @@ from collections.abc import Sequence
 
 from gemfleet.train.errors import UserError
 
-SUITES = {"peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch"}
+SUITES = {
+    "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
+    "api": "how long the status API takes to answer under load",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

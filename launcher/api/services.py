@@ -1,4 +1,8 @@
-"""What routes work with: the registry, the event feed, and the two things that are different inside a Ray cluster."""
+"""What routes work with: the registry, the event feed, and the two things that are different inside a Ray cluster.
+
+Routes whose whole work is a few short reads of the registry are coroutines: a thread for each would cost more than the
+reads. Whatever may take longer (files, many rows, writing) runs in a thread.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ export class Chart {
         marker: { size: 4, symbol: line.symbol ?? "circle" },
       };
     });
-    const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true };
+    const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true, exponentformat: "e" };
     Plotly.react(this.element, traces, {
       margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.lines.length > 1,

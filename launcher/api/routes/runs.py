@@ -46,7 +46,7 @@ def submit_run(services: Needed, submission: Submission, response: Response) -> 
 
 
 @router.get("/{run_id}", summary="All that is known of a run", responses=responses(404, 422))
-def get_run(services: Needed, run_id: RunId) -> RunDetail:
+async def get_run(services: Needed, run_id: RunId) -> RunDetail:
     return _detail(services, run_id)
 
 

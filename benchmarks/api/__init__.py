@@ -1,0 +1,1 @@
+"""How the status API answers under load."""
