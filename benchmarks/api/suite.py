@@ -1,4 +1,4 @@
-"""Put a fixed rate of requests and many open event streams on a `gemfleet serve` of its own; report how long answers took.
+"""Put a fixed rate of requests and many open event streams on a `gemfleet serve`; report how long answers took.
 
 The server, the load and a writer that plays a run share this machine's cores, with whatever else runs on them.
 """

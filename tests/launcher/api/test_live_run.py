@@ -175,3 +175,42 @@ def check_adapter(archive: Path, model_folder: Path, step: int) -> None:
         AutoModelForCausalLM.from_pretrained(model_folder), archive.parent / "extracted" / f"checkpoint-{step}"
     )
     assert any(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if "lora_B" in name)
+
+
+def test_a_submitted_run_outlives_an_older_api_that_is_replaced(work: Path, tmp_path: Path, ray_address: str) -> None:
+    import ray
+    from gemfleet.launcher.api.actor import api_facts, start_api
+    from gemfleet.launcher.api.client import ApiClient
+    from gemfleet.launcher.config import ApiConfig
+
+    home, config = tmp_path / "home", ApiConfig(port=0, data_roots=(str(work),))
+    actor = start_api(home, config)
+    first = api_facts(home, config, actor)
+    with ApiClient(first.url) as client:
+        assert client.cluster().connected
+        run = client.submit(
+            {
+                "name": "sent",
+                "train": {
+                    "model": str(work / "model"),
+                    "data": {"train": str(work / "rows.jsonl"), "max_length": 64},
+                    "batch": {"global": 4},
+                    "epochs": 1000.0,
+                },
+                "cluster": {"workers": 1},
+            }
+        )
+        registry = RunRegistry(home / "gemfleet.db")
+        try:
+            wait_for(lambda: steps_of(registry, run.id) > 2 or registry.get_run(run.id).state.is_terminal, WAIT_SECONDS)
+            assert api_facts(home, config, actor).pid == first.pid
+            second = api_facts(home, config, actor, ours="99.0")
+            assert second.url == first.url
+            assert second.pid != first.pid
+            before = steps_of(registry, run.id)
+            wait_for(lambda: steps_of(registry, run.id) > before + 5, WAIT_SECONDS)
+        finally:
+            client.stop(run.id)
+            wait_for(lambda: registry.get_run(run.id).state.is_terminal, WAIT_SECONDS)
+    assert registry.get_run(run.id).state == "stopped", (home / "submitted" / run.id / "output.log").read_text()
+    assert ray.is_initialized()
