@@ -32,6 +32,7 @@ from gemfleet.train.resolve import check_context, check_model_folder, resolve_mo
 from gemfleet.train.text_only import refuse_images
 from gemfleet.train.tokenizing import choose_format
 
+from .api.beside import status_api
 from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
@@ -150,7 +151,7 @@ def carry_out(run: Run) -> Outcome:
     with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
         tell_what_differs(run)
-        with status_api(run):
+        with status_api(gemfleet_home(), run.config.api, run.id, run.note):
             placement = preflight(run)
             model_folder, folders = stage(run)
         source, report = prepare_data(run, placement, folders)
@@ -169,22 +170,6 @@ def fetch(run: Run) -> None:
         fetched = fetch_sources(train, gemfleet_home() / "cache" / "repositories", run.display.advance)
         check_inputs(fetched)
         run.config = run.config.model_copy(update={"train": fetched})
-
-
-@contextmanager
-def status_api(run: Run) -> Iterator[None]:
-    """Starts the API beside the phases inside, and then says where it is. A run goes on without one."""
-    from .api.actor import api_facts, start_api
-
-    home, config = gemfleet_home(), run.config.api
-    actor = start_api(home, config) if config.enabled else None
-    yield
-    if actor is None:
-        return
-    try:
-        run.note(f"dashboard: {api_facts(home, config, actor).url}/#/runs/{run.id}")
-    except Exception as error:
-        run.note(f"the dashboard did not start ({first_line(error)}); `gemfleet serve` shows the same")
 
 
 def check_inputs(train: TrainConfig) -> None:
@@ -371,10 +356,6 @@ def ends_in_the_registry(run: Run) -> Iterator[None]:
         raise
     except BaseException as error:
         if not run.registry.get_run(run.id).state.is_terminal:
-            reason = first_line(error)
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
             run.registry.transition(run.id, RunState.FAILED, reason)
         raise
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or repr(error)).splitlines()[0]

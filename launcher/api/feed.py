@@ -25,13 +25,16 @@ SLOWEST_LOOKS = 25  # every so many looks, runs whose driver is gone are marked
 
 @dataclass(frozen=True)
 class Item:
-    """One event or metrics record, ready to be sent. `mark`: how far a reader is that has seen it."""
+    """One event or metrics record, ready to be sent. `mark`: how far a reader is that has seen it.
+
+    ends_run: whether the run's state is now one that ends it; None where the state did not change
+    """
 
     kind: str
     run_id: str
     mark: Mark
     body: str
-    ends_run: bool
+    ends_run: bool | None
 
 
 @dataclass(frozen=True)
@@ -112,13 +115,13 @@ class Feed:
 
 
 def _event_item(row: dict[str, Any]) -> Item:
-    ends = row["kind"] == "state" and RunState(row["data"]["state"]).is_terminal
+    ends = RunState(row["data"]["state"]).is_terminal if row["kind"] == "state" else None
     return Item("event", row["run_id"], Mark(event=row["seq"]), event_view(row).model_dump_json(), ends)
 
 
 def _metric_item(row: dict[str, Any]) -> Item:
     body = json.dumps({"run_id": row["run_id"], **redact(metric_view(row["record"]).model_dump())})
-    return Item("metric", row["run_id"], Mark(metric=row["position"]), body, False)
+    return Item("metric", row["run_id"], Mark(metric=row["position"]), body, None)
 
 
 def _between(item: Item, after: Mark, upto: Mark) -> bool:

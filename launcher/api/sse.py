@@ -83,7 +83,8 @@ async def _messages(
             if item.kind == "event" or metrics:
                 seen = seen.joined(item.mark)
                 yield message(item.kind, item.body, _position(seen, metrics))
-            ended = ended or (item.ends_run and run_id is not None)
+            if item.ends_run is not None and run_id is not None:
+                ended = item.ends_run  # a run that was resumed has ended before, and goes on
         seen = seen.joined(newest)
         if ended:
             yield message("end", "{}", _position(seen, metrics))

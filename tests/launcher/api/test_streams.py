@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -107,3 +108,12 @@ def test_logs_follow_until_the_run_ends(live: Live) -> None:
 def test_an_id_that_was_never_given_is_refused(live: Live) -> None:
     headers = {"Accept": "text/event-stream", "Last-Event-ID": "x"}
     live.get("/api/v1/runs/alpha-1/events", status=422, headers=headers)
+
+
+def test_a_resumed_run_is_followed_past_its_first_end(live: Live) -> None:
+    live.registry.reopen("alpha-1", "{}", os.getpid())
+    ending = threading.Timer(0.5, lambda: live.registry.transition("alpha-1", RunState.STOPPED))
+    ending.start()
+    told = [body["message"] for kind, _, body in messages(live, "/api/v1/runs/alpha-1/events") if kind == "event"]
+    ending.join()
+    assert [told[-3], told[-2], told[-1]] == ["succeeded", "queued: resumed", "stopped"]
