@@ -72,6 +72,7 @@ class RunCollector(Collector):
         seconds = CounterMetricFamily("gemfleet_training_seconds", "Wall time of all steps.", labels=["run"])
         restarts = CounterMetricFamily("gemfleet_restarts", "Attempts after the first.", labels=["run"])
         lost = CounterMetricFamily("gemfleet_checkpoints_failed", "Checkpoints that did not arrive.", labels=["run"])
+        trials = CounterMetricFamily("gemfleet_batch_trials", "Settings the batch finder tried.", labels=["run"])
         saved = GaugeMetricFamily("gemfleet_checkpoint_bytes", "Size of the newest checkpoint.", labels=["run"])
         age = GaugeMetricFamily(
             "gemfleet_checkpoint_timestamp_seconds", "When the newest checkpoint was committed.", labels=["run"]
@@ -83,10 +84,11 @@ class RunCollector(Collector):
             seconds.add_metric([run.id], self._reader.metric_sum(run.id, "step_seconds"))
             restarts.add_metric([run.id], self._reader.restarts(run.id))
             lost.add_metric([run.id], self._reader.event_count(run.id, "checkpoint_failed"))
+            trials.add_metric([run.id], self._reader.event_count(run.id, "batch_trial"))
             for checkpoint in self._reader.checkpoints(run.id)[:1]:
                 saved.add_metric([run.id], checkpoint["bytes"])
                 age.add_metric([run.id], checkpoint["created_at"])
-        yield from (tokens, steps, seconds, restarts, lost, saved, age)
+        yield from (tokens, steps, seconds, restarts, lost, trials, saved, age)
 
 
 def _states(runs: list[Run]) -> GaugeMetricFamily:

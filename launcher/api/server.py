@@ -13,6 +13,7 @@ from gemfleet.train.errors import UserError
 from .settings import ApiSettings
 
 STOP_SECONDS = 3
+BACKLOG = 1024
 
 
 class Server(uvicorn.Server):
@@ -31,6 +32,7 @@ def bind(settings: ApiSettings) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)  # from here on, who comes before the server is ready waits for it
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)

@@ -26,8 +26,7 @@ from .schemas import (
     Throughput,
 )
 
-BATCH_EVENTS = ("batch_found", "batch_finder")
-RESTART_EVENT = "restarting"
+BATCH_EVENTS = ("batch_found", "batch_cached")
 
 
 def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:

@@ -52,7 +52,8 @@ def serve(
         data_roots=tuple(data_root or ()),
     )
     listener = bind(settings)
+    server = make_server(create_app(settings))
     typer.echo(f"dashboard: {base_url(host, listener.getsockname()[1])}/")
     if tokens is not None:
         typer.echo(f"tokens: {token_folder(home)}/read.token to look, admin.token to change")
-    make_server(create_app(settings)).run(sockets=[listener])
+    server.run(sockets=[listener])

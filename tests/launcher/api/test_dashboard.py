@@ -16,9 +16,23 @@ from gemfleet.launcher.api.settings import Tokens
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 
 
+@pytest.fixture(scope="module")
+def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("downloads")
+
+
+@pytest.fixture(scope="module")
+def window(downloads: Path) -> Iterator[Any]:
+    yield from open_browser(downloads)
+
+
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Any]:
-    yield from open_browser(tmp_path / "downloads")
+def browser(window: Any) -> Any:
+    """The window, as new."""
+    window.get("about:blank")
+    emulate(window)
+    complaints(window)
+    return window
 
 
 def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, browser: Any) -> None:
@@ -59,11 +73,11 @@ def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares(live: Live, br
     assert complaints(browser) == []
 
 
-def test_a_download_is_the_archive(live: Live, browser: Any, tmp_path: Path) -> None:
+def test_a_download_is_the_archive(live: Live, browser: Any, downloads: Path) -> None:
     browser.get(f"{live.url}/#/runs/alpha-1")
     wait_for(lambda: "verified" in text_of(browser, "#content"))
     browser.find_element("css selector", "[aria-label='Download checkpoint 8']").click()
-    archive = tmp_path / "downloads" / "alpha-1-8.tar"
+    archive = downloads / "alpha-1-8.tar"
     wait_for(archive.exists)
     with tarfile.open(archive) as content:
         assert "checkpoint-8/adapter_model.safetensors" in content.getnames()
