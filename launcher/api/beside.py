@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..config import ApiConfig
 
@@ -12,14 +13,34 @@ from ..config import ApiConfig
 @contextmanager
 def status_api(home: Path, config: ApiConfig, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
     """Starts the API, lets the phases inside go on meanwhile, and then tells where it is. A run goes on without one."""
-    from .actor import api_facts, start_api
-
-    actor = start_api(home, config) if config.enabled else None
+    starting = _Starting(home, config) if config.enabled else None
     yield
-    if actor is None:
-        return
-    try:
-        tell(f"dashboard: {api_facts(home, config, actor).url}/#/runs/{run_id}")
-    except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        tell(f"the dashboard did not start ({reason}); `gemfleet serve` shows the same")
+    if starting is not None:
+        tell(starting.sentence(run_id))
+
+
+class _Starting:
+    """An API that was asked for; whatever goes wrong with it is a sentence, never an error of the run."""
+
+    def __init__(self, home: Path, config: ApiConfig) -> None:
+        from .actor import start_api
+
+        self._home, self._config = home, config
+        self._actor: Any = None
+        self._error: Exception | None = None
+        try:
+            self._actor = start_api(home, config)
+        except Exception as error:
+            self._error = error
+
+    def sentence(self, run_id: str) -> str:
+        """Where the API is, once it serves, or why there is none."""
+        from .actor import api_facts
+
+        try:
+            if self._error is not None:
+                raise self._error
+            return f"dashboard: {api_facts(self._home, self._config, self._actor).url}/#/runs/{run_id}"
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            return f"the dashboard did not start ({reason}); `gemfleet serve` shows the same"

@@ -114,7 +114,7 @@ def test_comparing_tokens_takes_as_long_for_a_near_miss_as_for_a_far_one() -> No
                 same_secret(guess, TOKENS.admin)
             taken.append(time.perf_counter() - started)
     medians = [statistics.median(taken) for taken in times.values()]
-    assert max(medians) / min(medians) < 1.10
+    assert max(medians) / min(medians) < 1.2
 
 
 def test_a_bind_beyond_this_machine_needs_tokens(tmp_path: Path) -> None:
