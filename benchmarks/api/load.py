@@ -59,9 +59,18 @@ async def _request(
     seconds: list[float],
 ) -> None:
     """One request over a kept connection. Raises for any answer but 200."""
-    reader, writer = idle.pop() if idle else await asyncio.open_connection(host, port)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+    request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    while True:
+        kept = bool(idle)
+        reader, writer = idle.pop() if idle else await asyncio.open_connection(host, port)
+        try:
+            writer.write(request)
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+            break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            if not kept:  # a server may close a connection that it was kept too long; a fresh one must be answered
+                raise
     length = next(int(line.split(":")[1]) for line in head.splitlines() if line.startswith("content-length:"))
     await reader.readexactly(length)
     seconds.append(time.perf_counter() - due)

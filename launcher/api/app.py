@@ -78,4 +78,4 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         watching.cancel()
-        await feed.close()
+        feed.close()

@@ -52,7 +52,7 @@ class Feed:
         self._reader, self._poll_seconds, self._housekeeping = reader, poll_seconds, housekeeping
         self._looks: deque[Look] = deque()
         self._floor: Mark | None = None  # memory holds everything above it
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self.closed = False
         self.mark = Mark()
 
@@ -70,19 +70,16 @@ class Feed:
             looks += 1
             await asyncio.sleep(self._poll_seconds)
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """End all streams, so that the server can stop."""
-        async with self._changed:
-            self.closed = True
-            self._changed.notify_all()
+        self.closed = True
+        self._tell()
 
     async def wait(self, seen: Mark, timeout_seconds: float) -> bool:
         """Until something newer than `seen` is known, or the time is over; False once the feed is closed."""
-        async with self._changed:
+        if not self.closed and seen.covers(self.mark):
             with suppress(TimeoutError):
-                await asyncio.wait_for(
-                    self._changed.wait_for(lambda: self.closed or not seen.covers(self.mark)), timeout_seconds
-                )
+                await asyncio.wait_for(self._changed.wait(), timeout_seconds)
         return not self.closed
 
     async def items(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
@@ -104,9 +101,15 @@ class Feed:
         self._looks.append(Look(head, tuple(items)))
         if len(self._looks) > REMEMBERED_LOOKS:
             self._floor = self._looks.popleft().upto
-        async with self._changed:
-            self.mark = head
-            self._changed.notify_all()
+        self.mark = head
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wake all who wait. They wait for an event of their own time: a condition's lock does not survive that a
+        stream whose reader has gone is cancelled twice.
+        """
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
 
     def _read(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
         records = self._reader.metrics_between(after.metric, upto.metric, run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
@@ -9,8 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from api_live import Live, step_record
+from gemfleet.cluster.registry_reader import Mark, RegistryReader
 from gemfleet.cluster.run_registry import RunState
+from gemfleet.launcher.api.feed import Feed
 
 Message = tuple[str, str, Any]
 
@@ -117,3 +121,19 @@ def test_a_resumed_run_is_followed_past_its_first_end(live: Live) -> None:
     told = [body["message"] for kind, _, body in messages(live, "/api/v1/runs/alpha-1/events") if kind == "event"]
     ending.join()
     assert [told[-3], told[-2], told[-1]] == ["succeeded", "queued: resumed", "stopped"]
+
+
+def test_a_reader_that_is_cancelled_twice_just_ends(live: Live) -> None:
+    """As the server does with a stream whose reader has gone, when it is busy."""
+
+    async def leave() -> None:
+        feed = Feed(RegistryReader(live.home / "gemfleet.db"), 60.0, lambda: None)
+        reader = asyncio.create_task(feed.wait(Mark(), 60.0))
+        await asyncio.sleep(0.01)
+        reader.cancel()
+        await asyncio.sleep(0)
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+
+    asyncio.run(leave())
