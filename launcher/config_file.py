@@ -24,7 +24,8 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> LaunchConfig:
 
 def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchConfig, tuple[str, ...]]:
     """The configuration, also from a platform's request, and what a person should know about how it was read."""
-    raw, notes = read_mapping(path), ()
+    raw = read_mapping(path)
+    notes: tuple[str, ...] = ()
     if is_platform_request(raw):
         conversion = convert(raw)
         refuse(conversion, path)

@@ -36,7 +36,7 @@ class PredictingRank:
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             for name, content in adapter.items():
                 (Path(folder) / name).write_bytes(content)
-            self._predictor = Predictor(Path(folders[node]), Path(folder), train.precision)
+            self._predictor = Predictor(Path(folders[node]), Path(folder), train)
 
     def questions(self, source: BlockSource, rank: int, answer_after: str) -> list[Question]:
         return questions(source.eval_rows(rank), self._predictor.tokenizer, answer_after)

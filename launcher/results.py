@@ -1,49 +1,86 @@
-"""From a trained checkpoint to what is published: answers on the evaluation set, and the facts that the card tells."""
+"""From a trained checkpoint to its result: answers on the evaluation set, the published folder, its delivery."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.train.config import TrainConfig
 
-from .config import LaunchConfig
 from .data_tasks import RayBlockSource
+from .delivery.deliver import deliver_folder
 from .placement import Placement
-from .prediction_tasks import Progress, predict_on_cluster, write_predictions
+from .prediction_tasks import predict_on_cluster, write_predictions
+from .publish import Publication, publish
+
+if TYPE_CHECKING:
+    from .run import Run
+
+ROOM_SECONDS = 120.0
 
 
-def predict_answers(
-    config: LaunchConfig,
-    source: RayBlockSource,
-    checkpoint: Path,
-    folders: Mapping[str, str],
-    placement: Placement,
-    target: Path,
-    eval_loss: float | None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Generate on the evaluation set where there is one and write it to `target`; returns the metrics."""
-    assert config.predict is not None
+@dataclass(frozen=True)
+class Trained:
+    """What training left: its checkpoint and result, and what it worked with."""
+
+    checkpoint: Path
+    model_folder: Path
+    folders: Mapping[str, str]
+    placement: Placement
+    source: RayBlockSource
+    data_report: str
+    result: dict[str, Any]
+
+    @property
+    def stopped(self) -> bool:
+        return bool(self.result["stopped"])
+
+
+def predict_answers(run: Run, trained: Trained) -> None:
+    """Answers on the evaluation set, where they are asked for and the run came to its end."""
+    config = run.config.predict
+    if config is None or trained.stopped:
+        return
+    run.display.phase("predicting")
+    size = trained.placement
+    # The ranks of training have ended; their resources come free a moment later.
+    wait_for_resources(size.workers, size.cpus_per_worker, size.gpus_per_worker, ROOM_SECONDS, run.note)
     predictions = []
-    if source.has_eval:
-        train = config.train
-        predictions = predict_on_cluster(source, checkpoint, folders, placement, config.predict, train, progress)
-    return write_predictions(target, predictions, eval_loss)
+    if trained.source.has_eval:
+        arguments = (trained.source, trained.checkpoint, trained.folders, size, config, run.config.train)
+        predictions = predict_on_cluster(*arguments, run.display.advance)
+    metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])
+    run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
 
 
-def card_facts(
-    asked: TrainConfig, steps: Sequence[Mapping[str, Any]], placement: Placement, result: Mapping[str, Any], report: str
-) -> dict[str, Any]:
+def publish_and_deliver(run: Run, trained: Trained) -> Path:
+    """The folder of the result. A stopped run is not delivered by itself. Raises DeliveryError."""
+    run.display.phase("publishing")
+    steps = run.registry.metrics(run.id, kind="step")
+    facts = card_facts(run.asked, steps, trained)
+    config = run.config.output
+    publication = Publication(run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts)
+    output = publish(publication, run.display.advance)
+    if config.deliver and trained.stopped:
+        run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
+    elif config.deliver:
+        run.display.phase("delivering")
+        run.note(deliver_folder(output, config.deliver, run.id, run.display.advance))
+    return output
+
+
+def card_facts(asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained) -> dict[str, Any]:
     """What the card says beyond the checkpoint's own files. `steps` are the records of the optimizer steps."""
     rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": asked.data.train,
-        "data_report": report,
-        "ranks": placement.describe(),
-        "device": result.get("device"),
+        "data_report": trained.data_report,
+        "ranks": trained.placement.describe(),
+        "device": trained.result.get("device"),
         "tokens_per_second": float(statistics.median(rates)) if rates else None,
-        "state": "stopped" if result["stopped"] else "succeeded",
+        "state": "stopped" if trained.stopped else "succeeded",
     }

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +22,23 @@ from gemfleet.cluster.inventory import list_nodes, wait_for_resources
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.cluster.staging import stage_folder
-from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
-from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
-from gemfleet.train.resolve import check_context, check_model_folder, resolve_model_folder
-from gemfleet.train.text_only import refuse_images
-from gemfleet.train.tokenizing import choose_format
+from gemfleet.train.resolve import check_context, resolve_model_folder
 
 from .api.beside import status_api
 from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
-from .delivery.deliver import check_delivery, deliver_folder
 from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
+from .inputs import check_everything, check_inputs
 from .placement import Placement, place
 from .progress import Display, training_facts
-from .publish import Publication, publish
 from .ray_session import connected
-from .results import card_facts, predict_answers
+from .results import Trained, predict_answers, publish_and_deliver
 from .run_names import new_run_id
-from .sources.fetch import check_sources, fetch_sources, names_repositories
+from .sources.fetch import fetch_sources, names_repositories
 from .worker import FaultPolicy, RankJob
 
 RESOLVED_FILE = "config.resolved.yaml"
@@ -130,20 +124,13 @@ def launch(
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
     if submitted is None:
-        check_before(config)
+        check_everything(config)
     run = Run(config, config_path, display, resumed, submitted)
     with ends_in_the_registry(run):
         if submitted is not None:
-            check_before(config)
+            check_everything(config)
         fetch(run)
         return carry_out(run)
-
-
-def check_before(config: LaunchConfig) -> None:
-    """What can be told to be wrong before anything starts: sources, the place of delivery, model and data."""
-    check_sources(config.train)
-    check_delivery(config.output.deliver)
-    check_inputs(config.train)
 
 
 def carry_out(run: Run) -> Outcome:
@@ -157,9 +144,8 @@ def carry_out(run: Run) -> Outcome:
         source, report = prepare_data(run, placement, folders)
         interrupted, snapshot, store = fit(run, placement, source, folders)
         checkpoint = newest_checkpoint(run, store, snapshot["result"])
-        predict(run, placement, source, folders, checkpoint, snapshot["result"])
-        facts = card_facts(run.asked, run.registry.metrics(run.id, kind="step"), placement, snapshot["result"], report)
-        return finish(run, checkpoint, model_folder, facts, interrupted, snapshot["result"])
+        trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])
+        return finish(run, trained, interrupted)
 
 
 def fetch(run: Run) -> None:
@@ -170,21 +156,6 @@ def fetch(run: Run) -> None:
         fetched = fetch_sources(train, gemfleet_home() / "cache" / "repositories", run.display.advance)
         check_inputs(fetched)
         run.config = run.config.model_copy(update={"train": fetched})
-
-
-def check_inputs(train: TrainConfig) -> None:
-    """Raise UserError for what is wrong with the model's folder, the data's files, or their columns."""
-    model = Path(train.model).expanduser()
-    if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
-        check_context(check_model_folder(model), train.data.max_length)
-    for name in (train.data.train, train.data.eval):
-        if name is not None and Path(name).expanduser().exists():
-            source = open_rows(name, train.data.split, train.data.limit)
-            if source.columns:
-                choose_format(train.data, source.columns)
-            for row in islice(source.rows, LOOKAHEAD):
-                if isinstance(row, Row):
-                    refuse_images(row, train.data)
 
 
 def tell_what_differs(run: Run) -> None:
@@ -309,41 +280,13 @@ def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | Non
     return run.folder / "checkpoints" / f"checkpoint-{newest.step}"
 
 
-def predict(
-    run: Run,
-    placement: Placement,
-    source: RayBlockSource,
-    folders: dict[str, str],
-    checkpoint: Path,
-    result: dict[str, Any],
-) -> None:
-    """Answers on the evaluation set, where they are asked for and the run came to its end."""
-    if run.config.predict is None or result["stopped"]:
-        return
-    run.display.phase("predicting")
-    wait_for_resources(placement.workers, placement.cpus_per_worker, placement.gpus_per_worker, 60.0, run.note)
-    where = run.folder / "predictions"
-    arguments = (run.config, source, checkpoint, folders, placement, where, result["eval_loss"])
-    metrics = predict_answers(*arguments, run.display.advance)
-    run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
-
-
-def finish(
-    run: Run, checkpoint: Path, model_folder: Path, facts: dict[str, Any], interrupted: bool, result: dict[str, Any]
-) -> Outcome:
-    """Publish, deliver, and end the run as succeeded or stopped. A stopped run is not delivered by itself."""
-    run.display.phase("publishing")
-    publication = Publication(run.folder, checkpoint, model_folder, run.asked.model, run.config.output, facts)
-    output = publish(publication, run.display.advance)
-    deliver = run.config.output.deliver
-    if deliver and result["stopped"]:
-        run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
-    elif deliver:
-        run.display.phase("delivering")
-        run.note(deliver_folder(output, deliver, run.id, run.display.advance))
-    state = RunState.STOPPED if result["stopped"] else RunState.SUCCEEDED
+def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:
+    """Predict, publish, deliver, and end the run as succeeded or stopped."""
+    predict_answers(run, trained)
+    output = publish_and_deliver(run, trained)
+    state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
     run.registry.transition(run.id, state)
-    return Outcome(run.id, state, output, interrupted, result)
+    return Outcome(run.id, state, output, interrupted, trained.result)
 
 
 @contextmanager

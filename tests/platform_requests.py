@@ -92,7 +92,5 @@ def changed(**values: Any) -> dict[str, Any]:
 
 
 def supported_request() -> dict[str, Any]:
-    """The reference without what needs an optional part of the configuration."""
-    content = changed(peft__quantization=None, train__auto_find_batch_size=False)
-    del content["train_model_parameters"]["gradient_checkpointing"], content["train_model_parameters"]["disable_gc"]
-    return content
+    """The reference, but for the batch size that finds itself."""
+    return changed(train__auto_find_batch_size=False)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import PackedRows
 from .model import load_base_model
@@ -78,12 +79,13 @@ def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, m
 class Predictor:
     """The base model with a trained adapter on this process's device, ready to answer."""
 
-    def __init__(self, model_folder: Path, adapter_folder: Path, precision: Any, local_rank: int = 0) -> None:
+    def __init__(self, model_folder: Path, adapter_folder: Path, config: TrainConfig, local_rank: int = 0) -> None:
         from peft import PeftModel
         from transformers import AutoTokenizer
 
         facts = current_device(local_rank)
-        base = load_base_model(model_folder, choose_dtype(precision, facts), facts.device)
+        dtype = choose_dtype(config.precision, facts)
+        base = load_base_model(model_folder, dtype, facts.device, config.quantization)
         self.model = PeftModel.from_pretrained(base, str(adapter_folder)).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self.device = facts.device

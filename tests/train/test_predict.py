@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config import DataConfig
+from gemfleet.train.config import DataConfig, TrainConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.packing import pack_steps
 from gemfleet.train.predict import Predictor, Question, questions
@@ -18,6 +18,7 @@ from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
 from transformers import Gemma3ForCausalLM
 
+CONFIG = TrainConfig.model_validate({"model": "x", "data": {"train": "x"}, "precision": "fp32"})
 MARKER = "<start_of_turn>model\n"
 
 
@@ -73,7 +74,7 @@ def test_a_document_of_one_token_asks_nothing(tmp_path: Path) -> None:
 
 
 def test_batched_answers_equal_single_ones_and_the_adapter_counts(folders: tuple[Path, Path]) -> None:
-    predictor = Predictor(*folders, "fp32")
+    predictor = Predictor(*folders, CONFIG)
     asked = [Question(tuple(range(2, 2 + n)), (5, 6)) for n in (3, 9, 20)]
     together = predictor.answer(asked, 8)
     assert [predictor.answer([question], 8)[0] for question in asked] == together
@@ -83,7 +84,7 @@ def test_batched_answers_equal_single_ones_and_the_adapter_counts(folders: tuple
 
 
 def test_answers_are_what_a_plain_loop_of_greedy_steps_gives(folders: tuple[Path, Path]) -> None:
-    predictor = Predictor(*folders, "fp32")
+    predictor = Predictor(*folders, CONFIG)
     ids = list(range(10, 30))
     (answer,) = predictor.answer([Question(tuple(ids), (5,))], 6)
     new: list[int] = []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.launcher.run import check_inputs
+from gemfleet.launcher.inputs import check_inputs
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.local_source import prepare_local

@@ -1,0 +1,38 @@
+"""What can be told to be wrong with a run's inputs before anything starts."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
+from gemfleet.train.resolve import check_context, check_model_folder
+from gemfleet.train.text_only import refuse_images
+from gemfleet.train.tokenizing import choose_format
+
+from .config import LaunchConfig
+from .delivery.deliver import check_delivery
+from .sources.fetch import check_sources
+
+
+def check_everything(config: LaunchConfig) -> None:
+    """Raise UserError for addresses that are refused, and for what is wrong with inputs that are here already."""
+    check_sources(config.train)
+    check_delivery(config.output.deliver)
+    check_inputs(config.train)
+
+
+def check_inputs(train: TrainConfig) -> None:
+    """The model's folder, the data's files and their columns."""
+    model = Path(train.model).expanduser()
+    if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
+        check_context(check_model_folder(model), train.data.max_length)
+    for name in (train.data.train, train.data.eval):
+        if name is not None and Path(name).expanduser().exists():
+            source = open_rows(name, train.data.split, train.data.limit)
+            if source.columns:
+                choose_format(train.data, source.columns)
+            for row in islice(source.rows, LOOKAHEAD):
+                if isinstance(row, Row):
+                    refuse_images(row, train.data)
