@@ -111,11 +111,7 @@ class Run:
 
 
 def launch(
-    config: LaunchConfig,
-    config_path: Path,
-    display: Display,
-    resumed: str | None = None,
-    submitted: str | None = None,
+    config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None, submitted: str | None = None
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
