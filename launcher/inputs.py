@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from gemfleet.train.config import TrainConfig
+from gemfleet.train.home import gemfleet_home
 from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
 from gemfleet.train.resolve import check_context, check_model_folder
 from gemfleet.train.text_only import refuse_images
@@ -13,7 +14,8 @@ from gemfleet.train.tokenizing import choose_format
 
 from .config import LaunchConfig
 from .delivery.deliver import check_delivery
-from .sources.fetch import check_sources
+from .progress import Display
+from .sources.fetch import check_sources, fetch_once, names_repositories
 
 
 def check_everything(config: LaunchConfig) -> None:
@@ -21,6 +23,17 @@ def check_everything(config: LaunchConfig) -> None:
     check_sources(config.train)
     check_delivery(config.output.deliver)
     check_inputs(config.train)
+
+
+def with_clones(config: LaunchConfig, run_folder: Path, display: Display) -> LaunchConfig:
+    """The configuration with the clones of the repositories that it names; they are checked like any folder."""
+    if not names_repositories(config.train):
+        return config
+    display.phase("fetching")
+    cache = gemfleet_home() / "cache" / "repositories"
+    train = fetch_once(config.train, cache, run_folder / "repositories.json", display.advance)
+    check_inputs(train)
+    return config.model_copy(update={"train": train})
 
 
 def check_inputs(train: TrainConfig) -> None:

@@ -34,6 +34,7 @@ class Publication:
     checkpoint: the verified one that is published
     base:       what the person called the base model
     facts:      what the card says beyond what lies in the checkpoint
+    names:      what to write in place of paths of this machine, such as a clone's
     """
 
     run_folder: Path
@@ -42,6 +43,7 @@ class Publication:
     base: str
     output: OutputConfig
     facts: Mapping[str, Any] = field(default_factory=dict)
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def publish(publication: Publication, progress: Progress | None = None) -> Path:
@@ -65,8 +67,9 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
         shutil.copyfile(publication.checkpoint / name, folder / name)
     copy_tokenizer(publication.model_folder, folder, side)
     copy_checkpoint(publication, folder / publication.checkpoint.name)
-    for config in (folder, folder / publication.checkpoint.name):
-        name_base(config / "adapter_config.json", publication.base)
+    for place in (folder, folder / publication.checkpoint.name):
+        for name in ("adapter_config.json", CONFIG_FILE):
+            (place / name).write_text(renamed((place / name).read_text(), publication.names))
     _copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
         shutil.copytree(publication.run_folder / "runs", folder / "runs")
@@ -97,12 +100,11 @@ def copy_checkpoint(publication: Publication, target: Path) -> None:
     )
 
 
-def name_base(path: Path, base: str) -> None:
-    """Let the adapter name its base as the person did where that is a repository, not by this machine's copy of it."""
-    content = json.loads(path.read_text())
-    if base.startswith("git+"):
-        content["base_model_name_or_path"] = base.removeprefix("git+").partition("#")[0]
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A text with this machine's paths replaced by what the person wrote for them."""
+    for path, name in names.items():
+        text = text.replace(path, name)
+    return text
 
 
 def _copy_request(run_folder: Path, folder: Path) -> None:

@@ -15,7 +15,8 @@ from .data_tasks import RayBlockSource
 from .delivery.deliver import deliver_folder
 from .placement import Placement
 from .prediction_tasks import predict_on_cluster, write_predictions
-from .publish import Publication, publish
+from .publish import Publication, publish, renamed
+from .sources.address import is_git_source
 
 if TYPE_CHECKING:
     from .run import Run
@@ -61,9 +62,12 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
     """The folder of the result. A stopped run is not delivered by itself. Raises DeliveryError."""
     run.display.phase("publishing")
     steps = run.registry.metrics(run.id, kind="step")
-    facts = card_facts(run.asked, steps, trained)
+    names = written_names(run.asked, run.config.train)
+    facts = card_facts(run.asked, steps, trained, names)
     config = run.config.output
-    publication = Publication(run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts)
+    publication = Publication(
+        run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts, names
+    )
     output = publish(publication, run.display.advance)
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
@@ -73,12 +77,21 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
     return output
 
 
-def card_facts(asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained) -> dict[str, Any]:
+def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
+    """For each clone that the run used, the repository it came from."""
+    pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
+    pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
+    return {path: source for path, source in pairs if path != source and is_git_source(source)}
+
+
+def card_facts(
+    asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained, names: Mapping[str, str]
+) -> dict[str, Any]:
     """What the card says beyond the checkpoint's own files. `steps` are the records of the optimizer steps."""
     rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": asked.data.train,
-        "data_report": trained.data_report,
+        "data_report": renamed(trained.data_report, names),
         "ranks": trained.placement.describe(),
         "device": trained.result.get("device"),
         "tokens_per_second": float(statistics.median(rates)) if rates else None,

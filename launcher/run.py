@@ -32,13 +32,12 @@ from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
 from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
-from .inputs import check_everything, check_inputs
+from .inputs import check_everything, with_clones
 from .placement import Placement, place
 from .progress import Display, training_facts
 from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
 from .run_names import new_run_id
-from .sources.fetch import fetch_sources, names_repositories
 from .worker import FaultPolicy, RankJob
 
 RESOLVED_FILE = "config.resolved.yaml"
@@ -125,7 +124,7 @@ def launch(
     with ends_in_the_registry(run):
         if submitted is not None:
             check_everything(config)
-        fetch(run)
+        run.config = with_clones(config, run.folder, display)
         return carry_out(run)
 
 
@@ -142,16 +141,6 @@ def carry_out(run: Run) -> Outcome:
         checkpoint = newest_checkpoint(run, store, snapshot["result"])
         trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])
         return finish(run, trained, interrupted)
-
-
-def fetch(run: Run) -> None:
-    """Clone the repositories that the configuration names, if any; the run goes on with their folders."""
-    train = run.config.train
-    if names_repositories(train):
-        run.display.phase("fetching")
-        fetched = fetch_sources(train, gemfleet_home() / "cache" / "repositories", run.display.advance)
-        check_inputs(fetched)
-        run.config = run.config.model_copy(update={"train": fetched})
 
 
 def tell_what_differs(run: Run) -> None:

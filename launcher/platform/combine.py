@@ -13,6 +13,7 @@ from typing import Any
 from gemfleet.train.errors import UserError
 from gemfleet.train.resolve import model_context
 
+from ..sources.address import check_address
 from .keys_training import P
 from .request import Request
 
@@ -70,6 +71,7 @@ def _source(request: Request, draft: Draft, exists: Exists, section: str, target
     elif kind == "git":
         source = f"git+{repository}" + (f"#{branch}" if branch else "")
         draft.put(target, source, repository_key, *([branch_key] if branch else []))
+        _check_address(draft, repository_key, repository, branch)
     else:
         draft.put(target, repository, repository_key)
         if branch not in (None, "main"):
@@ -85,11 +87,20 @@ def _delivery(request: Request, draft: Draft) -> None:
         return
     draft.put("output.deliver.type", kind, "save_model.type")
     draft.put("output.deliver.repository", repository, "save_model.model_repository")
+    if kind == "git":
+        _check_address(draft, "save_model.model_repository", repository, None)
     branch = request.values.get("experiment_name")
     if kind == "git" and branch is None:
         draft.problems.append("experiment_name: missing; the result is pushed to the branch of that name")
     elif kind == "git":
         draft.put("output.deliver.branch", branch, "experiment_name")
+
+
+def _check_address(draft: Draft, key: str, repository: str, branch: str | None) -> None:
+    try:
+        check_address(repository, branch)
+    except UserError as error:
+        draft.problems.append(f"{key}: {error}")
 
 
 def combine_batch(request: Request, draft: Draft) -> None:

@@ -27,6 +27,9 @@ run.yaml` writes our own format from it, with the request's key beside each line
 - Addresses of repositories are `https://`, `ssh://` or `user@host:path`. `file://` is taken only below the folders that
   `$GEMFLEET_SOURCE_ROOTS` names (separated by `:`). Credentials come from the SSH agent or, for https, from
   `$GEMFLEET_GIT_USER` and `$GEMFLEET_GIT_TOKEN`; an address with a password in it is refused.
+- `examples/data/korean-finance.jsonl` is a small data set of this kind: 211 questions about money in Korean, with a
+  `text` column in Gemma's turns. Definitions are written by hand; the sums among them are computed.
+- Object stores (`s3://`, `gs://`) are not read from nor written to yet, and are refused.
 - A result that could not be delivered stays whole below `$GEMFLEET_HOME`; `gemfleet push RUN` tries again.
 """
 

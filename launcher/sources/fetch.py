@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from gemfleet.train.config import TrainConfig
@@ -41,6 +42,29 @@ def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = N
         files, _ = data_files(Path(_fetched(data.eval, cache, progress)), data.eval)
         data = data.model_copy(update={"eval": str(files)})
     return train.model_copy(update={"model": model, "data": data})
+
+
+def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress | None = None) -> TrainConfig:
+    """As `fetch_sources`, but a run that goes on keeps the commits it began with; `memory` names their folders.
+
+    UserError where such a folder is gone and the repository stands elsewhere by now: the data would change.
+    """
+    known = json.loads(memory.read_text()) if memory.is_file() else None
+    if known is None or not all(_there(path) for path in known.values()):
+        fetched = fetch_sources(train, cache, progress)
+        found = {"model": fetched.model, "train": fetched.data.train, "eval": fetched.data.eval}
+        if known not in (None, found):
+            gone = next(path for path in known.values() if not _there(path))
+            raise UserError(f"the clone {gone} is gone, and its repository has moved on since; start a new run")
+        memory.write_text(json.dumps(found, indent=2) + "\n")
+        return fetched
+    data = train.data.model_copy(update={"train": known["train"], "eval": known["eval"]})
+    return train.model_copy(update={"model": known["model"], "data": data})
+
+
+def _there(path: str | None) -> bool:
+    """Whether a path still exists; names such as `demo` or a hub id are no paths of ours."""
+    return path is None or not path.startswith("/") or Path(path).exists()
 
 
 def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:

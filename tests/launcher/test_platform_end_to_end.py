@@ -100,7 +100,8 @@ def test_a_fresh_clone_has_the_layout(finished: tuple[Path, str], clone: Path) -
     card = (clone / "README.md").read_text(encoding="utf-8")
     assert "More Information Needed" not in card
     assert "tokens per second, all ranks" in card
-    assert str(finished[0]) not in card
+    leaks = [p for p in clone.rglob("*") if p.is_file() and str(finished[0]).encode() in p.read_bytes()]
+    assert leaks == []
     train = json.loads((clone / "training_config.json").read_text())["train"]
     assert train["batch"]["global"] == 16
 

@@ -51,8 +51,9 @@ def run(tmp_path: Path) -> Path:
 
 
 def published(run: Path, base: str = "git+git@host:group/model.git#main", **output: Any) -> Path:
-    checkpoint = run / "checkpoints" / "checkpoint-2"
-    return publish(Publication(run, checkpoint, run.parent / "model", base, OutputConfig(**output), FACTS))
+    checkpoint, model = run / "checkpoints" / "checkpoint-2", run.parent / "model"
+    names = {str(model): base} if base.startswith("git+") else {}
+    return publish(Publication(run, checkpoint, model, base, OutputConfig(**output), FACTS, names))
 
 
 def test_the_layout_is_complete_and_holds_no_pickle(run: Path) -> None:
@@ -96,9 +97,13 @@ def test_the_plot_shows_every_loss() -> None:
     assert "no losses" in loss_plot([])
 
 
-def test_the_adapter_names_a_repository_but_keeps_a_folder(run: Path) -> None:
-    config = json.loads((published(run) / "adapter_config.json").read_text())
-    assert config["base_model_name_or_path"] == "git@host:group/model.git"
+def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_path(run: Path) -> None:
+    output = published(run)
+    for place in (output, output / "checkpoint-2"):
+        config = json.loads((place / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == "git+git@host:group/model.git#main"
+        written = json.loads((place / "training_config.json").read_text())
+        assert written["train"]["model"] == "git+git@host:group/model.git#main"
     local = json.loads((published(run, base=str(run.parent / "model")) / "adapter_config.json").read_text())
     assert local["base_model_name_or_path"] == str(run.parent / "model")
 

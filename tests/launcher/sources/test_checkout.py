@@ -11,7 +11,7 @@ import pytest
 from gemfleet.launcher.sources import checkout
 from gemfleet.launcher.sources.address import ROOTS_VARIABLE, GitAddress, parse_source
 from gemfleet.launcher.sources.checkout import fetch_repository
-from gemfleet.launcher.sources.fetch import fetch_sources
+from gemfleet.launcher.sources.fetch import fetch_once, fetch_sources
 from gemfleet.launcher.sources.git_command import Git, GitError
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
@@ -70,6 +70,22 @@ def test_sources_become_folders(roots: Path, tmp_path: Path) -> None:
     assert Path(fetched.data.train).read_bytes() == Path(str(fetched.data.eval)).read_bytes() == rows
     assert (Path(fetched.model) / "config.json").is_file()
     assert fetch_sources(fetched, tmp_path / "cache") == fetched
+
+
+def test_a_run_that_goes_on_keeps_its_commits(roots: Path, tmp_path: Path) -> None:
+    data = pushed(roots, "data", {"rows.jsonl": b'{"text": "a"}\n'})
+    config = TrainConfig.model_validate({"model": "demo", "data": {"train": data}})
+    first = fetch_once(config, tmp_path / "cache", tmp_path / "memory.json")
+    files = tmp_path / "more"
+    git(tmp_path, "clone", "--quiet", str(roots / "data.git"), str(files))
+    (files / "rows.jsonl").write_bytes(b'{"text": "b"}\n')
+    git(files, "commit", "--quiet", "--all", "--message", "more")
+    git(files, "push", "--quiet", "origin", "HEAD:main")
+    assert fetch_sources(config, tmp_path / "cache") != first
+    assert fetch_once(config, tmp_path / "cache", tmp_path / "memory.json") == first
+    Path(first.data.train).unlink()
+    with pytest.raises(UserError, match="has moved on"):
+        fetch_once(config, tmp_path / "cache", tmp_path / "memory.json")
 
 
 class Touch:
