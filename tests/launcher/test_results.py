@@ -1,0 +1,39 @@
+"""What the card is told: clones go by the name of their repository, figures come from the steps' records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.results import Trained, card_facts, written_names
+from gemfleet.train.config import TrainConfig
+
+
+def train(model: str, data: str, held_out: str | None = None) -> TrainConfig:
+    return TrainConfig.model_validate({"model": model, "data": {"train": data, "eval": held_out}})
+
+
+def test_clones_are_written_as_their_repositories() -> None:
+    asked = train("git+https://host/m.git#main", "git+https://host/d.git")
+    used = train("/cache/m", "/cache/d/train.jsonl", "/cache/d/test.jsonl")
+    assert written_names(asked, used) == {
+        "/cache/m": "git+https://host/m.git#main",
+        "/cache/d/train.jsonl": "git+https://host/d.git",
+        "/cache/d/test.jsonl": "git+https://host/d.git",
+    }
+    assert written_names(train("./m", "d.jsonl"), train("./m", "d.jsonl")) == {}
+
+
+def test_facts_name_no_clone_and_take_the_median_rate() -> None:
+    result: dict[str, Any] = {"device": "A CPU", "stopped": False}
+    nothing: Any = None
+    placement = Placement(2, 1.0, 0, "PACK")
+    trained = Trained(Path("c"), Path("m"), {}, placement, nothing, "/cache/d: 5 rows read.", result)
+    asked = train("demo", "git+https://host/d.git")
+    steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
+    facts = card_facts(asked, steps, trained, {"/cache/d": "git+https://host/d.git"})
+    assert facts["data_report"] == "git+https://host/d.git: 5 rows read."
+    assert facts["tokens_per_second"] == 20.0
+    assert (facts["device"], facts["state"]) == ("A CPU", "succeeded")
+    assert card_facts(asked, [], trained, {})["tokens_per_second"] is None
