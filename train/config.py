@@ -7,9 +7,11 @@ Models are strict and frozen. A wrong value is an error that names the field; no
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from .deepspeed_json import conflicts, read_deepspeed_json
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
@@ -122,6 +124,37 @@ class LoggingConfig(StrictModel):
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
 
 
+class Fsdp2Config(StrictModel):
+    """`strategy: fsdp2`: every parameter divided among the ranks, gathered layer by layer when it is needed."""
+
+    reshard_after_forward: Annotated[
+        bool, Field(description="free a layer after its forward and gather it again for backward: less memory, slower")
+    ] = True
+    cpu_offload: Annotated[bool, Field(description="keep shards, gradients and AdamW in host memory")] = False
+
+
+class DeepSpeedConfig(StrictModel):
+    """`strategy: deepspeed`: ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
+
+    stage: Annotated[
+        Literal[1, 2, 3],
+        Field(description="1 divides the optimizer's state among ranks, 2 the gradients too, 3 all parameters too"),
+    ] = 2
+    offload_optimizer: Annotated[bool, Field(description="keep AdamW and its state in host memory")] = False
+    offload_params: Annotated[bool, Field(description="keep divided parameters in host memory; stage 3 only")] = False
+    config: Annotated[
+        str | dict[str, Any] | None,
+        Field(description="a DeepSpeed JSON file or its content, for what gemfleet does not set itself"),
+    ] = None
+
+    @field_validator("config", mode="before")
+    @classmethod
+    def _file_becomes_content(cls, value: Any, info: ValidationInfo) -> Any:
+        """Read here, on the machine where the file is; ranks on other nodes get its content."""
+        beside = (info.context or {}).get("folder")
+        return read_deepspeed_json(value, beside) if isinstance(value, str) else value
+
+
 class TrainConfig(StrictModel):
     """What to train, on what, and how. The same file section drives a cluster run and `python -m train`."""
 
@@ -139,7 +172,9 @@ class TrainConfig(StrictModel):
         Quantization,
         Field(description="the frozen base in 4 bits (NF4, double quantisation) or 8, by bitsandbytes"),
     ] = "none"
-    strategy: Annotated[Literal["ddp"], Field(description="how ranks share the work")] = "ddp"
+    strategy: Annotated[Literal["ddp", "fsdp2", "deepspeed"], Field(description="how ranks share the work")] = "ddp"
+    fsdp2: Fsdp2Config = Fsdp2Config()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     activation_checkpointing: Annotated[
         ActivationCheckpointing,
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
@@ -165,6 +200,21 @@ class TrainConfig(StrictModel):
                 "optim.schedule `constant` has no warm-up, but optim.warmup_ratio is "
                 f"{self.optim.warmup_ratio}; use `constant_with_warmup` or remove warmup_ratio"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _quantised_bases_are_replicated(self) -> TrainConfig:
+        if self.quantization != "none" and self.strategy != "ddp":
+            raise ValueError(
+                f"train.quantization is {self.quantization}, but train.strategy {self.strategy} divides a base that is "
+                "not quantised; use strategy ddp, which keeps the quantised base on every rank, or quantization none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _deepspeed_agrees(self) -> TrainConfig:
+        if found := conflicts(self):
+            raise ValueError("; ".join(found))
         return self
 
     def total_steps(self, steps_per_epoch: int) -> int:

@@ -30,7 +30,7 @@ def validated(raw: dict[str, Any], name: str, overrides: Sequence[str], model: t
     problems = [problem for override in overrides if (problem := _apply_override(raw, override))]
     problems += [f"{where}: found {value}; give a finite number" for where, value in _non_finite(raw)]
     try:
-        config = model.model_validate(raw)
+        config = model.model_validate(raw, context={"folder": path.resolve().parent})
     except ValidationError as error:
         problems += explain(error, model)
     if problems:

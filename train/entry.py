@@ -84,18 +84,34 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """torch's process group as `torchrun` describes it; none for a single process."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield
-        return
+    """torch's process group as `torchrun` describes it; a single process is a group of one, which sharding needs."""
     import torch
     import torch.distributed as dist
 
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(minutes=10))
+    check_ranks_have_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
+    alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        timeout=timedelta(minutes=10),
+        **(alone if "WORLD_SIZE" not in os.environ else {}),
+    )
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def check_ranks_have_gpus(ranks: int, gpus: int) -> None:
+    """Refuse more ranks on this machine than GPUs, where there are any: two would share one and run out of memory."""
+    if 0 < gpus < ranks:
+        raise UserError(
+            f"torchrun --nproc-per-node is {ranks}, but this machine has {_count(gpus, 'GPU')}; start at most {gpus}, "
+            "or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def _shared_folder(out: Path | None) -> Path:

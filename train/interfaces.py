@@ -56,6 +56,15 @@ class PackedRows:
             )
 
 
+# What a rank without rows of its own runs where all ranks must run equally many passes: nothing in it is scored.
+EMPTY_PASS = PackedRows(
+    tokens=np.zeros(2, np.int32),
+    supervised=np.zeros(2, np.bool_),
+    document_lengths=np.array([2], np.int32),
+    row_documents=np.array([1], np.int32),
+)
+
+
 @dataclass(frozen=True)
 class StepRows:
     """One optimizer step as one rank sees it: its own rows, and the whole step's counts (equal on every rank)."""

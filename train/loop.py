@@ -17,7 +17,7 @@ import torch
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .config import Interval, TrainConfig
 from .errors import NonFiniteLossError
-from .interfaces import BlockSource, Reporter, StepRows
+from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model import TrainableModel
 from .prefetch import StepPrefetcher
 from .schedule import learning_rate_at
@@ -96,7 +96,7 @@ class Trainer:
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
         loss_sum = 0.0
-        for micro_batch in step.rows.micro_batches(self.config.batch.micro):
+        for micro_batch in self.passes(step.rows, self.config.batch.micro):
             loss = self.model.loss_sum(micro_batch)
             # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
             self.strategy.backward(loss / step.step_supervised_tokens)
@@ -112,6 +112,11 @@ class Trainer:
         self.advance(index, step)
         self.record_step(step, mean_loss, grad_norm, learning_rate, data_wait_seconds)
         return stop_votes > 0
+
+    def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
+        """This rank's micro-batches, then as many empty passes as the strategy asks for. Collective."""
+        own = list(rows.micro_batches(rows_per_pass))
+        return own + [EMPTY_PASS] * (self.strategy.passes(len(own)) - len(own))
 
     def refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
         """All ranks see the same sums, so all raise at the same step, before the update and before any checkpoint."""
@@ -167,7 +172,7 @@ class Trainer:
         """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
         self.model.peft_model.eval()
         rows = self.source.eval_rows(self.rank)
-        losses = [float(self.model.loss_sum(part)) for part in rows.micro_batches(self.eval_rows_per_pass())]
+        losses = [float(self.model.loss_sum(part)) for part in self.passes(rows, self.eval_rows_per_pass())]
         self.model.peft_model.train()
         total, tokens = self.strategy.sum_over_ranks([sum(losses), float(rows.supervised_tokens)])
         return total / tokens

@@ -33,15 +33,13 @@ class TrainableModel:
     peft_model:    owns the adapters and saves them in PEFT's layout
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
+    device:        where a pass runs, and where its tokens go
     """
 
     peft_model: Any
     text_model: nn.Module
     criterion: SupervisedCrossEntropy
-
-    @property
-    def device(self) -> torch.device:
-        return self.criterion.head_weight.device
+    device: torch.device
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -82,10 +80,9 @@ class TrainableModel:
 
 def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
     """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
-    from transformers import AutoConfig, Gemma3ForCausalLM
+    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
-    kind = text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM
+    kind = base_model_class(AutoConfig.from_pretrained(folder))
     options = loading_options(quantization, dtype, device)
     model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
     if quantization == "none":
@@ -93,6 +90,13 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quan
     else:
         log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
     return model.requires_grad_(False)
+
+
+def base_model_class(config: Any) -> Any:
+    """The transformers class that trains a Gemma 3 configuration; of a multimodal one, its text part."""
+    from transformers import Gemma3ForCausalLM
+
+    return text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM
 
 
 def language_model_of(model: Any) -> Any:
@@ -156,7 +160,10 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     base = peft_model.get_base_model()
     peft_model.train()
     return TrainableModel(
-        peft_model, language_model_of(base), SupervisedCrossEntropy(head_weight, _softcap(base.config))
+        peft_model,
+        language_model_of(base),
+        SupervisedCrossEntropy(head_weight, _softcap(base.config)),
+        head_weight.device,
     )
 
 

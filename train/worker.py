@@ -11,7 +11,7 @@ from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
 from .loop import Trainer, TrainResult
-from .model import attach_lora, load_base_model
+from .model import attach_lora
 from .precision import precision_note
 from .strategies import build_strategy
 
@@ -37,10 +37,10 @@ def run_training(
     if note := precision_note(config.precision):
         log.warning("%s", note)
     check_attention(config.attention, facts.device)
-    base = load_base_model(model_folder, dtype, facts.device, config.quantization)
+    strategy = build_strategy(config)
+    base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
     checkpoint_layers(model.layers, config.activation_checkpointing)
-    strategy = build_strategy(config)
     return Trainer(config, model, strategy, source, reporter, rank, work_folder).run()
 
 

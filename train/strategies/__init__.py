@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..config import TrainConfig
+from ..deepspeed_json import engine_json
 from .base import Strategy
 from .ddp import DdpStrategy
 
-STRATEGIES = {"ddp": DdpStrategy}
-
 
 def build_strategy(config: TrainConfig) -> Strategy:
-    """The strategy a run asks for, not yet set up. The process group, if any, exists already."""
-    return STRATEGIES[config.strategy](config.optim)
+    """The strategy a run asks for, not yet set up. The process group exists already."""
+    return STRATEGIES[config.strategy](config)
+
+
+def _ddp(config: TrainConfig) -> Strategy:
+    return DdpStrategy(config.optim, config.quantization)
+
+
+def _fsdp2(config: TrainConfig) -> Strategy:
+    from .fsdp2 import Fsdp2Strategy
+
+    return Fsdp2Strategy(config.optim, config.fsdp2)
+
+
+def _deepspeed(config: TrainConfig) -> Strategy:
+    from .deepspeed import DeepSpeedStrategy
+
+    return DeepSpeedStrategy(config.optim, config.deepspeed.stage, engine_json(config))
+
+
+STRATEGIES: dict[str, Callable[[TrainConfig], Strategy]] = {"ddp": _ddp, "fsdp2": _fsdp2, "deepspeed": _deepspeed}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from ..model import TrainableModel
@@ -14,14 +16,30 @@ StateDict = dict[str, Tensor]
 class Strategy(Protocol):
     """How the ranks of a run hold the model and agree on its gradient.
 
-    Order of calls in a step: `backward` for each micro-batch, `reduce_gradients`, `clip`, `step`.
+    Order of calls: `load_base`, `setup`; then in a step `passes`, for each pass forward and `backward`,
+    `reduce_gradients`, `clip`, `step`. An evaluation is `passes` and forwards.
+
+    Gradients are summed over ranks, never averaged: the loss is divided by the whole step's supervised tokens already.
     """
 
     name: str
     world_size: int
 
+    def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+        """The frozen base model of a checked folder, as far as this rank needs it before `setup`. Collective."""
+        ...
+
     def setup(self, model: TrainableModel) -> TrainableModel:
         """Take the model over; afterwards all ranks hold equal adapters. Called once."""
+        ...
+
+    def passes(self, own: int) -> int:
+        """How many passes this rank runs in the coming step or evaluation, given how many its own rows make.
+
+        Ranks may have different numbers of rows, or none. Where parameters are gathered during a pass, all ranks have
+        to run equally many: the caller makes up the difference by passes over `EMPTY_PASS`, whose loss is zero.
+        Collective.
+        """
         ...
 
     def backward(self, loss: Tensor) -> None:

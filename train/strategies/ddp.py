@@ -7,13 +7,17 @@ step's end, and ranks may have different numbers of micro-batches, or none.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..config import OptimConfig
-from ..model import TrainableModel
+from ..config import OptimConfig, Quantization
+from ..model import TrainableModel, load_base_model
 from .base import StateDict
+from .collectives import sum_over_ranks
 
 BUCKET_BYTES = 64 * 1024 * 1024
 
@@ -23,9 +27,12 @@ class DdpStrategy:
 
     name = "ddp"
 
-    def __init__(self, optim: OptimConfig) -> None:
-        self._optim_config = optim
+    def __init__(self, optim: OptimConfig, quantization: Quantization = "none") -> None:
+        self._optim_config, self._quantization = optim, quantization
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
+
+    def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+        return load_base_model(folder, dtype, device, self._quantization)
 
     def setup(self, model: TrainableModel) -> TrainableModel:
         self._parameters = model.adapter_parameters()
@@ -34,6 +41,9 @@ class DdpStrategy:
                 dist.broadcast(parameter.data, src=0)
         self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         return model
+
+    def passes(self, own: int) -> int:
+        return own  # a pass involves no other rank
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -61,12 +71,7 @@ class DdpStrategy:
         self._optimizer.zero_grad(set_to_none=True)
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
-        if self.world_size == 1:
-            return values
-        device = next(iter(self._parameters.values())).device
-        tensor = torch.tensor(values, dtype=torch.float64, device=device)
-        dist.all_reduce(tensor)
-        return [float(v) for v in tensor.tolist()]
+        return sum_over_ranks(values, next(iter(self._parameters.values())).device)
 
     def gather_adapter(self) -> StateDict:
         return {name: p.detach().to("cpu", copy=True).contiguous() for name, p in self._parameters.items()}

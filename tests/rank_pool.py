@@ -1,0 +1,94 @@
+"""Groups of ranks that stay up between cases: importing torch and meeting costs seconds, a case far less.
+
+Each rank is a spawned process with its own pipe. A case is a function of this test suite, named by import, that every
+rank calls with the same arguments; its results come back in the order of ranks.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+CASE_SECONDS = 240.0
+
+
+class RankPool:
+    """`size` processes in one gloo process group, until the context ends."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __enter__(self) -> RankPool:
+        context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory(prefix="ranks-")
+        pipes = [context.Pipe() for _ in range(self.size)]
+        self._pipes: list[Connection] = [ours for ours, _ in pipes]
+        self._processes = [
+            context.Process(target=_serve, args=(rank, self.size, self._folder.name, theirs), daemon=True)
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process in self._processes:
+            process.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for pipe, process in zip(self._pipes, self._processes, strict=True):
+            if process.is_alive():
+                pipe.send(None)
+        for process in self._processes:
+            process.join(10)
+            if process.is_alive():
+                process.kill()
+                process.join()
+        self._folder.cleanup()
+
+    def run(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call `function(*arguments)` on every rank. The first failure of a rank is raised with its traceback."""
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        return [self._answer(rank) for rank in range(self.size)]
+
+    def _answer(self, rank: int) -> Any:
+        pipe = self._pipes[rank]
+        if not pipe.poll(CASE_SECONDS):
+            self._kill()
+            raise AssertionError(f"rank {rank} of {self.size} gave no answer in {CASE_SECONDS:g} s")
+        try:
+            failure, result = pipe.recv()
+        except EOFError:
+            self._kill()
+            raise AssertionError(f"rank {rank} of {self.size} died") from None
+        if failure:
+            self._kill()  # the others may wait for it in a collective
+            raise AssertionError(f"rank {rank} of {self.size} failed:\n{failure}")
+        return result
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            process.kill()
+
+
+def _serve(rank: int, size: int, folder: str, pipe: Connection) -> None:
+    os.environ.update(GLOO_SOCKET_IFNAME="lo", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // size))
+    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    while (case := pipe.recv()) is not None:
+        function, arguments = case
+        try:
+            pipe.send((None, function(*arguments)))
+        except BaseException:
+            pipe.send((traceback.format_exc(), None))
+    dist.destroy_process_group()

@@ -1,0 +1,235 @@
+"""DeepSpeed's ZeRO: optimizer state, gradients and parameters divided among the ranks, by stage.
+
+The engine wraps the decoder alone, since the loop calls that and not the whole model. Its optimizer is torch's AdamW
+over the adapters. DeepSpeed averages gradients over ranks, ours are sums, so the loss is multiplied by their number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ..config import OptimConfig
+from ..loss import SupervisedCrossEntropy
+from ..model import TrainableModel, load_base_model
+from .base import StateDict
+from .collectives import most_over_ranks, sum_over_ranks
+from .ddp import build_optimizer
+
+
+class DeepSpeedStrategy:
+    """`strategy: deepspeed`. Needs a process group, also for one rank.
+
+    stage: 1, 2 or 3; engine_json: what `deepspeed.initialize` gets
+    """
+
+    name = "deepspeed"
+
+    def __init__(self, optim: OptimConfig, stage: int, engine_json: dict[str, Any]) -> None:
+        self._optim_config = optim
+        self._stage = stage
+        self._engine_json = engine_json
+        self.world_size = dist.get_world_size()
+        self._backwards_left = 0
+
+    def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+        """Under stage 3 transformers divides each layer as it is made, and fills it from rank 0's file."""
+        if self._stage < 3:
+            return load_base_model(folder, dtype, device)
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+        with _quiet_deepspeed(device):
+            bf16 = {"enabled": dtype == torch.bfloat16}
+            kept_alive = HfDeepSpeedConfig({**self._engine_json, "bf16": bf16})
+            try:
+                return load_base_model(folder, dtype, device)
+            finally:
+                unset_hf_deepspeed_config()
+                del kept_alive
+
+    def setup(self, model: TrainableModel) -> TrainableModel:
+        self._device = model.device
+        self._parameters = model.adapter_parameters()
+        optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
+        criterion = model.criterion
+        with _quiet_deepspeed(self._device) as deepspeed:
+            if self._stage == 3:
+                criterion = _GatheredHead(criterion)
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=model.text_model, optimizer=optimizer, config=self._engine_json, dist_init_required=False
+            )
+            if self._stage == 3:
+                _gather_with_their_projection(model.text_model)
+        return dataclasses.replace(model, text_model=self._engine, criterion=criterion)
+
+    def passes(self, own: int) -> int:
+        self._backwards_left = most_over_ranks(own, self._device)
+        return self._backwards_left
+
+    def backward(self, loss: Tensor) -> None:
+        self._backwards_left -= 1
+        self._engine.set_gradient_accumulation_boundary(self._backwards_left == 0)
+        self._engine.backward(loss * self.world_size)
+
+    def reduce_gradients(self) -> None:
+        """Done by the backward passes: in the last one under stage 1, in each under 2 and 3."""
+
+    def clip(self, max_norm: float) -> float:
+        """The norm now; the engine scales the gradients by the same norm in its step."""
+        self._optimizer.clip_grad = max_norm
+        if self._stage < 3:
+            return float(self._optimizer.scaled_global_norm())
+        from deepspeed.utils import safe_get_local_grad
+
+        squares = sum(float(safe_get_local_grad(p).square().sum()) for p in self._parameters.values())
+        return float(sum_over_ranks([squares], self._device)[0] ** 0.5)
+
+    def step(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._engine.step()
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return sum_over_ranks(values, self._device)
+
+    def gather_adapter(self) -> StateDict:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {name: _on_cpu(safe_get_full_fp32_param(p), p) for name, p in self._parameters.items()}
+
+    def gather_optimizer(self) -> StateDict:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        states = [state for state in self._base_states() if state]
+        fields = list(states[0]) if states else []
+        return {
+            f"{name}.{field}": states[0]["step"].detach().cpu().clone()
+            if field == "step"
+            else _on_cpu(safe_get_full_optimizer_state(parameter, field), parameter)
+            for name, parameter in self._parameters.items()
+            for field in fields
+        }
+
+    def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        fields = _fields(optimizer)
+        if fields:
+            self._create_states(optimizer, fields)
+        for name, parameter in self._parameters.items():
+            self._set(parameter, adapter[name], None)
+            for field in fields:
+                self._set(parameter, optimizer[f"{name}.{field}"], field)
+
+    def _partitions(self) -> list[Tensor]:
+        """This rank's flat fp32 shares of the adapters, for which AdamW keeps its state."""
+        if self._stage < 3:
+            return list(self._optimizer.single_partition_of_fp32_groups)
+        return list(self._optimizer.fp32_partitioned_groups_flat)
+
+    def _base_states(self) -> list[dict[str, Tensor]]:
+        return [self._optimizer.optimizer.state.get(flat, {}) for flat in self._partitions()]
+
+    def _create_states(self, optimizer: StateDict, fields: list[str]) -> None:
+        """AdamW makes its state in its first step; a resumed run needs it before."""
+        step = next(value for key, value in optimizer.items() if key.endswith(".step"))
+        for flat in self._partitions():
+            state = {field: torch.zeros_like(flat) for field in fields}
+            self._optimizer.optimizer.state[flat] = {"step": step.clone(), **state}
+        if self._stage < 3:
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set(self, parameter: Any, full: Tensor, field: str | None) -> None:
+        """Write the adapter itself (`field` None) or one field of its optimizer state, from the whole tensor."""
+        full = full.to(self._device)
+        if self._stage == 3:
+            _set_divided(parameter, full, field)
+        elif field is None:
+            from deepspeed.utils import safe_set_full_fp32_param
+
+            parameter.data.copy_(full)
+            safe_set_full_fp32_param(parameter, full)
+        else:
+            from deepspeed.utils import safe_set_full_optimizer_state
+
+            safe_set_full_optimizer_state(parameter, full, field)
+
+
+def _set_divided(parameter: Any, full: Tensor, field: str | None) -> None:
+    """Write this rank's share of a parameter under stage 3. The last rank's share may be padded."""
+    from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+    size = parameter.ds_tensor.numel()
+    share = full.new_zeros(size)
+    mine = full.flatten()[dist.get_rank() * size : (dist.get_rank() + 1) * size]
+    share[: mine.numel()] = mine
+    if field is not None:
+        safe_set_local_optimizer_state(parameter, share, field)
+        return
+    safe_set_local_fp32_param(parameter, share)
+    parameter.ds_tensor.data.copy_(share)
+    if parameter.numel() == full.numel():  # small parameters may stay gathered
+        parameter.data.copy_(full)
+
+
+class _GatheredHead(SupervisedCrossEntropy):
+    """The loss under stage 3: the head's weight is gathered for it, on ranks without anything to score too."""
+
+    def __init__(self, criterion: SupervisedCrossEntropy) -> None:
+        super().__init__(criterion.head_weight, criterion.softcap, criterion.chunk_rows)
+
+    def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([self.head_weight]):
+            return super().__call__(hidden, targets)
+
+
+def _gather_with_their_projection(text_model: torch.nn.Module) -> None:
+    """A fused projection reads the weights of the modules below it, whose own forwards never run."""
+    from deepspeed.runtime.zero import register_external_parameter
+    from peft.tuners.lora import LoraLayer
+
+    for module in text_model.modules():
+        if isinstance(module, LoraLayer):
+            for parameter in module.parameters():
+                register_external_parameter(module, parameter)
+
+
+def _fields(optimizer: StateDict) -> list[str]:
+    """The fields of an AdamW state besides its count of steps."""
+    return sorted({key.rpartition(".")[2] for key in optimizer} - {"step"})
+
+
+def _on_cpu(tensor: Tensor, like: Any) -> Tensor:
+    shape = getattr(like, "ds_shape", like.shape)
+    return tensor.detach().to("cpu", copy=True).view(shape).contiguous()
+
+
+@contextmanager
+def _quiet_deepspeed(device: torch.device) -> Iterator[Any]:
+    """DeepSpeed, imported and told where this rank computes, its messages below warnings left out.
+
+    Its shared-memory collectives for CPUs would be compiled here and now; gloo does their work.
+    """
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    before = os.environ.get("LOCAL_RANK")
+    # It takes this variable for the index of the device, which differs where a rank sees its own GPU only.
+    os.environ["LOCAL_RANK"] = str(device.index or 0)
+    try:
+        yield deepspeed
+    finally:
+        os.environ.pop("LOCAL_RANK")
+        if before is not None:
+            os.environ["LOCAL_RANK"] = before

@@ -1,0 +1,193 @@
+"""Fully sharded: every parameter, frozen ones too, lies divided among the ranks and is gathered when it is needed.
+
+torch's `fully_shard` groups each decoder layer, and the embedding with the final norm as the root group. The frozen
+base produces no gradients, so only the adapters' are reduce-scattered, once a step, in its last backward. The head is
+tied to the embedding: the root group stays gathered from the decoder's forward to its backward, and the loss runs in
+between.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+from torch.distributed.tensor import DTensor, Shard
+
+from ..config import Fsdp2Config, OptimConfig
+from ..errors import UserError
+from ..lean import WeightFiles, placeholder_model, placeholders_to_meta
+from ..loss import SupervisedCrossEntropy
+from ..model import TrainableModel
+from .base import StateDict
+from .collectives import most_over_ranks, sum_over_ranks
+from .ddp import build_optimizer
+
+
+class Fsdp2Strategy:
+    """`strategy: fsdp2`. Needs a process group, also for one rank."""
+
+    name = "fsdp2"
+
+    def __init__(self, optim: OptimConfig, config: Fsdp2Config) -> None:
+        self._optim_config = optim
+        self._config = config
+        self.world_size = dist.get_world_size()
+        self._files: WeightFiles | None = None
+        self._backwards_left = 0
+
+    def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+        """Placeholders: `setup` reads this rank's shards from the files."""
+        self._files = WeightFiles(folder)
+        self._device = device
+        return placeholder_model(folder, dtype)
+
+    def setup(self, model: TrainableModel) -> TrainableModel:
+        if self._files is None:
+            self._device = model.device
+        base = model.peft_model.get_base_model()
+        root: Any = model.text_model
+        if base.lm_head.weight is not root.embed_tokens.weight:
+            raise UserError(
+                "train.strategy is fsdp2, which gathers the head with the embedding, but this model's head has its own "
+                "weight (tie_word_embeddings is false); use train.strategy ddp"
+            )
+        placeholders_to_meta(base)
+        self._mesh = init_device_mesh(self._device.type, (self.world_size,))
+        self._root = self._shard(root)
+        if self._files is not None:
+            self._fill(base, self._files)
+        base.lm_head.weight = root.embed_tokens.weight
+        self._parameters = {name: p for name, p in model.adapter_parameters().items() if isinstance(p, DTensor)}
+        self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
+        return dataclasses.replace(
+            model, criterion=_GatheredHead(root.embed_tokens, model.criterion), device=self._device
+        )
+
+    def _shard(self, root: Any) -> FSDPModule:
+        """Divide each decoder layer, then what is left: embedding and final norm."""
+        weight = root.embed_tokens.weight
+        options: dict[str, Any] = {
+            "mesh": self._mesh,
+            # Adapters are kept in fp32; they are gathered in the base's dtype, in which their products run.
+            "mp_policy": MixedPrecisionPolicy(weight.dtype, torch.float32, cast_forward_inputs=False),
+            "offload_policy": CPUOffloadPolicy(pin_memory=self._device.type == "cuda")
+            if self._config.cpu_offload
+            else OffloadPolicy(),
+        }
+        for layer in root.layers:
+            fully_shard(layer, reshard_after_forward=self._config.reshard_after_forward, **options)
+        sharded: FSDPModule = fully_shard(root, reshard_after_forward=False, **options)
+        for module in _groups(sharded):
+            module.set_gradient_divide_factor(1.0)  # sums, never averages
+            module.set_force_sum_reduction_for_comms(True)
+        return sharded
+
+    def _fill(self, base: nn.Module, files: WeightFiles) -> None:
+        """Give each meta parameter of the decoder memory for this rank's rows, and read those."""
+        home = torch.device("cpu") if self._config.cpu_offload else self._device
+        root: Any = self._root
+        missing = {name for name, p in base.named_parameters() if p.is_meta and isinstance(p, DTensor)}
+        root._apply(lambda t: torch.empty_like(t, device=home) if t.is_meta else t)
+        for name, parameter in base.named_parameters():
+            if name in missing and isinstance(parameter, DTensor):
+                mine = self._rows(parameter.shape[0])
+                local = parameter.to_local()
+                local.detach().copy_(files.rows(name.replace(".base_layer.", "."), mine.start, mine.stop))
+
+    def passes(self, own: int) -> int:
+        self._backwards_left = most_over_ranks(own, self._device)
+        return self._backwards_left
+
+    def backward(self, loss: Tensor) -> None:
+        self._backwards_left -= 1
+        self._root.set_requires_gradient_sync(self._backwards_left == 0)
+        loss.backward()
+
+    def reduce_gradients(self) -> None:
+        """Done by the last backward."""
+
+    def clip(self, max_norm: float) -> float:
+        gradients = [_local(p.grad) for p in self._parameters.values() if p.grad is not None]
+        squares = float(sum(g.float().square().sum() for g in gradients))
+        norm = float(sum_over_ranks([squares], self._device)[0] ** 0.5)
+        if 0 < max_norm < norm:
+            torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+        return norm
+
+    def step(self, learning_rate: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def sum_over_ranks(self, values: list[float]) -> list[float]:
+        return sum_over_ranks(values, self._device)
+
+    def gather_adapter(self) -> StateDict:
+        return {name: self._full(p) for name, p in self._parameters.items()}
+
+    def gather_optimizer(self) -> StateDict:
+        return {
+            f"{name}.{field}": self._full(value) if isinstance(value, DTensor) else torch.as_tensor(value).cpu().clone()
+            for name, parameter in self._parameters.items()
+            for field, value in self._optimizer.state.get(parameter, {}).items()
+        }
+
+    def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        for module in _groups(self._root):
+            module.reshard()  # an evaluation may have left gathered copies
+        for name, parameter in self._parameters.items():
+            _local(parameter).copy_(adapter[name][self._rows(parameter.shape[0])])
+            state = {
+                key.removeprefix(f"{name}."): value for key, value in optimizer.items() if key.startswith(f"{name}.")
+            }
+            if state:
+                self._optimizer.state[parameter] = {
+                    field: value.clone() if field == "step" else self._divided(value, parameter)
+                    for field, value in state.items()
+                }
+
+    def _rows(self, count: int) -> slice:
+        """This rank's share of a tensor's rows: equal chunks, the last ones shorter or empty."""
+        chunk = -(-count // self.world_size)
+        start = min(dist.get_rank() * chunk, count)
+        return slice(start, min(start + chunk, count))
+
+    def _divided(self, full: Tensor, like: DTensor) -> DTensor:
+        local = full[self._rows(full.shape[0])].to(_local(like).device, copy=True)
+        return DTensor.from_local(
+            local, self._mesh, (Shard(0),), run_check=False, shape=full.shape, stride=full.stride()
+        )
+
+    def _full(self, sharded: DTensor) -> Tensor:
+        """The whole tensor on the CPU. Collective, on the device of the process group."""
+        here: Any = sharded.detach().to(self._device)
+        full: Tensor = here.full_tensor()
+        return full.to("cpu", copy=True).contiguous()
+
+
+class _GatheredHead(SupervisedCrossEntropy):
+    """The loss with a head whose weight is whole only between the decoder's forward and its backward."""
+
+    def __init__(self, head: Any, criterion: SupervisedCrossEntropy) -> None:
+        super().__init__(criterion.head_weight, criterion.softcap, criterion.chunk_rows)
+        self._head = head
+
+    def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        self.head_weight = self._head.weight
+        return super().__call__(hidden, targets)
+
+
+def _groups(root: Any) -> list[FSDPModule]:
+    return [module for module in root.modules() if isinstance(module, FSDPModule)]
+
+
+def _local(tensor: Tensor) -> Tensor:
+    assert isinstance(tensor, DTensor)
+    return tensor.to_local().detach()
