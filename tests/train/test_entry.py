@@ -66,6 +66,16 @@ def test_one_process_and_two_under_torchrun_learn_the_same(config: Path, tmp_pat
     assert sum("loss" in entry for entry in one) == 5
 
 
+def test_strategies_learn_the_same_alone_and_under_torchrun(config: Path, tmp_path: Path) -> None:
+    slowly = ["--set", "train.optim.learning_rate=1e-3"]
+    fsdp2 = ["--set", "train.strategy=fsdp2"]
+    zero3 = ["--set", "train.strategy=deepspeed", "--set", "train.deepspeed.stage=3"]
+    expected = [entry["loss"] for entry in train([], config, tmp_path / "ddp", *slowly) if "loss" in entry]
+    for number, (launcher, strategy) in enumerate([([], fsdp2), (TORCHRUN, fsdp2), ([], zero3), (TORCHRUN, zero3)]):
+        history = train(launcher, config, tmp_path / str(number), *slowly, *strategy)
+        assert [entry["loss"] for entry in history if "loss" in entry] == pytest.approx(expected, abs=1e-4)
+
+
 def test_it_goes_on_from_where_it_was(config: Path, tmp_path: Path) -> None:
     whole = train([], config, tmp_path / "whole", "--set", "train.epochs=2")
     train([], config, tmp_path / "parts", "--set", "train.epochs=2", "--set", "train.max_steps=4")
