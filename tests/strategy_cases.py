@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 import torch.distributed as dist
 from gemfleet.train.activation_checkpointing import checkpoint_layers
 from gemfleet.train.config import TrainConfig
+from gemfleet.train.interfaces import WriteCheckpoint
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model import attach_lora
@@ -46,9 +46,14 @@ class FolderReporter:
     def log_step(self, record: Mapping[str, Any]) -> None:
         self.records.append(dict(record))
 
-    def save_checkpoint(self, step: int, folder: Path | None, metrics: Mapping[str, float]) -> None:
-        if folder is not None:
-            shutil.move(folder, self.folder / f"checkpoint-{step}")
+    def progress(self, phase: str) -> None:
+        """No watchdog here."""
+
+    def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
+        if write is not None:
+            folder = self.folder / f"checkpoint-{step}"
+            folder.mkdir()
+            write(folder)
         dist.barrier()
 
     def finish(self) -> None:

@@ -1,0 +1,100 @@
+"""Loading a divided base: equal to loading it whole, and no rank ever holds much more than its share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from gemfleet.train.config import LoraConfig
+from gemfleet.train.lean import WeightFiles, placeholder_model
+from gemfleet.train.model import attach_lora, load_base_model
+from gemfleet.train.strategies import build_strategy
+from rank_pool import RankPool
+from safetensors.torch import save_file
+from strategy_cases import strategy_config
+from tiny_model import save_tiny_gemma3, tiny_gemma3
+from transformers import Gemma3TextConfig
+
+GIB = 2**30
+RANKS = 4
+
+
+def test_placeholders_have_the_names_shapes_and_buffers_of_the_model(tmp_path: Path) -> None:
+    save_tiny_gemma3(tmp_path)
+    lean, whole = (
+        placeholder_model(tmp_path, torch.float32),
+        load_base_model(tmp_path, torch.float32, torch.device("cpu")),
+    )
+    assert {n: p.shape for n, p in lean.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    assert lean.lm_head.weight is lean.model.embed_tokens.weight
+    for (name, ours), (_, theirs) in zip(lean.named_buffers(), whole.named_buffers(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_adapters_are_drawn_equally_on_placeholders(tmp_path: Path) -> None:
+    save_tiny_gemma3(tmp_path)
+    lean = attach_lora(placeholder_model(tmp_path, torch.float32), LoraConfig(r=4), 7, "tiny").adapter_parameters()
+    whole = attach_lora(tiny_gemma3(), LoraConfig(r=4), 7, "tiny").adapter_parameters()
+    assert lean.keys() == whole.keys()
+    assert all(torch.equal(lean[name], whole[name]) for name in whole)
+
+
+def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
+    weight = torch.arange(12.0).view(6, 2)
+    save_file({"language_model.model.norm.weight": weight}, tmp_path / "model.safetensors")
+    assert torch.equal(WeightFiles(tmp_path).rows("model.language_model.norm.weight", 2, 5), weight[2:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [{"strategy": "fsdp2"}, {"strategy": "deepspeed", "deepspeed": {"stage": 3}}],
+    ids=["fsdp2", "zero-3"],
+)
+def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path, changes: dict[str, Any]) -> None:
+    whole, layer = save_random_1b(tmp_path)
+    with RankPool(RANKS) as pool:
+        peaks = pool.run(peak_of_loading, str(tmp_path), changes)
+    allowed = whole / RANKS + 2 * layer + GIB
+    print(f"\n{changes['strategy']}: whole {whole / GIB:.2f} GiB, allowed {allowed / GIB:.2f}, peaks", end=" ")
+    print(", ".join(f"{peak / GIB:.2f}" for peak in peaks))
+    assert max(peaks) <= allowed < whole
+
+
+def peak_of_loading(folder: str, changes: dict[str, Any]) -> int:
+    """Bytes by which this rank's resident set grew at most while the base was loaded and set up. Collective."""
+    config = strategy_config(**changes)
+    build_strategy(config)  # imports, which are not the model's
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: start the peak anew
+    strategy = build_strategy(config)
+    base = strategy.load_base(Path(folder), torch.bfloat16, torch.device("cpu"))
+    strategy.setup(attach_lora(base, config.lora, config.seed, "random"))
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 - before
+
+
+def save_random_1b(folder: Path) -> tuple[int, int]:
+    """A text-only Gemma 3 in the shape of the 1B, random, bf16. Returns its bytes, and those of one layer."""
+    Gemma3TextConfig(
+        vocab_size=262144,
+        hidden_size=1152,
+        intermediate_size=6912,
+        num_hidden_layers=26,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        sliding_window=512,
+        architectures=["Gemma3ForCausalLM"],
+    ).save_pretrained(folder)
+    shapes = {name: p.shape for name, p in placeholder_model(folder, torch.bfloat16).named_parameters()}
+    weights = {name: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    sizes = {name: weight.nbytes for name, weight in weights.items()}
+    return sum(sizes.values()), sum(size for name, size in sizes.items() if ".layers.0." in name)
