@@ -30,7 +30,7 @@ def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchCo
         conversion = convert(raw)
         refuse(conversion, path)
         raw, notes = conversion.content, conversion.notes
-    config = validated(raw, str(path), overrides, LaunchConfig)
+    config = validated(raw, path, overrides, LaunchConfig)
     return config.model_copy(update={"train": beside(path, config.train)}), notes
 
 

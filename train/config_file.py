@@ -22,11 +22,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 def load_validated(path: Path, overrides: Sequence[str], model: type[Model]) -> Model:
     """The file as an instance of `model`. Raises UserError whose message has one line for each problem."""
-    return validated(read_mapping(path), str(path), overrides, model)
+    return validated(read_mapping(path), path, overrides, model)
 
 
-def validated(raw: dict[str, Any], name: str, overrides: Sequence[str], model: type[Model]) -> Model:
-    """The mapping, changed by the overrides, as an instance of `model`. UserError names `name` and all problems."""
+def validated(raw: dict[str, Any], path: Path, overrides: Sequence[str], model: type[Model]) -> Model:
+    """The mapping, changed by the overrides, as an instance of `model`. UserError names `path` and all problems."""
     problems = [problem for override in overrides if (problem := _apply_override(raw, override))]
     problems += [f"{where}: found {value}; give a finite number" for where, value in _non_finite(raw)]
     try:
@@ -35,7 +35,7 @@ def validated(raw: dict[str, Any], name: str, overrides: Sequence[str], model: t
         problems += explain(error, model)
     if problems:
         count = "one problem" if len(problems) == 1 else f"{len(problems)} problems"
-        raise UserError(f"{name} has {count}:\n" + "\n".join(f"  {line}" for line in problems))
+        raise UserError(f"{path} has {count}:\n" + "\n".join(f"  {line}" for line in problems))
     return config
 
 
