@@ -12,6 +12,7 @@ from .commands.checkpoints import checkpoints
 from .commands.convert import convert
 from .commands.events import events
 from .commands.logs import logs
+from .commands.plan import plan
 from .commands.push import push
 from .commands.runs import runs
 from .commands.serve import serve
@@ -24,7 +25,7 @@ from .commands.version import version
 from .commands.watch import watch
 
 COMMANDS = (
-    *(train, convert, submit, runs, show, watch, logs, events, stop),
+    *(train, plan, convert, submit, runs, show, watch, logs, events, stop),
     *(checkpoints, push, serve, tensorboard, version),
 )
 EXIT_BAD_INPUT = 2

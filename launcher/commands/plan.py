@@ -1,0 +1,166 @@
+"""`gemfleet plan`"""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Json
+
+if TYPE_CHECKING:
+    from gemfleet.train.planning import Workload
+
+    from ..sizing import SizingReport
+
+
+class Quantised(str, Enum):
+    """How the frozen base is held."""
+
+    none = "none"
+    int8 = "int8"
+    int4 = "int4"
+
+
+class Recompute(str, Enum):
+    """Activation checkpointing; `auto` leaves it to the plan."""
+
+    auto = "auto"
+    off = "off"
+    selective = "selective"
+    full = "full"
+
+
+class Number(str, Enum):
+    """The dtype of the computation."""
+
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
+def plan(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG]", help="Take model, lengths and batch from this file.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="270m, 1b, 4b, 12b, 27b, or a folder with a config.json.")
+    ] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="A GPU by its name; a wrong one lists them all.")] = "h200",
+    gpus: Annotated[int, typer.Option("--gpus", "-n", help="GPUs in all, 1 to 512.")] = 1,
+    gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs in one machine.")] = 8,
+    network: Annotated[
+        float, typer.Option("--network-gbit", min=0.1, help="Network of one machine in Gbit/s, where there are several.")
+    ] = 100.0,
+    length: Annotated[int | None, typer.Option("--length", "-l", min=2, help="Tokens in a packed row.")] = None,
+    micro: Annotated[int | None, typer.Option("--micro", min=1, help="Rows that one GPU holds in one pass.")] = None,
+    global_batch: Annotated[
+        int | None, typer.Option("--global", min=1, help="Examples in one optimizer step, over all GPUs.")
+    ] = None,
+    example_tokens: Annotated[
+        int | None, typer.Option("--example-tokens", min=1, help="Mean tokens of an example; default: a full row.")
+    ] = None,
+    supervised: Annotated[
+        float, typer.Option("--supervised", min=0.0, max=1.0, help="Share of the tokens that the loss scores.")
+    ] = 1.0,
+    lora_r: Annotated[int | None, typer.Option("--lora-r", min=1, help="Rank of the adapters.")] = None,
+    precision: Annotated[Number | None, typer.Option("--precision", help="Dtype of the computation.")] = None,
+    quantization: Annotated[
+        Quantised, typer.Option("--quantization", "-q", help="Bits in which the frozen base is held.")
+    ] = Quantised.none,
+    checkpointing: Annotated[
+        Recompute, typer.Option("--activation-checkpointing", help="What backward computes anew to spare memory.")
+    ] = Recompute.auto,
+    as_json: Json = False,
+) -> None:
+    """Tell what a run needs of its GPUs, which strategy fits, and how fast it could be. Loads and starts nothing.
+
+    Every strategy gets a line: memory of one GPU in GiB by what it is for, and tokens per second of one GPU. The one that
+    `strategy: auto` takes is marked and explained: ddp wherever the frozen base fits on every GPU with a tenth to
+    spare, since only adapters' gradients then move between GPUs; else fsdp2, which divides the base.
+
+    How to read the columns: `weights` is the frozen base; `grads` and `AdamW` belong to the adapters alone and are
+    small; `activations` grow with length times micro, so halve those first when nothing fits; `comm` holds gathered
+    weights and buffers; `rest` is CUDA itself and the allocator's slack. The ceiling is what the GPU's matrix units
+    could do with no other work.
+
+    Examples:
+
+      gemfleet plan finetune.yaml --gpus 4 --gpu a100-40
+
+      gemfleet plan --model 27b --gpus 8 --gpu h200 --length 4096 --micro 2
+
+      gemfleet plan --model 12b --gpu rtx4090 --quantization int4
+
+      gemfleet plan --model 4b --gpus 64 --gpu h100 --network-gbit 400 --json | jq .chosen
+    """
+    from dataclasses import replace
+
+    from gemfleet.train.errors import UserError
+    from gemfleet.train.planning import Fleet, Workload
+
+    from ..sizing import find_device, find_shape, size_up, work_of_config
+
+    work = Workload(example_tokens=example_tokens, supervised=supervised)
+    if config is not None:
+        from ..config_file import load_config
+
+        train = load_config(config).train
+        work = work_of_config(train, example_tokens, supervised)
+        model = model or train.model
+    if model is None:
+        raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
+    given = {
+        "length": length,
+        "micro": micro,
+        "global_batch": global_batch,
+        "lora_rank": lora_r,
+        "dtype": precision.value if precision else None,
+        "quantization": quantization.value,
+    }
+    work = replace(work, **{name: value for name, value in given.items() if value is not None})
+    mode = None if checkpointing is Recompute.auto else checkpointing.value
+    report = size_up(find_shape(model), work, find_device(gpu), Fleet(gpus, gpus_per_node, network), mode)
+    _print(report, as_json)
+
+
+def _print(report: SizingReport, as_json: bool) -> None:
+    import json
+
+    from ..sizing import table_rows
+    from .tables import print_table
+
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+        return
+    typer.echo(f"{_heading(report)}\n{_work_sentence(report.work)}")
+    print_table(*table_rows(report))
+    typer.echo(f"{'chosen' if report.choice.fits else 'refused'}: {report.choice.reason}")
+    if report.choice.fits:
+        typer.echo(_speed_sentence(report))
+    typer.echo("\n".join(report.notes))
+
+
+def _heading(report: SizingReport) -> str:
+    from gemfleet.train.planning.counts import language_parameters, lora_parameters
+
+    trained = lora_parameters(report.shape, report.work.lora_rank, report.work.lora_targets)
+    return (
+        f"Gemma 3 {report.shape.name}: {language_parameters(report.shape) / 1e6:,.0f} M parameters and "
+        f"{trained / 1e6:.1f} M in adapters, on {report.fleet.ranks} x {report.device.name}"
+    )
+
+
+def _work_sentence(work: Workload) -> str:
+    base = "" if work.quantization == "none" else f", base in {work.quantization}"
+    return f"{work.micro} rows of {work.length} tokens in a pass, {work.global_batch} examples in a step, {work.dtype}{base}"
+
+
+def _speed_sentence(report: SizingReport) -> str:
+    speed = report.speed
+    return (
+        f"expected: {speed.expected:,.0f} tokens/s per GPU of a ceiling of {speed.ceiling:,.0f} (MFU {speed.mfu:.0%}); "
+        f"a step takes {speed.step_seconds:.2f} s in {speed.passes} passes, "
+        f"{speed.communication_seconds / speed.step_seconds:.1%} of it waiting for communication"
+    )

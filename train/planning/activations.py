@@ -1,0 +1,92 @@
+"""Bytes that a pass keeps for backward, derived operation by operation from the code that runs.
+
+Notation of the comments: H hidden, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters,
+b bytes of a value in the dtype of the computation. Attention is packed and keeps no score matrices.
+"""
+
+from __future__ import annotations
+
+from .counts import projections, target_sides
+from .options import Workload
+from .shapes import ModelShape
+
+FP32 = 4
+INDEX = 8  # int64
+
+
+def kept_by_layer(shape: ModelShape, work: Workload, copies_attention_output: bool) -> float:
+    """One decoder layer without checkpointing, in bytes a token.
+
+    copies_attention_output: True where documents are attended one by one and laid together again (not on CUDA).
+    """
+    b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
+    norms = 4 * (h * FP32 + FP32)  # each keeps its input in fp32 and one root mean square
+    head_norms = (q + k) * FP32 + (shape.heads + shape.kv_heads) * FP32
+    inputs = 2 * h * b  # of q, k and v together, and of gate and up together
+    attention = (q + 2 * k) * b + q * b + shape.heads * FP32  # q, k, v, the output, and one log-sum-exp a head
+    o_input = q * b if copies_attention_output else 0
+    mlp = 4 * shape.inner * b  # gate, its activation, up, and their product
+    return norms + head_norms + inputs + attention + o_input + mlp + _adapter_inner(shape, work)
+
+
+def kept_by_layer_selective(shape: ModelShape, work: Workload) -> float:
+    """`selective` keeps the layer's input, the results of matrix products, and attention's output, in bytes a token."""
+    b = work.bytes_per_value
+    outputs = sum(outputs for _, outputs in projections(shape).values())
+    attention = shape.queries * b + shape.heads * FP32
+    return (shape.hidden + outputs) * b + attention + _adapter_inner(shape, work)
+
+
+def kept_by_layer_full(shape: ModelShape, work: Workload) -> float:
+    """`full` keeps the layer's input alone, in bytes a token."""
+    return shape.hidden * work.bytes_per_value
+
+
+def masks_of_layer(shape: ModelShape, work: Workload) -> int:
+    """Bytes of the visible-key masks that one sliding layer keeps where documents are longer than its window.
+
+    Off CUDA such a document is cut into blocks of queries, and SDPA keeps each block's mask in the computation's dtype.
+    """
+    document, window = work.document, shape.window
+    if document <= window:
+        return 0
+    seen = 0
+    for start in range(0, document, window):
+        end = min(start + window, document)
+        seen += (end - start) * (end - max(0, start - window + 1))
+    return int(seen * work.bytes_per_value * work.tokens / document)
+
+
+def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
+    """Bytes of weights that backward needs in another form: adapters in the computation's dtype, norms in fp32.
+
+    In fp32, A is the parameter itself; B is scaled in either case.
+    """
+    sides = target_sides(shape, work.lora_targets)
+    scaled = sum(outputs if work.dtype == "fp32" else inputs + outputs for inputs, outputs in sides)
+    norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
+    return work.lora_rank * scaled * work.bytes_per_value + norms
+
+
+def kept_outside_layers(shape: ModelShape, work: Workload) -> float:
+    """Bytes a token for final norm, loss and rotary tables, less what the first layer's frozen input spares."""
+    b, h = work.bytes_per_value, shape.hidden
+    final_norm = h * FP32 + FP32
+    first_norm_spared = h * FP32 + FP32
+    loss = work.supervised * (h * b + INDEX)  # the gradient to the hidden states, and where they come from
+    rotary = 2 * 2 * shape.head_dim * b  # cosine and sine for sliding and global layers
+    tokens = 2 * INDEX + 1  # tokens and positions as int64, and which are supervised
+    return final_norm - first_norm_spared + loss + rotary + tokens
+
+
+def transient_of_layer(shape: ModelShape, work: Workload) -> float:
+    """Bytes a token that come and go at the peak, which is in the MLP of the layer that backward enters first.
+
+    Gradients of the activation and of `up` exist beside what the forward kept; a layer of what was kept goes only then.
+    """
+    return 2 * shape.inner * work.bytes_per_value
+
+
+def _adapter_inner(shape: ModelShape, work: Workload) -> int:
+    """x A^T of every adapter."""
+    return len(target_sides(shape, work.lora_targets)) * work.lora_rank * work.bytes_per_value

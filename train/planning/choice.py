@@ -1,0 +1,136 @@
+"""Which strategy a run should use, and why, in a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from .memory import DeviceKind, MemoryParts, memory_per_rank
+from .options import CHECKPOINTING, Checkpointing, Fleet, Sharing, SharingName, Workload
+from .shapes import ModelShape
+
+MARGIN = 0.10  # of the device's memory that a plan leaves free
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Choice:
+    """sharing: what to use, or the one nearest to fitting where `fits` is False; reason: a sentence for people."""
+
+    sharing: Sharing
+    memory: MemoryParts
+    fits: bool
+    reason: str
+
+
+def choose_strategy(
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    device: DeviceKind = "cuda",
+    checkpointing: Checkpointing | None = None,
+) -> Choice:
+    """The first that fits of: ddp, then fsdp2; each with as little activation checkpointing as possible.
+
+    ddp moves adapters alone, once a step; fsdp2 gathers the frozen base on every pass. So the base is divided only where
+    it must be. memory_bytes: of one rank's device. checkpointing: None leaves that choice to the plan.
+    """
+    tried = [
+        (sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device))
+        for sharing in candidates(work, fleet, checkpointing)
+    ]
+    room = int(memory_bytes * (1 - MARGIN))
+    fitting = next(((sharing, parts) for sharing, parts in tried if parts.total <= room), None)
+    if fitting is None:
+        sharing, parts = min(tried, key=lambda pair: pair[1].total)
+        return Choice(sharing, parts, False, _nothing_fits(shape, work, fleet, memory_bytes, sharing, parts, device))
+    sharing, parts = fitting
+    return Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
+
+
+def candidates(work: Workload, fleet: Fleet, checkpointing: Checkpointing | None) -> list[Sharing]:
+    """In order of preference. A quantised base is only ever replicated; one rank has nobody to share with."""
+    modes: Sequence[Checkpointing] = CHECKPOINTING if checkpointing is None else (checkpointing,)
+    found = [Sharing("ddp", mode) for mode in modes]
+    if fleet.ranks > 1 and work.quantization == "none":
+        found += [Sharing("fsdp2", mode, reshard) for mode in modes for reshard in (False, True)]
+    return found
+
+
+def all_sharings(work: Workload, fleet: Fleet, checkpointing: Checkpointing) -> list[Sharing]:
+    """Every strategy that this fleet and base allow, for a table."""
+    names: tuple[SharingName, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+    if fleet.ranks == 1 or work.quantization != "none":
+        names = ("ddp",)
+    return [Sharing(name, checkpointing) for name in names]
+
+
+def fits(parts: MemoryParts, memory_bytes: int) -> bool:
+    """Whether a plan leaves `MARGIN` of the memory free."""
+    return parts.total <= int(memory_bytes * (1 - MARGIN))
+
+
+def _reason(
+    sharing: Sharing, parts: MemoryParts, tried: Sequence[tuple[Sharing, MemoryParts]], memory_bytes: int
+) -> str:
+    takes = f"takes {parts.total / GIB:.1f} of {memory_bytes / GIB:.1f} GiB"
+    plain = tried[0][1].total / GIB
+    if sharing.name == "ddp" and sharing.checkpointing == tried[0][0].checkpointing:
+        return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
+    if sharing.name == "ddp":
+        return (
+            f"ddp with {sharing.checkpointing} activation checkpointing {takes}; without, it would take "
+            f"{plain:.1f} GiB. The base stays whole on every rank, so only adapter gradients move between ranks"
+        )
+    replicated = min(p.total for s, p in tried if s.name == "ddp") / GIB
+    return f"{sharing} {takes}; with the whole base on every rank it would take at least {replicated:.1f} GiB"
+
+
+def _nothing_fits(
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    sharing: Sharing,
+    parts: MemoryParts,
+    device: DeviceKind,
+) -> str:
+    remedy = next(
+        (
+            words
+            for words, changed, ranks in _remedies(work, fleet)
+            if any(
+                fits(memory_per_rank(shape, changed, option, ranks.ranks, device), memory_bytes)
+                for option in candidates(changed, ranks, None)
+            )
+        ),
+        "use a device with more memory, or a smaller model",
+    )
+    return (
+        f"nothing fits: {sharing} needs {parts.total / GIB:.1f} GiB and "
+        f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used; {remedy}"
+    )
+
+
+def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]:
+    """Changes worth naming, the gentlest first."""
+    single = replace(work, micro=1)
+    found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
+    if work.quantization != "int4":
+        found.append(("hold the base in 4 bits (train.quantization: int4)", replace(single, quantization="int4"), fleet))
+    for ranks in (2, 4, 8, 16, 32):
+        if ranks > fleet.ranks and work.quantization == "none":
+            found.append((f"use {ranks} GPUs", single, replace(fleet, ranks=ranks)))
+    for length in (4096, 2048, 1024, 512, 256):
+        if length < work.length:
+            shorter = replace(single, length=length)
+            found.append((f"set train.data.max_length to {length}", shorter, fleet))
+            found.append(
+                (
+                    f"set train.data.max_length to {length} and train.quantization to int4",
+                    replace(shorter, quantization="int4"),
+                    fleet,
+                )
+            )
+    return found

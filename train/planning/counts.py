@@ -1,0 +1,88 @@
+"""Parameters, counted exactly from the shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ..errors import UserError
+from .shapes import ModelShape, VisionShape
+
+Targets = Literal["all-linear"] | Sequence[str]
+
+
+def projections(shape: ModelShape) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of each linear layer of one decoder layer, by its name."""
+    hidden, inner, queries, keys = shape.hidden, shape.inner, shape.queries, shape.keys
+    return {
+        "q_proj": (hidden, queries),
+        "k_proj": (hidden, keys),
+        "v_proj": (hidden, keys),
+        "o_proj": (queries, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+def layer_linear(shape: ModelShape) -> int:
+    """Weights of the linear layers of one decoder layer."""
+    return sum(inputs * outputs for inputs, outputs in projections(shape).values())
+
+
+def layer_parameters(shape: ModelShape) -> int:
+    """All weights of one decoder layer: projections, four norms of the hidden size, one each of queries and keys."""
+    return layer_linear(shape) + 4 * shape.hidden + 2 * shape.head_dim
+
+
+def body_linear(shape: ModelShape) -> int:
+    """Linear weights of all decoder layers: what FLOPs are counted of, and what is quantised."""
+    return shape.layers * layer_linear(shape)
+
+
+def embedding(shape: ModelShape) -> int:
+    return shape.vocabulary * shape.hidden
+
+
+def language_parameters(shape: ModelShape) -> int:
+    """The language model with its head, which is the embedding itself where it is tied."""
+    tables = embedding(shape) * (1 if shape.tied else 2)
+    return tables + shape.layers * layer_parameters(shape) + shape.hidden
+
+
+def vision_parameters(shape: ModelShape) -> int:
+    """Vision tower and the projector onto the language model; 0 for text-only checkpoints."""
+    if shape.vision is None:
+        return 0
+    return _tower(shape.vision) + shape.vision.hidden * shape.hidden + shape.vision.hidden
+
+
+def _tower(vision: VisionShape) -> int:
+    hidden, inner = vision.hidden, vision.inner
+    patches = (vision.image_pixels // vision.patch_pixels) ** 2
+    embeddings = 3 * vision.patch_pixels**2 * hidden + hidden + patches * hidden
+    attention, norms = 4 * (hidden * hidden + hidden), 2 * 2 * hidden
+    mlp = hidden * inner + inner + inner * hidden + hidden
+    return embeddings + vision.layers * (attention + norms + mlp) + 2 * hidden
+
+
+def target_sides(shape: ModelShape, targets: Targets) -> list[tuple[int, int]]:
+    """(inputs, outputs) of the projections of one layer that get an adapter. Raises UserError for other modules."""
+    known = projections(shape)
+    names = list(known) if targets == "all-linear" else list(targets)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UserError(
+            f"train.lora.target_modules names {unknown[0]!r}, whose memory the plan cannot tell; "
+            f"use `all-linear` or some of: {', '.join(known)}"
+        )
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def lora_layer(shape: ModelShape, rank: int, targets: Targets) -> int:
+    """Adapter parameters of one decoder layer: A is [rank, inputs], B is [outputs, rank]."""
+    return rank * sum(inputs + outputs for inputs, outputs in target_sides(shape, targets))
+
+
+def lora_parameters(shape: ModelShape, rank: int, targets: Targets) -> int:
+    return shape.layers * lora_layer(shape, rank, targets)

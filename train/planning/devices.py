@@ -1,0 +1,72 @@
+"""GPUs by what a plan needs to know of them, from their makers' data sheets. No figure here was measured but one.
+
+Rates are dense bf16 tensor-core rates with fp32 accumulation. The rate that matrix products really reach is lower; it
+is known for the H200 alone (790 of 989 TFLOP/s), and the same share is assumed of all others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+GB = 10**9
+GIB = 2**30
+REACHED_SHARE = 790 / 989.4
+
+
+@dataclass(frozen=True)
+class Device:
+    """memory_bytes: of one device; tflops: peak of the sheet in bf16, or in fp32 where there is no bf16 (bf16 False).
+
+    reached_tflops: what large matrix products reach. bandwidth_gb_s: of the memory. link_gb_s: to the other GPUs of the
+    node, one direction: NVLink or Infinity Fabric, else PCIe.
+    """
+
+    name: str
+    kind: Literal["cuda", "cpu"]
+    memory_bytes: int
+    tflops: float
+    reached_tflops: float
+    bandwidth_gb_s: float
+    link_gb_s: float
+    bf16: bool
+    source: str
+
+
+def _gpu(
+    name: str, memory_gb: int, tflops: float, bandwidth: float, link: float, source: str, bf16: bool = True
+) -> Device:
+    # Sheets of cards with GDDR memory mean GiB; those with HBM count in GB, of which a driver shows about as many GiB
+    # less 3 to 7%. The smaller reading is taken for all.
+    return Device(name, "cuda", memory_gb * GB, tflops, tflops * REACHED_SHARE, bandwidth, link, bf16, source)
+
+
+GPUS: dict[str, Device] = {
+    device.name: device
+    for device in (
+        _gpu("t4", 16, 8.1, 320, 16, "NVIDIA T4 data sheet; no bf16, fp32 rate", bf16=False),
+        _gpu("v100-16", 16, 15.7, 900, 150, "NVIDIA V100 data sheet, SXM2; no bf16, fp32 rate", bf16=False),
+        _gpu("v100-32", 32, 15.7, 900, 150, "NVIDIA V100 data sheet, SXM2; no bf16, fp32 rate", bf16=False),
+        _gpu("rtx4080", 16, 97.5, 717, 32, "NVIDIA Ada architecture whitepaper"),
+        _gpu("rtx3090", 24, 71, 936, 32, "NVIDIA GA102 architecture whitepaper"),
+        _gpu("rtx4090", 24, 165.2, 1008, 32, "NVIDIA Ada architecture whitepaper"),
+        _gpu("a10", 24, 125, 600, 32, "NVIDIA A10 data sheet"),
+        _gpu("l4", 24, 121, 300, 32, "NVIDIA L4 data sheet (half of the sparse rate)"),
+        _gpu("rtx5090", 32, 209.5, 1792, 64, "NVIDIA Blackwell RTX architecture whitepaper"),
+        _gpu("a100-40", 40, 312, 1555, 300, "NVIDIA A100 data sheet, SXM4"),
+        _gpu("a6000", 48, 154.8, 768, 32, "NVIDIA RTX A6000 data sheet (half of the sparse rate)"),
+        _gpu("l40s", 48, 362, 864, 32, "NVIDIA L40S data sheet"),
+        _gpu("a100-80", 80, 312, 2039, 300, "NVIDIA A100 data sheet, SXM4"),
+        _gpu("h100-pcie", 80, 756, 2000, 64, "NVIDIA H100 data sheet, PCIe (half of the sparse rate)"),
+        _gpu("h100", 80, 989.4, 3350, 450, "NVIDIA H100 data sheet, SXM5 (half of the sparse rate)"),
+        _gpu("gh200", 96, 989.4, 4000, 450, "NVIDIA GH200 data sheet (half of the sparse rate)"),
+        _gpu("h200", 141, 989.4, 4800, 450, "NVIDIA H200 data sheet (half of the sparse rate); 790 TFLOP/s measured"),
+        _gpu("b200", 180, 2250, 8000, 900, "NVIDIA DGX B200 data sheet, an eighth (half of the sparse rate)"),
+        _gpu("mi300x", 192, 1307.4, 5300, 448, "AMD Instinct MI300X data sheet; gemfleet was never run on ROCm"),
+    )
+}
+
+
+def cpu_device(memory_bytes: int) -> Device:
+    """A host whose ranks compute on its cores. What it reaches depends on cores and flags, so no speed is foretold."""
+    return Device("cpu", "cpu", memory_bytes, 0.0, 0.0, 0.0, 0.0, True, "this host")

@@ -1,0 +1,182 @@
+"""Memory of one rank at its peak, part by part."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from . import activations
+from .counts import (
+    body_linear,
+    embedding,
+    language_parameters,
+    layer_parameters,
+    lora_layer,
+    lora_parameters,
+    projections,
+    vision_parameters,
+)
+from .options import Sharing, Workload
+from .shapes import ModelShape
+
+FP32 = 4
+MIB = 2**20
+DeviceKind = Literal["cuda", "cpu"]
+
+CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/loss.py
+DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
+ZERO_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's reduce_bucket_size and allgather_bucket_size
+ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
+
+# NF4 in blocks of 64 with an 8-bit scale each, and an fp32 scale for 256 of those (Dettmers et al. 2023).
+INT4_BYTES = 0.5 + 1 / 64 + FP32 / (64 * 256)
+
+# Assumptions about CUDA, not measured here: context with cuBLAS and NCCL, and the caching allocator's slack.
+CUDA_RUNTIME = 800 * MIB
+CUDA_SLACK = 0.05
+# Measured on a CPU by `python -m benchmarks plan`: what libraries take once, and how much more of the heap stays resident
+# than is alive, as glibc keeps freed activations in pieces that the next ones do not fill.
+CPU_RUNTIME = 32 * MIB
+CPU_SLACK = 0.20
+
+
+@dataclass(frozen=True)
+class MemoryParts:
+    """Bytes. gathered: weights of other ranks held for a while; communication: buffers of collectives.
+
+    logits: the loss's two buffers of one chunk; transient: what backward adds on top of the activations at the peak.
+    runtime: libraries and the allocator's slack.
+    """
+
+    weights: int
+    adapters: int
+    gradients: int
+    optimizer: int
+    activations: int
+    transient: int
+    logits: int
+    gathered: int
+    communication: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        return sum(asdict(self).values())
+
+
+def memory_per_rank(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind = "cuda"
+) -> MemoryParts:
+    """The peak of one rank, which lies at the beginning of backward: all activations, and gradients of earlier passes."""
+    trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
+    weights = weight_bytes(shape, work)
+    kept = activation_bytes(shape, work, sharing, device)
+    transient = transient_bytes(shape, work, sharing, device)
+    logits = logits_bytes(shape, work, device)
+    fixed, slack = (CUDA_RUNTIME, CUDA_SLACK) if device == "cuda" else (CPU_RUNTIME, CPU_SLACK)
+    return MemoryParts(
+        weights=_share(weights, ranks if sharing.divides_weights else 1),
+        adapters=_share(trained, ranks if sharing.divides_weights else 1),
+        gradients=_share(trained, ranks if sharing.divides_gradients else 1),
+        optimizer=_share(optimizer_bytes(shape, work, sharing), ranks if sharing.divides_optimizer else 1),
+        activations=kept,
+        transient=transient,
+        logits=logits,
+        gathered=gathered_bytes(shape, work, sharing, ranks),
+        communication=communication_bytes(shape, work, sharing, ranks),
+        runtime=fixed + int(slack * (kept + transient)),
+    )
+
+
+def weight_bytes(shape: ModelShape, work: Workload) -> int:
+    """The whole frozen base: embedding and norms stay in the computation's dtype, linear layers may be quantised."""
+    linear = body_linear(shape)
+    others = language_parameters(shape) - linear
+    vision = vision_parameters(shape) if work.load_vision else 0
+    return (others + vision) * work.bytes_per_value + _linear_bytes(shape, work)
+
+
+def _linear_bytes(shape: ModelShape, work: Workload) -> int:
+    linear = body_linear(shape)
+    if work.quantization == "int4":
+        return int(linear * INT4_BYTES)
+    if work.quantization == "int8":
+        scales = sum(outputs for _, outputs in projections(shape).values()) * shape.layers
+        return linear + scales * FP32
+    return linear * work.bytes_per_value
+
+
+def optimizer_bytes(shape: ModelShape, work: Workload, sharing: Sharing) -> int:
+    """AdamW's two moments in fp32; DeepSpeed keeps an fp32 copy of the parameters besides, divided likewise."""
+    copies = 3 if sharing.name.startswith("zero") else 2
+    return lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32 * copies
+
+
+def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind) -> int:
+    """What one pass keeps for backward."""
+    if sharing.checkpointing == "off":
+        layers = _layers_kept_whole(shape, work, device, shape.layers, shape.sliding_layers)
+    elif sharing.checkpointing == "selective":
+        layers = shape.layers * activations.kept_by_layer_selective(shape, work) * work.tokens
+    else:
+        layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
+    return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
+
+
+def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind) -> int:
+    """On top of the activations at the peak: gradients on their way, and what backward makes anew.
+
+    Under checkpointing that is one layer's activations; with a quantised base, its largest weight in full.
+    """
+    extra = activations.transient_of_layer(shape, work) * work.tokens
+    if sharing.checkpointing != "off":
+        extra += _layers_kept_whole(shape, work, device, 1, min(1, shape.sliding_layers))
+    if work.quantization != "none":
+        extra += max(inputs * outputs for inputs, outputs in projections(shape).values()) * work.bytes_per_value
+    return int(extra)
+
+
+def _layers_kept_whole(shape: ModelShape, work: Workload, device: DeviceKind, layers: int, sliding: int) -> float:
+    on_cpu = device == "cpu"
+    masks = activations.masks_of_layer(shape, work) if on_cpu else 0
+    tokens = activations.kept_by_layer(shape, work, copies_attention_output=on_cpu) * work.tokens
+    return layers * (tokens + activations.small_weights_of_layer(shape, work)) + sliding * masks
+
+
+def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
+    """One chunk of logits in the computation's dtype and one in fp32."""
+    return CHUNK_ROWS[device] * shape.vocabulary * (work.bytes_per_value + FP32)
+
+
+def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> int:
+    """Weights that are gathered from other ranks and held beside this rank's share.
+
+    fsdp2 holds the embedding from forward to backward and two layers (one in use, one on its way), or all layers where
+    they are kept gathered. ZeRO-3 holds the embedding while it is used, a layer, and what it prefetches.
+    """
+    if ranks == 1 or not sharing.divides_weights:
+        return 0
+    b = work.bytes_per_value
+    layer = (layer_parameters(shape) + lora_layer(shape, work.lora_rank, work.lora_targets)) * b
+    root = (embedding(shape) + shape.hidden) * b
+    if sharing.name == "zero3":
+        return root + 2 * layer + ZERO3_PREFETCH_VALUES * b
+    held = min(2, shape.layers) if sharing.reshard else shape.layers
+    return root + held * layer
+
+
+def communication_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> int:
+    """Buffers of the gradients' reduction; none for a single rank."""
+    if ranks == 1:
+        return 0
+    trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
+    if sharing.name == "ddp":
+        return min(trained, DDP_BUCKET)
+    if sharing.name == "fsdp2":
+        return trained  # gradients of earlier passes wait undivided for the step's one reduction
+    return min(trained, ZERO_BUCKET_VALUES * FP32)
+
+
+def _share(size: int, ranks: int) -> int:
+    """One rank's part of what is divided, padded up."""
+    return -(-size // ranks)

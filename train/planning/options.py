@@ -1,0 +1,96 @@
+"""What a plan is asked about: the work of one rank, how ranks share it, and how many there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .counts import Targets
+
+Quantization = Literal["none", "int8", "int4"]
+Checkpointing = Literal["off", "selective", "full"]
+Dtype = Literal["bf16", "fp32"]
+SharingName = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+
+CHECKPOINTING: tuple[Checkpointing, ...] = ("off", "selective", "full")
+DTYPE_BYTES: dict[Dtype, int] = {"bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One rank's work in a pass, and the examples of a step over all ranks.
+
+    length:         tokens of a packed row; micro: rows in one pass
+    example_tokens: tokens of an example, as many as fill a row; None: one example is one row, the worst case
+    supervised:     share of tokens that the loss scores
+    global_batch:   examples of one optimizer step, over all ranks
+    """
+
+    length: int = 1024
+    micro: int = 1
+    example_tokens: int | None = None
+    supervised: float = 1.0
+    global_batch: int = 32
+    lora_rank: int = 16
+    lora_targets: Targets = "all-linear"
+    dtype: Dtype = "bf16"
+    quantization: Quantization = "none"
+    load_vision: bool = False
+
+    @property
+    def document(self) -> int:
+        """Tokens of one document inside a row."""
+        return self.length if self.example_tokens is None else min(self.example_tokens, self.length)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in one pass of a rank."""
+        return self.length * self.micro
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of one optimizer step, over all ranks."""
+        return self.global_batch * self.document
+
+    @property
+    def bytes_per_value(self) -> int:
+        """Of weights and activations in the dtype of the computation."""
+        return DTYPE_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A strategy with its options. What each part of the state is divided by follows from the name.
+
+    reshard: fsdp2 only; whether a layer's gathered weights are freed between forward and backward
+    """
+
+    name: SharingName
+    checkpointing: Checkpointing = "off"
+    reshard: bool = True
+
+    @property
+    def divides_weights(self) -> bool:
+        return self.name in ("fsdp2", "zero3")
+
+    @property
+    def divides_gradients(self) -> bool:
+        return self.name in ("fsdp2", "zero2", "zero3")
+
+    @property
+    def divides_optimizer(self) -> bool:
+        return self.name != "ddp"
+
+    def __str__(self) -> str:
+        kept = "" if self.reshard or self.name != "fsdp2" else ", kept gathered"
+        recompute = "" if self.checkpointing == "off" else f", {self.checkpointing} activation checkpointing"
+        return f"{self.name}{kept}{recompute}"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """ranks: GPUs in all; ranks_per_node and network_gbit_s (of a node) decide what crosses the network."""
+
+    ranks: int = 1
+    ranks_per_node: int = 8
+    network_gbit_s: float = 100.0
