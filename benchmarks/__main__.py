@@ -13,6 +13,7 @@ from gemfleet.train.errors import UserError
 SUITES = {
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
     "api": "how long the status API takes to answer under load",
+    "plan": "the memory that the plan foretells against the memory that training takes",
 }
 
 

@@ -1,0 +1,1 @@
+"""Predicted against measured memory of training on a CPU."""
