@@ -98,7 +98,7 @@ def size_up(
 
 
 def find_shape(model: str) -> ModelShape:
-    """One of the five sizes (`27b`, or a hub id that names it), or the config.json of a model folder on this machine."""
+    """One of the five sizes (`27b`, or a hub id that names it), or the config.json of a model folder here."""
     if model.lower() in SIZES:
         return SIZES[model.lower()]
     if (Path(model).expanduser() / "config.json").is_file():
@@ -159,9 +159,7 @@ def _cells(row: Row, chosen: bool) -> list[str]:
 
 def _row(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> Row:
     memory = memory_per_rank(shape, work, sharing, fleet.ranks)
-    return Row(
-        sharing, memory, fits(memory, device.memory_bytes), expected_speed(shape, work, sharing, device, fleet)
-    )
+    return Row(sharing, memory, fits(memory, device.memory_bytes), expected_speed(shape, work, sharing, device, fleet))
 
 
 def _option(sharing: Sharing, memory: MemoryParts, fits_: bool, speed: Speed) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from gemfleet.train.planning.options import Dtype
 
 @dataclass(frozen=True)
 class Case:
-    """layers: as many of the size's decoder layers, None for all; rows of `length` tokens, `micro` of them in a pass."""
+    """layers: so many of the size's decoder layers, None for all; `micro` rows of `length` tokens in a pass."""
 
     size: str
     dtype: Dtype

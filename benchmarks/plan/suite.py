@@ -1,5 +1,5 @@
-"""Train two steps of several shapes, each in a fresh process on this machine's CPU, and set the peak of its resident set
-beyond its baseline against what `gemfleet plan` foretells. Weights are random; no model is read."""
+"""Train two steps of several shapes, each in a fresh process on this machine's CPU, and set the peak of its resident
+set beyond its baseline against what `gemfleet plan` foretells. Weights are random; no model is read."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Result:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks plan`."""
-    parser.add_argument("--cases", default=",".join(CASES), help=f"with commas between (default: all): {', '.join(CASES)}")
+    parser.add_argument("--cases", default=",".join(CASES), help="names with commas between (default: all)")
     parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="default: one per core")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes (default: benchmarks/results)")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization
 
 from .options import Json
 
@@ -14,30 +15,6 @@ if TYPE_CHECKING:
     from gemfleet.train.planning import Workload
 
     from ..sizing import SizingReport
-
-
-class Quantised(str, Enum):
-    """How the frozen base is held."""
-
-    none = "none"
-    int8 = "int8"
-    int4 = "int4"
-
-
-class Recompute(str, Enum):
-    """Activation checkpointing; `auto` leaves it to the plan."""
-
-    auto = "auto"
-    off = "off"
-    selective = "selective"
-    full = "full"
-
-
-class Number(str, Enum):
-    """The dtype of the computation."""
-
-    bf16 = "bf16"
-    fp32 = "fp32"
 
 
 def plan(
@@ -51,7 +28,7 @@ def plan(
     gpus: Annotated[int, typer.Option("--gpus", "-n", help="GPUs in all, 1 to 512.")] = 1,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs in one machine.")] = 8,
     network: Annotated[
-        float, typer.Option("--network-gbit", min=0.1, help="Network of one machine in Gbit/s, where there are several.")
+        float, typer.Option("--network-gbit", min=0.1, help="Network of one machine, in Gbit/s.")
     ] = 100.0,
     length: Annotated[int | None, typer.Option("--length", "-l", min=2, help="Tokens in a packed row.")] = None,
     micro: Annotated[int | None, typer.Option("--micro", min=1, help="Rows that one GPU holds in one pass.")] = None,
@@ -65,20 +42,21 @@ def plan(
         float, typer.Option("--supervised", min=0.0, max=1.0, help="Share of the tokens that the loss scores.")
     ] = 1.0,
     lora_r: Annotated[int | None, typer.Option("--lora-r", min=1, help="Rank of the adapters.")] = None,
-    precision: Annotated[Number | None, typer.Option("--precision", help="Dtype of the computation.")] = None,
+    precision: Annotated[Dtype | None, typer.Option("--precision", help="Dtype of the computation.")] = None,
     quantization: Annotated[
-        Quantised, typer.Option("--quantization", "-q", help="Bits in which the frozen base is held.")
-    ] = Quantised.none,
+        Quantization, typer.Option("--quantization", "-q", help="Bits in which the frozen base is held.")
+    ] = "none",
     checkpointing: Annotated[
-        Recompute, typer.Option("--activation-checkpointing", help="What backward computes anew to spare memory.")
-    ] = Recompute.auto,
+        Checkpointing | None,
+        typer.Option("--activation-checkpointing", help="What backward computes anew; default: as little as fits."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what a run needs of its GPUs, which strategy fits, and how fast it could be. Loads and starts nothing.
 
-    Every strategy gets a line: memory of one GPU in GiB by what it is for, and tokens per second of one GPU. The one that
-    `strategy: auto` takes is marked and explained: ddp wherever the frozen base fits on every GPU with a tenth to
-    spare, since only adapters' gradients then move between GPUs; else fsdp2, which divides the base.
+    Every strategy gets a line: memory of one GPU in GiB by what it is for, and tokens per second of one GPU. The one
+    that suits best is marked and explained: ddp wherever the frozen base fits on every GPU with a tenth to spare, since
+    only adapters' gradients then move between GPUs; else fsdp2, which divides the base.
 
     How to read the columns: `weights` is the frozen base; `grads` and `AdamW` belong to the adapters alone and are
     small; `activations` grow with length times micro, so halve those first when nothing fits; `comm` holds gathered
@@ -116,12 +94,11 @@ def plan(
         "micro": micro,
         "global_batch": global_batch,
         "lora_rank": lora_r,
-        "dtype": precision.value if precision else None,
-        "quantization": quantization.value,
+        "dtype": precision,
+        "quantization": quantization,
     }
     work = replace(work, **{name: value for name, value in given.items() if value is not None})
-    mode = None if checkpointing is Recompute.auto else checkpointing.value
-    report = size_up(find_shape(model), work, find_device(gpu), Fleet(gpus, gpus_per_node, network), mode)
+    report = size_up(find_shape(model), work, find_device(gpu), Fleet(gpus, gpus_per_node, network), checkpointing)
     _print(report, as_json)
 
 
@@ -154,7 +131,8 @@ def _heading(report: SizingReport) -> str:
 
 def _work_sentence(work: Workload) -> str:
     base = "" if work.quantization == "none" else f", base in {work.quantization}"
-    return f"{work.micro} rows of {work.length} tokens in a pass, {work.global_batch} examples in a step, {work.dtype}{base}"
+    rows = f"{work.micro} row{'s' if work.micro > 1 else ''} of {work.length} tokens in a pass"
+    return f"{rows}, {work.global_batch} examples in a step, {work.dtype}{base}"
 
 
 def _speed_sentence(report: SizingReport) -> str:

@@ -118,7 +118,9 @@ def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]
     single = replace(work, micro=1)
     found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
     if work.quantization != "int4":
-        found.append(("hold the base in 4 bits (train.quantization: int4)", replace(single, quantization="int4"), fleet))
+        found.append(
+            ("hold the base in 4 bits (train.quantization: int4)", replace(single, quantization="int4"), fleet)
+        )
     for ranks in (2, 4, 8, 16, 32):
         if ranks > fleet.ranks and work.quantization == "none":
             found.append((f"use {ranks} GPUs", single, replace(fleet, ranks=ranks)))

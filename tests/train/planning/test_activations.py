@@ -1,0 +1,74 @@
+"""What the plan says a layer keeps for backward is, to the byte, what autograd saves when the real code runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from gemfleet.train.config import LoraConfig
+from gemfleet.train.interfaces import PackedRows
+from gemfleet.train.model import TrainableModel, attach_lora
+from gemfleet.train.planning import Workload, shape_of_config
+from gemfleet.train.planning.activations import (
+    kept_by_layer,
+    kept_outside_layers,
+    masks_of_layer,
+    small_weights_of_layer,
+)
+from gemfleet.train.planning.options import Dtype
+from tiny_model import tiny_config
+from transformers import Gemma3ForCausalLM
+
+DTYPES: dict[Dtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def build(layers: int, dtype: Dtype) -> TrainableModel:
+    base = Gemma3ForCausalLM(tiny_config(window=48, layers=layers)).to(DTYPES[dtype]).requires_grad_(False)
+    return attach_lora(base, LoraConfig(r=8), seed=0, base_name="tiny")
+
+
+def one_document(tokens: int) -> PackedRows:
+    supervised = np.ones(tokens, dtype=np.bool_)
+    supervised[0] = False
+    return PackedRows(
+        tokens=np.full(tokens, 5, dtype=np.int32),
+        supervised=supervised,
+        document_lengths=np.asarray([tokens], dtype=np.int32),
+        row_documents=np.asarray([1], dtype=np.int32),
+    )
+
+
+def saved_bytes(model: TrainableModel, tokens: int) -> int:
+    """Bytes of all storages that autograd keeps after a forward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.peft_model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.loss_sum(one_document(tokens))
+    return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in parameters)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize("tokens", [40, 48, 200], ids=["short", "window", "beyond the window"])
+def test_two_more_layers_keep_what_the_formula_says(dtype: Dtype, tokens: int) -> None:
+    difference = saved_bytes(build(4, dtype), tokens) - saved_bytes(build(2, dtype), tokens)
+    shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
+    work = Workload(length=tokens, lora_rank=8, dtype=dtype)
+    of_tokens = kept_by_layer(shape, work, copies_attention_output=True) * tokens
+    one_of_each_kind = 2 * (of_tokens + small_weights_of_layer(shape, work)) + masks_of_layer(shape, work)
+    assert difference == one_of_each_kind
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_what_is_kept_outside_the_layers_is_small_and_near(dtype: Dtype) -> None:
+    """The formula rounds what it counts outside the layers; it must not miss more than a hundredth of the whole."""
+    tokens = 48
+    shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
+    work = Workload(length=tokens, lora_rank=8, dtype=dtype)
+    layers = 4 * (kept_by_layer(shape, work, True) * tokens + small_weights_of_layer(shape, work))
+    whole = layers + kept_outside_layers(shape, work) * tokens
+    assert whole == pytest.approx(saved_bytes(build(4, dtype), tokens), rel=0.01)

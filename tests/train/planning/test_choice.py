@@ -1,0 +1,72 @@
+"""Which strategy is chosen, and what its sentence says."""
+
+from __future__ import annotations
+
+import pytest
+from gemfleet.train.planning import GPUS, SIZES, Fleet, Workload, choose_strategy
+from gemfleet.train.planning.choice import MARGIN, candidates
+from hypothesis import given
+from hypothesis import strategies as st
+
+GIB = 2**30
+
+
+@given(
+    st.sampled_from(list(SIZES.values())),
+    st.integers(1, 512),
+    st.integers(1 * GIB, 200 * GIB),
+    st.integers(64, 8192),
+    st.sampled_from(["none", "int8", "int4"]),
+)
+def test_a_choice_fits_with_its_margin_or_says_why_not(shape, ranks, memory, length, quantization) -> None:
+    work, fleet = Workload(length=length, quantization=quantization), Fleet(ranks)
+    choice = choose_strategy(shape, work, fleet, memory)
+    assert choice.fits == (choice.memory.total <= int(memory * (1 - MARGIN)))
+    assert choice.sharing in candidates(work, fleet, None)
+    assert choice.fits or choice.reason.startswith("nothing fits")
+    if ranks == 1 or quantization != "none":
+        assert choice.sharing.name == "ddp"
+
+
+@given(st.sampled_from(list(SIZES.values())), st.integers(1, 512), st.integers(1 * GIB, 100 * GIB))
+def test_more_memory_never_undoes_a_fit(shape, ranks, memory) -> None:
+    fleet = Fleet(ranks)
+    if choose_strategy(shape, Workload(), fleet, memory).fits:
+        assert choose_strategy(shape, Workload(), fleet, 2 * memory).fits
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_ddp_wherever_the_base_fits(size: str) -> None:
+    choice = choose_strategy(SIZES[size], Workload(), Fleet(8), GPUS["h200"].memory_bytes)
+    assert (choice.sharing.name, choice.sharing.checkpointing, choice.fits) == ("ddp", "off", True)
+    assert "only adapter gradients move" in choice.reason
+
+
+def test_a_base_too_large_is_divided() -> None:
+    choice = choose_strategy(SIZES["27b"], Workload(), Fleet(8), GPUS["a100-40"].memory_bytes)
+    assert choice.fits
+    assert choice.sharing.name == "fsdp2"
+    assert "whole base on every rank" in choice.reason
+
+
+def test_recomputation_is_tried_before_the_base_is_divided() -> None:
+    choice = choose_strategy(SIZES["4b"], Workload(length=2048), Fleet(8), GPUS["rtx4090"].memory_bytes)
+    assert (choice.sharing.name, choice.sharing.checkpointing) == ("ddp", "selective")
+    assert "without, it would take" in choice.reason
+
+
+def test_asked_for_checkpointing_is_kept() -> None:
+    choice = choose_strategy(SIZES["1b"], Workload(), Fleet(2), GPUS["h100"].memory_bytes, checkpointing="full")
+    assert choice.sharing.checkpointing == "full"
+
+
+def test_where_nothing_fits_the_sentence_names_a_remedy_that_does() -> None:
+    choice = choose_strategy(SIZES["12b"], Workload(micro=2), Fleet(1), GPUS["a10"].memory_bytes)
+    assert not choice.fits
+    assert "int4" in choice.reason
+    remedied = choose_strategy(SIZES["12b"], Workload(quantization="int4"), Fleet(1), GPUS["a10"].memory_bytes)
+    assert remedied.fits
+
+
+def test_on_a_cpu_too() -> None:
+    assert choose_strategy(SIZES["270m"], Workload(), Fleet(2), 8 * GIB, "cpu").fits

@@ -1,0 +1,108 @@
+"""The memory model as a whole: it adds up, grows with the work, and shrinks with sharing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+
+import pytest
+from gemfleet.train.planning import SIZES, Sharing, Workload, memory_per_rank
+from gemfleet.train.planning.memory import activation_bytes, weight_bytes
+from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, SharingName
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES: tuple[SharingName, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+
+works = st.builds(
+    Workload,
+    length=st.integers(2, 8192),
+    micro=st.integers(1, 16),
+    supervised=st.floats(0, 1),
+    lora_rank=st.sampled_from([1, 8, 16, 64]),
+    dtype=st.sampled_from(["bf16", "fp32"]),
+    quantization=st.sampled_from(["none", "int8", "int4"]),
+)
+shapes = st.sampled_from(list(SIZES.values()))
+sharings = st.builds(Sharing, st.sampled_from(NAMES), st.sampled_from(CHECKPOINTING), st.booleans())
+ranks = st.integers(1, 512)
+devices = st.sampled_from(["cpu", "cuda"])
+
+
+@given(shapes, works, sharings, ranks, devices)
+def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(shape, work, sharing, ranks, device) -> None:
+    parts = memory_per_rank(shape, work, sharing, ranks, device)
+    assert parts.total == sum(asdict(parts).values())
+    assert min(asdict(parts).values()) >= 0
+
+
+@given(shapes, works, sharings, ranks, devices)
+def test_more_work_never_takes_less(shape, work, sharing, ranks, device) -> None:
+    base = memory_per_rank(shape, work, sharing, ranks, device).total
+    longer = replace(work, length=work.length + 1)
+    wider = replace(work, micro=work.micro + 1)
+    ranked = replace(work, lora_rank=work.lora_rank + 1)
+    assert memory_per_rank(shape, longer, sharing, ranks, device).total > base
+    assert memory_per_rank(shape, wider, sharing, ranks, device).total > base
+    assert memory_per_rank(shape, ranked, sharing, ranks, device).total > base
+
+
+@given(works, sharings, ranks, devices)
+def test_larger_models_take_more(work, sharing, ranks, device) -> None:
+    totals = [memory_per_rank(shape, work, sharing, ranks, device).total for shape in SIZES.values()]
+    assert totals == sorted(totals)
+
+
+@given(shapes, works, ranks, devices)
+def test_what_is_divided_never_outgrows_what_is_replicated(shape, work, ranks, device) -> None:
+    replicated = memory_per_rank(shape, work, Sharing("ddp"), ranks, device)
+    for name in NAMES[1:]:
+        divided = memory_per_rank(shape, work, Sharing(name), ranks, device)
+        assert divided.weights <= replicated.weights
+        assert divided.adapters <= replicated.adapters
+        assert divided.gradients <= replicated.gradients
+        if ranks > 1:  # DeepSpeed's third copy outweighs the saving on a single rank
+            assert divided.optimizer <= replicated.optimizer
+
+
+@given(shapes, works, sharings, st.integers(1, 256))
+def test_more_ranks_never_take_more(shape, work, sharing, ranks) -> None:
+    state = [memory_per_rank(shape, work, sharing, count) for count in (2 * ranks, 4 * ranks)]
+    assert state[1].total <= state[0].total
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "zero3"])
+@pytest.mark.parametrize("size", ["4b", "12b", "27b"])
+def test_dividing_a_large_base_by_eight_pays(size: str, name: SharingName) -> None:
+    whole = memory_per_rank(SIZES[size], Workload(), Sharing("ddp"), 8).total
+    assert memory_per_rank(SIZES[size], Workload(), Sharing(name), 8).total < 0.75 * whole
+
+
+@given(shapes, works, devices)
+def test_checkpointing_keeps_less(shape, work, device) -> None:
+    modes: tuple[Checkpointing, ...] = CHECKPOINTING
+    off, selective, full = (activation_bytes(shape, work, Sharing("ddp", mode), device) for mode in modes)
+    assert full < selective < off
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_fewer_bits_take_less(size: str) -> None:
+    bits = [weight_bytes(SIZES[size], Workload(quantization=q)) for q in ("none", "int8", "int4")]
+    assert bits == sorted(bits, reverse=True)
+
+
+@pytest.mark.parametrize(("size", "gib"), [("270m", 0.5), ("1b", 1.9), ("4b", 7.2), ("12b", 21.9), ("27b", 50.3)])
+def test_base_weights_in_bf16(size: str, gib: float) -> None:
+    assert weight_bytes(SIZES[size], Workload()) / 2**30 == pytest.approx(gib, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("size", "off", "full"),
+    [("270m", 730, 78), ("1b", 2307, 174), ("4b", 5472, 390), ("12b", 12197, 703), ("27b", 20609, 1109)],
+)
+def test_activations_beside_peaks_once_traced_with_fake_tensors(size: str, off: int, full: int) -> None:
+    """KiB a token that another program traced for packed attention and a chunked loss, transients included."""
+    work = Workload(length=2048)
+    kept = {m: memory_per_rank(SIZES[size], work, Sharing("ddp", m), 1) for m in ("off", "full")}
+    per_token = {m: (p.activations + p.transient) / work.tokens / 1024 for m, p in kept.items()}
+    assert per_token["off"] == pytest.approx(off, rel=0.04)
+    assert per_token["full"] == pytest.approx(full, rel=0.08)
