@@ -133,6 +133,7 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
         lora_rank=config.lora.r,
         lora_targets=config.lora.target_modules,
         dtype="fp32" if config.precision == "fp32" else "bf16",
+        quantization=config.quantization,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from gemfleet.train.planning import SIZES, MemoryParts, ModelShape, Sharing, Workload, memory_per_rank
-from gemfleet.train.planning.options import Dtype
+from gemfleet.train.planning.options import Checkpointing, Dtype
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class Case:
     length: int
     micro: int
     layers: int | None = None
+    checkpointing: Checkpointing = "off"
 
     @property
     def name(self) -> str:
         cut = "" if self.layers is None else f"-{self.layers}layers"
-        return f"{self.size}{cut}-{self.dtype}-{self.length}x{self.micro}"
+        recompute = "" if self.checkpointing == "off" else f"-{self.checkpointing}"
+        return f"{self.size}{cut}-{self.dtype}-{self.length}x{self.micro}{recompute}"
 
     def shape(self) -> ModelShape:
         """Text only, cut to `layers`."""
@@ -33,7 +35,7 @@ class Case:
     def predicted(self) -> MemoryParts:
         """What the plan says of one rank on a CPU."""
         work = Workload(length=self.length, micro=self.micro, dtype=self.dtype)
-        return memory_per_rank(self.shape(), work, Sharing("ddp"), ranks=1, device="cpu")
+        return memory_per_rank(self.shape(), work, Sharing("ddp", self.checkpointing), ranks=1, device="cpu")
 
 
 CASES = {
@@ -41,10 +43,12 @@ CASES = {
     for case in (
         Case("270m", "bf16", 512, 2),
         Case("270m", "bf16", 1024, 2),
+        Case("270m", "bf16", 1024, 2, checkpointing="selective"),
+        Case("270m", "bf16", 1024, 2, checkpointing="full"),
         Case("270m", "fp32", 256, 1),
         Case("270m", "fp32", 1024, 1),
         Case("1b", "bf16", 256, 1),
-        Case("1b", "bf16", 512, 2),
+        Case("1b", "bf16", 512, 1),
         Case("1b", "fp32", 256, 1),
         Case("4b", "bf16", 256, 1, layers=4),
     )

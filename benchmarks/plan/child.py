@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from gemfleet.train.activation_checkpointing import checkpoint_layers
 from gemfleet.train.config import LoraConfig, OptimConfig
 from gemfleet.train.device import prepare_process
 from gemfleet.train.interfaces import PackedRows
@@ -45,6 +46,7 @@ def measure(case: Case) -> dict[str, int]:
     CLEAR_REFS.write_text("5")  # forget the peak of importing
     baseline = status_bytes("VmRSS")
     model = random_model(case.shape(), torch.bfloat16 if case.dtype == "bf16" else torch.float32)
+    checkpoint_layers(model.layers, case.checkpointing)
     train(model, full_rows(case))
     return {"baseline_bytes": baseline, "peak_bytes": status_bytes("VmHWM") - baseline}
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-
 from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization
 
 from .options import Json
@@ -44,8 +43,8 @@ def plan(
     lora_r: Annotated[int | None, typer.Option("--lora-r", min=1, help="Rank of the adapters.")] = None,
     precision: Annotated[Dtype | None, typer.Option("--precision", help="Dtype of the computation.")] = None,
     quantization: Annotated[
-        Quantization, typer.Option("--quantization", "-q", help="Bits in which the frozen base is held.")
-    ] = "none",
+        Quantization | None, typer.Option("--quantization", "-q", help="Bits in which the frozen base is held.")
+    ] = None,
     checkpointing: Annotated[
         Checkpointing | None,
         typer.Option("--activation-checkpointing", help="What backward computes anew; default: as little as fits."),
@@ -87,6 +86,8 @@ def plan(
         train = load_config(config).train
         work = work_of_config(train, example_tokens, supervised)
         model = model or train.model
+        if "activation_checkpointing" in train.model_fields_set:
+            checkpointing = checkpointing or train.activation_checkpointing
     if model is None:
         raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
     given = {

@@ -33,8 +33,8 @@ def choose_strategy(
 ) -> Choice:
     """The first that fits of: ddp, then fsdp2; each with as little activation checkpointing as possible.
 
-    ddp moves adapters alone, once a step; fsdp2 gathers the frozen base on every pass. So the base is divided only where
-    it must be. memory_bytes: of one rank's device. checkpointing: None leaves that choice to the plan.
+    ddp moves adapters alone, once a step; fsdp2 gathers the frozen base on every pass. So the base is divided only
+    where it must be. memory_bytes: of one rank's device. checkpointing: None leaves that choice to the plan.
     """
     tried = [
         (sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device))
@@ -118,9 +118,7 @@ def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]
     single = replace(work, micro=1)
     found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
     if work.quantization != "int4":
-        found.append(
-            ("hold the base in 4 bits (train.quantization: int4)", replace(single, quantization="int4"), fleet)
-        )
+        found.append(("set train.quantization to int4", replace(single, quantization="int4"), fleet))
     for ranks in (2, 4, 8, 16, 32):
         if ranks > fleet.ranks and work.quantization == "none":
             found.append((f"use {ranks} GPUs", single, replace(fleet, ranks=ranks)))

@@ -34,8 +34,8 @@ INT4_BYTES = 0.5 + 1 / 64 + FP32 / (64 * 256)
 # Assumptions about CUDA, not measured here: context with cuBLAS and NCCL, and the caching allocator's slack.
 CUDA_RUNTIME = 800 * MIB
 CUDA_SLACK = 0.05
-# Measured on a CPU by `python -m benchmarks plan`: what libraries take once, and how much more of the heap stays resident
-# than is alive, as glibc keeps freed activations in pieces that the next ones do not fill.
+# Measured on a CPU by `python -m benchmarks plan`: what libraries take once, and how much more of the heap stays
+# resident than is alive, as glibc keeps freed activations in pieces that the next ones do not fill.
 CPU_RUNTIME = 48 * MIB
 CPU_SLACK = 0.20
 
@@ -67,7 +67,7 @@ class MemoryParts:
 def memory_per_rank(
     shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind = "cuda"
 ) -> MemoryParts:
-    """The peak of one rank, which lies at the beginning of backward: all activations, and gradients of earlier passes."""
+    """The peak of one rank, at the beginning of backward: all activations, and gradients of earlier passes."""
     trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     weights = weight_bytes(shape, work)
     kept = activation_bytes(shape, work, sharing, device)

@@ -57,7 +57,7 @@ def attention_flops(shape: ModelShape, document: int) -> float:
 
 
 def lora_flops_per_token(shape: ModelShape, work: Workload) -> float:
-    """4 N_body + 4 E s + 6 N_lora + 3 A: frozen weights need no gradient, and the head runs at scored positions only."""
+    """4 N_body + 4 E s + 6 N_lora + 3 A: frozen weights get no gradient; the head runs at scored positions only."""
     return (
         4 * body_linear(shape)
         + 4 * embedding(shape) * work.supervised
@@ -105,7 +105,7 @@ def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: 
 
 
 def link_bytes_per_second(device: Device, fleet: Fleet) -> float:
-    """What a ring over all ranks can carry: the link between GPUs of a node, or the node's network if that is slower."""
+    """What a ring over all ranks carries: the link between GPUs of a node, or the node's network if slower."""
     link = device.link_gb_s * 1e9
     return link if fleet.ranks <= fleet.ranks_per_node else min(link, fleet.network_gbit_s * 1e9 / 8)
 
