@@ -132,6 +132,7 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
         global_batch=config.batch.global_,
         lora_rank=config.lora.r,
         lora_targets=config.lora.target_modules,
+        lora_dropout=config.lora.dropout,
         dtype="fp32" if config.precision == "fp32" else "bf16",
         quantization=config.quantization,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization
@@ -90,7 +90,7 @@ def plan(
             checkpointing = checkpointing or train.activation_checkpointing
     if model is None:
         raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
-    given = {
+    given: dict[str, Any] = {
         "length": length,
         "micro": micro,
         "global_batch": global_batch,

@@ -7,26 +7,21 @@ b bytes of a value in the dtype of the computation. Attention is packed and keep
 from __future__ import annotations
 
 from .counts import projections, target_sides
-from .options import Workload
+from .options import DeviceKind, Workload
 from .shapes import ModelShape
 
 FP32 = 4
 INDEX = 8  # int64
 
 
-def kept_by_layer(shape: ModelShape, work: Workload, copies_attention_output: bool) -> float:
-    """One decoder layer without checkpointing, in bytes a token.
-
-    copies_attention_output: True where documents are attended one by one and laid together again (not on CUDA).
-    """
+def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
+    """One decoder layer without checkpointing, in bytes a token."""
     b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
     norms = 4 * (h * FP32 + FP32)  # each keeps its input in fp32 and one root mean square
     head_norms = (q + k) * FP32 + (shape.heads + shape.kv_heads) * FP32
-    inputs = 2 * h * b  # of q, k and v together, and of gate and up together
     attention = (q + 2 * k) * b + q * b + shape.heads * FP32  # q, k, v, the output, and one log-sum-exp a head
-    o_input = q * b if copies_attention_output else 0
-    mlp = 4 * shape.inner * b  # gate, its activation, up, and their product
-    return norms + head_norms + inputs + attention + o_input + mlp + _adapter_inner(shape, work)
+    mlp = 3 * shape.inner * b  # gate, its activation, and up
+    return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
 def kept_by_layer_selective(shape: ModelShape, work: Workload) -> float:
@@ -62,7 +57,7 @@ def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
 
     In fp32, A is the parameter itself; B is scaled in either case.
     """
-    sides = target_sides(shape, work.lora_targets)
+    sides = target_sides(shape, work.lora_targets).values()
     scaled = sum(outputs if work.dtype == "fp32" else inputs + outputs for inputs, outputs in sides)
     norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
     return work.lora_rank * scaled * work.bytes_per_value + norms
@@ -85,6 +80,25 @@ def transient_of_layer(shape: ModelShape, work: Workload) -> float:
     Gradients of the activation and of `up` exist beside what the forward kept; a layer of what was kept goes only then.
     """
     return 2 * shape.inner * work.bytes_per_value
+
+
+def _adapter_inputs(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
+    """Inputs of the adapters, in bytes a token; q, k and v share theirs, and so do gate and up.
+
+    On CUDA, the input of o is attention's own output; elsewhere documents are laid together again in a copy. With
+    dropout each adapter has an input of its own, and its mask besides (one byte a value on CUDA).
+    """
+    b, targets = work.bytes_per_value, target_sides(shape, work.lora_targets)
+    if work.lora_dropout > 0:
+        mask = 1 if device == "cuda" else b
+        return sum(inputs * (b + mask) for inputs, _ in targets.values())
+    shared = {
+        ("q_proj", "k_proj", "v_proj"): shape.hidden,
+        ("o_proj",): 0 if device == "cuda" else shape.queries,
+        ("gate_proj", "up_proj"): shape.hidden,
+        ("down_proj",): shape.inner,
+    }
+    return sum(width * b for names, width in shared.items() if any(name in targets for name in names))
 
 
 def _adapter_inner(shape: ModelShape, work: Workload) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .memory import DeviceKind, MemoryParts, memory_per_rank
-from .options import CHECKPOINTING, Checkpointing, Fleet, Sharing, SharingName, Workload
+from .memory import MemoryParts, memory_per_rank
+from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
 from .shapes import ModelShape
 
 MARGIN = 0.10  # of the device's memory that a plan leaves free

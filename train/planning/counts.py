@@ -66,7 +66,7 @@ def _tower(vision: VisionShape) -> int:
     return embeddings + vision.layers * (attention + norms + mlp) + 2 * hidden
 
 
-def target_sides(shape: ModelShape, targets: Targets) -> list[tuple[int, int]]:
+def target_sides(shape: ModelShape, targets: Targets) -> dict[str, tuple[int, int]]:
     """(inputs, outputs) of the projections of one layer that get an adapter. Raises UserError for other modules."""
     known = projections(shape)
     names = list(known) if targets == "all-linear" else list(targets)
@@ -76,12 +76,12 @@ def target_sides(shape: ModelShape, targets: Targets) -> list[tuple[int, int]]:
             f"train.lora.target_modules names {unknown[0]!r}, whose memory the plan cannot tell; "
             f"use `all-linear` or some of: {', '.join(known)}"
         )
-    return [known[name] for name in dict.fromkeys(names)]
+    return {name: known[name] for name in names}
 
 
 def lora_layer(shape: ModelShape, rank: int, targets: Targets) -> int:
     """Adapter parameters of one decoder layer: A is [rank, inputs], B is [outputs, rank]."""
-    return rank * sum(inputs + outputs for inputs, outputs in target_sides(shape, targets))
+    return rank * sum(inputs + outputs for inputs, outputs in target_sides(shape, targets).values())
 
 
 def lora_parameters(shape: ModelShape, rank: int, targets: Targets) -> int:

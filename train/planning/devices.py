@@ -7,7 +7,8 @@ is known for the H200 alone (790 of 989 TFLOP/s), and the same share is assumed 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+
+from .options import DeviceKind
 
 GB = 10**9
 GIB = 2**30
@@ -23,7 +24,7 @@ class Device:
     """
 
     name: str
-    kind: Literal["cuda", "cpu"]
+    kind: DeviceKind
     memory_bytes: int
     tflops: float
     reached_tflops: float

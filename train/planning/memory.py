@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from . import activations
 from .counts import (
@@ -14,14 +13,12 @@ from .counts import (
     lora_layer,
     lora_parameters,
     projections,
-    vision_parameters,
 )
-from .options import Sharing, Workload
+from .options import DeviceKind, Sharing, Workload
 from .shapes import ModelShape
 
 FP32 = 4
 MIB = 2**20
-DeviceKind = Literal["cuda", "cpu"]
 
 CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/loss.py
 DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
@@ -89,11 +86,10 @@ def memory_per_rank(
 
 
 def weight_bytes(shape: ModelShape, work: Workload) -> int:
-    """The whole frozen base: embedding and norms stay in the computation's dtype, linear layers may be quantised."""
+    """The whole frozen language model; a vision tower is not loaded. Only the linear layers may be quantised."""
     linear = body_linear(shape)
     others = language_parameters(shape) - linear
-    vision = vision_parameters(shape) if work.load_vision else 0
-    return (others + vision) * work.bytes_per_value + _linear_bytes(shape, work)
+    return others * work.bytes_per_value + _linear_bytes(shape, work)
 
 
 def _linear_bytes(shape: ModelShape, work: Workload) -> int:
@@ -137,9 +133,8 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
 
 
 def _layers_kept_whole(shape: ModelShape, work: Workload, device: DeviceKind, layers: int, sliding: int) -> float:
-    on_cpu = device == "cpu"
-    masks = activations.masks_of_layer(shape, work) if on_cpu else 0
-    tokens = activations.kept_by_layer(shape, work, copies_attention_output=on_cpu) * work.tokens
+    masks = activations.masks_of_layer(shape, work) if device == "cpu" else 0
+    tokens = activations.kept_by_layer(shape, work, device) * work.tokens
     return layers * (tokens + activations.small_weights_of_layer(shape, work)) + sliding * masks
 
 

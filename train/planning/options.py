@@ -10,6 +10,7 @@ from .counts import Targets
 Quantization = Literal["none", "int8", "int4"]
 Checkpointing = Literal["off", "selective", "full"]
 Dtype = Literal["bf16", "fp32"]
+DeviceKind = Literal["cuda", "cpu"]
 SharingName = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"]
 
 CHECKPOINTING: tuple[Checkpointing, ...] = ("off", "selective", "full")
@@ -33,9 +34,9 @@ class Workload:
     global_batch: int = 32
     lora_rank: int = 16
     lora_targets: Targets = "all-linear"
+    lora_dropout: float = 0.0
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
-    load_vision: bool = False
 
     @property
     def document(self) -> int:

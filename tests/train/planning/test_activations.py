@@ -22,9 +22,9 @@ from transformers import Gemma3ForCausalLM
 DTYPES: dict[Dtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-def build(layers: int, dtype: Dtype) -> TrainableModel:
+def build(layers: int, dtype: Dtype, lora: LoraConfig = LoraConfig(r=8)) -> TrainableModel:
     base = Gemma3ForCausalLM(tiny_config(window=48, layers=layers)).to(DTYPES[dtype]).requires_grad_(False)
-    return attach_lora(base, LoraConfig(r=8), seed=0, base_name="tiny")
+    return attach_lora(base, lora, seed=0, base_name="tiny")
 
 
 def one_document(tokens: int) -> PackedRows:
@@ -58,7 +58,7 @@ def test_two_more_layers_keep_what_the_formula_says(dtype: Dtype, tokens: int) -
     difference = saved_bytes(build(4, dtype), tokens) - saved_bytes(build(2, dtype), tokens)
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
     work = Workload(length=tokens, lora_rank=8, dtype=dtype)
-    of_tokens = kept_by_layer(shape, work, copies_attention_output=True) * tokens
+    of_tokens = kept_by_layer(shape, work, "cpu") * tokens
     one_of_each_kind = 2 * (of_tokens + small_weights_of_layer(shape, work)) + masks_of_layer(shape, work)
     assert difference == one_of_each_kind
 
@@ -69,6 +69,17 @@ def test_what_is_kept_outside_the_layers_is_small_and_near(dtype: Dtype) -> None
     tokens = 48
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
     work = Workload(length=tokens, lora_rank=8, dtype=dtype)
-    layers = 4 * (kept_by_layer(shape, work, True) * tokens + small_weights_of_layer(shape, work))
+    layers = 4 * (kept_by_layer(shape, work, "cpu") * tokens + small_weights_of_layer(shape, work))
     whole = layers + kept_outside_layers(shape, work) * tokens
     assert whole == pytest.approx(saved_bytes(build(4, dtype), tokens), rel=0.01)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "o_proj", "up_proj", "down_proj"]])
+def test_other_adapters_keep_other_inputs(targets: str | list[str], dropout: float) -> None:
+    tokens = 40
+    lora = LoraConfig(r=8, target_modules=targets, dropout=dropout)
+    difference = saved_bytes(build(4, "bf16", lora), tokens) - saved_bytes(build(2, "bf16", lora), tokens)
+    shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
+    work = Workload(length=tokens, lora_rank=8, lora_targets=targets, lora_dropout=dropout)
+    assert difference == 2 * (kept_by_layer(shape, work, "cpu") * tokens + small_weights_of_layer(shape, work))
