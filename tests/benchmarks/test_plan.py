@@ -1,0 +1,50 @@
+"""The plan's memory against what was measured: the committed measurements, and one taken here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gemfleet.benchmarks.__main__ import main
+from gemfleet.benchmarks.plan.cases import CASES
+from gemfleet.benchmarks.plan.suite import RESULTS, TOLERANCE
+
+GIB = 2**30
+
+
+def newest_record() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(max(RESULTS.glob("plan-*.json")).read_text())
+    return record
+
+
+@pytest.mark.parametrize("result", newest_record()["results"], ids=lambda result: result["name"])
+def test_the_plan_of_today_foretells_what_was_measured(result: dict[str, Any]) -> None:
+    """Not the prediction in the record but the one that the code makes now."""
+    predicted = CASES[result["name"]].predicted().total
+    assert result["measured_bytes"] > GIB
+    assert predicted == pytest.approx(result["measured_bytes"], rel=TOLERANCE)
+
+
+def test_the_record_covers_every_case_and_names_no_machine() -> None:
+    record = newest_record()
+    assert {result["name"] for result in record["results"]} == set(CASES)
+    assert record["command"].startswith("python -m benchmarks plan")
+    assert "/home/" not in json.dumps(record)
+
+
+@pytest.mark.slow
+def test_a_fresh_process_takes_what_was_foretold(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails where the prediction is off by more than a fifth."""
+    assert main(["plan", "--cases", "270m-bf16-512x2", "--out", str(tmp_path)]) == 0
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    record = json.loads((tmp_path / summary["record"]).read_text())
+    assert record["results"][0]["measured_bytes"] > GIB
+    assert abs(summary["worst_error"]) <= TOLERANCE
+    assert "270m-bf16-512x2" in (tmp_path / summary["record"]).with_suffix(".md").read_text()
+
+
+def test_an_unknown_case_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--cases", "270m-bf16-1x1"]) == 2
+    assert "270m-bf16-1x1" in capsys.readouterr().err
