@@ -64,14 +64,18 @@ def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
 
 
 def kept_outside_layers(shape: ModelShape, work: Workload) -> float:
-    """Bytes a token for final norm, loss and rotary tables, less what the first layer's frozen input spares."""
+    """Bytes a token for final norm, loss, rotary tables and the tokens themselves."""
     b, h = work.bytes_per_value, shape.hidden
     final_norm = h * FP32 + FP32
-    first_norm_spared = h * FP32 + FP32
     loss = work.supervised * (h * b + INDEX)  # the gradient to the hidden states, and where they come from
     rotary = 2 * 2 * shape.head_dim * b  # cosine and sine for sliding and global layers
     tokens = 2 * INDEX + 1  # tokens and positions as int64, and which are supervised
-    return final_norm - first_norm_spared + loss + rotary + tokens
+    return final_norm + loss + rotary + tokens
+
+
+def spared_by_frozen_input(shape: ModelShape) -> int:
+    """Bytes a token that the first layer's first norm does not keep, as the embedding needs no gradient."""
+    return shape.hidden * FP32 + FP32
 
 
 def transient_of_layer(shape: ModelShape, work: Workload) -> float:

@@ -112,6 +112,7 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
     """What one pass keeps for backward."""
     if sharing.checkpointing == "off":
         layers = _layers_kept_whole(shape, work, device, shape.layers, shape.sliding_layers)
+        layers -= activations.spared_by_frozen_input(shape) * work.tokens
     elif sharing.checkpointing == "selective":
         layers = shape.layers * activations.kept_by_layer_selective(shape, work) * work.tokens
     else:

@@ -14,6 +14,7 @@ from gemfleet.train.planning.activations import (
     kept_outside_layers,
     masks_of_layer,
     small_weights_of_layer,
+    spared_by_frozen_input,
 )
 from gemfleet.train.planning.options import Dtype
 from tiny_model import tiny_config
@@ -70,7 +71,8 @@ def test_what_is_kept_outside_the_layers_is_small_and_near(dtype: Dtype) -> None
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
     work = Workload(length=tokens, lora_rank=8, dtype=dtype)
     layers = 4 * (kept_by_layer(shape, work, "cpu") * tokens + small_weights_of_layer(shape, work))
-    whole = layers + kept_outside_layers(shape, work) * tokens
+    outside = kept_outside_layers(shape, work) - spared_by_frozen_input(shape)
+    whole = layers + outside * tokens
     assert whole == pytest.approx(saved_bytes(build(4, dtype), tokens), rel=0.01)
 
 
