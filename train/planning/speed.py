@@ -87,7 +87,9 @@ def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: 
     rows = math.ceil(work.step_tokens / work.length)
     passes = math.ceil(math.ceil(rows / fleet.ranks) / work.micro)
     busiest = min(passes * work.tokens, math.ceil(rows / fleet.ranks) * work.length)
-    compute = busiest * (flops + extra) / (rate * expected_share(shape))
+    compute = max(
+        busiest * (flops + extra) / (rate * expected_share(shape)), passes * reading_seconds(shape, work, device)
+    )
     communication = exposed_seconds(shape, work, sharing, device, fleet, passes, compute)
     tokens = work.step_tokens / fleet.ranks
     expected = tokens / (compute + communication)
@@ -102,6 +104,11 @@ def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: 
         compute_seconds=compute,
         communication_seconds=communication,
     )
+
+
+def reading_seconds(shape: ModelShape, work: Workload, device: Device) -> float:
+    """The least that a pass takes, however short its rows: weights are read in forward and again in backward."""
+    return 2 * weight_bytes(shape, work) / (device.bandwidth_gb_s * 1e9)
 
 
 def link_bytes_per_second(device: Device, fleet: Fleet) -> float:

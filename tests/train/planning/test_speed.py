@@ -76,6 +76,17 @@ def test_a_slow_network_costs_more_where_the_base_is_divided() -> None:
     assert kept["fsdp2"] < kept["ddp"] < 1
 
 
+def test_short_rows_wait_for_the_weights() -> None:
+    """Half the tokens in a pass take as long, once reading the weights takes longer than computing with them."""
+    seconds = [
+        expected_speed(
+            SIZES["4b"], Workload(length=length, global_batch=4), Sharing("ddp"), GPUS["h200"], Fleet()
+        ).compute_seconds
+        for length in (16, 32, 4096)
+    ]
+    assert seconds[0] == seconds[1] < seconds[2]
+
+
 def test_every_size_of_memory_is_in_the_table() -> None:
     memories = [gpu.memory_bytes for gpu in GPUS.values()]
     assert (min(memories), max(memories)) == (16 * 10**9, 192 * 10**9)
