@@ -4,9 +4,9 @@ A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`
 tokens as the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built
 for a whole row.
 
-On CUDA one `torch.nn.attention.varlen` kernel sees all documents; elsewhere each document is one call to SDPA, and a
-document longer than a layer's sliding window is cut into blocks of queries that read only the keys their window
-reaches.
+Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents (`capabilities.py` decides);
+elsewhere each document is one call to SDPA, and a document longer than a layer's sliding window is cut into blocks of
+queries that read only the keys their window reaches.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .capabilities import AttentionKernel, attention_kernel
 from .errors import UserError
 
 ATTENTION_NAME = "gemfleet_packed"
@@ -29,15 +30,17 @@ class Packing:
 
     lengths:    tokens of each document, in order
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
+    kernel:     what computes the attention
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
+    kernel: AttentionKernel = "sdpa"
 
     @classmethod
-    def of(cls, lengths: list[int], device: torch.device) -> Packing:
+    def of(cls, lengths: list[int], device: torch.device, kernel: AttentionKernel = "sdpa") -> Packing:
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(tuple(lengths), ends.to(device))
+        return cls(tuple(lengths), ends.to(device), kernel)
 
 
 def register_packed_attention() -> str:
@@ -48,6 +51,7 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
+@torch.compiler.disable  # documents differ from pass to pass; what is compiled around it does not
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -66,7 +70,7 @@ def packed_attention(
     query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
     `sliding_window` W lets a token see itself and the W - 1 before it, as in transformers.
     """
-    if query.is_cuda and varlen_available():
+    if packing.kernel == "varlen":
         return _varlen(query, key, value, packing, scaling, sliding_window), None
     groups = query.shape[1] // key.shape[1]
     outputs = [
@@ -78,22 +82,13 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def check_attention(wanted: str, device: torch.device) -> None:
-    """Raise UserError where `train.attention: flash` is asked for and this device has no such kernel."""
-    if wanted == "flash" and not (device.type == "cuda" and varlen_available()):
+def check_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise UserError where `train.attention: flash` is asked for and there is no such kernel for this device."""
+    if wanted == "flash" and attention_kernel(device, dtype) != "varlen":
         raise UserError(
-            f"train.attention is flash, but {device} has no such kernel (it needs CUDA and torch 2.11 or newer); "
-            "use `auto`, which takes the best one there is"
+            f"train.attention is flash, but {device} has no such kernel for {dtype} (it needs bf16, an Ampere GPU or "
+            "newer, and torch 2.11 or newer); use `auto`, which takes the best one there is"
         )
-
-
-def varlen_available() -> bool:
-    """Whether the installed torch has the variable-length kernel (2.11 and later) for this process's device."""
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
-        return False
-    return True
 
 
 def _varlen(

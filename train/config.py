@@ -184,6 +184,10 @@ class TrainConfig(StrictModel):
         Literal["auto", "flash"],
         Field(description="`auto`: the best packed attention the device has; `flash`: the CUDA kernel or an error"),
     ] = "auto"
+    compile: Annotated[
+        Literal["auto"] | bool,
+        Field(description="compile the decoder layer; passes are padded to batch.micro rows; `auto`: on CUDA"),
+    ] = "auto"
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -40,6 +40,18 @@ class PackedRows:
     def supervised_tokens(self) -> int:
         return int(self.supervised.sum())
 
+    def padded_to(self, tokens: int) -> PackedRows:
+        """With a document of zeros at the end that nothing is supervised in, so that there are at least `tokens`."""
+        missing = tokens - len(self.tokens)
+        if missing <= 0:
+            return self
+        return PackedRows(
+            np.concatenate([self.tokens, np.zeros(missing, np.int32)]),
+            np.concatenate([self.supervised, np.zeros(missing, np.bool_)]),
+            np.concatenate([self.document_lengths, np.array([missing], np.int32)]),
+            np.concatenate([self.row_documents, np.array([1], np.int32)]),
+        )
+
     def micro_batches(self, rows_per_pass: int) -> Iterator[PackedRows]:
         """Split into passes of at most `rows_per_pass` rows; the last one may be smaller."""
         document_ends = np.concatenate([[0], np.cumsum(self.row_documents)])

@@ -95,22 +95,23 @@ class Trainer:
         """One optimizer step on exactly its own examples; returns whether all ranks agreed to stop after it."""
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
-        loss_sum = 0.0
+        loss_sum, raw_tokens = 0.0, 0
         for micro_batch in self.passes(step.rows, self.config.batch.micro):
             loss = self.model.loss_sum(micro_batch)
             # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
             self.strategy.backward(loss / step.step_supervised_tokens)
             loss_sum += float(loss.detach())
+            raw_tokens += self.model.computed_tokens(micro_batch)
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         stop = float(self.reporter.should_stop())
-        loss_total, stop_votes = self.strategy.sum_over_ranks([loss_sum, stop])
+        loss_total, stop_votes, raw_tokens_total = self.strategy.sum_over_ranks([loss_sum, stop, float(raw_tokens)])
         mean_loss = loss_total / step.step_supervised_tokens
         self.refuse_non_finite(index, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
         self.strategy.step(learning_rate)
         self.advance(index, step)
-        self.record_step(step, mean_loss, grad_norm, learning_rate, data_wait_seconds)
+        self.record_step(step, int(raw_tokens_total), mean_loss, grad_norm, learning_rate, data_wait_seconds)
         return stop_votes > 0
 
     def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
@@ -129,13 +130,19 @@ class Trainer:
         self.progress.tokens_seen += step.step_tokens
 
     def record_step(
-        self, step: StepRows, loss: float, grad_norm: float, learning_rate: float, data_wait_seconds: float
+        self,
+        step: StepRows,
+        raw_tokens: int,
+        loss: float,
+        grad_norm: float,
+        learning_rate: float,
+        data_wait_seconds: float,
     ) -> None:
-        """Every step's loss goes into the history; rank 0 reports."""
+        """Every step's loss goes into the history; rank 0 reports. raw_tokens: over all ranks, with padding."""
         throughput = StepThroughput(
             step_seconds=self.clock.stop() + data_wait_seconds,
             data_wait_seconds=data_wait_seconds,
-            raw_tokens=step.step_tokens,  # packed rows hold no padding
+            raw_tokens=raw_tokens,
             tokens=step.step_tokens,
             supervised_tokens=step.step_supervised_tokens,
             world_size=self.strategy.world_size,

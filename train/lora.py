@@ -8,6 +8,7 @@ is replaced.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +27,8 @@ def fuse_lora_projections(model: nn.Module) -> int:
     fused = 0
     for module in model.modules():
         if isinstance(module, LoraLayer) and _is_plain(module):
-            module.forward = _FusedForward(module)
+            kind: Any = type(module)
+            module.__class__ = _fused_kind(kind)
             fused += 1
     return fused
 
@@ -43,26 +45,26 @@ def _is_plain(module: Any) -> bool:
     )
 
 
+@cache
+def _fused_kind(kind: Any) -> Any:
+    """peft's class of layer with our forward. A class, as compiled code is shared by instances of one class only."""
+    return type(f"Fused{kind.__name__}", (_FusedForward, kind), {})
+
+
 class _FusedForward:
-    """Callable that stands in for a peft layer's `forward`; picklable and deep-copyable with its layer."""
-
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        layer = self.layer
-        if layer.disable_adapters or layer.merged:
-            return type(layer).forward(layer, x, *args, **kwargs)  # type: ignore[no-any-return]
-        base = layer.base_layer
-        adapter_input = layer.lora_dropout["default"](x)
+    def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters or self.merged:
+            return super().forward(x, *args, **kwargs)  # type: ignore[misc, no-any-return]
+        base = self.base_layer
+        dropout = self.lora_dropout["default"]
         output: Tensor = _LoraProjection.apply(
             x,
-            adapter_input,
+            None if isinstance(dropout, nn.Identity) else dropout(x),
             base.weight,
             base.bias,
-            layer.lora_A["default"].weight,
-            layer.lora_B["default"].weight,
-            layer.scaling["default"],
+            self.lora_A["default"].weight,
+            self.lora_B["default"].weight,
+            self.scaling["default"],
             dequantiser(base),
         )
         return output
@@ -73,7 +75,7 @@ class _LoraProjection(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        adapter_input: Tensor,
+        adapter_input: Tensor | None,
         weight: Tensor,
         bias: Tensor | None,
         a: Tensor,
@@ -81,17 +83,19 @@ class _LoraProjection(torch.autograd.Function):
         scaling: float,
         dequantise: Dequantise | None,
     ) -> Tensor:
-        """x, adapter_input: [..., in]; weight: frozen, as stored; a: [r, in]; b: [out, r]. Returns [..., out].
+        """x: [..., in]; weight: frozen, as stored; a: [r, in]; b: [out, r]. Returns [..., out].
 
+        adapter_input: [..., in], x after dropout; None: x itself.
         A quantised weight is kept for backward as it is stored, and made dense again there.
         """
         down, up = a.to(x.dtype), (b * scaling).to(x.dtype)
-        rows, adapter_rows = x.reshape(-1, x.shape[-1]), adapter_input.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1])
+        adapter_rows = rows if adapter_input is None else adapter_input.reshape(-1, x.shape[-1])
         inner = adapter_rows @ down.T
         output = nn.functional.linear(rows, _dense(weight, dequantise, x.dtype), bias)
         output.addmm_(inner, up.T)
         ctx.save_for_backward(adapter_rows, inner, weight, down, up)
-        ctx.scaling, ctx.shape, ctx.same_input = scaling, x.shape, adapter_input is x
+        ctx.scaling, ctx.shape, ctx.same_input = scaling, x.shape, adapter_input is None
         ctx.adapter_dtypes, ctx.dequantise = (a.dtype, b.dtype), dequantise
         return output.view(*x.shape[:-1], up.shape[0])
 

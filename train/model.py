@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .activation_checkpointing import checkpoint_layers
 from .attention import Packing, register_packed_attention
+from .capabilities import Choices, attention_kernel
+from .compilation import compile_layers
 from .config import LoraConfig, Quantization
 from .errors import UserError
 from .interfaces import PackedRows
@@ -34,12 +37,14 @@ class TrainableModel:
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        where a pass runs, and where its tokens go
+    pad_to:        every pass is padded to this many tokens, for compiled layers; 0: passes hold no padding
     """
 
     peft_model: Any
     text_model: nn.Module
     criterion: SupervisedCrossEntropy
     device: torch.device
+    pad_to: int = 0
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -52,8 +57,13 @@ class TrainableModel:
         """Trainable parameters by their name inside the peft model, in a fixed order."""
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
 
+    def computed_tokens(self, rows: PackedRows) -> int:
+        """Tokens that go through the decoder for these rows, padding among them."""
+        return max(len(rows.tokens), self.pad_to)
+
     def loss_sum(self, rows: PackedRows) -> Tensor:
         """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
+        rows = rows.padded_to(self.pad_to)
         tokens = torch.from_numpy(rows.tokens).to(self.device, torch.long, non_blocking=True)
         supervised = torch.from_numpy(rows.supervised).to(self.device, non_blocking=True)
         hidden = self.hidden_states(tokens, [int(n) for n in rows.document_lengths])
@@ -66,13 +76,14 @@ class TrainableModel:
         """Final hidden states [T, hidden size] of documents laid end to end (`tokens`: int64 [T])."""
         lengths = list(document_lengths)
         positions = torch.cat([torch.arange(n, device=tokens.device) for n in lengths])
+        kernel = attention_kernel(tokens.device, self.criterion.head_weight.dtype)
         # The masks are given (as none) so that the model builds none: the attention function knows the documents.
         output = self.text_model(
             input_ids=tokens.unsqueeze(0),
             position_ids=positions.unsqueeze(0),
             attention_mask={"full_attention": None, "sliding_attention": None},
             use_cache=False,
-            packing=Packing.of(lengths, tokens.device),
+            packing=Packing.of(lengths, tokens.device, kernel),
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -165,6 +176,14 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         SupervisedCrossEntropy(head_weight, _softcap(base.config)),
         head_weight.device,
     )
+
+
+def prepare_layers(model: TrainableModel, choices: Choices) -> None:
+    """Compilation, then recomputation around it; whatever shards the layers comes after this."""
+    if choices.compile:
+        compile_layers(model.layers)
+        model.pad_to = choices.pad_to
+    checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
 def _as_pattern(names: list[str]) -> str:

@@ -9,6 +9,7 @@ forward and backward use one and the same dense weight, made for the product and
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -45,9 +46,10 @@ def dequantiser(layer: nn.Module) -> Dequantise | None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether this is one of bitsandbytes' linear layers."""
-    return type(module).__name__ in ("Linear4bit", "Linear8bitLt") and type(module).__module__.startswith(
-        "bitsandbytes"
+    """Whether this is one of bitsandbytes' linear layers; does not import the library to find out."""
+    return any(
+        kind.__name__ in ("Linear4bit", "Linear8bitLt") and kind.__module__.startswith("bitsandbytes.")
+        for kind in type(module).__mro__
     )
 
 
@@ -55,7 +57,8 @@ def multiply_exactly(model: nn.Module) -> int:
     """Replace the forward of every quantised layer by a product with its dequantised weight; returns how many."""
     layers = [module for module in model.modules() if is_quantised(module)]
     for layer in layers:
-        layer.forward = _ExactForward(layer)
+        kind: Any = type(layer)
+        layer.__class__ = _exact_kind(kind)
     return len(layers)
 
 
@@ -80,13 +83,14 @@ class _FromInt8:
         return torch.mul(weight, self._scale, out=dense)
 
 
-class _ExactForward:
-    def __init__(self, layer: nn.Module) -> None:
-        self._layer = layer
+@cache
+def _exact_kind(kind: Any) -> Any:
+    return type(f"Exact{kind.__name__}", (_ExactForward, kind), {})
 
-    def __call__(self, x: Tensor) -> Tensor:
-        layer: Any = self._layer
-        output: Tensor = _ExactProduct.apply(x, layer.weight, layer.bias, dequantiser(layer))
+
+class _ExactForward:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        output: Tensor = _ExactProduct.apply(x, self.weight, self.bias, dequantiser(self))
         return output
 
 

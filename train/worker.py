@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .activation_checkpointing import checkpoint_layers
 from .attention import check_attention
+from .capabilities import choose
 from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
 from .loop import Trainer, TrainResult
-from .model import attach_lora
+from .model import attach_lora, prepare_layers
 from .precision import precision_note
 from .strategies import build_strategy
 
@@ -36,11 +36,13 @@ def run_training(
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     if note := precision_note(config.precision):
         log.warning("%s", note)
-    check_attention(config.attention, facts.device)
+    check_attention(config.attention, facts.device, dtype)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
-    checkpoint_layers(model.layers, config.activation_checkpointing)
+    choices = choose(config, facts.device, dtype)
+    log.info("%s", choices.describe())
+    prepare_layers(model, choices)
     return Trainer(config, model, strategy, source, reporter, rank, work_folder).run()
 
 

@@ -13,9 +13,9 @@ from tiny_model import save_tiny_gemma3
 
 
 def test_flash_attention_without_its_kernel_is_refused() -> None:
-    check_attention("auto", torch.device("cpu"))
+    check_attention("auto", torch.device("cpu"), torch.bfloat16)
     with pytest.raises(UserError, match="is flash, but cpu has no such kernel"):
-        check_attention("flash", torch.device("cpu"))
+        check_attention("flash", torch.device("cpu"), torch.bfloat16)
 
 
 def test_rows_longer_than_the_context_are_refused(tmp_path: Path) -> None:

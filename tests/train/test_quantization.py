@@ -68,7 +68,10 @@ def test_equals_the_dequantised_model(
     assert sum(map(is_quantised, base.modules())) == 7 * base.config.num_hidden_layers
     assert type(base.lm_head) is nn.Linear
     plain = dense_twin(base, folder, dtype)
-    assert_equal_steps(with_adapters(base, lora), with_adapters(plain, lora))
+    ours = with_adapters(base, lora)
+    fused = [module for module in ours.peft_model.modules() if type(module).__name__.startswith("Fused")]
+    assert len(fused) == len(ours.peft_model.targeted_module_names)
+    assert_equal_steps(ours, with_adapters(plain, lora))
 
 
 @pytest.mark.parametrize("quantization", QUANTISATIONS)

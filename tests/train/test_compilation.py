@@ -1,0 +1,150 @@
+"""Compiled layers compute what eager ones do, and nothing is compiled again once training runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gemfleet.train.capabilities import Choices, attention_kernel, choose
+from gemfleet.train.compilation import compile_layers, has_compiler
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.errors import UserError
+from gemfleet.train.interfaces import PackedRows
+from gemfleet.train.model import TrainableModel, prepare_layers
+from reference_step import Gradients, relative_difference, trainable
+
+TOKENS = 96
+COMPILED = Choices("sdpa", compile=True, pad_to=TOKENS, activation_checkpointing="off")
+
+
+def some_rows(seed: int) -> PackedRows:
+    """A pass of a random number of documents that do not fill it, some longer than the sliding window."""
+    rng = np.random.default_rng(seed)
+    total = int(rng.integers(TOKENS // 2, TOKENS + 1))
+    cuts = np.sort(rng.choice(np.arange(2, total - 1), int(rng.integers(1, 6)), replace=False))
+    lengths = np.diff([0, *cuts.tolist(), total]).astype(np.int32)
+    supervised = rng.random(total) > 0.5
+    supervised[np.cumsum(lengths) - lengths] = False
+    tokens = rng.integers(3, 512, total).astype(np.int32)
+    return PackedRows(tokens, supervised, lengths, np.array([len(lengths)], np.int32))
+
+
+def step(model: TrainableModel, rows: PackedRows) -> tuple[float, Gradients]:
+    model.peft_model.zero_grad()
+    loss = model.loss_sum(rows)
+    loss.backward()
+    gradients = {n: p.grad for n, p in model.adapter_parameters().items() if p.grad is not None}
+    return float(loss.detach()), gradients
+
+
+def evaluate(model: TrainableModel, rows: PackedRows) -> float:
+    model.peft_model.eval()
+    with torch.no_grad():
+        loss = float(model.loss_sum(rows))
+    model.peft_model.train()
+    return loss
+
+
+def test_padding_changes_no_loss() -> None:
+    plain, padded = trainable(), trainable()
+    padded.pad_to = TOKENS
+    for seed in range(3):
+        rows = some_rows(seed)
+        (loss, gradients), (expected_loss, expected) = step(padded, rows), step(plain, rows)
+        assert padded.computed_tokens(rows) == TOKENS
+        assert plain.computed_tokens(rows) == len(rows.tokens)
+        assert loss == pytest.approx(expected_loss, rel=1e-6)
+        assert relative_difference(gradients, expected) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recompute", ["off", "full"])
+def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> None:
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+    eager, compiled = trainable(), trainable()
+    prepare_layers(compiled, Choices("sdpa", compile=True, pad_to=TOKENS, activation_checkpointing=recompute))
+    step(compiled, some_rows(0))
+    evaluate(compiled, some_rows(0))
+    graphs = counters["stats"]["unique_graphs"]
+    assert 0 < graphs <= 16
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for seed in range(1, 6):
+            rows = some_rows(seed)
+            (loss, gradients), (expected_loss, expected) = step(compiled, rows), step(eager, rows)
+            assert loss == pytest.approx(expected_loss, rel=1e-5)
+            assert relative_difference(gradients, expected) < 1e-4
+            assert evaluate(compiled, rows) == pytest.approx(expected_loss, rel=1e-5)
+    print(
+        f"recomputation {recompute}: {graphs} graphs after the warm-up, {counters['stats']['unique_graphs']} at the end"
+    )
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+def config(**changes: Any) -> TrainConfig:
+    values = {"model": "demo", "data": {"train": "demo", "max_length": 64}, "batch": {"micro": 3}}
+    return TrainConfig.model_validate({**values, **changes})
+
+
+CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "kernel"),
+    [
+        ((9, 0), torch.bfloat16, "varlen"),
+        ((8, 0), torch.bfloat16, "varlen"),
+        ((8, 0), torch.float32, "sdpa"),
+        ((7, 5), torch.bfloat16, "sdpa"),
+    ],
+)
+def test_the_attention_kernel_follows_the_device(
+    capability: tuple[int, int], dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    attention_kernel.cache_clear()
+    assert attention_kernel(CUDA, dtype) == kernel
+    assert attention_kernel(CPU, dtype) == "sdpa"
+    attention_kernel.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("changes", "device", "compiled"),
+    [
+        ({}, CPU, False),
+        ({}, CUDA, True),
+        ({"compile": True}, CPU, True),
+        ({"compile": False}, CUDA, False),
+        ({"quantization": "int4"}, CUDA, False),
+        ({"quantization": "int4", "compile": True}, CPU, True),
+    ],
+)
+def test_what_is_compiled(changes: Any, device: torch.device, compiled: bool) -> None:
+    choices = choose(config(**changes), device, torch.float32)
+    assert (choices.compile, choices.pad_to) == (compiled, 3 * 64 if compiled else 0)
+    assert ("compiled, passes of 192 tokens" in choices.describe()) == compiled
+
+
+def test_compiled_layers_leave_selective_recomputation_to_the_compiler() -> None:
+    for mode, left in (("off", "off"), ("selective", "off"), ("full", "full")):
+        changes = {"compile": True, "activation_checkpointing": mode}
+        assert choose(config(**changes), CPU, torch.float32).activation_checkpointing == left
+
+
+def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def none_found() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(torch._inductor.cpp_builder, "get_cpp_compiler", none_found)
+    has_compiler.cache_clear()
+    assert not choose(config(), CUDA, torch.float32).compile
+    with pytest.raises(UserError, match=r"no C\+\+ compiler .* train\.compile: false"):
+        compile_layers(trainable().layers)
+    has_compiler.cache_clear()
