@@ -16,6 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from .config import Quantization
+from .nf4 import register_nf4
+
+UNTOUCHED = ["lm_head"]  # tied to the embedding
+# One twentieth of a layer's weights, shared by all query heads: on the 270M, in 4 bits, they alone were 30% of the loss
+# that quantising everything cost (2.19 against 1.81; 2.08 with these two left in 16 bits).
+SENSITIVE_TO_INT4 = ["k_proj", "v_proj"]
 
 Dequantise = Callable[[Tensor, torch.dtype], Tensor]
 
@@ -32,8 +38,10 @@ def loading_options(quantization: Quantization, dtype: torch.dtype, device: torc
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=["lm_head"],  # tied to the embedding
+        llm_int8_skip_modules=UNTOUCHED + (SENSITIVE_TO_INT4 if quantization == "int4" else []),
     )
+    if quantization == "int4":
+        config.quant_method = register_nf4()
     return {"quantization_config": config, "device_map": {"": device}}
 
 

@@ -10,6 +10,7 @@ import torch
 from gemfleet.train.activation_checkpointing import checkpoint_layers
 from gemfleet.train.config import LoraConfig, Quantization, TrainConfig
 from gemfleet.train.model import TrainableModel, attach_lora, load_base_model
+from gemfleet.train.nf4 import BLOCK_WEIGHTS, clip_blocks
 from gemfleet.train.packing import pack_block
 from gemfleet.train.quantization import dequantiser, is_quantised
 from reference_step import LORA, Gradients, examples, fill_adapters
@@ -65,7 +66,7 @@ def test_equals_the_dequantised_model(
 ) -> None:
     lora = LORA.model_copy(update={"target_modules": targets, "dropout": 0.2})
     base = load_base_model(folder, dtype, CPU, quantization)
-    assert sum(map(is_quantised, base.modules())) == 7 * base.config.num_hidden_layers
+    assert sum(map(is_quantised, base.modules())) == {"int4": 5, "int8": 7}[quantization] * 4
     assert type(base.lm_head) is nn.Linear
     plain = dense_twin(base, folder, dtype)
     ours = with_adapters(base, lora)
@@ -78,10 +79,24 @@ def test_equals_the_dequantised_model(
 def test_the_weights_are_near_those_of_the_checkpoint(folder: Path, quantization: Quantization) -> None:
     base, plain = load_base_model(folder, torch.float32, CPU, quantization), load_base_model(folder, torch.float32, CPU)
     twin = dense_twin(base, folder, torch.float32)
-    layer, tolerance = "model.layers.1.mlp.up_proj", {"int4": 0.12, "int8": 0.01}[quantization]
+    layer, tolerance = "model.layers.1.mlp.up_proj", {"int4": 0.085, "int8": 0.01}[quantization]
     weight, stored = plain.get_submodule(layer).weight, base.get_submodule(layer).weight
     assert 0 < (twin.get_submodule(layer).weight - weight).norm() / weight.norm() < tolerance
     assert stored.numel() * stored.element_size() == weight.numel() // {"int4": 2, "int8": 1}[quantization]
+
+
+def test_clipping_leaves_less_error_than_the_largest_magnitude() -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.randn(64, 96, generator=torch.Generator().manual_seed(0))
+
+    def error(values: torch.Tensor) -> torch.Tensor:
+        packed, state = quantize_4bit(values, blocksize=BLOCK_WEIGHTS, compress_statistics=True, quant_type="nf4")
+        return (dequantize_4bit(packed, state) - weight).square().sum()
+
+    assert error(clip_blocks(weight)) < 0.95 * error(weight)
+    assert torch.equal(clip_blocks(weight[:3, :5]), weight[:3, :5])
+    assert not clip_blocks(torch.zeros(2, 32)).any()
 
 
 @pytest.mark.parametrize("quantization", QUANTISATIONS)
