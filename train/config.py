@@ -221,6 +221,21 @@ class TrainConfig(StrictModel):
             raise ValueError("; ".join(found))
         return self
 
+    @model_validator(mode="after")
+    def _compiled_layers_are_dense_and_whole(self) -> TrainConfig:
+        if self.compile is not True:
+            return self
+        for field, value, plain in (
+            ("quantization", self.quantization, "none"),
+            ("strategy", self.strategy, "ddp"),
+        ):
+            if value != plain:
+                raise ValueError(
+                    f"train.compile is true with train.{field} `{value}`, which is not shown to work together; "
+                    f"set train.compile: auto, or train.{field}: {plain}"
+                )
+        return self
+
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run, a fraction of an epoch rounded up."""
         steps = max(1, math.ceil(self.epochs * steps_per_epoch - 1e-9))

@@ -120,13 +120,17 @@ def test_the_attention_kernel_follows_the_device(
         ({"compile": True}, CPU, True),
         ({"compile": False}, CUDA, False),
         ({"quantization": "int4"}, CUDA, False),
-        ({"quantization": "int4", "compile": True}, CPU, True),
     ],
 )
 def test_what_is_compiled(changes: Any, device: torch.device, compiled: bool) -> None:
     choices = choose(config(**changes), device, torch.float32)
     assert (choices.compile, choices.pad_to) == (compiled, 3 * 64 if compiled else 0)
     assert ("compiled, passes of 192 tokens" in choices.describe()) == compiled
+
+
+def test_a_quantised_base_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match=r"train\.compile is true with train\.quantization `int8`.*compile: auto"):
+        config(quantization="int8", compile=True)
 
 
 def test_compiled_layers_leave_selective_recomputation_to_the_compiler() -> None:

@@ -213,6 +213,17 @@ def test_a_nan_is_found_at_its_step_and_nothing_is_saved_after(tmp_path: Path) -
     assert reporter.saved == []
 
 
+def test_padding_counts_as_raw_tokens_only(tmp_path: Path) -> None:
+    reporter = MemoryReporter(tmp_path)
+    run = trainer(config(epochs=1.0), reporter, tmp_path / "work")
+    run.model.pad_to = 100
+    run.run()
+    steps = [record for record in reporter.records if record["kind"] == "step"]
+    assert sum(record["tokens"] for record in steps) == len(examples().tokens)
+    assert all(record["raw_tokens"] % 100 == 0 for record in steps)
+    assert sum(record["raw_tokens"] for record in steps) >= 300
+
+
 def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
     train = config()
     block: TokenBlock = examples()
