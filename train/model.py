@@ -37,7 +37,7 @@ class TrainableModel:
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        where a pass runs, and where its tokens go
-    pad_to:        every pass is padded to this many tokens, for compiled layers; 0: passes hold no padding
+    pad_to:        passes are padded to a multiple of this many tokens, for compiled layers; 0: no padding
     """
 
     peft_model: Any
@@ -59,11 +59,13 @@ class TrainableModel:
 
     def computed_tokens(self, rows: PackedRows) -> int:
         """Tokens that go through the decoder for these rows, padding among them."""
-        return max(len(rows.tokens), self.pad_to)
+        tokens = len(rows.tokens)
+        # A multiple, as an evaluation may hold more rows in a pass than a training step does.
+        return -(-tokens // self.pad_to) * self.pad_to if self.pad_to else tokens
 
     def loss_sum(self, rows: PackedRows) -> Tensor:
         """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
-        rows = rows.padded_to(self.pad_to)
+        rows = rows.padded_to(self.computed_tokens(rows))
         tokens = torch.from_numpy(rows.tokens).to(self.device, torch.long, non_blocking=True)
         supervised = torch.from_numpy(rows.supervised).to(self.device, non_blocking=True)
         hidden = self.hidden_states(tokens, [int(n) for n in rows.document_lengths])
