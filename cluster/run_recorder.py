@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ class RunRecorder:
         metrics = [record for record in batch if record["kind"] in ("step", "eval")]
         if metrics:
             self._registry.add_metrics(self._run_id, metrics)
-            self._write_board(metrics)
+            with suppress(OSError):
+                self._write_board(metrics)
         self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
         for record in batch:
             if record["kind"] in ("event", "result"):
@@ -108,9 +110,12 @@ class RunRecorder:
         return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def _write_log(self, source: str, lines: Sequence[str]) -> None:
-        if lines:
-            with (self._folder / "logs" / f"{source}.log").open("a", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
+        if not lines:
+            return
+        path = self._folder / "logs" / f"{source}.log"
+        # A full disk costs log lines; the rank must not send its whole batch again for them.
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
 
     def _write_board(self, records: Sequence[Record]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

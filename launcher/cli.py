@@ -14,6 +14,7 @@ from .commands.events import events
 from .commands.logs import logs
 from .commands.plan import plan
 from .commands.push import push
+from .commands.resume import resume
 from .commands.runs import runs
 from .commands.serve import serve
 from .commands.show import show
@@ -25,7 +26,7 @@ from .commands.version import version
 from .commands.watch import watch
 
 COMMANDS = (
-    *(train, plan, convert, submit, runs, show, watch, logs, events, stop),
+    *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, push, serve, tensorboard, version),
 )
 EXIT_BAD_INPUT = 2

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,22 +127,36 @@ def first_line(error: BaseException) -> str:
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
-    """Call `poll` until training ends. The first Ctrl-C asks the ranks to stop, the second gives up waiting.
+    """Call `poll` until training ends. The first Ctrl-C or SIGTERM asks the ranks to stop, the second gives up waiting.
 
-    Returns whether Ctrl-C was pressed. Raises KeyboardInterrupt at the second one.
+    Returns whether one came. Raises KeyboardInterrupt at the second one. `ray job stop` sends SIGTERM.
     """
     interrupted = False
-    while not fit.ended.is_set():
-        try:
-            poll()
-            fit.ended.wait(POLL_SECONDS)
-        except KeyboardInterrupt:
-            if interrupted:
-                raise
-            interrupted = True
-            ask_to_stop()
-    poll()
+    with sigterm_interrupts():
+        while not fit.ended.is_set():
+            try:
+                poll()
+                fit.ended.wait(POLL_SECONDS)
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                ask_to_stop()
+        poll()
     return interrupted
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C meanwhile, where this is the main thread. (Ray's own handler leaves at once.)"""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def first_cause(error: BaseException) -> BaseException:

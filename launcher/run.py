@@ -37,11 +37,9 @@ from .placement import Placement, place
 from .progress import Display, training_facts
 from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
+from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE
 from .run_names import new_run_id
 from .worker import FaultPolicy, RankJob
-
-RESOLVED_FILE = "config.resolved.yaml"
-FOLDER_FILE = "working_directory"  # where the run was launched: relative paths of its configuration begin there
 
 
 class TrainingFailedError(RuntimeError):
@@ -92,7 +90,7 @@ class Run:
         if config_path.parent != self.folder:
             shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
         (self.folder / RESOLVED_FILE).write_text(resolved)
-        (self.folder / FOLDER_FILE).write_text(f"{Path.cwd()}\n")
+        (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
 
     def enter(self, state: RunState, text: str) -> None:
         self.registry.transition(self.id, state)

@@ -26,7 +26,9 @@ LEFT_OUT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", "
 CONNECT_SECONDS = 5.0
 
 
-def submit(config_path: Path, config: LaunchConfig, overrides: Sequence[str], address: str) -> tuple[Any, str]:
+def submit(
+    config_path: Path, config: LaunchConfig, overrides: Sequence[str], address: str, resume: str | None = None
+) -> tuple[Any, str]:
     """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
 
     The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
@@ -38,16 +40,17 @@ def submit(config_path: Path, config: LaunchConfig, overrides: Sequence[str], ad
     with tempfile.TemporaryDirectory(prefix="gemfleet-submit-") as package:
         copy_travelling_files(folder, Path(package))
         job = client.submit_job(
-            entrypoint=entrypoint(config_path.name, overrides),
+            entrypoint=entrypoint(config_path.name, overrides, resume),
             runtime_env={"working_dir": package},
             metadata={"gemfleet_config": config_path.name},
         )
     return client, str(job)
 
 
-def entrypoint(config_name: str, overrides: Sequence[str]) -> str:
+def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = None) -> str:
     """The shell command that the head runs."""
-    return shlex.join(["gemfleet", "train", config_name, *(part for o in overrides for part in ("--set", o))])
+    settings = [part for override in overrides for part in ("--set", override)]
+    return shlex.join(["gemfleet", "train", config_name, *settings, *(["--resume", resume] if resume else [])])
 
 
 def connect(address: str) -> Any:

@@ -107,6 +107,12 @@ def _read_progress(folder: Path, config: TrainConfig) -> Progress:
             f"train.seed is {config.seed}, but the checkpoint {folder.name} was written with {position['seed']}; "
             "resume with the same seed, as it decides the order of the examples"
         )
+    saved = json.loads((folder / CONFIG_FILE).read_text())["train"]["batch"]["global"]
+    if saved != config.batch.global_:
+        raise UserError(
+            f"train.batch.global is {config.batch.global_}, but the checkpoint {folder.name} was written with {saved}; "
+            "resume with the same global batch, as steps count it"
+        )
     return Progress(
         step=position["step"],
         epoch=position["epoch"],

@@ -153,6 +153,19 @@ class CheckpointDisk:
                 return manifest, damaged
         return None, damaged
 
+    def verify_all(self) -> list[tuple[str, str | None]]:
+        """Each committed folder by ascending step, with what is wrong with it; None for one that is whole."""
+        verdicts: list[tuple[int, str, str | None]] = []
+        for path, found in self._read_all():
+            problem = found if isinstance(found, str) else None
+            if isinstance(found, Manifest):
+                try:
+                    found.verify(path)
+                except StoreError as error:
+                    problem = str(error)
+            verdicts.append((int(path.name.removeprefix("checkpoint-")), path.name, problem))
+        return [(name, problem) for _, name, problem in sorted(verdicts)]
+
     def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
         """`newest_verified`, and the same answer to every rank of one attempt."""
         with self._lock:

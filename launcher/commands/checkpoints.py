@@ -2,29 +2,128 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
 from .options import Json, Run
 
 
-def checkpoints(run: Run, as_json: Json = False) -> None:
-    """List the verified checkpoints of a run that are on this head node.
+class Action(StrEnum):
+    """What to do with the checkpoints of a run."""
 
-    Each is a folder that peft loads as an adapter: `PeftModel.from_pretrained(model, FOLDER)`.
+    LIST = "list"
+    VERIFY = "verify"
+    PULL = "pull"
+    EXPORT = "export"
+
+
+def checkpoints(
+    run: Run,
+    action: Annotated[Action, typer.Argument(help="`pull` and `export` take STEP and DEST.")] = Action.LIST,
+    step: Annotated[str | None, typer.Argument(metavar="STEP", help="A step, or `latest`.", show_default=False)] = None,
+    destination: Annotated[
+        Path | None, typer.Argument(metavar="DEST", help="A new folder.", show_default=False)
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="With `export`: the base model with the adapter added, not the adapter.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the checkpoints of a run that are on this head node; verify, copy or export them.
+
+    Each is a folder that peft loads as an adapter: `PeftModel.from_pretrained(model, FOLDER)`. `verify` reads every
+    file and compares it with the manifest; its exit code is 1 when anything is damaged.
 
     Examples:
 
       gemfleet checkpoints latest
-    """
-    import json
 
-    from .home import moment, open_registry, size
-    from .tables import print_table
+      gemfleet checkpoints latest verify
+
+      gemfleet checkpoints demo-2026 pull 450 ./checkpoint-450
+
+      gemfleet checkpoints demo-2026 export latest ./merged --merged
+    """
+    from .home import open_registry, run_folder
 
     registry = open_registry()
-    found = registry.checkpoints(registry.find_run(run).id)
+    run_id = registry.find_run(run).id
+    if action is Action.LIST:
+        _list(registry.checkpoints(run_id), as_json)
+    elif action is Action.VERIFY:
+        _verify(run_folder(run_id), as_json)
+    else:
+        _copy(action, run_folder(run_id), step, destination, merged, as_json)
+
+
+def _list(found: list[dict[str, Any]], as_json: bool) -> None:
+    import json
+
+    from .home import moment, size
+    from .tables import print_table
+
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     rows = [[str(c["step"]), size(c["bytes"]), moment(c["created_at"]), c["path"]] for c in found]
     print_table(["step", "size", "committed", "folder"], rows)
+
+
+def _verify(folder: Path, as_json: bool) -> None:
+    import json
+
+    from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+
+    from .tables import print_table
+
+    verdicts = CheckpointDisk(folder / "checkpoints").verify_all()
+    if as_json:
+        typer.echo(json.dumps([{"checkpoint": name, "problem": problem} for name, problem in verdicts], indent=2))
+    else:
+        print_table(["checkpoint", "verdict"], [[name, problem or "whole"] for name, problem in verdicts])
+    if any(problem for _, problem in verdicts):
+        raise typer.Exit(1)
+
+
+def _copy(
+    action: Action, folder: Path, step: str | None, destination: Path | None, merged: bool, as_json: bool
+) -> None:
+    import json
+
+    from gemfleet.train.errors import UserError
+
+    from ..export import export_adapter, export_merged, pull, verified_checkpoint
+
+    if step is None or destination is None:
+        raise UserError(
+            f"`{action}` needs a STEP (or `latest`) and a DEST: gemfleet checkpoints RUN {action} STEP DEST"
+        )
+    if step != "latest" and not step.isdigit():
+        raise UserError(f"STEP is {step!r}; give a number of steps, or `latest`")
+    checkpoint, manifest = verified_checkpoint(folder, None if step == "latest" else int(step))
+    if action is Action.PULL:
+        written = pull(checkpoint, manifest, destination)
+    else:
+        export = export_merged if merged else export_adapter
+        written = export(checkpoint, _base_model(folder), destination)
+    if as_json:
+        typer.echo(json.dumps({"step": manifest.step, "folder": str(written.resolve())}))
+    else:
+        typer.echo(f"checkpoint-{manifest.step}: {written}")
+
+
+def _base_model(run_folder: Path) -> Path:
+    """The base model of a run, as it would be found if the run were launched again."""
+    import os
+
+    from gemfleet.train.resolve import resolve_model_folder
+
+    from ..config_file import load_config
+    from ..run_folder import RESOLVED_FILE, launch_folder
+
+    model = load_config(run_folder / RESOLVED_FILE).train.model
+    beside = launch_folder(run_folder) / model
+    return resolve_model_folder(os.fspath(beside) if model != "demo" and beside.exists() else model)

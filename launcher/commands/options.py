@@ -16,6 +16,14 @@ Name = Annotated[str | None, typer.Option("--name", help="Begins the run's id, i
 Run = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.", show_default=False)
 ]
+Resume = Annotated[
+    str | None,
+    typer.Option(
+        "--resume",
+        metavar="RUN",
+        help="Go on with this run, with this configuration; `latest`: the newest run of its name.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of a table for people.")]
 
 

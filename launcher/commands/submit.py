@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, with_name
+from .options import Config, Json, Name, Overrides, Resume, with_name
 
 
 def submit(
@@ -17,6 +17,7 @@ def submit(
     ] = None,
     overrides: Overrides = None,
     name: Name = None,
+    resume: Resume = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the job's output until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -38,7 +39,7 @@ def submit(
 
     wanted = with_name(overrides, name)
     head = address or submission.default_address()
-    client, job = submission.submit(config, load_config(config, wanted), wanted, head)
+    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume)
     if as_json:
         typer.echo(json.dumps({"job": job, "address": head}))
     else:

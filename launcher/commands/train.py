@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, with_name
+from .options import Config, Json, Name, Overrides, Resume, with_name
 
 if TYPE_CHECKING:
     from ..config import LaunchConfig
@@ -19,6 +19,7 @@ def train(
     config: Config,
     overrides: Overrides = None,
     name: Name = None,
+    resume: Resume = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
@@ -36,6 +37,8 @@ def train(
 
       gemfleet train finetune.yaml --set train.lora.r=8 --set cluster.workers=2
 
+      gemfleet train finetune.yaml --resume latest
+
       ray job submit --address http://HEAD:8265 --working-dir . -- gemfleet train finetune.yaml
 
     Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C.
@@ -48,7 +51,23 @@ def train(
     if dry_run:
         _print_plan(loaded, as_json)
     else:
-        _train(loaded, config, as_json, run_id)
+        resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
+        run_to_its_end(loaded, config, as_json, resumed, run_id)
+
+
+def run_to_resume(wanted: str, name: str) -> str:
+    """The id of the run meant by `--resume`; `latest` is the newest of this configuration's name."""
+    from gemfleet.cluster.errors import UnknownRun
+
+    from .home import open_registry
+
+    registry = open_registry()
+    if wanted != "latest":
+        return registry.find_run(wanted).id
+    named = [run.id for run in registry.list_runs(limit=1_000_000) if run.name == name]
+    if not named:
+        raise UnknownRun(f"--resume latest: there is no run named {name!r} yet; leave --resume out to start one")
+    return named[0]
 
 
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
@@ -68,7 +87,10 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     typer.echo("\n".join(f"{topic:12} {sentence}" for topic, sentence in plan.items()))
 
 
-def _train(config: LaunchConfig, path: Path, as_json: bool, run_id: str | None) -> None:
+def run_to_its_end(
+    config: LaunchConfig, path: Path, as_json: bool, resumed: str | None = None, submitted: str | None = None
+) -> None:
+    """Launch, show what goes on, and print the outcome. For `resumed` and `submitted` see `launch`."""
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
@@ -80,7 +102,7 @@ def _train(config: LaunchConfig, path: Path, as_json: bool, run_id: str | None) 
     hide_known_lines()
     display = open_display()
     try:
-        outcome = launch(config, path, display, submitted=run_id)
+        outcome = launch(config, path, display, resumed, submitted)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)
@@ -95,7 +117,7 @@ def _train(config: LaunchConfig, path: Path, as_json: bool, run_id: str | None) 
     except KeyboardInterrupt:
         display.close()
         print(
-            "interrupted; the newest checkpoint is the last one listed by `gemfleet checkpoints latest`",
+            "interrupted; `gemfleet resume latest` goes on from the newest checkpoint",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None

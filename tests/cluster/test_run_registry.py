@@ -97,3 +97,23 @@ def test_a_newer_schema_is_refused(registry: RunRegistry) -> None:
     db.close()
     with pytest.raises(ClusterError, match="newer gemfleet"):
         RunRegistry(registry.path)
+
+
+def test_only_a_run_that_has_ended_is_launched_again(registry: RunRegistry) -> None:
+    with pytest.raises(RunConflict, match="stop it first"):
+        registry.reopen("demo-1", "{}")
+    registry.request_stop("demo-1")
+    registry.add_event("demo-1", "fatal", "of the first launch")
+    registry.transition("demo-1", RunState.INTERRUPTED, "gone")
+    registry.reopen("demo-1", '{"new": 1}', os.getpid())
+    run = registry.get_run("demo-1")
+    assert (run.state, run.config, run.stop_requested, run.ended_at, run.reason) == (
+        "queued",
+        '{"new": 1}',
+        False,
+        None,
+        "",
+    )
+    assert registry.events("demo-1", registry.launch_seq("demo-1")) == []
+    with pytest.raises(RunConflict, match="queued"):  # the second of two that resume at once
+        registry.reopen("demo-1", "{}")

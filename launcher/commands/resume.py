@@ -1,0 +1,64 @@
+"""`gemfleet resume`"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from .options import Json, Overrides, Run
+
+
+def resume(
+    run: Run,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the configuration and the checkpoint to go on from; start nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Go on with a run that ended, from its newest verified checkpoint and with the configuration kept in its folder.
+
+    A checkpoint holds everything: the number of workers may differ (`--set cluster.workers=1`). One that is damaged is
+    passed over for the one before. A run without any starts again at step 0, under the same id.
+
+    Examples:
+
+      gemfleet resume latest
+
+      gemfleet resume demo-2026 --set cluster.workers=4
+    """
+    from gemfleet.train.errors import UserError
+
+    from ..config_file import load_config
+    from ..run_folder import RESOLVED_FILE, launch_folder
+    from .home import open_registry, run_folder
+    from .train import run_to_its_end
+
+    found = open_registry().find_run(run)
+    folder = run_folder(found.id)
+    if not (folder / RESOLVED_FILE).is_file():
+        raise UserError(f"{folder} has no {RESOLVED_FILE}; start the run anew with `gemfleet train CONFIG`")
+    os.chdir(launch_folder(folder))
+    config = load_config(folder / RESOLVED_FILE, overrides or [])
+    if dry_run:
+        _print_start(found.id, as_json)
+    else:
+        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed=found.id)
+
+
+def _print_start(run_id: str, as_json: bool) -> None:
+    import json
+
+    from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+
+    from .home import run_folder
+
+    newest, damaged = CheckpointDisk(run_folder(run_id) / "checkpoints").newest_verified()
+    if as_json:
+        typer.echo(json.dumps({"run": run_id, "step": newest.step if newest else 0, "damaged": damaged}))
+        return
+    for sentence in damaged:
+        typer.echo(f"damaged, passed over: {sentence}")
+    typer.echo(f"{run_id} would go on from {f'checkpoint-{newest.step}' if newest else 'step 0'}")

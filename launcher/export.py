@@ -1,0 +1,83 @@
+"""A checkpoint out of a run's folder: as it is, as an adapter for peft, or merged into its base model."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.manifest import MANIFEST_FILE, Manifest
+from gemfleet.cluster.errors import StoreError
+
+from .publish import PUBLISHED
+from .tokenizer_files import copy_tokenizer
+
+
+def verified_checkpoint(run_folder: Path, step: int | None) -> tuple[Path, Manifest]:
+    """The checkpoint of `step`, None for the newest that verifies. StoreError when it is damaged or there is none."""
+    disk = CheckpointDisk(run_folder / "checkpoints")
+    known = {manifest.step: manifest for manifest in disk.manifests()}
+    if step is None:
+        newest, damaged = disk.newest_verified()
+        if newest is None:
+            raise StoreError(
+                f"{run_folder.name} has no checkpoint that verifies: {'; '.join(damaged) or 'none at all'}"
+            )
+        return disk.folder(newest.step), newest
+    if step not in known:
+        steps = ", ".join(map(str, sorted(known))) or "none"
+        raise StoreError(f"{run_folder.name} has no checkpoint of step {step}; it has: {steps}")
+    known[step].verify(disk.folder(step))
+    return disk.folder(step), known[step]
+
+
+def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
+    """Copy the whole checkpoint to `destination`, whose hashes are checked before it appears there."""
+    with appears_whole(destination) as staging:
+        for entry in manifest.files:
+            (staging / entry.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(checkpoint / entry.path, staging / entry.path)
+        shutil.copyfile(checkpoint / MANIFEST_FILE, staging / MANIFEST_FILE)
+        manifest.verify(staging)
+    return destination
+
+
+def export_adapter(checkpoint: Path, model_folder: Path, destination: Path) -> Path:
+    """Adapter, tokenizer and history, as peft loads them."""
+    with appears_whole(destination) as staging:
+        for name in PUBLISHED:
+            shutil.copyfile(checkpoint / name, staging / name)
+        copy_tokenizer(model_folder, staging)
+    return destination
+
+
+def export_merged(checkpoint: Path, model_folder: Path, destination: Path) -> Path:
+    """The base model with the adapter added to its weights, as transformers loads it."""
+    from gemfleet.train.merge import merge_adapter
+
+    with appears_whole(destination) as staging:
+        merge_adapter(model_folder, checkpoint, staging)
+        copy_tokenizer(model_folder, staging)
+    return destination
+
+
+@contextmanager
+def appears_whole(destination: Path) -> Iterator[Path]:
+    """A folder beside `destination` to fill, which gets that name when all went well and is removed otherwise."""
+    _refuse_existing(destination)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
+    try:
+        (staging / "whole").mkdir()
+        yield staging / "whole"
+        (staging / "whole").rename(destination)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _refuse_existing(destination: Path) -> None:
+    if destination.exists():
+        raise StoreError(f"{destination} exists already; give the name of a new folder")

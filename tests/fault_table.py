@@ -1,0 +1,57 @@
+"""What the fault tests keep about each fault, and how they judge a run that went on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.run_registry import Run, RunRegistry
+
+HEADER = ("fault", "final state", "resumed from", "steps lost", "recovery s")
+ROWS: list[tuple[str, ...]] = []
+EPOCHS = 6.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the runs of these tests happen. `whole`: the output of an undisturbed run of `EPOCHS` epochs."""
+
+    workplace: Path
+    address: str
+    whole: Path
+
+
+def tell(
+    fault: str, state: str, resumed: str = "-", steps_lost: int | None = None, seconds: float | None = None
+) -> None:
+    """One row of the table."""
+    lost = "-" if steps_lost is None else str(steps_lost)
+    ROWS.append((fault, state, resumed, lost, "-" if seconds is None else f"{seconds:.1f}"))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a run went on after a fault at the moment `at`, seconds since the epoch."""
+
+    resumed: str
+    steps_lost: int
+    seconds: float
+
+
+def recovery_of(registry: RunRegistry, run: Run, at: float, last_step: int) -> Recovery:
+    """From the first resume after the fault. `last_step`: the newest step known when it happened."""
+    resume = next(e for e in registry.events(run.id) if e["kind"] == "resume" and e["time"] > at)
+    resumed = resume["message"].removeprefix("training goes on from ")
+    start_step = int(resumed.removeprefix("checkpoint-")) if resumed.startswith("checkpoint-") else 0
+    step = next(m for m in registry.metrics(run.id, kind="step") if m["step"] == start_step + 1)
+    return Recovery(resumed, max(0, last_step - start_step), step["time"] - at)
+
+
+def verifies(home: Path, run_id: str) -> None:
+    """Every manifest of the run is that of a whole checkpoint, and nothing unfinished is left."""
+    disk = CheckpointDisk(home / "runs" / run_id / "checkpoints")
+    verdicts = disk.verify_all()
+    assert verdicts
+    assert [name for name, problem in verdicts if problem] == []
+    assert [path.name for path in disk.root.glob(".incoming-*")] == []

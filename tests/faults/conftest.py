@@ -1,0 +1,39 @@
+"""What the fault tests share: one cluster, one undisturbed run to compare with, and the table at the end.
+
+GEMFLEET_FAULTS_TABLE names a file to write the table to.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_table import EPOCHS, HEADER, ROWS, Place
+from gemfleet.cluster.run_registry import RunRegistry
+from tiny_run import ends, local_ray, make_workplace, start
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    workplace, home = make_workplace(tmp_path_factory.mktemp("work")), tmp_path_factory.mktemp("whole")
+    with local_ray() as address:
+        ends(start(workplace, home, address, EPOCHS))
+        (run,) = RunRegistry(home / "gemfleet.db").list_runs()
+        yield Place(workplace, address, home / "runs" / run.id / "output")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not ROWS:
+        return
+    lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ("---",) * len(HEADER), *ROWS)]
+    terminalreporter.section("what each fault cost")
+    terminalreporter.write_line("\n".join(lines))
+    if path := os.environ.get("GEMFLEET_FAULTS_TABLE"):
+        Path(path).write_text("\n".join(lines) + "\n")

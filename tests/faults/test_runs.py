@@ -1,0 +1,209 @@
+"""Faults of whole runs: each ends where an undisturbed run does, or in a state that says why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fault_table import EPOCHS, Place, recovery_of, tell, verifies
+from gemfleet.cluster.run_registry import RunRegistry
+from safetensors.torch import load_file
+from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, start, states, trained_steps, wait_for_step
+
+pytestmark = pytest.mark.slow
+STEPS = int(EPOCHS) * STEPS_PER_EPOCH
+
+
+def newest_step(registry: RunRegistry, run_id: str) -> int:
+    newest = registry.latest_metrics(run_id, "step")
+    assert newest is not None
+    return int(newest["step"])
+
+
+def test_a_killed_rank(place: Place, home: Path) -> None:
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 9)
+    (run,) = registry.list_runs()
+    at, last = time.time(), newest_step(registry, run.id)
+    os.kill(registry.ranks(run.id)[1]["pid"], signal.SIGKILL)
+    ends(process)
+    assert states(registry, run.id)[-4:] == ["restarting", "training", "publishing", "succeeded"]
+    output = home / "runs" / run.id / "output"
+    assert trained_steps(output) == list(range(1, STEPS + 1))
+    for name in ("adapter_model.safetensors",):
+        assert (output / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    recovery = recovery_of(registry, run, at, last)
+    assert recovery.steps_lost <= 2 * SAVE_EVERY  # one interval, and the checkpoint that was on its way
+    assert recovery.seconds < 60
+    tell("rank killed (SIGKILL)", "succeeded, bit-identical", recovery.resumed, recovery.steps_lost, recovery.seconds)
+
+
+def test_a_rank_that_hangs(place: Place, home: Path) -> None:
+    limit = 8.0
+    process = start(place.workplace, home, place.address, EPOCHS, (f"cluster.watchdog.step_s={limit}",))
+    registry = wait_for_step(home, 9)
+    (run,) = registry.list_runs()
+    at, last, victim = time.time(), newest_step(registry, run.id), registry.ranks(run.id)[1]["pid"]
+    os.kill(victim, signal.SIGSTOP)
+    try:
+        ends(process)
+    finally:
+        assert gone(victim)
+    hangs = [event for event in registry.events(run.id) if event["kind"] == "hang"]
+    assert hangs
+    assert limit < hangs[0]["time"] - at < limit + 6
+    stacks = (home / "runs" / run.id / "logs" / "stacks-2-rank-0.txt").read_text()
+    assert "train_step" in stacks
+    assert states(registry, run.id)[-1] == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    recovery = recovery_of(registry, run, at, last)
+    fault = f"rank stopped (SIGSTOP), watchdog at {limit:g} s"
+    tell(fault, "succeeded, bit-identical", recovery.resumed, recovery.steps_lost, recovery.seconds)
+
+
+def gone(pid: int, seconds: float = 15.0) -> bool:
+    """Whether the process ends within this time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return False
+
+
+def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path) -> None:
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 14)
+    (run,) = registry.list_runs()
+    process.kill()
+    process.communicate()
+    assert registry.mark_interrupted() == [run.id]
+    checkpoints = home / "runs" / run.id / "checkpoints"
+    newest, before = sorted((int(p.name[11:]) for p in checkpoints.glob("checkpoint-*")), reverse=True)[:2]
+    data = checkpoints / f"checkpoint-{newest}" / "optimizer.safetensors"
+    data.write_bytes(data.read_bytes()[:-1] + b"?")
+    for state in (home / "runs" / run.id / "ray").rglob("*.json"):
+        state.write_text("{")  # what Ray keeps is never read on resume
+    assert "is damaged" in ends(gemfleet(place.workplace, home, "checkpoints", run.id, "verify"), code=1)
+    at, last = time.time(), newest_step(registry, run.id)
+    ends(gemfleet(place.workplace.parent, home, "resume", "latest", "--set", "cluster.workers=1"))
+    assert states(registry, run.id)[-1] == "succeeded"
+    assert "interrupted" in states(registry, run.id)
+    damaged = [event["message"] for event in registry.events(run.id) if event["kind"] == "checkpoint_damaged"]
+    assert len(damaged) == 1
+    assert f"checkpoint-{newest}" in damaged[0]
+    output = home / "runs" / run.id / "output"
+    assert trained_steps(output) == list(range(1, STEPS + 1))
+    ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (output, place.whole))
+    assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-4
+    verifies(home, run.id)
+    recovery = recovery_of(registry, run, at, last)
+    assert recovery.resumed == f"checkpoint-{before}"
+    tell(
+        "driver killed, newest checkpoint damaged, resumed on 1 rank instead of 2",
+        *("succeeded, equal to 1e-4", recovery.resumed, recovery.steps_lost, recovery.seconds),
+    )
+
+
+def test_sigterm_saves_and_resume_ends_bit_identical(place: Place, home: Path) -> None:
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 9)
+    (run,) = registry.list_runs()
+    at = time.time()
+    process.send_signal(signal.SIGTERM)
+    assert "stopped after" in ends(process, code=130)
+    assert states(registry, run.id)[-1] == "stopped"
+    saved, stopped = registry.checkpoints(run.id)[-1], newest_step(registry, run.id)
+    assert saved["step"] == stopped
+    tell("SIGTERM (`ray job stop`)", "stopped", "-", 0, saved["created_at"] - at)
+    ends(gemfleet(place.workplace, home, "train", "run.yaml", "--resume", "latest"))
+    assert states(registry, run.id)[-1] == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+
+
+def test_a_killed_store(place: Place, home: Path) -> None:
+    import ray
+
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 9)
+    (run,) = registry.list_runs()
+    at = time.time()
+    ray.kill(ray.get_actor(f"gemfleet-store-{run.id}", namespace="gemfleet"), no_restart=False)
+    ends(process)
+    assert "restarting" not in states(registry, run.id)
+    assert states(registry, run.id)[-1] == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    after = next(entry for entry in registry.checkpoints(run.id) if entry["created_at"] > at)
+    tell("store actor killed", "succeeded, bit-identical", "-", 0, after["created_at"] - at)
+
+
+def test_a_loss_that_is_not_a_number(place: Place, home: Path) -> None:
+    overrides = ("train.optim.learning_rate=1e30", "train.optim.max_grad_norm=0.0")
+    output = ends(start(place.workplace, home, place.address, 1.0, overrides), code=1)
+    registry = RunRegistry(home / "gemfleet.db")
+    (run,) = registry.list_runs()
+    assert run.state == "failed"
+    assert "step" in run.reason
+    assert "restarting" not in states(registry, run.id)
+    assert run.reason in output
+    tell("loss is not a number", "failed, says the step", "-")
+
+
+@pytest.fixture
+def small_disk(home: Path) -> Iterator[Path]:
+    """The folder of all runs on a disk of 64 MiB of its own."""
+    runs = home / "runs"
+    runs.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(runs)], check=False).returncode:
+        pytest.skip("needs root, to mount a disk of 64 MiB")
+    yield runs
+    subprocess.run(["umount", str(runs)], check=True)
+
+
+@pytest.mark.parametrize(("policy", "state"), [("continue", "succeeded"), ("stop", "stopped")])
+def test_a_full_disk_on_the_head(place: Place, home: Path, small_disk: Path, policy: str, state: str) -> None:
+    settings = (f"cluster.on_checkpoint_failure={policy}", "cluster.refuse_free_gib=0.0")
+    process = start(place.workplace, home, place.address, EPOCHS, settings)
+    registry = wait_for_step(home, 9)
+    (run,) = registry.list_runs()
+    at = time.time()
+    filler = small_disk / "filler"
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(4096))
+            file.flush()
+    event = wait_for_event(registry, run.id, "checkpoint_failed")
+    assert "No space left" in event["message"]
+    if policy == "continue":
+        filler.unlink()
+    ends(process)
+    assert states(registry, run.id)[-1] == state
+    verifies(home, run.id)
+    tell(f"disk full on the head, `{policy}`", state, "-", 0, event["time"] - at)
+
+
+def wait_for_event(registry: RunRegistry, run_id: str, kind: str, seconds: float = 60.0) -> dict[str, Any]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := [event for event in registry.events(run_id) if event["kind"] == kind]:
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"no event {kind}")
