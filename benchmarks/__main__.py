@@ -14,6 +14,7 @@ SUITES = {
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
     "api": "how long the status API takes to answer under load",
     "plan": "the memory that the plan foretells against the memory that training takes",
+    "checkpoint": "what saving costs a step, and throughput into the head beside a plain socket copy",
 }
 
 

@@ -200,6 +200,16 @@ class RunRegistry:
         with self._connect() as db:
             db.execute("DELETE FROM checkpoints WHERE run_id = ? AND step = ?", (run_id, step))
 
+    def delete_run(self, run_id: str) -> None:
+        """Forget a run that has ended, with all its records. RunConflict when it has not."""
+        with self._connect() as db:
+            state = self._state(db, run_id)
+            if not state.is_terminal:
+                raise RunConflict(f"run {run_id} is {state}; stop it first")
+            for table in ("events", "metrics", "checkpoints", "ranks"):
+                db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
+            db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
+
     def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int) -> None:
         with self._connect() as db:
             row = (run_id, rank, node, address, pid, time.time())

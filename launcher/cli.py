@@ -13,6 +13,7 @@ from .commands.convert import convert
 from .commands.events import events
 from .commands.logs import logs
 from .commands.plan import plan
+from .commands.prune import prune
 from .commands.push import push
 from .commands.resume import resume
 from .commands.runs import runs
@@ -27,7 +28,7 @@ from .commands.watch import watch
 
 COMMANDS = (
     *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, push, serve, tensorboard, version),
+    *(checkpoints, prune, push, serve, tensorboard, version),
 )
 EXIT_BAD_INPUT = 2
 

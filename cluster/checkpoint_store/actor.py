@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,6 +96,10 @@ class CheckpointStore:
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._disk.root).free
+
+    def peak_memory_bytes(self) -> int:
+        """The most this process has held."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def file_call(self, method: str, *arguments: Any) -> Any:
         """Ray Train's own small state files, see `StoredFiles`."""

@@ -40,6 +40,7 @@ class CheckpointDisk:
         root.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._poisoned: dict[Path, str] = {}
+        self._verified: dict[Path, FileEntry] = {}  # files on their way whose bytes on the disk were hashed
         self._resume_points: dict[int, tuple[Manifest | None, list[str]]] = {}
 
     @property
@@ -75,6 +76,7 @@ class CheckpointDisk:
         part.parent.mkdir(parents=True, exist_ok=True)
         part.unlink(missing_ok=True)
         self._poisoned.pop(part, None)
+        self._verified.pop(part.with_name(Path(name).name), None)
 
     def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
         """Put `chunk` at `offset` of a file on its way; the same chunk may come twice, and chunks in any order.
@@ -110,6 +112,7 @@ class CheckpointDisk:
             os.fsync(file.fileno())
         part.rename(final)
         sync_folder(final.parent)
+        self._verified[final] = entry
 
     def declare(
         self,
@@ -139,32 +142,37 @@ class CheckpointDisk:
 
     def manifests(self) -> list[Manifest]:
         """Committed checkpoints by ascending step; a folder whose manifest cannot be read is left out."""
-        return sorted((m for m, _ in self._readable()), key=lambda manifest: manifest.step)
+        return [found for _, found in self._read_all() if isinstance(found, Manifest)]
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
-        """The newest checkpoint whose every file verifies, and a sentence for each newer one that was damaged."""
-        damaged = [f"{path.name}: {problem}" for path, problem in self._unreadable()]
-        for manifest in reversed(self.manifests()):
-            try:
-                manifest.verify(self.folder(manifest.step))
-            except StoreError as error:
-                damaged.append(f"checkpoint-{manifest.step}: {error}")
-            else:
-                return manifest, damaged
-        return None, damaged
-
-    def verify_all(self) -> list[tuple[str, str | None]]:
-        """Each committed folder by ascending step, with what is wrong with it; None for one that is whole."""
-        verdicts: list[tuple[int, str, str | None]] = []
-        for path, found in self._read_all():
-            problem = found if isinstance(found, str) else None
+        """The newest checkpoint whose every file verifies, and a sentence for each newer one that is damaged."""
+        damaged: list[str] = []
+        for path, found in reversed(self._read_all()):
             if isinstance(found, Manifest):
                 try:
                     found.verify(path)
                 except StoreError as error:
-                    problem = str(error)
-            verdicts.append((int(path.name.removeprefix("checkpoint-")), path.name, problem))
-        return [(name, problem) for _, name, problem in sorted(verdicts)]
+                    damaged.append(f"{path.name}: {error}")
+                else:
+                    return found, damaged
+            else:
+                damaged.append(f"{path.name}: {found}")
+        return None, damaged
+
+    def verify_all(self) -> list[tuple[str, str | None]]:
+        """Each committed folder by ascending step, with what is wrong with it; None for one that is whole."""
+        verdicts: list[tuple[str, str | None]] = []
+        for path, found in self._read_all():
+            problem = None
+            try:
+                if isinstance(found, Manifest):
+                    found.verify(path)
+                else:
+                    problem = found
+            except StoreError as error:
+                problem = str(error)
+            verdicts.append((path.name, problem))
+        return verdicts
 
     def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
         """`newest_verified`, and the same answer to every rank of one attempt."""
@@ -214,7 +222,8 @@ class CheckpointDisk:
                 f"two ranks sent a file of the same name for checkpoint-{step}; name files after their rank"
             )
         manifest = Manifest(step, generation, time.time(), files, metrics)
-        manifest.verify(folder)
+        if not all(self._verified.pop(folder / entry.path, None) == entry for entry in files):
+            manifest.verify(folder)  # a restarted store did not see them arrive
         write_durably(folder / MANIFEST_FILE, manifest.to_json().encode())
         if self.folder(step).exists():  # a damaged one of the same step, or `declare` would have returned it
             shutil.rmtree(self.folder(step))
@@ -248,16 +257,11 @@ class CheckpointDisk:
             raise StoreError(f"{path.name} lies behind a link that leaves the checkpoint store; remove the link")
         return path
 
-    def _readable(self) -> list[tuple[Manifest, Path]]:
-        return [(m, path) for path, m in self._read_all() if isinstance(m, Manifest)]
-
-    def _unreadable(self) -> list[tuple[Path, str]]:
-        return [(path, m) for path, m in self._read_all() if isinstance(m, str)]
-
     def _read_all(self) -> list[tuple[Path, Manifest | str]]:
-        """Each committed folder with its manifest, or with what is wrong with it."""
+        """Each committed folder by ascending step, with its manifest or with what is wrong with that."""
         found: list[tuple[Path, Manifest | str]] = []
-        for path in sorted(p for p in self.root.iterdir() if COMMITTED.fullmatch(p.name)):
+        folders = [path for path in self.root.iterdir() if COMMITTED.fullmatch(path.name)]
+        for path in sorted(folders, key=lambda path: int(path.name.removeprefix("checkpoint-"))):
             try:
                 found.append((path, Manifest.read(path)))
             except StoreError as error:

@@ -107,6 +107,7 @@ def test_pull_copies_a_whole_checkpoint_once(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "copy", "home", "other", "work"]
 
 
+@pytest.mark.slow
 def test_the_merged_model_computes_what_base_and_adapter_do(run_folder: Path, tmp_path: Path) -> None:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -121,3 +122,19 @@ def test_the_merged_model_computes_what_base_and_adapter_do(run_folder: Path, tm
     assert float((adapted - plain).detach().abs().max()) > 0.01
     torch.testing.assert_close(merged, adapted, rtol=1e-3, atol=1e-3)
     assert (tmp_path / "merged" / "tokenizer.json").is_file()
+
+
+def test_prune_removes_nothing_unasked_and_never_the_newest_checkpoint(run_folder: Path) -> None:
+    registry = RunRegistry(run_folder.parent.parent / "gemfleet.db")
+    damage(run_folder, 8)
+    assert "would be removed" in run("prune", "--keep", "0", "--checkpoints-only")
+    assert len(list(run_folder.glob("checkpoints/checkpoint-*"))) == 2
+    run("prune", "--keep", "0", "--checkpoints-only", "--yes")
+    assert [path.name for path in run_folder.glob("checkpoints/checkpoint-*")] == ["checkpoint-4"]
+    assert json.loads(run("prune", "--keep", "1", "--yes", "--json")) == []
+    assert json.loads(run("prune", "--keep", "0", "--older-than", "1", "--yes", "--json")) == []
+    registry.create_run("two-2", "two", "{}")
+    (entry,) = json.loads(run("prune", "--keep", "0", "--yes", "--json"))  # the other one has not ended
+    assert entry["run"] == "one-1"
+    assert not run_folder.exists()
+    assert [found.id for found in registry.list_runs()] == ["two-2"]

@@ -1,0 +1,120 @@
+"""Two ranks train a stand-in step and save; the store runs on this machine's head node.
+
+Prints, for each save, what the step waits for (copying the state in memory, and handing it over), how long the
+checkpoint then takes to be committed, and the throughput into the head beside that of a plain socket copy to the same
+disk in the same run. One JSON line ends the output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ..peers.machine import git_commit, hardware
+from .socket_copy import copy_seconds
+
+MIB = 2**20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--mib", type=int, default=400, help="size of a checkpoint [400]")
+    parser.add_argument("--saves", type=int, default=20, help="checkpoints to save [20]")
+    parser.add_argument("--folder", type=Path, help="where the head's disk is measured [a temporary folder]")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print a table and the JSON line."""
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="gemfleet-bench-") as folder:
+        facts = measure(arguments.mib * MIB, arguments.saves, Path(folder))
+    print_table(facts)
+    print(json.dumps(facts))
+    return 0
+
+
+def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
+    """The figures of one run on a Ray cluster of this machine, which ends with it."""
+    import ray
+    from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
+    from gemfleet.cluster.checkpoint_store.client import StoreClient
+    from gemfleet.cluster.local import connect
+
+    connection = connect("local", workers=2)
+    try:
+        store = StoreClient(start_store("bench", folder / "run", None, StorePolicy(keep=1)))
+        store = store.attempt(store.begin_attempt())
+        writer = ray.remote(save_often).options(num_cpus=1)
+        before = copy_seconds(size, folder)
+        ranks = [writer.remote(store, rank, size // 2, saves) for rank in (0, 1)]
+        timings = ray.get(ranks)
+        memory = ray.get(store.store.handle.peak_memory_bytes.remote())
+        plain = min(before, copy_seconds(size, folder))
+    finally:
+        connection.close()
+    return summary(size, saves, timings, plain, memory)
+
+
+def save_often(store: Any, rank: int, size: int, saves: int) -> list[dict[str, float]]:
+    """What one rank measures: it copies its half of the state, hands it over, and goes on with steps meanwhile."""
+    import torch
+    from gemfleet.launcher.uploads import CheckpointUploads
+
+    state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
+    timings: list[dict[str, float]] = []
+
+    def send(step: int, folder: Path, metrics: Mapping[str, float]) -> None:
+        started = time.perf_counter()
+        store.upload(step, folder, rank, (0, 1))
+        timings[step - 1]["upload"] = time.perf_counter() - started
+
+    with tempfile.TemporaryDirectory() as work:
+        uploads = CheckpointUploads(send, Path(work), print)
+        for step in range(1, saves + 1):
+            uploads.wait()  # saves far apart: what is measured is one save, not the queue behind it
+            started = time.perf_counter()
+            copied = {name: tensor.clone() for name, tensor in state.items()}
+            taken = time.perf_counter()
+            timings.append({"copy": taken - started})
+            uploads.save(step, partial(write, rank, copied), {})
+            del copied
+            timings[-1]["hand_over"] = time.perf_counter() - taken
+        uploads.close(600)
+    return timings
+
+
+def write(rank: int, state: Mapping[str, Any], folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file(dict(state), folder / f"rank-{rank}.safetensors")
+
+
+def summary(size: int, saves: int, timings: list[list[dict[str, float]]], plain: float, memory: int) -> dict[str, Any]:
+    """Medians over saves; of an upload, the slower rank's."""
+    upload = statistics.median(max(rank[n]["upload"] for rank in timings) for n in range(saves))
+    return {
+        "benchmark": "checkpoint",
+        "mib": size // MIB,
+        "saves": saves,
+        "copy_seconds": statistics.median(entry["copy"] for rank in timings for entry in rank),
+        "hand_over_seconds_worst": max(entry["hand_over"] for rank in timings for entry in rank),
+        "upload_seconds": upload,
+        "store_mib_per_second": size / MIB / upload,
+        "socket_mib_per_second": size / MIB / plain,
+        "store_of_socket": plain / upload,
+        "store_peak_memory_mib": memory / MIB,
+        "machine": hardware(),
+        "commit": git_commit(),
+    }
+
+
+def print_table(facts: Mapping[str, Any]) -> None:
+    print(f"{facts['saves']} checkpoints of {facts['mib']} MiB from 2 ranks", file=sys.stderr)
+    for name in (key for key in facts if isinstance(facts[key], float)):
+        print(f"  {name:26} {facts[name]:10.3f}", file=sys.stderr)

@@ -1,0 +1,89 @@
+"""Kills at random moments of saving: whatever is newest is whole, is of one step only, and is at most one save old.
+
+Two writers send a checkpoint of four files, one step after the other, into one store's folder, in a process that is
+killed at a random moment; then the next process goes on. GEMFLEET_KILLS says how often (default 12).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from fault_table import tell
+from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+
+KILLS = int(os.environ.get("GEMFLEET_KILLS", "12"))
+FILE_BYTES = 1 << 20
+WRITER = """
+import hashlib, sys, threading
+from pathlib import Path
+import numpy as np
+from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.manifest import FileEntry
+
+disk = CheckpointDisk(Path(sys.argv[1]))
+generation = disk.begin_attempt()
+newest, _ = disk.newest_verified()
+step = newest.step if newest else 0
+
+def send(rank, step):
+    entries = []
+    for part in range(2):
+        name = f"rank-{rank}-{part}.bin"
+        content = np.full(int(sys.argv[2]), step % 251, dtype=np.uint8)
+        disk.begin(step, generation, name)
+        for offset in range(0, len(content), 1 << 18):
+            disk.write(step, generation, name, offset, content[offset : offset + (1 << 18)])
+        entries.append(FileEntry(name, len(content), hashlib.sha256(content).hexdigest()))
+        disk.finish(step, generation, entries[-1])
+    disk.declare(step, generation, rank, entries, [0, 1])
+
+print("saving", flush=True)
+while True:
+    step += 1
+    ranks = [threading.Thread(target=send, args=(rank, step)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join()
+    disk.retain(3)
+    print(step, flush=True)  # the writer was told that this step is safe
+"""
+
+
+def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path) -> None:
+    chance = random.Random(2026)
+    told, lost = 0, 0
+    for _ in range(KILLS):
+        told = killed_at_random(tmp_path / "checkpoints", chance, told)
+        disk = CheckpointDisk(tmp_path / "checkpoints")
+        newest, damaged = disk.newest_verified()
+        assert damaged == []
+        if newest is None:
+            assert told == 0
+            continue
+        assert newest.step >= told
+        lost += newest.step < told
+        assert len(newest.files) == 4
+        for entry in newest.files:
+            content = np.fromfile(disk.folder(newest.step) / entry.path, dtype=np.uint8)
+            assert (content == newest.step % 251).all()  # never a mix of two steps
+    assert told > 0
+    tell(f"{KILLS} kills at random moments of saving", "newest whole each time", "-", lost)
+
+
+def killed_at_random(root: Path, chance: random.Random, told: int) -> int:
+    """Let a writer run for a moment and kill it; returns the last step it was told is safe, over all writers."""
+    command = [sys.executable, "-c", WRITER, str(root), str(FILE_BYTES)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "saving\n"
+        time.sleep(chance.uniform(0.0, 0.4))
+        writer.kill()
+        lines = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
+    return max([told, *map(int, lines)])
