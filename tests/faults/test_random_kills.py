@@ -1,22 +1,27 @@
 """Kills at random moments of saving: whatever is newest is whole, is of one step only, and is at most one save old.
 
 Two writers send a checkpoint of four files, one step after the other, into one store's folder, in a process that is
-killed at a random moment; then the next process goes on. GEMFLEET_KILLS says how often (default 12).
+killed at a random moment; then the next process goes on. GEMFLEET_KILLS says how often (default 12). Whole runs lose a
+rank or their driver GEMFLEET_RUN_KILLS times (default 2), and still end bit for bit where an undisturbed one does.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
-from fault_table import tell
+import pytest
+from fault_table import EPOCHS, Place, tell, verifies
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from tiny_run import ends, gemfleet, start, states, wait_for_step
 
+RUN_KILLS = int(os.environ.get("GEMFLEET_RUN_KILLS", "2"))
 KILLS = int(os.environ.get("GEMFLEET_KILLS", "12"))
 FILE_BYTES = 1 << 20
 WRITER = """
@@ -87,3 +92,31 @@ def killed_at_random(root: Path, chance: random.Random, told: int) -> int:
         writer.kill()
         lines = [line for line in writer.stdout.read().splitlines(keepends=True) if line.endswith("\n")]
     return max([told, *map(int, lines)])
+
+
+@pytest.mark.slow
+def test_runs_end_the_same_whoever_is_killed(place: Place, tmp_path: Path) -> None:
+    home, chance, moment = tmp_path / "home", random.Random(7), 0.0
+    patient = (f"cluster.max_failures={RUN_KILLS}",)
+    process, drivers = start(place.workplace, home, place.address, EPOCHS, patient), 0
+    for _ in range(RUN_KILLS):
+        registry = wait_for_step(home, 1, after=moment)
+        (run,) = registry.list_runs()
+        time.sleep(chance.uniform(0.0, 2.0))
+        if process.poll() is not None:
+            break  # it was done before
+        moment = time.time()
+        if chance.random() < 0.5:
+            os.kill(chance.choice(registry.ranks(run.id))["pid"], signal.SIGKILL)
+        else:
+            drivers += 1
+            process.kill()
+            process.communicate()
+            assert registry.mark_interrupted() == [run.id]
+            process = gemfleet(place.workplace, home, "resume", run.id)
+    ends(process)
+    assert states(registry, run.id)[-1] == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    tell(f"{RUN_KILLS} random kills in one run, {drivers} of them of the driver", "succeeded, bit-identical")
