@@ -14,7 +14,11 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-hosts check bench clean
+.PHONY: help demo test test-quick test-faults test-hosts check bench clean
+
+# How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of one run.
+KILLS := 180
+RUN_KILLS := 5
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +34,10 @@ test: check ## check, then every test that needs neither a GPU nor several hosts
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
 	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow'
+
+test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk)
+	@echo "== faults"
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"

@@ -49,6 +49,9 @@ class TrainingFailedError(RuntimeError):
         super().__init__(message, logs)
         self.message, self.logs = message, logs
 
+    def __str__(self) -> str:
+        return self.message
+
 
 @dataclass(frozen=True)
 class Outcome:

@@ -55,8 +55,8 @@ class CheckpointStore:
         free, limit = self.free_bytes(), self._policy.refuse_free_bytes
         if free - size < limit:
             raise StoreError(
-                f"the head's disk has {free / 2**30:.2f} GiB free, and cluster.refuse_free_gib keeps "
-                f"{limit / 2**30:.2f} of them; free some (`gemfleet prune`) or lower it"
+                f"the head's disk has {free / 2**20:,.1f} MiB free, too few for {size / 2**20:,.1f} MiB with "
+                f"cluster.refuse_free_gib at {limit / 2**30:g}; free some (`gemfleet prune`)"
             )
         self._disk.begin(step, generation, name)
 

@@ -191,7 +191,7 @@ def test_a_full_disk_on_the_head(place: Place, home: Path, small_disk: Path, pol
             file.write(bytes(4096))
             file.flush()
     event = wait_for_event(registry, run.id, "checkpoint_failed")
-    assert "No space left" in event["message"]
+    assert "MiB free, too few" in event["message"]
     if policy == "continue":
         filler.unlink()
     ends(process)

@@ -78,7 +78,9 @@ def test_ctrl_c_leaves_a_checkpoint_and_code_130(workplace: Path, home: Path, ra
 
 @pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run_with_code_1(workplace: Path, home: Path, ray_address: str) -> None:
-    output = ends(start(workplace, home, ray_address, epochs=20.0, overrides=("train.optim.learning_rate=1e30",)), code=1)
+    output = ends(
+        start(workplace, home, ray_address, epochs=20.0, overrides=("train.optim.learning_rate=1e30",)), code=1
+    )
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
     assert states(registry, run.id)[-1] == "failed"
