@@ -20,7 +20,10 @@ class WatchdogConfig(StrictModel):
     start_s: Annotated[float | None, Field(gt=0, description="loading the model and the checkpoint")] = 3600.0
     step_s: Annotated[float | None, Field(gt=0, description="one optimizer step")] = 900.0
     evaluate_s: Annotated[float | None, Field(gt=0, description="scoring the evaluation set once")] = 3600.0
-    save_s: Annotated[float | None, Field(gt=0, description="copying the state; waiting for the copy before")] = 1800.0
+    save_s: Annotated[
+        float | None,
+        Field(gt=0, description="copying the state; and waiting for the copy before"),
+    ] = 900.0
 
     def limits(self) -> dict[str, float]:
         """By the loop's name of each phase."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -52,10 +51,10 @@ class CheckpointUploads:
 
     def _carry_out(self, step: int, write: list[WriteCheckpoint], metrics: Mapping[str, float]) -> None:
         name, started = f"checkpoint-{step}", time.monotonic()
-        folder = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self._work))
         try:
-            write.pop()(folder)
-            self._send(step, folder, metrics)
+            with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=self._work, ignore_cleanup_errors=True) as folder:
+                write.pop()(Path(folder))
+                self._send(step, Path(folder), metrics)
         except Exception as error:
             self.failed = True
             log.exception("%s did not reach the head", name)
@@ -63,5 +62,3 @@ class CheckpointUploads:
         else:
             self.failed = False
             log.info("%s is on the head after %.1f s", name, time.monotonic() - started)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -141,3 +141,21 @@ def test_only_the_two_known_lines_are_hidden() -> None:
     finally:
         for name, logger in loggers.items():
             logger.filters[:] = before[name]
+
+
+@pytest.mark.usefixtures("registry")
+def test_resume_latest_is_the_newest_run_of_that_name() -> None:
+    from gemfleet.cluster.errors import UnknownRun
+    from gemfleet.launcher.commands.train import run_to_resume
+
+    assert run_to_resume("latest", "alpha") == "alpha-2"
+    assert run_to_resume("alpha-1", "another") == "alpha-1"
+    with pytest.raises(UnknownRun, match="no run named 'beta' yet"):
+        run_to_resume("latest", "beta")
+
+
+def test_a_job_resumes_with_the_same_words() -> None:
+    from gemfleet.launcher.submission import entrypoint
+
+    assert entrypoint("run.yaml", ["name=x"], "latest") == "gemfleet train run.yaml --set name=x --resume latest"
+    assert entrypoint("run.yaml", []) == "gemfleet train run.yaml"

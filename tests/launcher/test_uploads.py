@@ -67,6 +67,15 @@ def test_a_lost_checkpoint_is_told_and_the_next_one_mends_it(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rank_without_room_on_its_own_disk_tells_so(tmp_path: Path) -> None:
+    told: list[Mapping[str, Any]] = []
+    uploads = CheckpointUploads(SlowHead().send, tmp_path / "gone", told.append)
+    uploads.save(1, write, {})
+    uploads.close(5)
+    assert uploads.failed
+    assert "checkpoint-1 was lost" in told[0]["message"]
+
+
 def test_the_state_is_let_go_once_it_is_written(tmp_path: Path) -> None:
     import weakref
 

@@ -192,6 +192,8 @@ def test_a_checkpoint_of_other_adapters_or_another_seed_is_refused(tmp_path: Pat
     train_in(tmp_path / "run", stop_after=2)
     with pytest.raises(UserError, match=r"train\.seed is 7"):
         train_in(tmp_path / "run", seed=7)
+    with pytest.raises(UserError, match=r"train\.batch\.global is 4"):
+        train_in(tmp_path / "run", batch={"global": 4, "micro": 1})
     with pytest.raises(UserError, match=r"train\.lora"):
         train_in(tmp_path / "run", lora={"r": 4, "target_modules": ["q_proj"]})
 
