@@ -1,0 +1,26 @@
+"""The checkpoint suite's parts: its yardstick moves real bytes, and its figures follow from the timings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from gemfleet.benchmarks.checkpoint.socket_copy import copy_seconds
+from gemfleet.benchmarks.checkpoint.suite import MIB, summary
+
+
+def test_the_socket_copy_moves_everything_and_cleans_up(tmp_path: Path) -> None:
+    assert 0 < copy_seconds(3 * MIB + 1, tmp_path) < 30
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_upload_is_the_slower_ranks_and_the_ratio_is_of_throughputs() -> None:
+    fast = [{"copy": 0.1, "hand_over": 0.001, "upload": 1.0} for _ in range(3)]
+    slow = [{"copy": 0.3, "hand_over": 0.002, "upload": 2.0} for _ in range(3)]
+    facts = summary(200 * MIB, 3, [fast, slow], plain=1.0, memory=64 * MIB)
+    assert facts["upload_seconds"] == 2.0
+    assert facts["store_mib_per_second"] == pytest.approx(100.0)
+    assert facts["socket_mib_per_second"] == pytest.approx(200.0)
+    assert facts["store_of_socket"] == pytest.approx(0.5)
+    assert facts["hand_over_seconds_worst"] == 0.002
+    assert facts["store_peak_memory_mib"] == 64
