@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from gemfleet.train.errors import UserError
 
 SUITES = {
-    "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
     "api": "how long the status API takes to answer under load",
     "plan": "the memory that the plan foretells against the memory that training takes",
     "checkpoint": "what saving costs a step, and throughput into the head beside a plain socket copy",
+    "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",
+    "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
 }
 
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     for name, summary in SUITES.items():
-        suite = importlib.import_module(f"{__package__}.{name}.suite")
+        suite = importlib.import_module(f"{__package__}.{name.replace('-', '_')}.suite")
         command = commands.add_parser(name, help=summary, description=suite.__doc__)
         suite.add_arguments(command)
         command.set_defaults(run=suite.run)

@@ -70,6 +70,11 @@ class RunRecorder:
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
         self._registry.add_event(self._run_id, kind, message, data)
 
+    def newest_event(self, kinds: Sequence[str]) -> dict[str, Any] | None:
+        """The newest event of one of these kinds; None when there is none."""
+        matching = [event for event in self._registry.events(self._run_id) if event["kind"] in kinds]
+        return matching[-1] if matching else None
+
     def checkpoint_committed(self, step: int, path: str, size: int, generation: int, removed: Sequence[int]) -> None:
         """A manifest was written; `removed` are the steps that retention took away after it."""
         self._registry.add_checkpoint(self._run_id, step, path, size, generation)

@@ -8,6 +8,7 @@ import typer
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.train.errors import UserError
 
+from .commands.batch_cache import batch_cache
 from .commands.checkpoints import checkpoints
 from .commands.convert import convert
 from .commands.events import events
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(batch_cache)
 
 
 def main() -> None:

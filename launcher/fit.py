@@ -20,6 +20,7 @@ from gemfleet.cluster.head import HeadActor
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
+from .memory_restart import EndsForMemory
 from .placement import Placement
 from .torch_backend import PreparedTorchConfig
 from .worker import RankJob, train_rank
@@ -62,7 +63,7 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
             storage_filesystem=settings.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
-            callbacks=[EndsForGood(settings.recorder)],
+            callbacks=[EndsForGood(settings.recorder), EndsForMemory(settings.recorder)],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )

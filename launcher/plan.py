@@ -41,7 +41,7 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "precision": describe_precision(train.precision),
         "base": "frozen, not quantised" if train.quantization == "none" else f"frozen, in {train.quantization}",
         "recomputation": train.activation_checkpointing,
-        "batch": f"{train.batch.global_} examples a step; {train.batch.micro} packed rows of a rank in memory at once",
+        "batch": f"{train.batch.global_} examples a step; {_rows_sentence(train.batch.micro)} in memory at once",
         "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
         "failures": f"up to {cluster.max_failures} restarts from the newest checkpoint",
@@ -108,6 +108,10 @@ def _adapter_sentence(lora: LoraConfig, facts: ModelFacts | None) -> str:
     count = lora_parameter_count(lora, facts.config) if facts else None
     parameters = f": {count:,} trainable parameters" if count else ""
     return f"LoRA r={lora.r}, alpha={lora.alpha:g} on {targets}{parameters}"
+
+
+def _rows_sentence(micro: int | str) -> str:
+    return "as many packed rows of a rank as are fastest" if micro == "auto" else f"{micro} packed rows of a rank"
 
 
 def _ranks_sentence(workers: int | str, gpus: int | str) -> str:

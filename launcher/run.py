@@ -17,22 +17,25 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
-from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.inventory import list_nodes, wait_for_resources
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.cluster.staging import stage_folder
+from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
 
 from .api.beside import status_api
+from .attempts import Attempts
 from .config import ClusterConfig, LaunchConfig
 from .config_file import dump_config
 from .data_tasks import RayBlockSource, prepare_on_cluster
+from .find_batch import find_micro
 from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
 from .inputs import check_everything, with_clones
+from .memory_restart import MemoryRestart
 from .placement import Placement, place
 from .progress import Display, training_facts
 from .ray_session import connected
@@ -111,7 +114,12 @@ class Run:
 
 
 def launch(
-    config: LaunchConfig, config_path: Path, display: Display, resumed: str | None = None, submitted: str | None = None
+    config: LaunchConfig,
+    config_path: Path,
+    display: Display,
+    resumed: str | None = None,
+    submitted: str | None = None,
+    batch_cache: bool = True,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
@@ -126,10 +134,10 @@ def launch(
         if submitted is not None:
             check_everything(config)
         run.config = with_clones(config, run.folder, display)
-        return carry_out(run)
+        return carry_out(run, batch_cache)
 
 
-def carry_out(run: Run) -> Outcome:
+def carry_out(run: Run, batch_cache: bool) -> Outcome:
     """The phases of a run, on its cluster."""
     with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
@@ -138,7 +146,8 @@ def carry_out(run: Run) -> Outcome:
             placement = preflight(run)
             model_folder, folders = stage(run)
         source, report = prepare_data(run, placement, folders)
-        interrupted, snapshot, store = fit(run, placement, source, folders)
+        train = find_micro(run, placement, source, folders, batch_cache)
+        interrupted, snapshot, store = fit(run, train, placement, source, folders)
         checkpoint = newest_checkpoint(run, store, snapshot["result"])
         trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])
         return finish(run, trained, interrupted)
@@ -181,7 +190,7 @@ def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> tup
 
 
 def fit(
-    run: Run, placement: Placement, source: RayBlockSource, folders: dict[str, str]
+    run: Run, train: TrainConfig, placement: Placement, source: RayBlockSource, folders: dict[str, str]
 ) -> tuple[bool, dict[str, Any], StoreClient]:
     """Train. Returns whether Ctrl-C ended it, the recorder's last snapshot, and the store."""
     run.enter(RunState.TRAINING, "training")
@@ -189,36 +198,24 @@ def fit(
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster))
     store = StoreClient(store_actor)
-    attempts = Attempts(store, recorder, store.begin_attempt())
-    settings = FitSettings(
-        f"launch-{attempts.before}",
-        *(placement, store_filesystem(store_actor), "", cluster.max_failures, attempts, recorder),
-    )
+    restart = MemoryRestart(run.registry, run.id)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
-    thread = FitThread(build_trainer(RankJob(run.config.train, source, folders, recorder, store, faults), settings))
-    thread.start()
-    interrupted = watch(thread, lambda: show(run, recorder.call("snapshot")), lambda: ask_to_stop(run))
+    while True:
+        attempts = Attempts(store, recorder, store.begin_attempt())
+        settings = FitSettings(
+            f"launch-{attempts.before}",
+            *(placement, store_filesystem(store_actor), "", restart.failures_left(cluster.max_failures)),
+            *(attempts, recorder),
+        )
+        thread = FitThread(build_trainer(RankJob(train, source, folders, recorder, store, faults), settings))
+        thread.start()
+        interrupted = watch(thread, lambda: show(run, recorder.call("snapshot")), lambda: ask_to_stop(run))
+        if interrupted or not restart.wanted():
+            break
+        train = restart.lowered(train, run.note)
     snapshot = recorder.call("snapshot")
     raise_failure(run, thread.error)
     return interrupted, snapshot, store
-
-
-@dataclass(frozen=True)
-class Attempts:
-    """Counts attempts for Ray's controller; picklable. Every attempt of a launch after its first is a restart.
-
-    before: the generation that this launch took for itself, so that ranks of an older launch can write nothing
-    """
-
-    store: StoreClient
-    recorder: HeadActor
-    before: int
-
-    def __call__(self) -> int:
-        generation = self.store.begin_attempt()
-        if generation > self.before + 1:
-            self.recorder.call("transition", "restarting", f"attempt {generation - self.before}")
-        return generation
 
 
 def store_policy(cluster: ClusterConfig) -> StorePolicy:

@@ -25,7 +25,9 @@ from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.loop import TrainResult
+from gemfleet.train.out_of_memory import OutOfMemoryError
 
+from .memory_restart import RANK_EVENT
 from .outbox import Outbox, OutboxLogHandler
 from .reporter import RayReporter
 from .torch_backend import GENERATION_VARIABLE
@@ -73,6 +75,9 @@ def train_rank(settings: dict[str, Any]) -> None:
             result = _train(job, rank, outbox, Path(work))
         if rank == 0:
             outbox.put({"kind": "result", "event": "result", "device": device_name(), **asdict(result)})
+    except OutOfMemoryError as error:
+        outbox.put({"kind": "event", "event": RANK_EVENT, "message": str(error), "rank": rank, "micro": error.micro})
+        raise
     except (UserError, NonFiniteLossError) as error:
         kind = "user" if isinstance(error, UserError) else "training"
         outbox.put({"kind": "event", "event": "fatal", "message": str(error), "rank": rank, "cause": kind})

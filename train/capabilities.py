@@ -42,7 +42,7 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
     return Choices(
         attention=attention_kernel(device, dtype),
         compile=compiled,
-        pad_to=config.data.max_length * config.batch.micro if compiled else 0,
+        pad_to=config.data.max_length * config.batch.rows_per_pass if compiled else 0,
         # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
         activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
     )

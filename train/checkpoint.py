@@ -144,7 +144,7 @@ def trainer_state(progress: Progress, config: TrainConfig) -> dict[str, Any]:
         "save_steps": config.checkpoint.every if isinstance(config.checkpoint.every, int) else 0,
         "stateful_callbacks": {},
         "total_flos": 0,
-        "train_batch_size": config.batch.micro,
+        "train_batch_size": config.batch.rows_per_pass,
         "trial_name": None,
         "trial_params": None,
     }

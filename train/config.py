@@ -7,6 +7,7 @@ Models are strict and frozen. A wrong value is an error that names the field; no
 from __future__ import annotations
 
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -18,7 +19,14 @@ Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
+BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
+
+
+def parse_bytes(text: int | str) -> int:
+    """Bytes of `16GiB`, `512MiB`, `1.5 GiB` or a plain number; 0 where it is no size."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?", str(text).strip())
+    return 0 if match is None else int(float(match[1]) * BYTE_UNITS[match[2] or "B"])
 
 
 class StrictModel(BaseModel):
@@ -88,7 +96,35 @@ class BatchConfig(StrictModel):
     global_: Annotated[
         int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")
     ] = 32
-    micro: Annotated[int, Field(gt=0, description="packed rows of max_length one rank holds in one pass")] = 1
+    micro: Annotated[
+        Literal["auto"] | Annotated[int, Field(gt=0)],
+        Field(description="packed rows of max_length one rank holds in one pass; `auto`: the fastest that fits"),
+    ] = 1
+    device_memory_limit: Annotated[
+        int | str | None,
+        Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
+    ] = None
+    memory_margin: Annotated[float, Field(ge=0, lt=1, description="share of the memory that `auto` keeps free")] = 0.08
+    probe_timeout_s: Annotated[
+        float, Field(gt=0, description="a trial of `auto` whose ranks do not answer for this long has failed")
+    ] = 120.0
+
+    @field_validator("device_memory_limit")
+    @classmethod
+    def _is_a_size(cls, value: int | str | None) -> int | str | None:
+        if value is not None and parse_bytes(value) <= 0:
+            raise ValueError(f"{value!r} is no memory size; give bytes, or a number with KiB, MiB or GiB as in 16GiB")
+        return value
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        return None if self.device_memory_limit is None else parse_bytes(self.device_memory_limit)
+
+    @property
+    def rows_per_pass(self) -> int:
+        """`micro` where it is settled: `auto` is replaced before ranks train."""
+        assert self.micro != "auto"
+        return self.micro
 
 
 class OptimConfig(StrictModel):
@@ -235,6 +271,10 @@ class TrainConfig(StrictModel):
                     f"set train.compile: auto, or train.{field}: {plain}"
                 )
         return self
+
+    def with_micro(self, rows: int) -> TrainConfig:
+        """The same recipe with this many rows in a pass."""
+        return self.model_copy(update={"batch": self.batch.model_copy(update={"micro": rows})})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run, a fraction of an epoch rounded up."""

@@ -40,13 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 trained, 2 something the user can put right."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        from .config_file import beside, load_validated
+    from .config_file import beside, load_validated
+    from .out_of_memory import OutOfMemoryError
 
+    try:
         config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
         with process_group():
             train_here(config, options.out, options.resume)
-    except UserError as error:
+    except (UserError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -56,6 +57,8 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
     from transformers import AutoTokenizer
 
+    from .batch_finder.local import settle_micro
+    from .batch_finder.memory import resident_bytes
     from .device import prepare_process
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
@@ -67,8 +70,10 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     model_folder = resolve_model_folder(config.model)
     check_context(model_folder, config.data.max_length)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    before = resident_bytes()
     with _bars(rank) as progress:
         source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)
+    config = settle_micro(config, model_folder, source, rank, world_size, max(0, resident_bytes() - before))
     reporter = LocalReporter(_shared_folder(out), rank, resume)
     if rank == 0:
         print(report.summary())

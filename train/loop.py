@@ -19,6 +19,7 @@ from .config import Interval, TrainConfig
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model import TrainableModel
+from .out_of_memory import check_memory_limit
 from .prefetch import StepPrefetcher
 from .schedule import learning_rate_at
 from .strategies.base import Strategy
@@ -96,12 +97,13 @@ class Trainer:
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
         loss_sum, raw_tokens = 0.0, 0
-        for micro_batch in self.passes(step.rows, self.config.batch.micro):
+        for micro_batch in self.passes(step.rows, self.config.batch.rows_per_pass):
             loss = self.model.loss_sum(micro_batch)
             # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
             self.strategy.backward(loss / step.step_supervised_tokens)
             loss_sum += float(loss.detach())
             raw_tokens += self.model.computed_tokens(micro_batch)
+            check_memory_limit(self.config.batch)
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         stop = float(self.reporter.should_stop())
@@ -185,7 +187,7 @@ class Trainer:
         return total / tokens
 
     def eval_rows_per_pass(self) -> int:
-        return self.config.evaluation.micro or self.config.batch.micro
+        return self.config.evaluation.micro or self.config.batch.rows_per_pass
 
     def save(self) -> None:
         """Copy the full state off the device, unless this step is saved already. Collective.

@@ -8,12 +8,14 @@ from pathlib import Path
 from .attention import check_attention
 from .capabilities import choose
 from .config import TrainConfig
-from .device import choose_dtype, current_device
+from .device import DeviceFacts, choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
 from .loop import Trainer, TrainResult
-from .model import attach_lora, prepare_layers
+from .model import TrainableModel, attach_lora, prepare_layers
+from .out_of_memory import apply_memory_limit, told_out_of_memory
 from .precision import precision_note
 from .strategies import build_strategy
+from .strategies.base import Strategy
 
 log = logging.getLogger("gemfleet.train")
 
@@ -37,13 +39,23 @@ def run_training(
     if note := precision_note(config.precision):
         log.warning("%s", note)
     check_attention(config.attention, facts.device, dtype)
+    apply_memory_limit(config.batch, facts.device)
+    model, strategy = prepare_model(config, model_folder, facts)
+    trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder)
+    with told_out_of_memory(config.batch.rows_per_pass):
+        return trainer.run()
+
+
+def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -> tuple[TrainableModel, Strategy]:
+    """The model with its adapters, and the strategy that is to take it over: for training and for a probe alike."""
+    dtype = choose_dtype(config.precision, facts)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
     choices = choose(config, facts.device, dtype)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)
-    return Trainer(config, model, strategy, source, reporter, rank, work_folder).run()
+    return model, strategy
 
 
 def base_name(model: str, folder: Path) -> str:

@@ -49,7 +49,7 @@ def write_record(record: Mapping[str, Any], folder: Path) -> Path:
     """Write the record under its time of finishing; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     stamp = str(record["finished_at"]).replace(":", "").replace("-", "").partition("+")[0]
-    path = folder / f"peers-{stamp}Z.json"
+    path = folder / f"{record['suite']}-{stamp}Z.json"
     path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
     return path
 

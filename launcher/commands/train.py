@@ -24,6 +24,9 @@ def train(
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
+    batch_cache: Annotated[
+        bool, typer.Option("--batch-cache/--no-batch-cache", help="Use a micro-batch that `auto` found before.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
@@ -52,7 +55,7 @@ def train(
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
-        run_to_its_end(loaded, config, as_json, resumed, run_id)
+        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache)
 
 
 def run_to_resume(wanted: str, name: str) -> str:
@@ -88,7 +91,12 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
 
 
 def run_to_its_end(
-    config: LaunchConfig, path: Path, as_json: bool, resumed: str | None = None, submitted: str | None = None
+    config: LaunchConfig,
+    path: Path,
+    as_json: bool,
+    resumed: str | None = None,
+    submitted: str | None = None,
+    batch_cache: bool = True,
 ) -> None:
     """Launch, show what goes on, and print the outcome. For `resumed` and `submitted` see `launch`."""
     from ..shadowing import refuse_shadowing
@@ -102,7 +110,7 @@ def run_to_its_end(
     hide_known_lines()
     display = open_display()
     try:
-        outcome = launch(config, path, display, resumed, submitted)
+        outcome = launch(config, path, display, resumed, submitted, batch_cache)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)

@@ -105,6 +105,19 @@ def test_a_run_that_is_not_there_or_not_the_only_one_is_one_sentence(capsys: pyt
     ]
 
 
+@pytest.mark.usefixtures("registry")
+def test_found_micro_batches_are_listed_and_forgotten() -> None:
+    from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, batch_cache_file
+
+    BatchCache(batch_cache_file()).put("k1", CachedBatch("ddp, selective", 8, 1234.5, 3 * 2**30))
+    assert json_of("batch-cache", "list")[0]["rows"] == 8
+    table = output_of("batch-cache", "list")
+    assert "ddp, selective" in table
+    assert "3.0 GiB" in table
+    assert json_of("batch-cache", "clear") == {"removed": 1}
+    assert json_of("batch-cache", "list") == []
+
+
 def test_version_names_what_it_stands_on() -> None:
     assert {"gemfleet", "ray", "torch", "transformers", "peft"} <= set(json_of("version"))
 

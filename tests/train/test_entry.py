@@ -84,6 +84,18 @@ def test_it_goes_on_from_where_it_was(config: Path, tmp_path: Path) -> None:
     assert [e["step"] for e in parts if "loss" in e] == [e["step"] for e in whole if "loss" in e] == [*range(1, 11)]
 
 
+def test_a_micro_batch_found_by_probes_changes_no_loss(config: Path, tmp_path: Path) -> None:
+    histories = [
+        train([], config, tmp_path / "1", "--set", "train.batch.micro=1"),
+        train([], config, tmp_path / "4", "--set", "train.batch.micro=4"),
+        train(TORCHRUN, config, tmp_path / "auto", "--set", "train.batch.micro=auto"),
+    ]
+    losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
+    assert len(losses[0]) == 5
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+
+
 def test_what_a_person_can_put_right_is_one_line_and_code_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(config), "--set", "train.lora.rr=8"]) == 2
     assert "did you mean `r`" in capsys.readouterr().err

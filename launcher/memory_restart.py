@@ -1,0 +1,87 @@
+"""Memory ran out while ranks trained: they start again from the last checkpoint with half the rows in a pass.
+
+The global batch stays, so the recipe does, and such a restart is not counted among the allowed failures.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.train.batch_finder.cache import BatchCache, batch_cache_file
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.errors import UserError
+from gemfleet.train.out_of_memory import remedy
+from ray.train import UserCallback
+
+log = logging.getLogger("gemfleet.launcher")
+RANK_EVENT = "rank_out_of_memory"  # a rank's own words; several ranks may say so at once
+RUN_EVENT = "out_of_memory"  # the head's answer to it, once
+
+
+class RanksNeedMemoryError(RuntimeError):
+    """Ends Ray's run, so that the next one begins with a smaller micro-batch."""
+
+
+class EndsForMemory(UserCallback):  # type: ignore[misc]
+    """Runs in Ray's controller when ranks failed. An exception out of it ends the run; none lets Ray restart."""
+
+    def __init__(self, recorder: HeadActor) -> None:
+        self._recorder = recorder
+
+    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+        try:
+            newest = self._recorder.call("newest_event", (RANK_EVENT, RUN_EVENT))
+        except Exception:
+            log.exception("the recorder could not be asked; Ray's own restart goes on")
+            return
+        if newest is not None and newest["kind"] == RANK_EVENT:
+            raise RanksNeedMemoryError(newest["message"])
+
+
+class MemoryRestart:
+    """What the driver knows of such restarts, all of it from the run's events."""
+
+    def __init__(self, registry: RunRegistry, run_id: str) -> None:
+        self._registry, self._run_id = registry, run_id
+
+    def wanted(self) -> bool:
+        """Whether a rank ran out of memory and nobody has answered yet."""
+        newest = [event["kind"] for event in self._events() if event["kind"] in (RANK_EVENT, RUN_EVENT)]
+        return newest[-1:] == [RANK_EVENT]
+
+    def lowered(self, train: TrainConfig, note: Callable[[str], None]) -> TrainConfig:
+        """The same recipe with half the rows in a pass, told as one event. UserError at one row."""
+        cause = next(event for event in reversed(self._events()) if event["kind"] == RANK_EVENT)
+        rank, rows = cause["data"]["rank"], train.batch.rows_per_pass
+        if rows == 1:
+            raise UserError(f"rank {rank} ran out of memory with one row in a pass; {remedy(1)}")
+        smaller = rows // 2
+        sentence = f"rank {rank} ran out of memory; the micro-batch goes from {rows} to {smaller} rows"
+        facts = {"rank": rank, "from": rows, "to": smaller, "global": train.batch.global_, "cause": cause["message"]}
+        self._registry.add_event(self._run_id, RUN_EVENT, sentence, facts)
+        self._forget_found()
+        self._registry.transition(self._run_id, RunState.RESTARTING, "out of memory")
+        note(sentence)
+        return train.with_micro(smaller)
+
+    def failures_left(self, allowed: int) -> int:
+        """Of the allowed failures, those not used up: an attempt that ended for want of memory used none."""
+        attempts = len([event for event in self._events() if event["kind"] == "attempt"])
+        return max(0, allowed - (attempts - self._restarts()))
+
+    def _forget_found(self) -> None:
+        """What a search found did not hold, so that no later run shall rely on it."""
+        for event in self._events():
+            if event["kind"] in ("batch_found", "batch_cached"):
+                BatchCache(batch_cache_file()).remove(event["data"]["key"])
+
+    def _restarts(self) -> int:
+        return len([event for event in self._events() if event["kind"] == RUN_EVENT])
+
+    def _events(self) -> list[dict[str, Any]]:
+        """Those of this launch: what happened before a resume was answered then."""
+        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))

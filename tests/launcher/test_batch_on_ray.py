@@ -1,0 +1,220 @@
+"""The batch finder on a local Ray cluster: found, found again, hurt in the middle, and wrong later all the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from gemfleet.cluster.run_registry import RunRegistry
+from tiny_model import save_tiny_gemma3
+from tiny_tokenizer import tiny_tokenizer
+
+pytestmark = pytest.mark.slow
+WAIT_SECONDS = 280.0
+OOM_STEP, OOM_CHECKPOINTS = 7, 3
+
+# Runs in every process of the cluster: in runs that save every third step, memory runs out on rank 1 at step 7 as long
+# as it holds four rows.
+INJECTION = f"""
+import sys
+from importlib.machinery import PathFinder
+
+
+def patch(module):
+    import torch
+
+    whole = module.Trainer.train_step
+
+    def train_step(self, index, *rest):
+        here = self.config.checkpoint.every == {OOM_CHECKPOINTS} and self.rank == 1
+        if here and index + 1 == {OOM_STEP} and self.config.batch.micro == 4:
+            raise torch.OutOfMemoryError("injected: out of memory")
+        return whole(self, index, *rest)
+
+    module.Trainer.train_step = train_step
+
+
+class Hook:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name != "gemfleet.train.loop":
+            return None
+        spec = PathFinder.find_spec(name, path)
+        load = spec.loader.exec_module
+
+        def exec_module(module):
+            load(module)
+            patch(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+sys.meta_path.insert(0, Hook)
+"""
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work")
+    save_tiny_gemma3(folder / "model")
+    tiny_tokenizer(folder / "model")
+    rows = [{"prompt": f"question {i} what ", "completion": f"answer {i % 7} cat"} for i in range(128)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(INJECTION)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ray_address(workplace: Path) -> Iterator[str]:
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(workplace / "hook"))
+        context = ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20)
+    yield str(context.address_info["address"])
+    ray.shutdown()
+
+
+def run_to_its_end(workplace: Path, home: Path, address: str, micro: int | str, every: int) -> tuple[RunRegistry, str]:
+    """Train 14 steps of 8 examples; returns the registry and the run's id."""
+    (workplace / "run.yaml").write_text(yaml.safe_dump(configuration(address, micro, every)))
+    command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "run.yaml"]
+    environment = {**os.environ, "GEMFLEET_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=workplace, env=environment, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    registry = RunRegistry(home / "gemfleet.db")
+    return registry, registry.find_run("latest").id
+
+
+def configuration(address: str, micro: int | str, every: int) -> dict[str, Any]:
+    return {
+        "name": "tiny",
+        "train": {
+            "model": "./model",
+            "data": {"train": "rows.jsonl", "max_length": 32, "eval_fraction": 0.125},
+            "batch": {"global": 8, "micro": micro},
+            "checkpoint": {"every": every},
+            "precision": "fp32",
+        },
+        "cluster": {"address": address, "workers": 2, "wait_for_resources_s": 30.0, "max_failures": 0},
+    }
+
+
+def events(registry: RunRegistry, run: str, kind: str) -> list[dict[str, Any]]:
+    return [event for event in registry.events(run) if event["kind"] == kind]
+
+
+def losses(registry: RunRegistry, run: str) -> list[float]:
+    return [record["loss"] for record in registry.metrics(run, kind="step")]
+
+
+def finding_seconds(registry: RunRegistry, run: str) -> float:
+    times = {event["data"]["state"]: event["time"] for event in events(registry, run, "state")}
+    return float(times["training"] - times["finding_batch"])
+
+
+def probe_processes() -> list[psutil.Process]:
+    """Those of the cluster, which this process started."""
+    running = psutil.Process().children(recursive=True)
+    return [process for process in running if "gemfleet.train.batch_finder.child" in process.cmdline()]
+
+
+@pytest.fixture(scope="module")
+def one_row_losses(workplace: Path) -> list[float]:
+    """What one process without Ray learns with one row in a pass."""
+    (workplace / "one.yaml").write_text(yaml.safe_dump(configuration("", 1, 5)))
+    command = [sys.executable, "-P", "-m", "gemfleet.train", "one.yaml", "--out", "one"]
+    subprocess.run(command, cwd=workplace, capture_output=True, timeout=WAIT_SECONDS, check=True)
+    records = [json.loads(line) for line in (workplace / "one" / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if record["kind"] == "step"]
+
+
+def test_auto_is_found_once_and_changes_no_loss(
+    workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float]
+) -> None:
+    home = tmp_path / "home"
+    registry, first = run_to_its_end(workplace, home, ray_address, "auto", every=5)
+    trials = events(registry, first, "batch_trial")
+    assert len(trials) >= 3
+    assert all(trial["data"]["fits"] for trial in trials)
+    (found,) = events(registry, first, "batch_found")
+
+    registry, second = run_to_its_end(workplace, home, ray_address, "auto", every=5)
+    (cached,) = events(registry, second, "batch_cached")
+    assert cached["data"]["rows"] == found["data"]["rows"]
+    assert not events(registry, second, "batch_trial")
+    print(f"finding: {finding_seconds(registry, first):.1f} s, then {finding_seconds(registry, second):.2f} s")
+    assert finding_seconds(registry, second) < 0.1 * finding_seconds(registry, first)
+    assert len(one_row_losses) == 14
+    assert losses(registry, first) == pytest.approx(one_row_losses, rel=1e-4)
+    assert losses(registry, second) == pytest.approx(one_row_losses, rel=1e-4)
+    assert probe_processes() == []
+
+
+def test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss(
+    workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float]
+) -> None:
+    home = tmp_path / "home"
+    registry, third = run_to_its_end(workplace, home, ray_address, 4, every=OOM_CHECKPOINTS)
+    (event,) = events(registry, third, "out_of_memory")
+    assert (event["data"]["from"], event["data"]["to"], event["data"]["global"]) == (4, 2, 8)
+    steps = [record["step"] for record in registry.metrics(third, kind="step")]
+    assert steps == list(range(1, 15))
+    assert "resumed from checkpoint-" in (home / "runs" / third / "logs" / "rank-0.log").read_text()
+    assert losses(registry, third) == pytest.approx(one_row_losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+@pytest.mark.usefixtures("ray_address")
+def test_a_probe_lost_on_a_node_ends_the_trial_for_all(workplace: Path, number: int) -> None:
+    from gemfleet.launcher.find_batch import rank_places
+    from gemfleet.launcher.placement import Placement
+    from gemfleet.launcher.probe_host import RayProbe, probe_hosts
+    from gemfleet.train.batch_finder.finder import SearchLimits, find_batch
+    from gemfleet.train.batch_finder.group import GroupSettings, ProbeGroup
+    from gemfleet.train.batch_finder.setting import probe_tasks, variants_of
+    from gemfleet.train.batch_finder.trial import Trial
+    from gemfleet.train.config import TrainConfig
+
+    train = TrainConfig.model_validate({"model": "x", "data": {"train": "y", "max_length": 32}, "batch": {"global": 8}})
+    trials: list[Trial] = []
+    bound_s = 20.0
+
+    def hurt_in_the_third_trial(rows: int) -> None:
+        RayProbe.send(hosts[1][0], rows)
+        if len(trials) == 2:
+            pid = hosts[1][0].pid
+            assert pid is not None
+            os.kill(pid, number)
+
+    started = time.monotonic()
+    with probe_hosts(Placement(2, 1.0, 0, "PACK"), 60.0) as hosts:
+        folders = {facts.node: str(workplace / "model") for _, facts in hosts}
+        tasks = probe_tasks(train, rank_places([facts for _, facts in hosts], folders))
+        handles = [handle for handle, _ in hosts]
+        handles[1].send = hurt_in_the_third_trial  # type: ignore[method-assign]
+        found = find_batch(
+            variants_of(train),
+            lambda _: ProbeGroup(handles, tasks, GroupSettings(0.05, bound_s)),
+            SearchLimits(4, bound_s),
+            62,
+            lambda _, trial: trials.append(trial),
+        )
+    assert [candidate.rows for candidate in found.candidates] == [1, 2, 4]
+    assert [trial.failure is not None for trial in trials].count(True) == 1
+    assert time.monotonic() - started < 6 * bound_s
+    assert probe_processes() == []

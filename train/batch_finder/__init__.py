@@ -1,0 +1,8 @@
+"""Finds the micro-batch: the rows of one pass that fit on every rank and train fastest. Never touches the recipe.
+
+trial, search, choice   the decisions, pure functions of what was measured
+memory, probe, child    one probe process: measures one setting, and is thrown away
+process, group          its parent's side: bounded in time, whatever a rank does
+finder                  the whole search over any `ProbeGroup`
+cache, local            what was found before; probes beside `python -m train`
+"""

@@ -1,0 +1,62 @@
+"""One rank's part of a trial: real optimizer steps on rows as bad as rows can be."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import TrainConfig
+from ..device import current_device
+from ..interfaces import PackedRows
+from ..worker import prepare_model
+from .memory import peak_bytes, reset_peak
+
+PASSES = 2  # the second accumulates onto gradients that exist, as all but the first of a step do
+
+
+def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> PackedRows:
+    """Full rows of one document each, all of it supervised but the first token."""
+    tokens = np.random.default_rng(seed).integers(3, vocabulary, rows * max_length).astype(np.int32)
+    supervised = np.ones(rows * max_length, np.bool_)
+    supervised[::max_length] = False
+    return PackedRows(tokens, supervised, np.full(rows, max_length, np.int32), np.ones(rows, np.int32))
+
+
+class Probe:
+    """The model of a run under its strategy, loaded once; measures one size after another. Collective."""
+
+    def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int) -> None:
+        facts = current_device(local_rank)
+        self.device, self._config = facts.device, config
+        model, self._strategy = prepare_model(config, model_folder, facts)
+        self._vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
+        self._model = self._strategy.setup(model)
+        self._step(1)  # makes the optimizer's state, which every later step holds
+
+    def measure(self, rows: int) -> tuple[int, float]:
+        """Peak bytes of one optimizer step of passes of `rows` rows, and the seconds of its shortest pass."""
+        reset_peak(self.device)
+        seconds = self._step(rows)
+        return peak_bytes(self.device), seconds
+
+    def _step(self, rows: int) -> float:
+        batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        seconds = min(self._timed_pass(batch) for _ in range(PASSES))
+        self._strategy.reduce_gradients()
+        self._strategy.clip(self._config.optim.max_grad_norm)
+        self._strategy.step(0.0)
+        return seconds
+
+    def _timed_pass(self, batch: PackedRows) -> float:
+        self._synchronize()
+        started = time.perf_counter()
+        self._strategy.backward(self._model.loss_sum(batch) / (PASSES * batch.supervised_tokens))
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

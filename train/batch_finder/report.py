@@ -1,0 +1,42 @@
+"""What the search found, for people."""
+
+from __future__ import annotations
+
+from .finder import Found
+from .trial import Trial
+
+
+def trial_line(variant: str, trial: Trial) -> str:
+    """`ddp, 4 rows: 3.10 of 8.00 GiB on rank 1 (10.0.0.2), 2.41 s a pass`"""
+    head = f"{variant}, {trial.rows} row{'s' if trial.rows > 1 else ''}: "
+    if trial.failure is not None:
+        return head + f"no measurement ({trial.failure}): {trial.message}"
+    rank = trial.tightest
+    verdict = "" if trial.fits else "does not fit: "
+    memory = f"{rank.peak_bytes / 2**30:.2f} of {rank.usable_bytes / 2**30:.2f} GiB on rank {rank.rank} ({rank.node})"
+    return f"{head}{verdict}{memory}, {trial.seconds:.2f} s a pass"
+
+
+def trial_facts(variant: str, trial: Trial) -> dict[str, object]:
+    """The same for programs."""
+    facts: dict[str, object] = {"variant": variant, "rows": trial.rows, "fits": trial.fits}
+    if trial.failure is not None:
+        return facts | {"failure": str(trial.failure)}
+    rank = trial.tightest
+    return facts | {
+        "tightest_rank": rank.rank,
+        "node": rank.node,
+        "peak_bytes": rank.peak_bytes,
+        "usable_bytes": rank.usable_bytes,
+        "pass_seconds": trial.seconds,
+    }
+
+
+def table(found: Found) -> list[str]:
+    """One line a size that fits; the chosen one is marked."""
+    lines = [f"{'variant':16} {'rows':>5} {'tokens/s':>10} {'peak GiB':>9}"]
+    for candidate in found.candidates:
+        mark = "  <- chosen" if candidate == found.choice else ""
+        gib = candidate.peak_bytes / 2**30
+        lines.append(f"{candidate.variant:16} {candidate.rows:5} {candidate.speed:10,.0f} {gib:9.2f}{mark}")
+    return lines

@@ -1,0 +1,76 @@
+"""What of a run the search needs to know: the variants to try, the rows there are, one task for each rank."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import TrainConfig
+from ..interfaces import BlockSource
+from .child import ProbeTask
+from .finder import SearchLimits, Variant
+from .group import GroupSettings
+
+STEPS_LOOKED_AT = 32
+
+
+@dataclass(frozen=True)
+class RankPlace:
+    """Where one rank runs. besides_bytes: see `ProbeTask`."""
+
+    model_folder: str
+    local_rank: int
+    ranks_on_node: int
+    besides_bytes: int
+
+
+def variants_of(config: TrainConfig) -> list[Variant]:
+    """What is tried, in this order. Layers are recomputed only where memory limits the size, and nobody chose."""
+    here = Variant(config.strategy)
+    if "activation_checkpointing" in config.model_fields_set:
+        return [here]
+    selective = (("activation_checkpointing", "selective"),)
+    return [here, Variant(f"{config.strategy}, selective", selective, only_for_memory=True)]
+
+
+def with_variant(config: TrainConfig, changes: Sequence[tuple[str, Any]]) -> TrainConfig:
+    return config.model_copy(update=dict(changes))
+
+
+def probe_tasks(config: TrainConfig, places: Sequence[RankPlace]) -> list[ProbeTask]:
+    """One task a rank; the group fills in where the ranks meet."""
+    values = config.with_micro(1).model_dump(mode="json", by_alias=True)
+    return [
+        ProbeTask(
+            config=values,
+            model_folder=place.model_folder,
+            rank=rank,
+            world_size=len(places),
+            local_rank=place.local_rank,
+            ranks_on_node=place.ranks_on_node,
+            address="",
+            memory_limit=config.batch.memory_limit_bytes,
+            besides_bytes=place.besides_bytes,
+        )
+        for rank, place in enumerate(places)
+    ]
+
+
+def largest_rows(source: BlockSource, config: TrainConfig, world_size: int) -> int:
+    """The most rows that any rank has in the first steps: more in one pass would stay empty."""
+    steps = min(STEPS_LOOKED_AT, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
+    return max(1, *(source.step(0, step, rank).rows.row_count for step in range(steps) for rank in range(world_size)))
+
+
+def search_limits(source: BlockSource, config: TrainConfig, world_size: int) -> SearchLimits:
+    return SearchLimits(largest_rows(source, config, world_size), config.batch.probe_timeout_s)
+
+
+def group_settings(config: TrainConfig) -> GroupSettings:
+    return GroupSettings(config.batch.memory_margin, config.batch.probe_timeout_s)
+
+
+def tokens_per_row(config: TrainConfig, world_size: int) -> int:
+    """Supervised tokens of a full row, over all ranks; a document's first token is never supervised."""
+    return world_size * (config.data.max_length - 1)
