@@ -126,7 +126,7 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
     """What a configuration file says of one rank's work."""
     return Workload(
         length=config.data.max_length,
-        micro=config.batch.micro,
+        micro=1 if config.batch.micro == "auto" else config.batch.micro,  # what `auto` finds, only probes can tell
         example_tokens=example_tokens,
         supervised=supervised,
         global_batch=config.batch.global_,

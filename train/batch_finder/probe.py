@@ -44,6 +44,7 @@ class Probe:
 
     def _step(self, rows: int) -> float:
         batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        self._strategy.passes(PASSES)  # equal on all ranks already; a strategy may need to know
         seconds = min(self._timed_pass(batch) for _ in range(PASSES))
         self._strategy.reduce_gradients()
         self._strategy.clip(self._config.optim.max_grad_norm)
