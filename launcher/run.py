@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,8 @@ class Run:
     def note(self, text: str) -> None:
         """A line for the person and for the driver's log."""
         self.display.note(text)
-        with (self.folder / "logs" / "driver.log").open("a", encoding="utf-8") as file:
+        path = self.folder / "logs" / "driver.log"
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk must not end the run here
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
