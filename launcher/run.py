@@ -267,7 +267,11 @@ def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | Non
 def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:
     """Predict, publish, deliver, and end the run as succeeded or stopped."""
     predict_answers(run, trained)
-    output = publish_and_deliver(run, trained)
+    try:
+        output = publish_and_deliver(run, trained)
+    except OSError as error:  # a full disk, most likely
+        message = f"the result could not be written ({error}); `gemfleet checkpoints {run.id}` has the whole checkpoint"
+        raise TrainingFailedError(message, run.folder / "logs") from error
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
     run.registry.transition(run.id, state)
     return Outcome(run.id, state, output, interrupted, trained.result)
