@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from gemfleet.train.planning import GPUS, SIZES, Fleet, Workload, choose_strategy
 from gemfleet.train.planning.choice import MARGIN, candidates
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 GIB = 2**30
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(list(SIZES.values())),
     st.integers(1, 512),
@@ -28,6 +29,7 @@ def test_a_choice_fits_with_its_margin_or_says_why_not(shape, ranks, memory, len
         assert choice.sharing.name == "ddp"
 
 
+@settings(deadline=None)
 @given(st.sampled_from(list(SIZES.values())), st.integers(1, 512), st.integers(1 * GIB, 100 * GIB))
 def test_more_memory_never_undoes_a_fit(shape, ranks, memory) -> None:
     fleet = Fleet(ranks)

@@ -8,7 +8,7 @@ import pytest
 from gemfleet.train.planning import SIZES, Sharing, Workload, memory_per_rank
 from gemfleet.train.planning.memory import activation_bytes, weight_bytes
 from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, SharingName
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 NAMES: tuple[SharingName, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -28,6 +28,7 @@ ranks = st.integers(1, 512)
 devices = st.sampled_from(["cpu", "cuda"])
 
 
+@settings(deadline=None)
 @given(shapes, works, sharings, ranks, devices)
 def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(shape, work, sharing, ranks, device) -> None:
     parts = memory_per_rank(shape, work, sharing, ranks, device)
@@ -35,6 +36,7 @@ def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(shape, work, 
     assert min(asdict(parts).values()) >= 0
 
 
+@settings(deadline=None)
 @given(shapes, works, sharings, ranks, devices)
 def test_more_work_never_takes_less(shape, work, sharing, ranks, device) -> None:
     base = memory_per_rank(shape, work, sharing, ranks, device).total
@@ -46,12 +48,14 @@ def test_more_work_never_takes_less(shape, work, sharing, ranks, device) -> None
     assert memory_per_rank(shape, ranked, sharing, ranks, device).total > base
 
 
+@settings(deadline=None)
 @given(works, sharings, ranks, devices)
 def test_larger_models_take_more(work, sharing, ranks, device) -> None:
     totals = [memory_per_rank(shape, work, sharing, ranks, device).total for shape in SIZES.values()]
     assert totals == sorted(totals)
 
 
+@settings(deadline=None)
 @given(shapes, works, ranks, devices)
 def test_what_is_divided_never_outgrows_what_is_replicated(shape, work, ranks, device) -> None:
     replicated = memory_per_rank(shape, work, Sharing("ddp"), ranks, device)
@@ -64,6 +68,7 @@ def test_what_is_divided_never_outgrows_what_is_replicated(shape, work, ranks, d
             assert divided.optimizer <= replicated.optimizer
 
 
+@settings(deadline=None)
 @given(shapes, works, sharings, st.integers(1, 256))
 def test_more_ranks_never_take_more(shape, work, sharing, ranks) -> None:
     state = [memory_per_rank(shape, work, sharing, count) for count in (2 * ranks, 4 * ranks)]
@@ -77,6 +82,7 @@ def test_dividing_a_large_base_by_eight_pays(size: str, name: SharingName) -> No
     assert memory_per_rank(SIZES[size], Workload(), Sharing(name), 8).total < 0.75 * whole
 
 
+@settings(deadline=None)
 @given(shapes, works, devices)
 def test_checkpointing_keeps_less(shape, work, device) -> None:
     modes: tuple[Checkpointing, ...] = CHECKPOINTING

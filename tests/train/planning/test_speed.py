@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from gemfleet.train.planning import GPUS, SIZES, Fleet, Sharing, Workload, expected_speed
 from gemfleet.train.planning.speed import lora_flops_per_token, mean_context, recomputed_flops_per_token
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROW = Workload(length=2048)
@@ -33,12 +33,14 @@ def test_ceilings_of_an_h200(size: str, all_scored: float, quarter_scored: float
     assert added == pytest.approx(recomputed, abs=0.01)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.one_of(st.none(), st.integers(1, 400)))
 def test_mean_context_is_what_counting_gives(document: int, window: int | None) -> None:
     seen = [min(position + 1, window or document) for position in range(document)]
     assert mean_context(document, window) == pytest.approx(sum(seen) / document)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(list(SIZES.values())),
     st.sampled_from(["ddp", "fsdp2", "zero1", "zero2", "zero3"]),
