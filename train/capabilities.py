@@ -42,7 +42,8 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
     return Choices(
         attention=attention_kernel(device, dtype),
         compile=compiled,
-        pad_to=config.data.max_length * config.batch.rows_per_pass if compiled else 0,
+        # A probe for `micro: auto` goes through many sizes: whole rows are all it can be padded to.
+        pad_to=config.data.max_length * (1 if config.batch.micro == "auto" else config.batch.micro) if compiled else 0,
         # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
         activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
     )
