@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
+from gemfleet.train.config_file import parse_yaml
 
 from .convert import Conversion
 
@@ -30,5 +31,14 @@ def _lines(section: Mapping[str, Any], because: Mapping[str, tuple[str, ...]], p
 
 def _scalar(value: Any) -> str:
     """One line of YAML; a text that could be read as something else is quoted."""
-    text = yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10**6).strip()
-    return text[1:-1].strip()
+    text = _flow(value)
+    try:
+        same = parse_yaml(text) == value
+    except (ValueError, yaml.YAMLError):
+        same = False
+    return text if same else _flow(value, style='"')
+
+
+def _flow(value: Any, style: str | None = None) -> str:
+    text = yaml.safe_dump([value], default_flow_style=True, default_style=style, allow_unicode=True, width=10**6)
+    return text.strip()[1:-1].strip()
