@@ -27,9 +27,9 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 	@echo "== demo: gemfleet train examples/demo.yaml"
 	$(BIN)/gemfleet train examples/demo.yaml
 
-test: check ## check, then every test that needs neither a GPU nor several hosts
+test: check ## check, then every test that needs neither a GPU nor several hosts, and causes no faults in whole runs
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
@@ -37,7 +37,7 @@ test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk)
 	@echo "== faults"
-	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/launcher/test_batch_on_ray.py
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"

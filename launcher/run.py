@@ -214,6 +214,7 @@ def fit(
         if interrupted or not restart.wanted():
             break
         train = restart.lowered(train, run.note)
+    store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
     snapshot = recorder.call("snapshot")
     raise_failure(run, thread.error)
     return interrupted, snapshot, store

@@ -95,6 +95,7 @@ def killed_at_random(root: Path, chance: random.Random, told: int) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.faults
 def test_runs_end_the_same_whoever_is_killed(place: Place, tmp_path: Path) -> None:
     home, chance, moment = tmp_path / "home", random.Random(7), 0.0
     patient = (f"cluster.max_failures={RUN_KILLS}",)

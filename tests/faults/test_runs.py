@@ -17,7 +17,7 @@ from gemfleet.cluster.run_registry import RunRegistry
 from safetensors.torch import load_file
 from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, start, states, trained_steps, wait_for_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 STEPS = int(EPOCHS) * STEPS_PER_EPOCH
 
 
@@ -48,7 +48,8 @@ def test_a_killed_rank(place: Place, home: Path) -> None:
 
 def test_a_rank_that_hangs(place: Place, home: Path) -> None:
     limit = 8.0
-    process = start(place.workplace, home, place.address, EPOCHS, (f"cluster.watchdog.step_s={limit}",))
+    limits = tuple(f"cluster.watchdog.{phase}_s={limit}" for phase in ("step", "evaluate", "save"))
+    process = start(place.workplace, home, place.address, EPOCHS, limits)
     registry = wait_for_step(home, 9)
     (run,) = registry.list_runs()
     at, last, victim = time.time(), newest_step(registry, run.id), registry.ranks(run.id)[1]["pid"]
@@ -61,7 +62,7 @@ def test_a_rank_that_hangs(place: Place, home: Path) -> None:
     assert hangs
     assert limit < hangs[0]["time"] - at < limit + 6
     stacks = (home / "runs" / run.id / "logs" / "stacks-2-rank-0.txt").read_text()
-    assert "train_step" in stacks
+    assert "in run_training" in stacks
     assert states(registry, run.id)[-1] == "succeeded"
     name = "adapter_model.safetensors"
     assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()

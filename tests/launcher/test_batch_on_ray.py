@@ -19,7 +19,7 @@ from gemfleet.cluster.run_registry import RunRegistry
 from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 WAIT_SECONDS = 280.0
 OOM_STEP, OOM_CHECKPOINTS = 7, 3
 
