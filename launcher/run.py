@@ -214,7 +214,8 @@ def fit(
         if interrupted or not restart.wanted():
             break
         train = restart.lowered(train, run.note)
-    store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
+    with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
+        store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
     snapshot = recorder.call("snapshot")
     raise_failure(run, thread.error)
     return interrupted, snapshot, store
