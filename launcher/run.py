@@ -17,6 +17,7 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
+from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.inventory import list_nodes, wait_for_resources
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunRegistry, RunState
