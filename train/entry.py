@@ -94,6 +94,7 @@ def process_group() -> Iterator[None]:
     import torch.distributed as dist
 
     check_ranks_have_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it under ZeRO-3, from a single process too
     alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
     dist.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo",

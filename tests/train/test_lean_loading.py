@@ -51,8 +51,14 @@ def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
-    [{"strategy": "fsdp2"}, {"strategy": "deepspeed", "deepspeed": {"stage": 3}}],
-    ids=["fsdp2", "zero-3"],
+    [
+        pytest.param({"strategy": "fsdp2"}, id="fsdp2"),
+        pytest.param(
+            {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
+            id="zero-3",
+            marks=pytest.mark.xfail(strict=True, reason="transformers reads all files on rank 0 under ZeRO-3"),
+        ),
+    ],
 )
 def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path, changes: dict[str, Any]) -> None:
     whole, layer = save_random_1b(tmp_path)
