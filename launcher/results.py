@@ -56,11 +56,11 @@ def predict_answers(run: Run, trained: Trained) -> None:
         predictions = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+    run.display.phase("publishing")
 
 
 def publish_and_deliver(run: Run, trained: Trained) -> Path:
     """The folder of the result. A stopped run is not delivered by itself. Raises DeliveryError."""
-    run.display.phase("publishing")
     steps = run.registry.metrics(run.id, kind="step")
     names = written_names(run.asked, run.config.train)
     facts = card_facts(run.asked, steps, trained, names)
