@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gemfleet.train.activation_checkpointing import checkpoint_layers
+from gemfleet.train.batch_finder.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
+from gemfleet.train.batch_finder.probe import worst_rows
 from gemfleet.train.config import LoraConfig, OptimConfig
 from gemfleet.train.device import prepare_process
 from gemfleet.train.interfaces import PackedRows
@@ -24,8 +24,6 @@ from gemfleet.train.strategies.ddp import DdpStrategy
 from .cases import CASES, Case
 
 STEPS = 2
-STATUS = Path("/proc/self/status")
-CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def main() -> None:
@@ -43,12 +41,12 @@ def main() -> None:
 
 def measure(case: Case) -> dict[str, int]:
     """Bytes: the baseline, and the peak beyond it over two optimizer steps."""
-    CLEAR_REFS.write_text("5")  # forget the peak of importing
-    baseline = status_bytes("VmRSS")
+    forget_resident_peak()  # that of importing
+    baseline = resident_bytes()
     model = random_model(case.shape(), torch.bfloat16 if case.dtype == "bf16" else torch.float32)
     checkpoint_layers(model.layers, case.checkpointing)
-    train(model, full_rows(case))
-    return {"baseline_bytes": baseline, "peak_bytes": status_bytes("VmHWM") - baseline}
+    train(model, worst_rows(case.micro, case.length, case.shape().vocabulary))
+    return {"baseline_bytes": baseline, "peak_bytes": peak_resident_bytes() - baseline}
 
 
 def train(model: TrainableModel, rows: PackedRows) -> None:
@@ -95,27 +93,6 @@ def text_config(shape: ModelShape) -> Any:
         head_dim=shape.head_dim,
         sliding_window=shape.window,
     )
-
-
-def full_rows(case: Case) -> PackedRows:
-    """Rows of one document each, all of it supervised but its first token."""
-    tokens = np.random.default_rng(0).integers(5, 200_000, case.length * case.micro)
-    supervised = np.ones(len(tokens), dtype=np.bool_)
-    supervised[:: case.length] = False
-    return PackedRows(
-        tokens=tokens.astype(np.int32),
-        supervised=supervised,
-        document_lengths=np.full(case.micro, case.length, dtype=np.int32),
-        row_documents=np.ones(case.micro, dtype=np.int32),
-    )
-
-
-def status_bytes(field: str) -> int:
-    """A size from /proc/self/status. `getrusage` would do no good: its peak begins with the parent's."""
-    for line in STATUS.read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"{STATUS} has no {field}")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import torch
+from gemfleet.train.batch_finder.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.lean import WeightFiles, placeholder_model
 from gemfleet.train.model import attach_lora, load_base_model
@@ -77,13 +77,12 @@ def peak_of_loading(folder: str, changes: dict[str, Any]) -> int:
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
 
-    before = psutil.Process().memory_info().rss
-    Path("/proc/self/clear_refs").write_text("5")  # Linux: start the peak anew
+    before = resident_bytes()
+    forget_resident_peak()
     strategy = build_strategy(config)
     base = strategy.load_base(Path(folder), torch.bfloat16, torch.device("cpu"))
     strategy.setup(attach_lora(base, config.lora, config.seed, "random"))
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 - before
+    return peak_resident_bytes() - before
 
 
 def save_random_1b(folder: Path) -> tuple[int, int]:

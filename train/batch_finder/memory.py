@@ -21,7 +21,7 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Peak since the process began, or since `reset_peak`."""
+    """Peak since the process began, or since it was forgotten; that of `getrusage` would begin with the parent's."""
     return _status("VmHWM")
 
 
@@ -36,6 +36,11 @@ def reset_peak(device: torch.device) -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+    forget_resident_peak()
+
+
+def forget_resident_peak() -> None:
+    """From now on `peak_resident_bytes` counts anew."""
     Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present resident set
 
 

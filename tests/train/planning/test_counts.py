@@ -6,26 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gemfleet.benchmarks.plan.child import text_config
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model import attach_lora
 from gemfleet.train.planning import SIZES, ModelShape, shape_of_config
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from tiny_model import tiny_config
-from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
-
-
-def text_config(shape: ModelShape) -> Gemma3TextConfig:
-    return Gemma3TextConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        sliding_window=shape.window,
-    )
+from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
 
 
 def multimodal_config(shape: ModelShape) -> Gemma3Config:
