@@ -69,5 +69,4 @@ def _compile(config: TrainConfig, device: torch.device) -> bool:
     """`auto`: on CUDA, where a compiler is found; not over a quantised or divided base (never tried together)."""
     if config.compile != "auto":
         return config.compile
-    plain = config.quantization == "none" and config.strategy == "ddp"
-    return device.type == "cuda" and plain and has_compiler()
+    return device.type == "cuda" and config.hinders_compiling() is None and has_compiler()

@@ -259,18 +259,18 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _compiled_layers_are_dense_and_whole(self) -> TrainConfig:
-        if self.compile is not True:
-            return self
-        for field, value, plain in (
-            ("quantization", self.quantization, "none"),
-            ("strategy", self.strategy, "ddp"),
-        ):
-            if value != plain:
-                raise ValueError(
-                    f"train.compile is true with train.{field} `{value}`, which is not shown to work together; "
-                    f"set train.compile: auto, or train.{field}: {plain}"
-                )
+        if self.compile is True and (hindrance := self.hinders_compiling()):
+            field, value, plain = hindrance
+            raise ValueError(
+                f"train.compile is true with train.{field} `{value}`, which is not shown to work together; "
+                f"set train.compile: auto, or train.{field}: {plain}"
+            )
         return self
+
+    def hinders_compiling(self) -> tuple[str, str, str] | None:
+        """A field whose value was never tried with compiled layers, that value, and the one that was; None: none."""
+        fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))
+        return next((entry for entry in fields if entry[1] != entry[2]), None)
 
     def with_micro(self, rows: int) -> TrainConfig:
         """The same recipe with this many rows in a pass."""
