@@ -65,10 +65,7 @@ class DdpStrategy:
         return float(nn.utils.clip_grad_norm_(list(self._parameters.values()), limit))
 
     def step(self, learning_rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        optimizer_step(self._optimizer, learning_rate)
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
         return sum_over_ranks(values, next(iter(self._parameters.values())).device)
@@ -106,6 +103,14 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torc
         weight_decay=config.weight_decay,
         fused=True,
     )
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """One update at this learning rate; gradients are freed."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:

@@ -26,7 +26,7 @@ from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel
 from .base import StateDict
 from .collectives import most_over_ranks, sum_over_ranks
-from .ddp import build_optimizer
+from .ddp import build_optimizer, optimizer_step
 
 
 class Fsdp2Strategy:
@@ -121,10 +121,7 @@ class Fsdp2Strategy:
         return norm
 
     def step(self, learning_rate: float) -> None:
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        optimizer_step(self._optimizer, learning_rate)
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
         return sum_over_ranks(values, self._device)
