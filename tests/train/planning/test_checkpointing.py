@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.benchmarks.plan.cases import Case
-from gemfleet.benchmarks.plan.child import full_rows, random_model
+from gemfleet.benchmarks.plan.child import random_model
 from gemfleet.train.activation_checkpointing import checkpoint_layers
+from gemfleet.train.batch_finder.probe import worst_rows
 from gemfleet.train.planning import SIZES, Sharing, Workload
 from gemfleet.train.planning.memory import activation_bytes, logits_bytes
 from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing
@@ -24,8 +24,7 @@ def test_a_forward_pass_keeps_what_the_plan_says(mode: Checkpointing, tmp_path: 
     shape = replace(SIZES["270m"], layers=6, sliding_layers=5, vocabulary=2000)
     model = random_model(shape, torch.bfloat16)
     checkpoint_layers(model.layers, mode)
-    rows = full_rows(Case("270m", "bf16", TOKENS, 1))
-    rows.tokens[:] %= shape.vocabulary
+    rows = worst_rows(1, TOKENS, shape.vocabulary)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         loss = model.loss_sum(rows)
     trace = tmp_path / "trace.json"
