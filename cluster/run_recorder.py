@@ -30,6 +30,7 @@ BOARD_SCALARS = (
     "eval_loss",
     "eval_perplexity",
 )
+BOARD_LISTS = ("memory_bytes", "utilisation")  # with an entry for each rank
 
 
 class RunRecorder:
@@ -136,6 +137,12 @@ class RunRecorder:
                 Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
                 for key in BOARD_SCALARS
                 if isinstance(record.get(key), (int, float))
+            ]
+            values += [
+                Summary.Value(tag=f"{group}/{key}/rank-{rank}", simple_value=float(value))
+                for key in BOARD_LISTS
+                for rank, value in enumerate(record.get(key) or [])
+                if value is not None
             ]
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)

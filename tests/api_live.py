@@ -39,6 +39,9 @@ def step_record(step: int, total: int = 8) -> dict[str, Any]:
         "tokens_per_second": 200.0,
         "world_size": 2,
         "peak_memory_bytes": 10**9,
+        "memory_bytes": [8 * 10**8, 9 * 10**8],
+        "memory_total_bytes": [10**10, 10**10],
+        "utilisation": [0.75, None],
         "seconds_left": 0.5 * (total - step),
         "time": time.time(),
     }

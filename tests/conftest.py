@@ -59,6 +59,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = float(os.environ.get("GEMFLEET_TEST_MINUTES") or "inf")
     if item.get_closest_marker("slow") and time.monotonic() - STARTED > minutes * 60:
         pytest.skip(f"the {minutes:g} minutes of GEMFLEET_TEST_MINUTES were over before this slow test")
+    if item.get_closest_marker("gpu") and not _has_gpu():
+        pytest.skip("needs a CUDA device")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,6 +101,12 @@ def _leaves_nothing_behind() -> Iterator[None]:
     changed = _restore(variables)
     if left or changed:
         pytest.fail(f"the test left {' and '.join([*left, *changed])}", pytrace=False)
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def _make_home(home: Path) -> Path:

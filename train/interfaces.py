@@ -115,7 +115,8 @@ class Reporter(Protocol):
         ...
 
     def log_step(self, record: Mapping[str, Any]) -> None:
-        """One optimizer step (`kind: "step"`) or evaluation (`kind: "eval"`), rank 0 only. Flat, JSON-serialisable."""
+        """One optimizer step (`kind: "step"`) or evaluation (`kind: "eval"`), rank 0 only. JSON-serialisable; flat but
+        for what each rank has of its own, which is a list with an entry for each rank."""
         ...
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:

@@ -16,6 +16,7 @@ import torch
 
 from .checkpoint import Progress, load_checkpoint, save_checkpoint
 from .config import Interval, TrainConfig
+from .device_meter import DeviceMeter
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model import TrainableModel
@@ -62,6 +63,7 @@ class Trainer:
         self.work_folder = work_folder
         self.progress = Progress(total_steps=config.total_steps(source.steps_per_epoch))
         self.clock = StepClock()
+        self.meter = DeviceMeter.of(self.model.device, rank, strategy.world_size)
         self._saved_step = 0
         self._evaluated_step: int | None = None
 
@@ -107,13 +109,14 @@ class Trainer:
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         stop = float(self.reporter.should_stop())
-        loss_total, stop_votes, raw_tokens_total = self.strategy.sum_over_ranks([loss_sum, stop, float(raw_tokens)])
+        sums = self.strategy.sum_over_ranks([loss_sum, stop, float(raw_tokens), *self.meter.places()])
+        loss_total, stop_votes, raw_tokens_total, *loads = sums
         mean_loss = loss_total / step.step_supervised_tokens
         self.refuse_non_finite(index, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
         self.strategy.step(learning_rate)
         self.advance(index, step)
-        self.record_step(step, int(raw_tokens_total), mean_loss, grad_norm, learning_rate, data_wait_seconds)
+        self.record_step(step, int(raw_tokens_total), mean_loss, grad_norm, learning_rate, data_wait_seconds, loads)
         return stop_votes > 0
 
     def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
@@ -139,8 +142,12 @@ class Trainer:
         grad_norm: float,
         learning_rate: float,
         data_wait_seconds: float,
+        loads: list[float],
     ) -> None:
-        """Every step's loss goes into the history; rank 0 reports. raw_tokens: over all ranks, with padding."""
+        """Every step's loss goes into the history; rank 0 reports. raw_tokens: over all ranks, with padding.
+
+        loads: what the ranks' device meters say of memory and utilisation.
+        """
         throughput = StepThroughput(
             step_seconds=self.clock.stop() + data_wait_seconds,
             data_wait_seconds=data_wait_seconds,
@@ -158,7 +165,7 @@ class Trainer:
         if self.rank == 0:
             left = self.progress.total_steps - self.progress.step
             timing = {"seconds_left": self.clock.seconds_left(left), "examples": step.step_examples}
-            self.report({"kind": "step", **entry, **throughput.record(), **timing})
+            self.report({"kind": "step", **entry, **throughput.record(), **self.meter.record(loads), **timing})
 
     def evaluate(self) -> None:
         """Score the evaluation set, unless there is none or this step has been scored already. Collective."""

@@ -1,4 +1,4 @@
-"""The registry as Prometheus metrics: base units, and one label, `run`.
+"""The registry as Prometheus metrics: base units, and the labels `run` and, for what each rank has, `rank`.
 
 Only runs that go on or have just ended are shown, so that the number of series stays small.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gemfleet.cluster.registry_reader import RegistryReader
 from gemfleet.cluster.run_registry import Run, RunState
@@ -27,6 +28,11 @@ STEP_GAUGES = {
     "peak_memory_bytes": ("peak_memory_bytes", "Highest memory of a rank: its GPU's, or its own where there is none."),
     "world_size": ("ranks", "Worker processes of the run."),
     "seconds_left": ("eta_seconds", "Estimated time to the last step."),
+}
+RANK_GAUGES = {
+    "memory_bytes": ("gpu_memory_bytes", "In use on each rank's GPU, or its resident set where there is none."),
+    "memory_total_bytes": ("gpu_memory_limit_bytes", "Memory of each rank's GPU, or of its node where there is none."),
+    "utilisation": ("gpu_utilisation_ratio", "Use of each rank's GPU, or of its cores where there is none, 0 to 1."),
 }
 
 
@@ -53,6 +59,7 @@ class RunCollector(Collector):
                 if isinstance(step.get(field), int | float):
                     gauge.add_metric([run_id], step[field])
             yield gauge
+        yield from _ranks(steps)
         gauge = GaugeMetricFamily("gemfleet_progress_ratio", "Steps done of all steps, 0 to 1.", labels=["run"])
         for run_id, step in steps.items():
             if step.get("total_steps"):
@@ -89,6 +96,17 @@ class RunCollector(Collector):
                 saved.add_metric([run.id], checkpoint["bytes"])
                 age.add_metric([run.id], checkpoint["created_at"])
         yield from (tokens, steps, seconds, restarts, lost, trials, saved, age)
+
+
+def _ranks(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
+    """What each rank has of its own, in lists with an entry for each rank. steps: the newest of each run."""
+    for field, (name, text) in RANK_GAUGES.items():
+        gauge = GaugeMetricFamily(f"gemfleet_{name}", text, labels=["run", "rank"])
+        for run_id, step in steps.items():
+            for rank, value in enumerate(step.get(field) or []):
+                if isinstance(value, int | float):
+                    gauge.add_metric([run_id, str(rank)], value)
+        yield gauge
 
 
 def _states(runs: list[Run]) -> GaugeMetricFamily:

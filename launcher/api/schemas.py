@@ -77,6 +77,15 @@ class Throughput(BaseModel):
     raw_tokens_per_second: float | None = None
     mfu: Annotated[float | None, Field(description="model FLOPs utilisation; null where the peak is unknown")] = None
     peak_memory_bytes: int | None = None
+    memory_bytes: Annotated[
+        list[int] | None,
+        Field(description="in use now for each rank: on its GPU, or its resident set where there is none"),
+    ] = None
+    memory_total_bytes: Annotated[list[int] | None, Field(description="for each rank, of its GPU or its node")] = None
+    utilisation: Annotated[
+        list[float | None] | None,
+        Field(description="for each rank, 0 to 1: of its GPU, or of its cores; null where no counter tells"),
+    ] = None
     world_size: int | None = None
 
 

@@ -41,6 +41,8 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     steps = [entry["step"] for entry in history(folder / "output") if "loss" in entry]
     assert steps == list(range(1, len(steps) + 1))
     assert len(steps) == len(registry.metrics(run.id, kind="step")) == 15
+    assert all(0 < used < 2**36 for used in registry.metrics(run.id, kind="step")[-1]["memory_bytes"])
+    assert len(registry.metrics(run.id, kind="step")[-1]["memory_bytes"]) == 2
     for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "training_config.json"):
         assert (folder / "output" / name).is_file()
     manifests = sorted(path.parent.name for path in folder.glob("checkpoints/*/manifest.json"))

@@ -21,10 +21,13 @@ def test_names_units_and_labels_follow_the_conventions(live: Live) -> None:
         assert family.documentation.endswith(".")
         assert not re.search(r"_(ms|mb|gb|percent|kib)$", name)
         for sample in family.samples:
-            assert set(sample.labels) <= {"run", "state"}
+            assert set(sample.labels) <= {"run", "state", "rank"}
             if family.type == "counter":
                 assert sample.name.endswith("_total")
     assert {s.labels["run"] for s in families["gemfleet_loss"].samples} == {"alpha-1", "alpha-2"}
+    memory = {(s.labels["run"], s.labels["rank"]): s.value for s in families["gemfleet_gpu_memory_bytes"].samples}
+    assert memory[("alpha-2", "1")] == 9e8
+    assert {s.labels["rank"] for s in families["gemfleet_gpu_utilisation_ratio"].samples} == {"0"}
     assert max(sample.value for sample in families["gemfleet_training_seconds"].samples) == 4.0
 
 
