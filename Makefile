@@ -53,8 +53,8 @@ check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who m
 	$(BIN)/lint-imports
 
 bench: $(BENCH_INSTALLED) ## one training step beside TRL, transformers and plain PyTorch, on this machine
-	@echo "== benchmark: python -m benchmarks peers"
-	$(BIN)/python -m benchmarks peers
+	@echo "== benchmark: gemfleet bench peers"
+	$(BIN)/gemfleet bench peers
 
 clean: ## remove the environment and everything made by these targets; runs and models in ~/.gemfleet stay
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

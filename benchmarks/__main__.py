@@ -1,4 +1,4 @@
-"""`python -m benchmarks SUITE [options]`, also as `python -m gemfleet.benchmarks`: run one suite of measurements."""
+"""`gemfleet bench SUITE [options]`, also `python -m benchmarks SUITE`: run one suite of measurements."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ SUITES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the suite asked for; returns the exit code: 0 done, 1 a measurement failed, 2 it cannot start."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="gemfleet bench", description=__doc__)
     commands = parser.add_subparsers(dest="suite", metavar="SUITE", required=True)
     for name, summary in SUITES.items():
-        suite = importlib.import_module(f"{__package__}.{name.replace('-', '_')}.suite")
-        command = commands.add_parser(name, help=summary, description=suite.__doc__)
-        suite.add_arguments(command)
-        command.set_defaults(run=suite.run)
-    arguments = parser.parse_args(argv)
+        command = commands.add_parser(name, help=summary)
+        if name in given[:1]:  # a suite imports what it measures; only the one asked for does
+            suite = importlib.import_module(f"{__package__}.{name.replace('-', '_')}.suite")
+            command.description = suite.__doc__
+            suite.add_arguments(command)
+            command.set_defaults(run=suite.run)
+    arguments = parser.parse_args(given)
     try:
         return int(arguments.run(arguments))
     except UserError as error:
@@ -39,4 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 if __name__ == "__main__":
     # As Ctrl-C does, being terminated ends the running contender too and removes temporary files.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)

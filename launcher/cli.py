@@ -9,6 +9,7 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.train.errors import UserError
 
 from .commands.batch_cache import batch_cache
+from .commands.bench import PASSES_ON, bench
 from .commands.checkpoints import checkpoints
 from .commands.convert import convert
 from .commands.events import events
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 for command in COMMANDS:
     app.command()(command)
+app.command(context_settings=PASSES_ON, add_help_option=False)(bench)
 app.add_typer(batch_cache)
 
 

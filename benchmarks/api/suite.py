@@ -15,9 +15,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +25,8 @@ from gemfleet.train.errors import UserError
 from rich.console import Console
 from rich.table import Table
 
-from ..peers import machine
-from ..peers.stats import quantile
+from ..shared.quantiles import quantile
+from ..shared.record import Record, new_record, write_stamped
 from .load import Result, put_load
 from .registry import RUN_ID, LiveRun, fill
 
@@ -70,9 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
             used = process.cpu_times()
         cores = (used.user + used.system - cpu.user - cpu.system) / arguments.seconds
     record = build_record(arguments, result, memory.sizes, cores, live.events)
-    path = write_record(record, arguments.out)
+    path = write_stamped(record, arguments.out)
     print_table(record)
-    print(json.dumps({"suite": "api", **record["summary"], "record": path.name}))
+    print(json.dumps({"suite": "api", **record.results["summary"], "record": path.name}))
     return 1 if result.failures else 0
 
 
@@ -146,7 +145,7 @@ def wait_until_it_answers(url: str) -> None:
 
 def build_record(
     arguments: argparse.Namespace, result: Result, memory: list[int], cores: float, written: int
-) -> dict[str, Any]:
+) -> Record:
     """Everything measured, and on what."""
     every = [seconds for kind in result.seconds.values() for seconds in kind]
     told = result.stream_events
@@ -162,19 +161,13 @@ def build_record(
         "events_written": written,
         "events_told": {"least": min(told, default=0), "most": max(told, default=0)},
     }
-    return {
-        "schema_version": 1,
-        "suite": "api",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": machine.command_line(),
-        "git_commit": machine.git_commit(),
-        "hardware": machine.hardware(),
-        "load_average": [round(load, 2) for load in psutil.getloadavg()],
-        "versions": machine.versions(),
-        "config": {"rate": arguments.rate, "seconds": arguments.seconds, "streams": arguments.streams},
+    found = {
         "summary": summary,
         "by_kind": {kind: _figures(seconds) for kind, seconds in result.seconds.items()},
+        "load_average": [round(load, 2) for load in psutil.getloadavg()],
     }
+    config = {"rate": arguments.rate, "seconds": arguments.seconds, "streams": arguments.streams}
+    return new_record("api", "load", config, results=found)
 
 
 def _figures(seconds: list[float]) -> dict[str, float]:
@@ -186,25 +179,16 @@ def _figures(seconds: list[float]) -> dict[str, float]:
     }
 
 
-def write_record(record: Mapping[str, Any], folder: Path) -> Path:
-    """Write the record under its time of finishing; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = str(record["finished_at"]).replace(":", "").replace("-", "").partition("+")[0]
-    path = folder / f"api-{stamp}Z.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    return path
-
-
-def print_table(record: Mapping[str, Any]) -> None:
+def print_table(record: Record) -> None:
     table = Table("request", "count", "p50 ms", "p90 ms", "p99 ms", "max ms")
-    for kind, figures in record["by_kind"].items():
+    for kind, figures in record.results["by_kind"].items():
         numbers = [f"{figures[name]:.1f}" for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms")]
         table.add_row(kind, str(figures["requests"]), *numbers)
     console = Console()
     console.print(table)
-    summary = record["summary"]
+    summary = record.results["summary"]
     console.print(
         f"{summary['streams']} streams were told {summary['events_told']['least']} to {summary['events_told']['most']} "
         f"events; the server used {summary['server_cores']:.2f} cores and {summary['memory_mib'][0]:.0f} MiB before, "
-        f"{summary['memory_mib'][-1]:.0f} MiB after; load average {record['load_average'][0]}"
+        f"{summary['memory_mib'][-1]:.0f} MiB after; load average {record.results['load_average'][0]}"
     )

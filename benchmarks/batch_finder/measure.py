@@ -17,7 +17,7 @@ from gemfleet.train.batch_finder.process import LocalProbe
 from gemfleet.train.batch_finder.setting import RankPlace, group_settings, probe_tasks, tokens_per_row
 from gemfleet.train.config import TrainConfig
 
-from ..peers.runner import child_environment
+from ..shared.children import child_environment
 
 Tell = Callable[[str], None]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ from gemfleet.train.config import TrainConfig
 from rich.console import Console
 from rich.table import Table
 
-from ..peers import machine
-from ..peers.report import write_record
+from ..shared.record import new_record, write_stamped
 from .measure import Search, Size, accelerate_search, as_record, every_size, gemfleet_search, with_cap
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -43,31 +41,21 @@ def run(arguments: argparse.Namespace) -> int:
     if not console.is_terminal:
         console = Console(width=REPORT_WIDTH)
     folder = arguments.model.resolve() if arguments.model else _demo_model()
-    config = _config(arguments.max_length)
+    recipe = _config(arguments.max_length)
     with console.status("starting") as status:
-        sizes = every_size(config, folder, arguments.largest, arguments.repeats, status.update)
-        caps = [cap_for(int(rows), sizes, config.batch.memory_margin) for rows in arguments.room.split(",")]
-        results = [_under_cap(config, folder, arguments.largest, cap, sizes, status.update) for cap in caps]
+        sizes = every_size(recipe, folder, arguments.largest, arguments.repeats, status.update)
+        caps = [cap_for(int(rows), sizes, recipe.batch.memory_margin) for rows in arguments.room.split(",")]
+        results = [_under_cap(recipe, folder, arguments.largest, cap, sizes, status.update) for cap in caps]
     _print(console, results)
-    record = {
-        "schema_version": 1,
-        "suite": "batch-finder",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": machine.command_line(),
-        "git_commit": machine.git_commit(),
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-        "config": {
-            "model": "Gemma 3 270M (packaged)" if arguments.model is None else folder.name,
-            "device": "cpu",
-            "max_length": arguments.max_length,
-            "largest": arguments.largest,
-            "repeats": arguments.repeats,
-        },
-        "every_size": [size.__dict__ for size in sizes],
-        "results": results,
+    config = {
+        "model": "Gemma 3 270M (packaged)" if arguments.model is None else folder.name,
+        "device": "cpu",
+        "max_length": arguments.max_length,
+        "largest": arguments.largest,
+        "repeats": arguments.repeats,
     }
-    path = write_record(record, arguments.out)
+    found = {"every_size": [size.__dict__ for size in sizes], "under_caps": results}
+    path = write_stamped(new_record("batch-finder", "caps", config, results=found), arguments.out)
     worst = min(result["of_best"] for result in results)
     print(json.dumps({"suite": "batch-finder", "worst_share_of_best": round(worst, 4), "record": path.name}))
     return 0

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..peers.machine import git_commit, hardware
+from ..shared.record import new_record, write_stamped
 from .socket_copy import copy_seconds
 
 MIB = 2**20
@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mib", type=int, default=400, help="size of a checkpoint [400]")
     parser.add_argument("--saves", type=int, default=20, help="checkpoints to save [20]")
     parser.add_argument("--folder", type=Path, help="where the head's disk is measured [a temporary folder]")
+    parser.add_argument("--out", type=Path, help="folder for a JSON record [none is kept]")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="gemfleet-bench-") as folder:
         facts = measure(arguments.mib * MIB, arguments.saves, Path(folder))
     print_table(facts)
-    print(json.dumps(facts))
+    config = {"mib": arguments.mib, "saves": arguments.saves, "ranks": 2}
+    if arguments.out is not None:
+        write_stamped(new_record("checkpoint", f"{arguments.mib}mib", config, results=facts), arguments.out)
+    print(json.dumps({"suite": "checkpoint", **facts}))
     return 0
 
 
@@ -99,7 +103,6 @@ def summary(size: int, saves: int, timings: list[list[dict[str, float]]], plain:
     """Medians over saves; of an upload, the slower rank's."""
     upload = statistics.median(max(rank[n]["upload"] for rank in timings) for n in range(saves))
     return {
-        "benchmark": "checkpoint",
         "mib": size // MIB,
         "saves": saves,
         "copy_seconds": statistics.median(entry["copy"] for rank in timings for entry in rank),
@@ -109,8 +112,6 @@ def summary(size: int, saves: int, timings: list[list[dict[str, float]]], plain:
         "socket_mib_per_second": size / MIB / plain,
         "store_of_socket": plain / upload,
         "store_peak_memory_mib": memory / MIB,
-        "machine": hardware(),
-        "commit": git_commit(),
     }
 
 

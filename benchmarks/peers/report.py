@@ -5,33 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from ..shared.record import Record
 from .contenders import CONTENDERS
-from .stats import LOSS_TOLERANCE, REFERENCE, Outcome, Summary, fastest, speed_ratios
+from .stats import LOSS_TOLERANCE, REFERENCE, Summary, fastest, speed_ratios
 
-SCHEMA_VERSION = 1
 BASELINE = "trl-default"
 TRL_PREFIX = "trl-"
 
 
-def build_record(
-    setting: Mapping[str, Any], outcomes: Sequence[Outcome], summaries: Sequence[Summary]
-) -> dict[str, Any]:
-    """Everything measured. `setting` says on what, with what and how; raw step times are in `runs`."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "suite": "peers",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        **setting,
-        "results": {summary.contender: _result(summary, summaries) for summary in summaries},
-        "runs": [asdict(outcome) for outcome in outcomes],
-    }
+def results_of(summaries: Sequence[Summary]) -> dict[str, dict[str, Any]]:
+    """The figures of each contender, as its record keeps them."""
+    return {summary.contender: _result(summary, summaries) for summary in summaries}
 
 
 def _result(summary: Summary, summaries: Sequence[Summary]) -> dict[str, Any]:
@@ -45,30 +35,19 @@ def _result(summary: Summary, summaries: Sequence[Summary]) -> dict[str, Any]:
     }
 
 
-def write_record(record: Mapping[str, Any], folder: Path) -> Path:
-    """Write the record under its time of finishing; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = str(record["finished_at"]).replace(":", "").replace("-", "").partition("+")[0]
-    path = folder / f"{record['suite']}-{stamp}Z.json"
-    path.write_text(json.dumps(record, indent=1, allow_nan=True) + "\n", encoding="utf-8")
-    return path
-
-
-def summary_line(record: Mapping[str, Any], path: Path) -> str:
-    """The record without raw runs and settings, as one line of JSON."""
+def summary_line(records: Sequence[Record], folder: Path) -> str:
+    """All contenders without raw runs and settings, as one line of JSON."""
     figures = {
-        name: {
-            "tokens_per_second": _rounded(result["tokens_per_second"]["median"], 2),
-            "ratio_to_trl_default": _rounded(result["ratio_to_trl_default"], 3),
-            "ratio_to_best_trl": _rounded(result["ratio_to_best_trl"], 3),
-            "loss_difference": _rounded(result["parity"] and result["parity"]["mean_difference"], 6),
-            "counts": result["counts"],
+        record.case: {
+            "tokens_per_second": _rounded(record.results["tokens_per_second"]["median"], 2),
+            "ratio_to_trl_default": _rounded(record.results["ratio_to_trl_default"], 3),
+            "ratio_to_best_trl": _rounded(record.results["ratio_to_best_trl"], 3),
+            "loss_difference": _rounded((record.results["parity"] or {}).get("mean_difference"), 6),
+            "counts": record.results["counts"],
         }
-        for name, result in record["results"].items()
+        for record in records
     }
-    return json.dumps(
-        {"suite": "peers", "schema_version": SCHEMA_VERSION, "record": str(path), "results": figures}, allow_nan=True
-    )
+    return json.dumps({"suite": "peers", "records": str(folder), "results": figures}, allow_nan=True)
 
 
 def _rounded(value: float | None, digits: int) -> float | None:
@@ -131,6 +110,6 @@ def _notes(summaries: Sequence[Summary], statistics: Mapping[str, float], best_t
         notes += [f"{summary.contender} {error}" for error in summary.errors]
         if summary.parity and not summary.parity.holds:
             notes.append(
-                f"{summary.contender}'s mean loss departs from {REFERENCE}'s by more than {LOSS_TOLERANCE:.0%}."
+                f"{summary.contender}'s mean loss departs from {REFERENCE}'s by more than {LOSS_TOLERANCE:.1%}."
             )
     return notes

@@ -1,46 +1,23 @@
-"""Runs the contenders in turn, each in a fresh process, and collects what they report."""
+"""Runs a contender in a fresh process and collects what it reports."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..shared.children import child_environment
 from .stats import Outcome
-from .task import Task
 
-# progress(contender, repeat, steps done)
-Progress = Callable[[str, int, int], None]
-
-
-def schedule(contenders: Sequence[str], repeats: int) -> list[tuple[int, str]]:
-    """Alternate the contenders, turning their order around in every other repeat, so that a machine that slows down or
-    warms up hits them alike."""
-    return [
-        (repeat, name)
-        for repeat in range(repeats)
-        for name in (contenders if repeat % 2 == 0 else tuple(reversed(contenders)))
-    ]
-
-
-def run_all(task: Task, contenders: Sequence[str], repeats: int, progress: Progress) -> list[Outcome]:
-    """One outcome per contender and repeat, in the order they ran. A contender that fails does not end the rest."""
-    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        task_file = Path(folder) / "task.json"
-        task.save(task_file)
-        return [
-            run_one(name, repeat, task_file, len(task.batches), task.threads, progress)
-            for repeat, name in schedule(contenders, repeats)
-        ]
+# progress(steps done)
+Progress = Callable[[int], None]
 
 
 def run_one(
-    contender: str, repeat: int, task_file: Path, steps: int, threads: int, progress: Progress = lambda *_: None
+    contender: str, repeat: int, task_file: Path, steps: int, threads: int, progress: Progress = lambda _: None
 ) -> Outcome:
     """Run one contender to its end and read its events."""
     seconds: list[float] = []
@@ -59,7 +36,7 @@ def run_one(
                 if event["event"] == "step":
                     seconds.append(event["seconds"])
                     losses.append(event["loss"])
-                    progress(contender, repeat, len(seconds))
+                    progress(len(seconds))
                 elif event["event"] == "finish":
                     peak = int(event["peak_rss_bytes"])
         except BaseException:
@@ -69,24 +46,6 @@ def run_one(
     if process.returncode != 0 or len(seconds) != steps:
         error = _failure(process.returncode, len(seconds), steps, log_file)
     return Outcome(contender, repeat, tuple(seconds), tuple(losses), peak, error)
-
-
-def child_environment(threads: int) -> dict[str, str]:
-    """The caller's environment with the thread count set, GPUs hidden and the hub out of reach.
-
-    The package's own root comes first on the path, so that `python -m benchmarks` works from the repository alone.
-    """
-    assert __package__ is not None
-    root = Path(__file__).resolve().parents[len(__package__.split("."))]
-    path = [str(root)] if not __package__.startswith("gemfleet.") else []
-    path += [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(path),
-        "OMP_NUM_THREADS": str(threads),
-        "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
 
 
 def _events(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:

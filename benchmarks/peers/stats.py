@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-LOSS_TOLERANCE = 0.01
+from ..shared.quantiles import quantile, spread
+from ..shared.record import Run
+
+LOSS_TOLERANCE = 0.005
 REFERENCE = "plain"
 
 
@@ -20,6 +23,12 @@ class Outcome:
     losses: tuple[float, ...]
     peak_rss_bytes: int
     error: str | None = None
+
+    @classmethod
+    def of_run(cls, contender: str, run: Run) -> Outcome:
+        """What a record keeps of a run, as an outcome."""
+        peak = int(run.facts.get("peak_rss_bytes", 0))
+        return cls(contender, run.repeat, tuple(run.step_seconds), tuple(run.losses), peak, run.error)
 
 
 @dataclass(frozen=True)
@@ -52,22 +61,6 @@ class Summary:
     def counts(self) -> bool:
         """Whether the figures stand for the same training: all repeats ended, and their losses are the reference's."""
         return not self.errors and (self.parity is None or self.parity.holds)
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of `values` lie, interpolated between neighbours; nan of nothing."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median with the 10th and 90th percentile."""
-    return {"median": quantile(values, 0.5), "p10": quantile(values, 0.1), "p90": quantile(values, 0.9)}
 
 
 def loss_parity(losses: Sequence[float], reference: Sequence[float]) -> Parity:

@@ -7,6 +7,7 @@ plain PyTorch loop. The figures hold for the CPU they were taken on and say noth
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.train.errors import UserError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from . import machine
+from ..shared import machine
+from ..shared.record import Record, Run, write_case
+from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console, start_run
 from .adapter import write_initial_adapter
 from .contenders import CONTENDERS
 from .data import (
@@ -31,64 +32,89 @@ from .data import (
     examples_from_rows,
     token_statistics,
 )
-from .report import build_record, print_table, summary_line, write_record
-from .runner import run_all
+from .report import print_table, results_of, summary_line
+from .runner import run_one
 from .stats import REFERENCE, Outcome, Summary, summarise
 from .task import Recipe, Task
-
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-# Columns of the table in a log file; a terminal has its own width.
-REPORT_WIDTH = 140
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks peers`."""
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help="names with commas between (default: all)")
-    parser.add_argument("--steps", type=_positive, default=6, help="measured steps of a repeat (default: 6)")
-    parser.add_argument("--warmup", type=_positive, default=2, help="unmeasured steps before them (default: 2)")
-    parser.add_argument("--repeats", type=_positive, default=3, help="fresh processes per contender (default: 3)")
-    parser.add_argument("--batch", type=_positive, default=4, help="examples in a step (default: 4)")
-    parser.add_argument("--threads", type=_positive, default=machine.usable_cores(), help="default: one per core")
+    parser.add_argument("--steps", type=positive, default=6, help="measured steps of a repeat (default: 6)")
+    parser.add_argument("--warmup", type=positive, default=2, help="unmeasured steps before them (default: 2)")
+    parser.add_argument("--batch", type=positive, default=4, help="examples in a step (default: 4)")
+    parser.add_argument("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
     parser.add_argument(
         "--seed", type=int, default=42, help="chooses the examples and the initial adapter (default: 42)"
     )
     parser.add_argument(
         "--shortest-answer",
-        type=_positive,
+        type=positive,
         default=SHORTEST_ANSWER,
         help=f"leave out examples with fewer supervised tokens (default: {SHORTEST_ANSWER}, for Alpaca-like lengths)",
     )
     parser.add_argument("--model", type=Path, help="folder of a Gemma 3 (default: the packaged 270M)")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="where the JSON record goes (default: benchmarks/results)"
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="1 repeat of 1 warm-up and 2 measured steps: a check, no claim"
-    )
+    add_repeat_arguments(parser, "peers", repeats=3)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the record; the last line printed is its summary as JSON."""
+    """Measure, print the table, write a record for each contender; the last line printed is a summary as JSON."""
     if arguments.quick:
-        arguments.warmup, arguments.steps, arguments.repeats = 1, 2, 1
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=REPORT_WIDTH)
+        arguments.warmup, arguments.steps, arguments.repeat = 1, 2, 1
+    console = report_console()
     contenders = chosen_contenders(arguments.contenders)
     model_folder = arguments.model.resolve() if arguments.model else _demo_model()
     batches = load_batches(model_folder, arguments)
-    setting = describe(arguments, contenders, model_folder, batches)
-    with tempfile.TemporaryDirectory(prefix="peers-adapter-") as folder:
+    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
         recipe = Recipe(seed=arguments.seed)
         task = Task(model_folder, Path(folder) / "initial.safetensors", tuple(batches), recipe, arguments.threads)
         write_initial_adapter(model_folder, recipe, task.adapter_file)
-        outcomes = measure(task, contenders, arguments.repeats, console)
-    summaries = summarise_all(contenders, outcomes, batches, arguments.warmup)
-    record = build_record(setting, outcomes, summaries)
-    path = write_record(record, arguments.out)
-    print_table(console, summaries, setting["data"]["tokens"])
-    print(summary_line(record, path))
+        suite = peers_suite(task, arguments.warmup, Path(folder) / "task.json")
+        config = describe(arguments, model_folder, batches)
+        cases = [contender_case(name, config, len(batches)) for name in contenders]
+        records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
+    summaries = summarise_all(records, batches, arguments.warmup)
+    records = with_results(records, summaries)
+    for record in records:
+        write_case(record, arguments.out)
+    print_table(console, summaries, token_statistics(batches))
+    print(summary_line(records, arguments.out))
     return 1 if any(summary.errors for summary in summaries) else 0
+
+
+def peers_suite(task: Task, warmup: int, task_file: Path) -> Suite:
+    """Each contender in a fresh process, told what to do by a file."""
+    task.save(task_file)
+    tokens = [batch_tokens(batch) for batch in task.batches]
+
+    def measure(case: Case, repeat: int, tick: Tick) -> Run:
+        run = start_run(repeat)
+        outcome = run_one(
+            case.name, repeat, task_file, len(task.batches), task.threads, lambda done: tick(f"step {done}")
+        )
+        return run.model_copy(
+            update={
+                "step_seconds": list(outcome.step_seconds),
+                "tokens": tokens[: len(outcome.step_seconds)],
+                "losses": list(outcome.losses),
+                "facts": {"peak_rss_bytes": outcome.peak_rss_bytes},
+                "error": outcome.error,
+            }
+        )
+
+    # A contender's figures need the reference's losses: `with_results` makes them from all records.
+    return Suite("peers", warmup, measure, lambda record: record.results)
+
+
+def contender_case(name: str, config: dict[str, Any], steps: int) -> Case:
+    return Case(name, {**config, "contender": CONTENDERS[name].summary}, steps)
+
+
+def with_results(records: Sequence[Record], summaries: Sequence[Summary]) -> list[Record]:
+    """The records with figures of speed and parity."""
+    results = results_of(summaries)
+    return [record.model_copy(update={"results": results[record.case]}) for record in records]
 
 
 def chosen_contenders(names: str) -> tuple[str, ...]:
@@ -116,26 +142,16 @@ def load_batches(model_folder: Path, arguments: argparse.Namespace) -> list[Batc
     return choose_batches(examples, arguments.batch, arguments.warmup + arguments.steps, arguments.seed)
 
 
-def describe(
-    arguments: argparse.Namespace, contenders: Sequence[str], model_folder: Path, batches: Sequence[Batch]
-) -> dict[str, Any]:
-    """The setting of the measurement, as the record keeps it."""
+def describe(arguments: argparse.Namespace, model_folder: Path, batches: Sequence[Batch]) -> dict[str, Any]:
+    """The setting of the measurement, as the records keep it."""
     return {
-        "command": machine.command_line(),
-        "git_commit": machine.git_commit(),
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-        "config": {
-            "model": "Gemma 3 270M (packaged)" if arguments.model is None else model_folder.name,
-            "device": "cpu",
-            "contenders": {name: CONTENDERS[name].summary for name in contenders},
-            "batch": arguments.batch,
-            "warmup_steps": arguments.warmup,
-            "measured_steps": arguments.steps,
-            "repeats": arguments.repeats,
-            "threads": arguments.threads,
-            "recipe": asdict(Recipe(seed=arguments.seed)),
-        },
+        "model": "Gemma 3 270M (packaged)" if arguments.model is None else model_folder.name,
+        "device": "cpu",
+        "batch": arguments.batch,
+        "warmup_steps": arguments.warmup,
+        "measured_steps": arguments.steps,
+        "threads": arguments.threads,
+        "recipe": json.loads(json.dumps(asdict(Recipe(seed=arguments.seed)))),
         "data": {
             "source": "question-answer rows of chatterbot-corpus",
             "prompt": PROMPT,
@@ -147,46 +163,17 @@ def describe(
     }
 
 
-def measure(task: Task, contenders: Sequence[str], repeats: int, console: Console) -> list[Outcome]:
-    """Run all contenders with a progress bar."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
-        line = bar.add_task("loading", total=len(task.batches) * len(contenders) * repeats)
-
-        def advance(contender: str, repeat: int, steps_done: int) -> None:
-            bar.update(line, advance=1, description=f"{contender}, repeat {repeat + 1} of {repeats}, step {steps_done}")
-
-        return run_all(task, contenders, repeats, advance)
-
-
-def summarise_all(
-    contenders: Sequence[str], outcomes: Sequence[Outcome], batches: Sequence[Batch], warmup: int
-) -> list[Summary]:
+def summarise_all(records: Sequence[Record], batches: Sequence[Batch], warmup: int) -> list[Summary]:
     """One summary per contender, its losses set against the first finished repeat of the reference."""
-    references = (outcome.losses for outcome in outcomes if outcome.contender == REFERENCE and outcome.error is None)
+    outcomes = {record.case: [Outcome.of_run(record.case, run) for run in record.runs] for record in records}
+    references = (outcome.losses for outcome in outcomes.get(REFERENCE, []) if outcome.error is None)
     reference = next(references, None)
     tokens = [batch_tokens(batch) for batch in batches]
     supervised = [batch_supervised_tokens(batch) for batch in batches]
-    return [
-        summarise(name, [o for o in outcomes if o.contender == name], warmup, tokens, supervised, reference)
-        for name in contenders
-    ]
+    return [summarise(name, found, warmup, tokens, supervised, reference) for name, found in outcomes.items()]
 
 
 def _demo_model() -> Path:
     from gemfleet.train.demo import demo_model_folder
 
     return Path(demo_model_folder())
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value

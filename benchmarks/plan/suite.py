@@ -9,20 +9,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import MemoryParts
 
-from ..peers import machine
-from ..peers.runner import child_environment
+from ..shared import machine
+from ..shared.children import child_environment
+from ..shared.record import Record, new_record, write_stamped
 from .cases import CASES, Case
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 TOLERANCE = 0.20
-SCHEMA_VERSION = 1
 GIB = 2**30
 
 
@@ -85,30 +83,22 @@ def measure(case: Case, threads: int) -> Result:
     return Result(case, case.predicted(), int(found["peak_bytes"]), int(found["baseline_bytes"]))
 
 
-def build_record(results: Sequence[Result], threads: int) -> dict[str, Any]:
+def build_record(results: Sequence[Result], threads: int) -> Record:
     """Everything foretold and measured, in bytes, and on what."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "suite": "plan",
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": machine.command_line(),
-        "git_commit": machine.git_commit(),
-        "hardware": machine.hardware(),
-        "versions": machine.versions(),
-        "threads": threads,
-        "tolerance": TOLERANCE,
-        "results": [
-            {
-                "name": result.case.name,
-                **asdict(result.case),
-                "predicted_bytes": {**asdict(result.predicted), "total": result.predicted.total},
-                "measured_bytes": result.measured,
-                "baseline_bytes": result.baseline,
-                "error": result.error,
-            }
-            for result in results
-        ],
-    }
+    shapes = [
+        {
+            "name": result.case.name,
+            **asdict(result.case),
+            "predicted_bytes": {**asdict(result.predicted), "total": result.predicted.total},
+            "measured_bytes": result.measured,
+            "baseline_bytes": result.baseline,
+            "error": result.error,
+        }
+        for result in results
+    ]
+    return new_record(
+        "plan", "memory", {"threads": threads, "tolerance": TOLERANCE, "device": "cpu"}, results={"shapes": shapes}
+    )
 
 
 def table_line(result: Result) -> str:
@@ -119,23 +109,20 @@ def table_line(result: Result) -> str:
     return f"| {result.case.name} | " + " | ".join(f"{part / GIB:.2f}" for part in parts) + f" | {result.error:+.1%} |"
 
 
-def write(record: dict[str, Any], results: Sequence[Result], folder: Path) -> Path:
+def write(record: Record, results: Sequence[Result], folder: Path) -> Path:
     """The record as JSON and the table as Markdown beside it; returns the former."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp = str(record["finished_at"]).replace(":", "").replace("-", "").partition("+")[0]
-    path = folder / f"plan-{stamp}Z.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    path = write_stamped(record, folder)
     path.with_suffix(".md").write_text(table(record, results), encoding="utf-8")
     return path
 
 
-def table(record: dict[str, Any], results: Sequence[Result]) -> str:
+def table(record: Record, results: Sequence[Result]) -> str:
     """Predicted against measured, for people."""
     columns = ("weights", "adapter state", "activations", "logits", "runtime", "predicted", "measured")
     return "\n".join(
         (
-            f"Memory of training on a CPU, in GiB: the plan against one fresh process each (`{record['command']}`, "
-            f"{record['hardware']['cpu']}, torch {record['versions']['torch']}).",
+            f"Memory of training on a CPU, in GiB: the plan against one fresh process each (`{record.command}`, "
+            f"{record.hardware['cpu']}, torch {record.versions['torch']}).",
             "Measured: peak of the resident set beyond what it was once everything was imported. Random weights.",
             "",
             "| shape-dtype-length x rows | " + " | ".join(columns) + " | error |",

@@ -13,12 +13,21 @@ import torch
 from gemfleet.benchmarks.peers.adapter import write_initial_adapter
 from gemfleet.benchmarks.peers.contenders import CONTENDERS
 from gemfleet.benchmarks.peers.data import Example
-from gemfleet.benchmarks.peers.report import build_record, summary_line, write_record
-from gemfleet.benchmarks.peers.runner import run_all, run_one
-from gemfleet.benchmarks.peers.stats import Outcome, loss_parity
-from gemfleet.benchmarks.peers.suite import chosen_contenders, summarise_all
+from gemfleet.benchmarks.peers.report import summary_line
+from gemfleet.benchmarks.peers.runner import run_one
+from gemfleet.benchmarks.peers.stats import loss_parity
+from gemfleet.benchmarks.peers.suite import (
+    chosen_contenders,
+    contender_case,
+    peers_suite,
+    summarise_all,
+    with_results,
+)
 from gemfleet.benchmarks.peers.task import Recipe, Task
+from gemfleet.benchmarks.shared.record import Record, read_records
+from gemfleet.benchmarks.shared.repeat import measure_all
 from gemfleet.train.errors import UserError
+from rich.console import Console
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 pytestmark = pytest.mark.slow
@@ -59,8 +68,15 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="module")
-def outcomes(task: Task) -> list[Outcome]:
-    return run_all(task, ["plain", "gemfleet"], 1, lambda *_: None)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records")
+
+
+@pytest.fixture(scope="module")
+def records(task: Task, folder: Path) -> list[Record]:
+    suite = peers_suite(task, 1, folder.parent / "peers-task.json")
+    cases = [contender_case(name, {"threads": 1}, STEPS) for name in ("plain", "gemfleet")]
+    return measure_all(suite, cases, 1, folder, again=False, console=Console(quiet=True))
 
 
 def test_a_task_survives_its_file(task: Task, tmp_path: Path) -> None:
@@ -68,29 +84,26 @@ def test_a_task_survives_its_file(task: Task, tmp_path: Path) -> None:
     assert Task.load(tmp_path / "task.json") == task
 
 
-def test_plain_and_gemfleet_take_the_same_steps(outcomes: list[Outcome]) -> None:
-    plain, gemfleet = outcomes
+def test_plain_and_gemfleet_take_the_same_steps(records: list[Record]) -> None:
+    plain, gemfleet = (record.runs[0] for record in records)
     assert (plain.error, gemfleet.error) == (None, None)
     assert len(plain.losses) == STEPS
     assert max(loss_parity(gemfleet.losses, plain.losses).per_step) < 1e-4
 
 
-def test_steps_are_timed_and_memory_is_measured(outcomes: list[Outcome]) -> None:
-    for outcome in outcomes:
-        assert all(0 < seconds < 60 for seconds in outcome.step_seconds)
-        assert 50 * 2**20 < outcome.peak_rss_bytes < 8 * 2**30
+def test_steps_are_timed_and_memory_is_measured(records: list[Record]) -> None:
+    for record in records:
+        assert all(0 < seconds < 60 for seconds in record.runs[0].step_seconds)
+        assert 50 * 2**20 < record.runs[0].facts["peak_rss_bytes"] < 8 * 2**30
 
 
-def test_record_holds_raw_times_and_its_summary_is_one_json_line(
-    task: Task, outcomes: list[Outcome], tmp_path: Path
+def test_records_hold_raw_times_and_their_summary_is_one_json_line(
+    task: Task, records: list[Record], folder: Path
 ) -> None:
-    summaries = summarise_all(["plain", "gemfleet"], outcomes, task.batches, warmup=1)
-    record = build_record({"config": {"threads": 1}}, outcomes, summaries)
-    path = write_record(record, tmp_path / "results")
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    assert stored["schema_version"] == 1
-    assert stored["runs"][1]["step_seconds"] == list(outcomes[1].step_seconds)
-    line = summary_line(record, path)
+    stored = read_records(folder)
+    assert sorted(record.case for record in stored) == ["gemfleet", "plain"]
+    assert stored[0].runs[0].step_seconds == records[1].runs[0].step_seconds
+    line = summary_line(with_results(records, summarise_all(records, task.batches, warmup=1)), folder)
     assert "\n" not in line
     assert json.loads(line)["results"]["gemfleet"]["counts"] is True
 

@@ -14,8 +14,8 @@ from gemfleet.benchmarks.peers.data import (
     token_statistics,
     tokenise,
 )
-from gemfleet.benchmarks.peers.runner import schedule
-from gemfleet.benchmarks.peers.stats import Outcome, fastest, loss_parity, quantile, speed_ratios, summarise
+from gemfleet.benchmarks.peers.stats import Outcome, fastest, loss_parity, speed_ratios, summarise
+from gemfleet.benchmarks.shared.quantiles import quantile
 from gemfleet.train.errors import UserError
 
 
@@ -137,7 +137,3 @@ def test_ratios_and_best_mode_leave_out_what_does_not_count() -> None:
         {"gemfleet": 4.0, "trl-default": 1.0, "trl-packed": 2.0}
     )
     assert speed_ratios(summaries, "trl-best") == {}
-
-
-def test_contenders_alternate_and_turn_around() -> None:
-    assert schedule(["a", "b"], 3) == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]

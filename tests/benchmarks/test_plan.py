@@ -21,7 +21,7 @@ def records() -> list[dict[str, Any]]:
 
 def newest_results() -> dict[str, dict[str, Any]]:
     """The newest measurement of each case that there still is."""
-    return {r["name"]: r for record in records() for r in record["results"] if r["name"] in CASES}
+    return {r["name"]: r for record in records() for r in record["results"]["shapes"] if r["name"] in CASES}
 
 
 @pytest.mark.parametrize("result", newest_results().values(), ids=lambda result: result["name"])
@@ -44,7 +44,7 @@ def test_a_fresh_process_takes_what_was_foretold(tmp_path: Path, capsys: pytest.
     assert main(["plan", "--cases", "270m-bf16-512x2", "--out", str(tmp_path)]) == 0
     summary = json.loads(capsys.readouterr().out.splitlines()[-1])
     record = json.loads((tmp_path / summary["record"]).read_text())
-    assert record["results"][0]["measured_bytes"] > GIB
+    assert record["results"]["shapes"][0]["measured_bytes"] > GIB
     assert abs(summary["worst_error"]) <= TOLERANCE
     assert "270m-bf16-512x2" in (tmp_path / summary["record"]).with_suffix(".md").read_text()
 

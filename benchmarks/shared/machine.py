@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import psutil
 from gemfleet.train.device import cpu_flags, cpu_name
 
-LIBRARIES = ("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets")
+LIBRARIES = ("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "ray", "deepspeed")
 # The flags that decide how fast a bf16 or fp32 matrix product is.
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
@@ -32,7 +33,21 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "load_average_at_start": [round(load, 2) for load in psutil.getloadavg()],
         "system": f"{platform.system()} {platform.machine()}",
+        **_gpus(),
     }
+
+
+def _gpus() -> dict[str, Any]:
+    """GPUs by name with their driver and CUDA; nothing where there are none. Starts no CUDA context here."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+    import torch
+
+    rows = [line.split(", ") for line in lines if ", " in line]
+    return {"gpus": [row[0] for row in rows], "driver": rows[0][1], "cuda": torch.version.cuda} if rows else {}
 
 
 def versions() -> dict[str, str]:
@@ -47,19 +62,19 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The source revision, with `-dirty` for uncommitted changes; None outside a repository."""
-    folder = Path(__file__).parent
+    """The source revision; with `-dirty-` and a hash of the changes where there are some; None outside a repository."""
     try:
-        result = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if not commit.endswith("-dirty"):
+            return commit
+        return f"{commit}-{hashlib.sha256(_git('diff', 'HEAD').encode()).hexdigest()[:8]}"
     except (OSError, subprocess.CalledProcessError):
         return None
-    return result.stdout.strip()
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def command_line() -> str:

@@ -1,0 +1,133 @@
+"""The one format of results: a JSON file for each case of a suite, with everything needed to judge it or take it again.
+
+A case is measured in several runs, each in fresh processes; their raw step times are kept, figures are made from them.
+Suites that measure no steps leave `runs` empty and put what they found into `results`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from gemfleet.train.errors import UserError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from . import machine
+
+SCHEMA_VERSION: Literal[2] = 2
+
+
+class Run(BaseModel):
+    """One measurement of a case in fresh processes.
+
+    step_seconds: every step, warm-up included; empty where a case has no steps
+    tokens:       non-pad tokens of each of them over all ranks; losses: the mean per supervised token, where told
+    facts:        what else was measured, by name
+    error:        why it ended early; its figures then count for nothing
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    repeat: int
+    started_at: str
+    step_seconds: list[float] = []
+    tokens: list[int] = []
+    losses: list[float] = []
+    facts: dict[str, Any] = {}
+    error: str | None = None
+
+
+class Record(BaseModel):
+    """One case. config: all that decides what was measured; warmup: how many steps of each run are left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    schema_version: Literal[2] = SCHEMA_VERSION
+    suite: str
+    case: str
+    finished_at: str
+    command: str
+    git_commit: str | None
+    hardware: dict[str, Any]
+    versions: dict[str, str]
+    config: dict[str, Any]
+    warmup: int = 0
+    runs: list[Run] = []
+    results: dict[str, Any] = {}
+
+    @property
+    def good_runs(self) -> list[Run]:
+        return [run for run in self.runs if run.error is None]
+
+    def measured_seconds(self) -> list[list[float]]:
+        """Step times of each run that ended well, without its warm-up."""
+        return [run.step_seconds[self.warmup :] for run in self.good_runs]
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def new_record(suite: str, case: str, config: dict[str, Any], warmup: int = 0, **parts: Any) -> Record:
+    """A record of this machine, this source and this command, as of now."""
+    return Record(
+        suite=suite,
+        case=case,
+        finished_at=now(),
+        command=machine.command_line(),
+        git_commit=machine.git_commit(),
+        hardware=machine.hardware(),
+        versions=machine.versions(),
+        config=config,
+        warmup=warmup,
+        **parts,
+    )
+
+
+def write_case(record: Record, folder: Path) -> Path:
+    """`<folder>/<suite>-<case>.json`, in one rename: an interrupted suite leaves whole records only."""
+    return _write(record, folder / case_file(record.suite, record.case))
+
+
+def write_stamped(record: Record, folder: Path) -> Path:
+    """`<folder>/<suite>-<time of finishing>.json`, for suites whose runs are kept beside each other."""
+    stamp = record.finished_at.replace(":", "").replace("-", "").partition("+")[0]
+    return _write(record, folder / f"{record.suite}-{stamp}Z.json")
+
+
+def case_file(suite: str, case: str) -> str:
+    return f"{suite}-{re.sub(r'[^A-Za-z0-9._-]+', '_', case)}.json"
+
+
+def read_record(path: Path) -> Record:
+    """Raises UserError for a file that is no record of this schema."""
+    try:
+        return Record.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, ValidationError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{path} is no benchmark record of schema {SCHEMA_VERSION}: {first}; measure again with this version, "
+            "or leave the file out"
+        ) from error
+
+
+def read_records(place: Path) -> list[Record]:
+    """All records of a file or of a folder and those below it, by name. Raises UserError where there are none."""
+    if place.is_file():
+        return [read_record(place)]
+    records = [read_record(path) for path in sorted(place.rglob("*.json"))]
+    if not records:
+        raise UserError(f"there are no benchmark records in {place}; run `gemfleet bench SUITE --out {place}` first")
+    return records
+
+
+def _write(record: Record, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(record.model_dump_json(indent=1) + "\n")
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+    return path
