@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemfleet.train.auto_strategy import is_open, leaves_recomputation_open, needs
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.demo import MODEL_FOLDER
 from gemfleet.train.home import gemfleet_home
+from gemfleet.train.planning import shape_of_config
+from gemfleet.train.planning.options import DeviceKind
 from gemfleet.train.precision import describe_precision
 
 from .config import LaunchConfig
@@ -37,10 +40,12 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "adapters": _adapter_sentence(train.lora, facts),
         "data": f"{train.data.train}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
         "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
-        "strategy": train.strategy,
+        "strategy": _strategy_sentence(config, facts),
         "precision": describe_precision(train.precision),
         "base": "frozen, not quantised" if train.quantization == "none" else f"frozen, in {train.quantization}",
-        "recomputation": train.activation_checkpointing,
+        "recomputation": "where memory needs it"
+        if leaves_recomputation_open(train)
+        else train.activation_checkpointing,
         "batch": f"{train.batch.global_} examples a step; {_rows_sentence(train.batch.micro)} in memory at once",
         "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
@@ -108,6 +113,16 @@ def _adapter_sentence(lora: LoraConfig, facts: ModelFacts | None) -> str:
     count = lora_parameter_count(lora, facts.config) if facts else None
     parameters = f": {count:,} trainable parameters" if count else ""
     return f"LoRA r={lora.r}, alpha={lora.alpha:g} on {targets}{parameters}"
+
+
+def _strategy_sentence(config: LaunchConfig, facts: ModelFacts | None) -> str:
+    train, cluster = config.train, config.cluster
+    if not is_open(train):
+        return train.strategy
+    if facts is None or cluster.workers == "auto":
+        return f"{train.strategy}, settled by the plan once model and cluster are known"
+    kind: DeviceKind = "cpu" if cluster.gpus_per_worker == 0 else "cuda"
+    return needs(train, shape_of_config(facts.config, train.model), cluster.workers, kind)
 
 
 def _rows_sentence(micro: int | str) -> str:

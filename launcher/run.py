@@ -43,6 +43,7 @@ from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
 from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE
 from .run_names import new_run_id
+from .settle_strategy import settle as settle_strategy
 from .worker import FaultPolicy, RankJob
 
 
@@ -146,6 +147,7 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         tell_what_differs(run)
         with status_api(gemfleet_home(), run.config.api, run.id, run.note):
             placement = preflight(run)
+            settle_strategy(run, placement)
             model_folder, folders = stage(run)
         source, report = prepare_data(run, placement, folders)
         train = find_micro(run, placement, source, folders, batch_cache)

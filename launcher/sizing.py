@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from gemfleet.train.auto_strategy import workload_of
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import (
@@ -124,18 +125,8 @@ def find_device(name: str) -> Device:
 
 def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: float) -> Workload:
     """What a configuration file says of one rank's work."""
-    return Workload(
-        length=config.data.max_length,
-        micro=1 if config.batch.micro == "auto" else config.batch.micro,  # what `auto` finds, only probes can tell
-        example_tokens=example_tokens,
-        supervised=supervised,
-        global_batch=config.batch.global_,
-        lora_rank=config.lora.r,
-        lora_targets=config.lora.target_modules,
-        lora_dropout=config.lora.dropout,
-        dtype="fp32" if config.precision == "fp32" else "bf16",
-        quantization=config.quantization,
-    )
+    dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
+    return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
 
 
 def table_rows(report: SizingReport) -> tuple[list[str], list[list[str]]]:

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from gemfleet.train.activation_checkpointing import checkpoint_layers
+from gemfleet.train.auto_strategy import RankDevices
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.interfaces import WriteCheckpoint
+from gemfleet.train.local_devices import rank_devices
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model import attach_lora
@@ -137,3 +139,9 @@ def base_bytes(model_folder: str, changes: dict[str, Any]) -> tuple[int, int]:
             held += here.untyped_storage().nbytes()
             whole += math.prod(getattr(parameter, "ds_shape", parameter.shape)) * parameter.element_size()
     return held, whole
+
+
+def devices_of_unequal_ranks() -> RankDevices:
+    """What all ranks have at least, where rank 1 may use far less than rank 0. Collective."""
+    limit = "8GiB" if dist.get_rank() == 0 else "700MiB"
+    return rank_devices(strategy_config(batch={"global": 3, "device_memory_limit": limit}), 0, dist.get_world_size())

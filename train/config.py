@@ -164,9 +164,18 @@ class Fsdp2Config(StrictModel):
     """`strategy: fsdp2`: every parameter divided among the ranks, gathered layer by layer when it is needed."""
 
     reshard_after_forward: Annotated[
-        bool, Field(description="free a layer after its forward and gather it again for backward: less memory, slower")
-    ] = True
+        Literal["auto"] | bool,
+        Field(
+            description="free a layer after its forward and gather it again for backward: less memory, slower; "
+            "`auto`: where the plan says that memory needs it"
+        ),
+    ] = "auto"
     cpu_offload: Annotated[bool, Field(description="keep shards, gradients and AdamW in host memory")] = False
+
+    @property
+    def reshards(self) -> bool:
+        """An `auto` that no plan has settled is the choice that needs less memory."""
+        return self.reshard_after_forward is not False
 
 
 class DeepSpeedConfig(StrictModel):
@@ -208,7 +217,10 @@ class TrainConfig(StrictModel):
         Quantization,
         Field(description="the frozen base in 4 bits (NF4, double quantisation) or 8, by bitsandbytes"),
     ] = "none"
-    strategy: Annotated[Literal["ddp", "fsdp2", "deepspeed"], Field(description="how ranks share the work")] = "ddp"
+    strategy: Annotated[
+        Literal["auto", "ddp", "fsdp2", "deepspeed"],
+        Field(description="how ranks share the work; `auto`: the first of ddp and fsdp2 that fits, by the plan"),
+    ] = "ddp"
     fsdp2: Fsdp2Config = Fsdp2Config()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     activation_checkpointing: Annotated[
@@ -244,7 +256,7 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _quantised_bases_are_replicated(self) -> TrainConfig:
-        if self.quantization != "none" and self.strategy != "ddp":
+        if self.quantization != "none" and self.strategy not in ("auto", "ddp"):
             raise ValueError(
                 f"train.quantization is {self.quantization}, but train.strategy {self.strategy} divides a base that is "
                 "not quantised; use strategy ddp, which keeps the quantised base on every rank, or quantization none"

@@ -60,15 +60,18 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     from .batch_finder.local import settle_micro
     from .batch_finder.memory import resident_bytes
     from .device import prepare_process
+    from .local_devices import settle_here
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
     from .resolve import check_context, resolve_model_folder
     from .worker import run_training
 
-    prepare_process(int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
+    prepare_process(ranks_on_node)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     model_folder = resolve_model_folder(config.model)
     check_context(model_folder, config.data.max_length)
+    config = settle_here(config, model_folder, local_rank, ranks_on_node)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
@@ -78,7 +81,6 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     if rank == 0:
         print(report.summary())
     with reporter, tempfile.TemporaryDirectory(dir=reporter.folder, prefix=".work-") as work:
-        local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
     if rank == 0:
         losses = (

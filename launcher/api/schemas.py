@@ -125,6 +125,9 @@ class RunDetail(RunSummary):
     learning_rate: float | None = None
     grad_norm: float | None = None
     throughput: Throughput | None = None
+    strategy: Annotated[
+        dict[str, Any] | None, Field(description="the plan's choice and why, where the configuration left it open")
+    ] = None
     batch_finder: Annotated[dict[str, Any] | None, Field(description="the batch finder's result, once known")] = None
     ranks: list[Rank]
     last_checkpoint: Checkpoint | None = None

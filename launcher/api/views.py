@@ -71,6 +71,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
     checkpoints = reader.checkpoints(run.id)
     batch = reader.last_event(run.id, BATCH_EVENTS)
+    strategy = reader.last_event(run.id, ("strategy",))
     fields = set(Throughput.model_fields)
     throughput = redact({key: value for key, value in (step or {}).items() if key in fields})
     return RunDetail(
@@ -79,6 +80,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         learning_rate=redact((step or {}).get("learning_rate")),
         grad_norm=redact((step or {}).get("grad_norm")),
         throughput=Throughput(**throughput) if step else None,
+        strategy=redact(strategy["data"]) if strategy else None,
         batch_finder=redact(batch["data"]) if batch else None,
         ranks=[rank_view(row) for row in reader.ranks(run.id)],
         last_checkpoint=checkpoint_view(run.id, checkpoints[0], folder, prefix) if checkpoints else None,

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gemfleet.train.planning.memory import CPU_PROCESS
 from rank_pool import RankPool
-from strategy_cases import Outcome, base_bytes, train_case
+from strategy_cases import Outcome, base_bytes, devices_of_unequal_ranks, train_case
 from tiny_model import save_tiny_gemma3
 
 LOSS, ADAPTER = 1e-4, 1e-3
@@ -112,6 +113,12 @@ def test_two_ranks_train_the_same_under_a_sample(laboratory: Laboratory) -> None
 @pytest.mark.parametrize(("writer", "reader"), [("ddp", "fsdp2"), ("fsdp2", "zero-2"), ("zero-2", "ddp")])
 def test_a_sample_resumes_under_another(laboratory: Laboratory, writer: str, reader: str) -> None:
     assert same_run(laboratory.resumed(writer, 2, reader, 2), laboratory.whole("ddp", 2))
+
+
+def test_ranks_with_unequal_memory_settle_on_the_least(laboratory: Laboratory) -> None:
+    least, same = laboratory.pool(2).run(devices_of_unequal_ranks)
+    assert least == same
+    assert (least.ranks, least.memory_bytes) == (2, 700 * 2**20 - CPU_PROCESS)
 
 
 @pytest.mark.slow

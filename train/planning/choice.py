@@ -36,24 +36,52 @@ def choose_strategy(
     ddp moves adapters alone, once a step; fsdp2 gathers the frozen base on every pass. So the base is divided only
     where it must be. memory_bytes: of one rank's device. checkpointing: None leaves that choice to the plan.
     """
-    tried = [
-        (sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device))
-        for sharing in candidates(work, fleet, checkpointing)
+    return choose_among(candidates(shape, work, fleet, checkpointing), shape, work, fleet, memory_bytes, device)
+
+
+def choose_among(
+    sharings: Sequence[Sharing],
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    device: DeviceKind = "cuda",
+) -> Choice:
+    """The first of these that fits, or the one nearest to fitting."""
+    fitting = fitting_choices(sharings, shape, work, fleet, memory_bytes, device)
+    if fitting:
+        return fitting[0]
+    sharing, parts = min(_tried(sharings, shape, work, fleet, device), key=lambda pair: pair[1].total)
+    return Choice(sharing, parts, False, _nothing_fits(shape, work, fleet, memory_bytes, sharing, parts, device))
+
+
+def fitting_choices(
+    sharings: Sequence[Sharing],
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    device: DeviceKind = "cuda",
+) -> list[Choice]:
+    """All of these that fit, in the given order."""
+    tried = _tried(sharings, shape, work, fleet, device)
+    return [
+        Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
+        for sharing, parts in tried
+        if fits(parts, memory_bytes)
     ]
-    room = int(memory_bytes * (1 - MARGIN))
-    fitting = next(((sharing, parts) for sharing, parts in tried if parts.total <= room), None)
-    if fitting is None:
-        sharing, parts = min(tried, key=lambda pair: pair[1].total)
-        return Choice(sharing, parts, False, _nothing_fits(shape, work, fleet, memory_bytes, sharing, parts, device))
-    sharing, parts = fitting
-    return Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
 
 
-def candidates(work: Workload, fleet: Fleet, checkpointing: Checkpointing | None) -> list[Sharing]:
-    """In order of preference. A quantised base is only ever replicated; one rank has nobody to share with."""
+def candidates(
+    shape: ModelShape, work: Workload, fleet: Fleet, checkpointing: Checkpointing | None = None
+) -> list[Sharing]:
+    """In order of preference. A quantised base is only ever replicated; one rank has nobody to share with.
+
+    fsdp2 gathers the head with the embedding, so it needs them to be one weight.
+    """
     modes: Sequence[Checkpointing] = CHECKPOINTING if checkpointing is None else (checkpointing,)
     found = [Sharing("ddp", mode) for mode in modes]
-    if fleet.ranks > 1 and work.quantization == "none":
+    if fleet.ranks > 1 and work.quantization == "none" and shape.tied:
         found += [Sharing("fsdp2", mode, reshard) for mode in modes for reshard in (False, True)]
     return found
 
@@ -71,11 +99,20 @@ def fits(parts: MemoryParts, memory_bytes: int) -> bool:
     return parts.total <= int(memory_bytes * (1 - MARGIN))
 
 
+def _tried(
+    sharings: Sequence[Sharing], shape: ModelShape, work: Workload, fleet: Fleet, device: DeviceKind
+) -> list[tuple[Sharing, MemoryParts]]:
+    return [(sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device)) for sharing in sharings]
+
+
 def _reason(
     sharing: Sharing, parts: MemoryParts, tried: Sequence[tuple[Sharing, MemoryParts]], memory_bytes: int
 ) -> str:
     takes = f"takes {parts.total / GIB:.1f} of {memory_bytes / GIB:.1f} GiB"
     plain = tried[0][1].total / GIB
+    replicated = min((p.total for s, p in tried if s.name == "ddp"), default=None)
+    if replicated is None:
+        return f"{sharing} {takes}"
     if sharing.name == "ddp" and sharing.checkpointing == tried[0][0].checkpointing:
         return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
     if sharing.name == "ddp":
@@ -83,8 +120,8 @@ def _reason(
             f"ddp with {sharing.checkpointing} activation checkpointing {takes}; without, it would take "
             f"{plain:.1f} GiB. The base stays whole on every rank, so only adapter gradients move between ranks"
         )
-    replicated = min(p.total for s, p in tried if s.name == "ddp") / GIB
-    return f"{sharing} {takes}; with the whole base on every rank it would take at least {replicated:.1f} GiB"
+    least = f"{replicated / GIB:.1f} GiB"
+    return f"{sharing} {takes}; with the whole base on every rank it would take at least {least}"
 
 
 def _nothing_fits(
@@ -102,7 +139,7 @@ def _nothing_fits(
             for words, changed, ranks in _remedies(work, fleet)
             if any(
                 fits(memory_per_rank(shape, changed, option, ranks.ranks, device), memory_bytes)
-                for option in candidates(changed, ranks, None)
+                for option in candidates(shape, changed, ranks)
             )
         ),
         "use a device with more memory, or a smaller model",

@@ -35,6 +35,7 @@ CUDA_SLACK = 0.05
 # resident than is alive, as glibc keeps freed activations in pieces that the next ones do not fill.
 CPU_RUNTIME = 48 * MIB
 CPU_SLACK = 0.25
+CPU_PROCESS = 400 * MIB  # a process that has imported everything; predictions are of what comes on top
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from .ddp import DdpStrategy
 
 
 def build_strategy(config: TrainConfig) -> Strategy:
-    """The strategy a run asks for, not yet set up. The process group exists already."""
+    """The strategy a run asks for, not yet set up. The process group exists already, and `auto` is settled."""
     return STRATEGIES[config.strategy](config)
 
 

@@ -81,7 +81,7 @@ class Fsdp2Strategy:
             else OffloadPolicy(),
         }
         for layer in root.layers:
-            fully_shard(layer, reshard_after_forward=self._config.reshard_after_forward, **options)
+            fully_shard(layer, reshard_after_forward=self._config.reshards, **options)
         sharded: FSDPModule = fully_shard(root, reshard_after_forward=False, **options)
         for module in _groups(sharded):
             module.set_gradient_divide_factor(1.0)  # sums, never averages

@@ -23,7 +23,7 @@ def test_a_choice_fits_with_its_margin_or_says_why_not(shape, ranks, memory, len
     work, fleet = Workload(length=length, quantization=quantization), Fleet(ranks)
     choice = choose_strategy(shape, work, fleet, memory)
     assert choice.fits == (choice.memory.total <= int(memory * (1 - MARGIN)))
-    assert choice.sharing in candidates(work, fleet, None)
+    assert choice.sharing in candidates(shape, work, fleet)
     assert choice.fits or choice.reason.startswith("nothing fits")
     if ranks == 1 or quantization != "none":
         assert choice.sharing.name == "ddp"

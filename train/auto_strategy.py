@@ -1,0 +1,179 @@
+"""`strategy: auto` and `reshard_after_forward: auto`, settled by the plan on the devices that the ranks will have.
+
+The choice is made before ranks train, again in each launch: a checkpoint resumes under any strategy, so a run that goes
+on elsewhere gets what fits there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from .config import TrainConfig
+from .errors import UserError
+from .planning import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
+from .planning.choice import candidates, choose_among, fitting_choices
+from .planning.counts import Targets, projections
+from .planning.memory import CPU_PROCESS, memory_per_rank
+from .planning.options import DeviceKind
+
+GIB = 2**30
+Changes = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RankDevices:
+    """What the ranks of a run have. memory_bytes: of one rank, the least of all; dtype: of the computation there."""
+
+    ranks: int
+    memory_bytes: int
+    kind: DeviceKind
+    dtype: Literal["bf16", "fp32"]
+
+    @classmethod
+    def of(cls, ranks: int, limit_bytes: int, kind: DeviceKind, dtype: Literal["bf16", "fp32"]) -> RankDevices:
+        """limit_bytes: what a rank may use in all; on a CPU that is to hold its process too."""
+        return cls(ranks, limit_bytes - (CPU_PROCESS if kind == "cpu" else 0), kind, dtype)
+
+    @property
+    def fleet(self) -> Fleet:
+        return Fleet(self.ranks)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to share the work. changes: fields of the `train` section and their values, for `model_copy`."""
+
+    choice: Choice
+    changes: Changes
+
+    @property
+    def name(self) -> str:
+        """As people read it: `fsdp2, selective activation checkpointing`."""
+        return str(self.choice.sharing)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """config: with nothing left open; sentence: what was chosen and why, for people; facts: the same for the API.
+
+    options: all that fit, the chosen one first
+    """
+
+    config: TrainConfig
+    sentence: str
+    facts: Mapping[str, Any]
+    options: tuple[Option, ...]
+
+
+def is_open(config: TrainConfig) -> bool:
+    """Whether the configuration leaves something of the strategy to the plan."""
+    return config.strategy == "auto" or (config.strategy == "fsdp2" and config.fsdp2.reshard_after_forward == "auto")
+
+
+def leaves_recomputation_open(config: TrainConfig) -> bool:
+    """Whether activation checkpointing is for the plan or for probes to choose."""
+    chosen = "activation_checkpointing" in config.model_fields_set
+    return not chosen and (config.strategy == "auto" or config.batch.micro == "auto")
+
+
+def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> list[Option]:
+    """All ways to share the work that fit on these devices and that the configuration allows, the preferred one first.
+
+    Empty where nothing fits. What a person has set (activation checkpointing, reshard_after_forward) stays as it is.
+    """
+    work = workload_of(config, devices.dtype)
+    sharings = allowed_sharings(config, shape, work, devices.fleet)
+    found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    return [Option(choice, changes_for(config, choice.sharing)) for choice in found]
+
+
+def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
+    """Nothing is left open in what comes back. UserError where the strategy was open and none fits."""
+    work = workload_of(config, devices.dtype)
+    sharings = allowed_sharings(config, shape, work, devices.fleet)
+    choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    if config.strategy == "auto" and not choice.fits:
+        raise UserError(
+            f"train.strategy is auto, but {choice.reason}; or name a strategy, which is tried whatever the plan says"
+        )
+    options = fitting_strategies(config, shape, devices)
+    ranks = f"{devices.ranks} rank" + ("" if devices.ranks == 1 else "s")
+    return Settled(
+        config.model_copy(update=dict(changes_for(config, choice.sharing))),
+        f"strategy for {ranks}: {choice.reason}",
+        facts_of(config, choice, devices, options),
+        tuple(options),
+    )
+
+
+def needs(config: TrainConfig, shape: ModelShape, ranks: int, kind: DeviceKind) -> str:
+    """What each way to share the work would take of one rank's device, for people; before any device is known."""
+    work = workload_of(config, "fp32" if config.precision == "fp32" else "bf16")
+    taken = [
+        f"{sharing} {memory_per_rank(shape, work, sharing, ranks, kind).total / GIB:.2f}"
+        for sharing in allowed_sharings(config, shape, work, Fleet(ranks))
+    ]
+    return f"{config.strategy}: the first that fits a rank's device, of (GiB) " + "; ".join(taken)
+
+
+def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options: Sequence[Option]) -> dict[str, Any]:
+    """What the API says of the choice. Memory in bytes, of one rank."""
+    sharing = choice.sharing
+    return {
+        "asked": config.strategy,
+        "strategy": sharing.name,
+        "activation_checkpointing": sharing.checkpointing,
+        "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
+        "fits": choice.fits,
+        "reason": choice.reason,
+        "fitting": [option.name for option in options],
+        "predicted_memory_bytes": {**asdict(choice.memory), "total": choice.memory.total},
+        **asdict(devices),
+    }
+
+
+def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fleet: Fleet) -> list[Sharing]:
+    """The candidates of the plan that this configuration leaves open."""
+    reshard = config.fsdp2.reshard_after_forward
+    if config.strategy != "auto":
+        kept = (False, True) if reshard == "auto" else (reshard,)
+        return [Sharing("fsdp2", config.activation_checkpointing, value) for value in kept]
+    chosen = None if leaves_recomputation_open(config) else config.activation_checkpointing
+    return [
+        sharing
+        for sharing in candidates(shape, work, fleet, chosen)
+        if sharing.name != "fsdp2" or reshard in ("auto", sharing.reshard)
+    ]
+
+
+def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
+    """Every field that this choice decides, which is of ddp and fsdp2 alone: also over another choice's result."""
+    found: Changes = ()
+    if config.strategy == "auto":
+        found = (("strategy", sharing.name), ("activation_checkpointing", sharing.checkpointing))
+    if sharing.name == "fsdp2":
+        fsdp2 = config.fsdp2.model_copy(update={"reshard_after_forward": sharing.reshard})
+        found = (*found, ("fsdp2", fsdp2))
+    return found
+
+
+def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"]) -> Workload:
+    """What a configuration says of one rank's work, with everything supervised: the worst case."""
+    return Workload(
+        length=config.data.max_length,
+        micro=1 if config.batch.micro == "auto" else config.batch.micro,  # what `auto` finds, only probes can tell
+        global_batch=config.batch.global_,
+        lora_rank=config.lora.r,
+        lora_targets=_targets(config.lora.target_modules),
+        lora_dropout=config.lora.dropout,
+        dtype=dtype,
+        quantization=config.quantization,
+    )
+
+
+def _targets(modules: Literal["all-linear"] | list[str]) -> Targets:
+    """Modules by names of another kind, such as full ones, count as all: more than they can be."""
+    known = projections(SIZES["270m"])  # named alike in every size
+    return modules if isinstance(modules, list) and all(name in known for name in modules) else "all-linear"

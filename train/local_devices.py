@@ -1,0 +1,44 @@
+"""The devices of the ranks under `python -m train` and `torchrun`, and the strategy that suits them."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from .auto_strategy import RankDevices, is_open, settle_strategy
+from .batch_finder.memory import usable_limit
+from .config import TrainConfig
+from .device import choose_dtype, current_device
+from .planning import shape_of_config
+from .resolve import read_model_config
+from .strategies.collectives import most_over_ranks
+
+log = logging.getLogger("gemfleet.train")
+
+
+def settle_here(config: TrainConfig, model_folder: Path, local_rank: int, ranks_on_node: int) -> TrainConfig:
+    """The configuration with nothing of the strategy left open, the same on every rank. Collective."""
+    if not is_open(config):
+        return config
+    shape = shape_of_config(read_model_config(model_folder), config.model)
+    settled = settle_strategy(config, shape, rank_devices(config, local_rank, ranks_on_node))
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        log.info("%s", settled.sentence)
+    return settled.config
+
+
+def rank_devices(config: TrainConfig, local_rank: int, ranks_on_node: int) -> RankDevices:
+    """What every rank has at least. Collective."""
+    facts = current_device(local_rank)
+    device = facts.device
+    limit = usable_limit(device, config.batch.memory_limit_bytes, ranks_on_node)
+    fp32 = choose_dtype(config.precision, facts) is torch.float32
+    return RankDevices.of(
+        dist.get_world_size() if dist.is_initialized() else 1,
+        -most_over_ranks(-limit, device),
+        "cuda" if device.type == "cuda" else "cpu",
+        "fp32" if most_over_ranks(int(fp32), device) else "bf16",
+    )
