@@ -14,7 +14,7 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-faults test-hosts check bench clean
+.PHONY: help demo test test-quick test-faults test-hosts check bench test-timing clean
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of one run.
 KILLS := 180
@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 
 test: check ## check, then every test that needs neither a GPU nor several hosts, and causes no faults in whole runs
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
@@ -38,6 +38,10 @@ test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk)
 	@echo "== faults"
 	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/launcher/test_batch_on_ray.py
+
+test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
+	@echo "== timing"
+	$(BIN)/python -m pytest -m timing --durations=10 tests/benchmarks
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"

@@ -15,7 +15,10 @@ SUITES = {
     "plan": "the memory that the plan foretells against the memory that training takes",
     "checkpoint": "what saving costs a step, and throughput into the head beside a plain socket copy",
     "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",
+    "throughput": "tokens per second, MFU and memory of training, by size, strategy, precision, length and batch",
+    "scaling": "weak and strong scaling over workers of this machine, and bytes on the wire",
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
+    "compare": "two sets of records: what regressed, what improved, what is noise",
 }
 
 

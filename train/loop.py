@@ -24,7 +24,7 @@ from .out_of_memory import check_memory_limit
 from .prefetch import StepPrefetcher
 from .schedule import learning_rate_at
 from .strategies.base import Strategy
-from .throughput import StepClock, StepThroughput, peak_memory_bytes
+from .throughput import StepClock, StepThroughput, flop_counter, peak_memory_bytes, rated_flops_per_second
 
 log = logging.getLogger("gemfleet.train")
 
@@ -55,6 +55,8 @@ class Trainer:
         work_folder: Path,
     ) -> None:
         self.config = config
+        self.flops = flop_counter(model, config.activation_checkpointing)
+        self.rated_flops = rated_flops_per_second(model.device, model.criterion.head_weight.dtype)
         self.model = strategy.setup(model)
         self.strategy = strategy
         self.source = source
@@ -65,6 +67,7 @@ class Trainer:
         self.clock = StepClock()
         self.meter = DeviceMeter.of(self.model.device, rank, strategy.world_size)
         self._saved_step = 0
+        self._saving_seconds = 0.0
         self._evaluated_step: int | None = None
 
     def run(self) -> TrainResult:
@@ -109,14 +112,16 @@ class Trainer:
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         stop = float(self.reporter.should_stop())
-        sums = self.strategy.sum_over_ranks([loss_sum, stop, float(raw_tokens), *self.meter.places()])
-        loss_total, stop_votes, raw_tokens_total, *loads = sums
+        flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
+        computed = [float(raw_tokens), flops.model, flops.recomputed]
+        sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *self.meter.places()])
+        (loss_total, stop_votes), computed, loads = sums[:2], sums[2:5], sums[5:]
         mean_loss = loss_total / step.step_supervised_tokens
         self.refuse_non_finite(index, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
         self.strategy.step(learning_rate)
         self.advance(index, step)
-        self.record_step(step, int(raw_tokens_total), mean_loss, grad_norm, learning_rate, data_wait_seconds, loads)
+        self.record_step(step, computed, mean_loss, grad_norm, learning_rate, data_wait_seconds, loads)
         return stop_votes > 0
 
     def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
@@ -137,26 +142,31 @@ class Trainer:
     def record_step(
         self,
         step: StepRows,
-        raw_tokens: int,
+        computed: list[float],
         loss: float,
         grad_norm: float,
         learning_rate: float,
         data_wait_seconds: float,
         loads: list[float],
     ) -> None:
-        """Every step's loss goes into the history; rank 0 reports. raw_tokens: over all ranks, with padding.
+        """Every step's loss goes into the history; rank 0 reports.
 
-        loads: what the ranks' device meters say of memory and utilisation.
+        computed: over all ranks, tokens with padding, FLOPs of the model, those recomputed; loads: of their devices.
         """
         throughput = StepThroughput(
             step_seconds=self.clock.stop() + data_wait_seconds,
             data_wait_seconds=data_wait_seconds,
-            raw_tokens=raw_tokens,
+            checkpoint_wait_seconds=self._saving_seconds,
+            raw_tokens=int(computed[0]),
             tokens=step.step_tokens,
             supervised_tokens=step.step_supervised_tokens,
             world_size=self.strategy.world_size,
             peak_memory_bytes=peak_memory_bytes(),
+            flops=computed[1],
+            recomputed_flops=computed[2],
+            rated_flops_per_second=self.rated_flops,
         )
+        self._saving_seconds = 0.0
         entry = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         if self.log_is_due():
             entry["mean_loss"] = mean_loss_since_last(self.progress.log_history, loss)
@@ -203,6 +213,7 @@ class Trainer:
         """
         if self._saved_step == self.progress.step:
             return
+        started = time.perf_counter()
         self.reporter.progress("save")
         adapter, optimizer = self.strategy.gather_adapter(), self.strategy.gather_optimizer()
         write = None
@@ -217,6 +228,7 @@ class Trainer:
             )
         self._saved_step = self.progress.step
         self.reporter.save_checkpoint(self.progress.step, write, self.metrics_of_this_step())
+        self._saving_seconds += time.perf_counter() - started
 
     def resume(self) -> None:
         """Go on from the newest verified checkpoint where there is one."""

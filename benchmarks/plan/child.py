@@ -62,7 +62,12 @@ def train(model: TrainableModel, rows: PackedRows) -> None:
 
 
 def random_model(shape: ModelShape, dtype: torch.dtype) -> TrainableModel:
-    """Made in place, so that no second copy of the weights is ever held."""
+    """Random weights with adapters."""
+    return attach_lora(random_base(shape, dtype), LoraConfig(), seed=0, base_name="random")
+
+
+def random_base(shape: ModelShape, dtype: torch.dtype) -> Any:
+    """A frozen Gemma 3, made in place, so that no second copy of the weights is ever held."""
     from transformers import Gemma3ForCausalLM
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
 
@@ -76,7 +81,7 @@ def random_model(shape: ModelShape, dtype: torch.dtype) -> TrainableModel:
     # Buffers that no file holds; they are garbage after `to_empty`.
     base.model.rotary_emb = Gemma3RotaryEmbedding(base.config)
     base.model.embed_tokens.embed_scale.fill_(shape.hidden**0.5)
-    return attach_lora(base.requires_grad_(False), LoraConfig(), seed=0, base_name="random")
+    return base.requires_grad_(False)
 
 
 def text_config(shape: ModelShape) -> Any:

@@ -76,6 +76,13 @@ class Throughput(BaseModel):
     supervised_tokens_per_second: float | None = None
     raw_tokens_per_second: float | None = None
     mfu: Annotated[float | None, Field(description="model FLOPs utilisation; null where the peak is unknown")] = None
+    hfu: Annotated[float | None, Field(description="the same with what activation checkpointing recomputes")] = None
+    flops_per_second_per_rank: Annotated[
+        float | None, Field(description="FLOPs that LoRA needs, recomputation and padding left out")
+    ] = None
+    checkpoint_wait_seconds: Annotated[
+        float | None, Field(description="what saving held training up since the step before; not part of step_seconds")
+    ] = None
     peak_memory_bytes: int | None = None
     memory_bytes: Annotated[
         list[int] | None,

@@ -6,7 +6,9 @@ is known for the H200 alone (790 of 989 TFLOP/s), and the same share is assumed 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from itertools import pairwise
 
 from .options import DeviceKind
 
@@ -66,6 +68,21 @@ GPUS: dict[str, Device] = {
         _gpu("mi300x", 192, 1307.4, 5300, 448, "AMD Instinct MI300X data sheet; gemfleet was never run on ROCm"),
     )
 }
+
+
+def gpu_of_driver_name(name: str) -> Device | None:
+    """The data sheet of a GPU that its driver calls so, as in `NVIDIA H100 80GB HBM3`; None where none is sure.
+
+    Whole words count: an A10G, a laptop's or an NVL card is not the card whose sheet is known.
+    """
+    words = re.findall(r"[a-z0-9]+", name.lower())
+    known = {*words, *(first + second for first, second in pairwise(words))}
+    if known & {"laptop", "nvl", "maxq", "super", "ti"}:
+        return None
+    found = [
+        device for key, device in GPUS.items() if all(part in known or f"{part}gb" in known for part in key.split("-"))
+    ]
+    return max(found, key=lambda device: len(device.name), default=None)
 
 
 def cpu_device(memory_bytes: int) -> Device:

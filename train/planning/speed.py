@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .counts import body_linear, embedding, lora_parameters
 from .devices import Device
+from .flops import visible_pairs
 from .memory import MIB, gathered_bytes, weight_bytes
 from .options import Fleet, Sharing, Workload
 from .shapes import ModelShape
@@ -44,9 +45,7 @@ class Speed:
 
 def mean_context(document: int, window: int | None) -> float:
     """Tokens that a token sees on average, itself included, in a document under a causal window."""
-    if window is None or document <= window:
-        return (document + 1) / 2
-    return (window * (window + 1) / 2 + (document - window) * window) / document
+    return visible_pairs(document, window) / document
 
 
 def attention_flops(shape: ModelShape, document: int) -> float:

@@ -1,0 +1,1 @@
+"""Two sets of records: what got slower, what faster, and what is noise."""

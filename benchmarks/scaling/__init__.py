@@ -1,0 +1,1 @@
+"""What more workers bring: weak and strong scaling."""

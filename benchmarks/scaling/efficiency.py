@@ -1,0 +1,107 @@
+"""Efficiency from the records of a scaling suite: round by round, against the best single worker. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from ..shared.quantiles import quantile
+from ..shared.record import Record
+
+MODES = ("weak", "strong")
+COLUMNS = ("workers", "rows each", "best micro", "tokens/s", "efficiency", "least-most", "MB on the wire a step")
+
+
+@dataclass(frozen=True)
+class Point:
+    """tokens_per_second: of the best micro-batch; efficiency: median over rounds, with the least and the most."""
+
+    mode: str
+    workers: int
+    rows: int
+    micro: int
+    tokens_per_second: float
+    efficiency: float
+    least: float
+    most: float
+    wire_bytes: int
+
+
+def efficiencies(records: Sequence[Record]) -> list[Point]:
+    """Weak: as many rows for each worker as one has. Strong: one worker's rows shared. Empty without a single one."""
+    good = [record for record in records if record.good_runs]
+    singles = [record for record in good if record.config["ranks"] == 1]
+    if not singles:
+        return []
+    reference = max(singles, key=_rate)  # the fastest single worker of all its rows and micro-batches
+    points = []
+    for mode in MODES:
+        base = (min if mode == "weak" else max)(record.config["rows"] for record in singles)
+        for workers in sorted({record.config["ranks"] for record in good}):
+            rows = base if mode == "weak" else base // workers
+            found = [r for r in good if (r.config["ranks"], r.config["rows"]) == (workers, rows)]
+            if found:
+                points.append(_point(mode, max(found, key=_rate), reference))
+    return points
+
+
+def _point(mode: str, record: Record, reference: Record) -> Point:
+    workers = int(record.config["ranks"])
+    ours, theirs = round_rates(record), round_rates(reference)
+    shares = [ours[repeat] / (workers * theirs[repeat]) for repeat in ours if repeat in theirs]
+    return Point(
+        mode,
+        workers,
+        int(record.config["rows"]),
+        int(record.config["micro"]),
+        _rate(record),
+        quantile(shares, 0.5),
+        min(shares, default=float("nan")),
+        max(shares, default=float("nan")),
+        int(record.runs[-1].facts["wire_bytes_per_step"]),
+    )
+
+
+def round_rates(record: Record) -> dict[int, float]:
+    """Median tokens per second of each round."""
+    return {
+        run.repeat: quantile([t / s for t, s in zip(run.tokens, run.step_seconds, strict=True)][record.warmup :], 0.5)
+        for run in record.good_runs
+    }
+
+
+def print_efficiencies(console: Console, points: Sequence[Point]) -> None:
+    table = Table("mode", title="Scaling")
+    for column in COLUMNS:
+        table.add_column(column, justify="right")
+    for point in points:
+        table.add_row(*cells(point))
+    console.print(table)
+
+
+def write_efficiencies(points: Sequence[Point], path: Path) -> None:
+    """The same as Markdown."""
+    lines = ["| mode | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cells(point)) + " |" for point in points]
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+
+
+def cells(point: Point) -> tuple[str, ...]:
+    return (
+        point.mode,
+        str(point.workers),
+        str(point.rows),
+        str(point.micro),
+        f"{point.tokens_per_second:,.1f}",
+        f"{point.efficiency:.1%}",
+        f"{point.least:.1%}-{point.most:.1%}",
+        f"{point.wire_bytes / 1e6:.2f}",
+    )
+
+
+def _rate(record: Record) -> float:
+    return quantile(list(round_rates(record).values()), 0.5)
