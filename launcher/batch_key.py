@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
 from gemfleet.train.batch_finder.cache import cache_key
+from gemfleet.train.batch_finder.finder import Variant
 from gemfleet.train.batch_finder.memory import container_bytes, machine_bytes
 from gemfleet.train.checkpoint import versions
 from gemfleet.train.config import TrainConfig
@@ -23,7 +24,13 @@ from .placement import Placement
 IRRELEVANT = {"model", "data", "optim", "epochs", "max_steps", "evaluation", "checkpoint", "seed", "batch"}
 
 
-def batch_key(config: TrainConfig, placement: Placement, model_folders: Mapping[str, str], folder: Path) -> str:
+def batch_key(
+    config: TrainConfig,
+    variants: Sequence[Variant],
+    placement: Placement,
+    model_folders: Mapping[str, str],
+    folder: Path,
+) -> str:
     """The key under which this run's micro-batch is kept. `folder`: the model on the head."""
     values = config.model_dump(mode="json", by_alias=True)
     limits = {"memory": config.batch.memory_limit_bytes, "margin": config.batch.memory_margin}
@@ -31,7 +38,7 @@ def batch_key(config: TrainConfig, placement: Placement, model_folders: Mapping[
         {
             "model": read_model_config(folder),
             "train": {name: value for name, value in values.items() if name not in IRRELEVANT},
-            "chosen": sorted(config.model_fields_set - IRRELEVANT),
+            "variants": [variant.name for variant in variants],
             "max_length": config.data.max_length,
             "global": config.batch.global_,
             "data": values["data"],

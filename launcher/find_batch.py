@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,20 +10,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gemfleet.cluster.run_registry import RunState
+from gemfleet.train.auto_strategy import Option
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, batch_cache_file
 from gemfleet.train.batch_finder.finder import Found, Variant, find_batch
 from gemfleet.train.batch_finder.group import ProbeGroup
-from gemfleet.train.batch_finder.report import table, trial_facts, trial_line
+from gemfleet.train.batch_finder.report import found_sentences, table, trial_facts, trial_line
 from gemfleet.train.batch_finder.setting import (
     RankPlace,
     group_settings,
     probe_tasks,
     search_limits,
+    settled,
     tokens_per_row,
-    variants_of,
     with_variant,
 )
 from gemfleet.train.batch_finder.trial import Trial
+from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.resolve import resolve_model_folder
@@ -43,6 +46,7 @@ class FindTask:
     """What the search needs of a run. model_folders: for each Ray node id, the folder there that holds the model."""
 
     config: TrainConfig
+    variants: Sequence[Variant]
     placement: Placement
     source: BlockSource
     model_folders: Mapping[str, str]
@@ -50,9 +54,14 @@ class FindTask:
 
 
 def find_micro(
-    run: Run, placement: Placement, source: BlockSource, model_folders: Mapping[str, str], use_cache: bool
+    run: Run,
+    placement: Placement,
+    source: BlockSource,
+    model_folders: Mapping[str, str],
+    options: Sequence[Option],
+    use_cache: bool,
 ) -> TrainConfig:
-    """The phase of a run: as configured, with the micro-batch found where it is `auto`."""
+    """The phase of a run: as configured, with the micro-batch found where it is `auto`. options: see `variants_of`"""
     train = run.config.train
     if train.batch.micro != "auto":
         return train
@@ -62,8 +71,9 @@ def find_micro(
         run.note(sentence)
         run.registry.add_event(run.id, kind, sentence, facts)
 
-    key = batch_key(train, placement, model_folders, resolve_model_folder(train.model))
-    task = FindTask(train, placement, source, model_folders, run.config.cluster.wait_for_resources_s)
+    variants = variants_of(train, options)
+    key = batch_key(train, variants, placement, model_folders, resolve_model_folder(train.model))
+    task = FindTask(train, variants, placement, source, model_folders, run.config.cluster.wait_for_resources_s)
     return settle_micro(task, BatchCache(batch_cache_file()) if use_cache else None, key, tell)
 
 
@@ -73,21 +83,21 @@ def settle_micro(task: FindTask, cache: BatchCache | None, key: str, tell: Tell)
     if known is not None:
         sentence = f"micro-batch {known.rows} ({known.variant}), as found before; the first step checks it"
         tell("batch_cached", sentence, {"variant": known.variant, "rows": known.rows, "key": key})
-        return _settled(task.config, known.variant, known.rows)
+        return settled(task.config, task.variants, known.variant, known.rows, known.evaluation_rows)
+    started = time.monotonic()
     found = _search(task, tell)
     for line in table(found):
         tell("batch_table", line, {})
-    choice = found.choice
+    choice, (sentence, *others) = found.choice, found_sentences(found, task.config.evaluation.micro)
+    for other in others:
+        tell("batch_note", other, {})
     facts = {"variant": choice.variant, "rows": choice.rows, "trials": found.trials, "key": key}
-    tell("batch_found", f"micro-batch {choice.rows} ({choice.variant}) after {found.trials} trials", facts)
+    facts |= {"memory_trials": found.memory_trials, "seconds": time.monotonic() - started}
+    tell("batch_found", sentence, facts)
     if cache is not None:
-        cache.put(key, CachedBatch(choice.variant, choice.rows, choice.speed, choice.peak_bytes))
-    return _settled(task.config, choice.variant, choice.rows)
-
-
-def _settled(config: TrainConfig, variant: str, rows: int) -> TrainConfig:
-    chosen = next(v for v in variants_of(config) if v.name == variant)
-    return with_variant(config, chosen.changes).with_micro(rows)
+        chosen = CachedBatch(choice.variant, choice.rows, choice.speed, choice.peak_bytes, found.evaluation_rows)
+        cache.put(key, chosen)
+    return settled(task.config, task.variants, choice.variant, choice.rows, found.evaluation_rows)
 
 
 def _search(task: FindTask, tell: Tell) -> Found:
@@ -107,7 +117,7 @@ def _search(task: FindTask, tell: Tell) -> Found:
                 yield group
 
         limits = search_limits(task.source, config, world_size)
-        return find_batch(variants_of(config), open_group, limits, tokens_per_row(config, world_size), told)
+        return find_batch(task.variants, open_group, limits, tokens_per_row(config, world_size), told)
 
 
 def rank_places(hosts: Sequence[HostFacts], model_folders: Mapping[str, str]) -> list[RankPlace]:

@@ -54,19 +54,19 @@ class MemoryRestart:
         return newest[-1:] == [RANK_EVENT]
 
     def lowered(self, train: TrainConfig, note: Callable[[str], None]) -> TrainConfig:
-        """The same recipe with half the rows in a pass, told as one event. UserError at one row."""
+        """The same recipe with half the rows in a pass, an evaluation's too; one event. UserError at one row."""
         cause = next(event for event in reversed(self._events()) if event["kind"] == RANK_EVENT)
-        rank, rows = cause["data"]["rank"], train.batch.rows_per_pass
-        if rows == 1:
+        rank, rows, scored = cause["data"]["rank"], train.batch.rows_per_pass, train.evaluation.micro
+        if rows == 1 and scored in (None, 1):
             raise UserError(f"rank {rank} ran out of memory with one row in a pass; {remedy(1)}")
-        smaller = rows // 2
+        smaller = max(1, rows // 2)
         sentence = f"rank {rank} ran out of memory; the micro-batch goes from {rows} to {smaller} rows"
         facts = {"rank": rank, "from": rows, "to": smaller, "global": train.batch.global_, "cause": cause["message"]}
         self._registry.add_event(self._run_id, RUN_EVENT, sentence, facts)
         self._forget_found()
         self._registry.transition(self._run_id, RunState.RESTARTING, "out of memory")
         note(sentence)
-        return train.with_micro(smaller)
+        return train.with_micro(smaller, None if scored is None else max(1, scored // 2))
 
     def failures_left(self, allowed: int) -> int:
         """Of the allowed failures, those not used up: an attempt that ended for want of memory used none."""

@@ -53,8 +53,8 @@ class ProbeHost:
         assert self._probe.pid is not None
         return self._probe.pid
 
-    def send(self, rows: int) -> None:
-        self._probe.send(rows)
+    def send(self, rows: int, evaluation: bool) -> None:
+        self._probe.send(rows, evaluation)
 
     def poll(self) -> list[Answer]:
         return self._probe.poll()
@@ -76,8 +76,8 @@ class RayProbe:
     def start(self, task: ProbeTask) -> None:
         self.pid = self._ask(lambda: self._actor.start.remote(task), None)
 
-    def send(self, rows: int) -> None:
-        self._ask(lambda: self._actor.send.remote(rows), None)
+    def send(self, rows: int, evaluation: bool) -> None:
+        self._ask(lambda: self._actor.send.remote(rows, evaluation), None)
 
     def poll(self) -> list[Answer]:
         return self._ask(

@@ -147,10 +147,10 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         tell_what_differs(run)
         with status_api(gemfleet_home(), run.config.api, run.id, run.note):
             placement = preflight(run)
-            settle_strategy(run, placement)
+            options = settle_strategy(run, placement)
             model_folder, folders = stage(run)
         source, report = prepare_data(run, placement, folders)
-        train = find_micro(run, placement, source, folders, batch_cache)
+        train = find_micro(run, placement, source, folders, options, batch_cache)
         interrupted, snapshot, store = fit(run, train, placement, source, folders)
         checkpoint = newest_checkpoint(run, store, snapshot["result"])
         trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])

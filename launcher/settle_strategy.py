@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from gemfleet.cluster.inventory import Node, list_nodes
-from gemfleet.train.auto_strategy import RankDevices, is_open, settle_strategy
+from gemfleet.train.auto_strategy import Option, RankDevices, is_open, settle_strategy
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.device import cpu_gains_from_bf16
 from gemfleet.train.errors import UserError
@@ -38,19 +38,22 @@ class NodeMemory:
     bf16_gains: bool
 
 
-def settle(run: Run, placement: Placement) -> None:
+def settle(run: Run, placement: Placement) -> tuple[Option, ...]:
     """Replace what the configuration leaves open by the plan's choice, which is an event. UserError if nothing fits.
+
+    Returns all that fit, where something was open.
 
     The file of the run keeps `auto`: a later launch chooses again, for the cluster as it is then.
     """
     train = run.config.train
     if not is_open(train):
-        return
+        return ()
     shape = shape_of_config(read_model_config(resolve_model_folder(train.model)), train.model)
     settled = settle_strategy(train, shape, least_devices(train, placement, look_at_nodes(placement)))
     run.note(settled.sentence)
     run.registry.add_event(run.id, "strategy", settled.sentence, settled.facts)
     run.config = run.config.model_copy(update={"train": settled.config})
+    return settled.options
 
 
 def look_at_nodes(placement: Placement) -> list[NodeMemory]:

@@ -284,9 +284,12 @@ class TrainConfig(StrictModel):
         fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))
         return next((entry for entry in fields if entry[1] != entry[2]), None)
 
-    def with_micro(self, rows: int) -> TrainConfig:
-        """The same recipe with this many rows in a pass."""
-        return self.model_copy(update={"batch": self.batch.model_copy(update={"micro": rows})})
+    def with_micro(self, rows: int, evaluation_rows: int | None = None) -> TrainConfig:
+        """The same recipe with this many rows in a pass. evaluation_rows: of an evaluation; None: as configured."""
+        batch, evaluation = self.batch.model_copy(update={"micro": rows}), self.evaluation
+        if evaluation_rows is not None:
+            evaluation = evaluation.model_copy(update={"micro": evaluation_rows})
+        return self.model_copy(update={"batch": batch, "evaluation": evaluation})
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run, a fraction of an epoch rounded up."""

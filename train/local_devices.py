@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .auto_strategy import RankDevices, is_open, settle_strategy
+from .auto_strategy import Option, RankDevices, is_open, settle_strategy
 from .batch_finder.memory import usable_limit
 from .config import TrainConfig
 from .device import choose_dtype, current_device
@@ -19,15 +19,18 @@ from .strategies.collectives import most_over_ranks
 log = logging.getLogger("gemfleet.train")
 
 
-def settle_here(config: TrainConfig, model_folder: Path, local_rank: int, ranks_on_node: int) -> TrainConfig:
-    """The configuration with nothing of the strategy left open, the same on every rank. Collective."""
+def settle_here(
+    config: TrainConfig, model_folder: Path, local_rank: int, ranks_on_node: int
+) -> tuple[TrainConfig, tuple[Option, ...]]:
+    """The configuration with nothing of the strategy left open, and all that would fit where it was. The same on every
+    rank. Collective."""
     if not is_open(config):
-        return config
+        return config, ()
     shape = shape_of_config(read_model_config(model_folder), config.model)
     settled = settle_strategy(config, shape, rank_devices(config, local_rank, ranks_on_node))
     if not dist.is_initialized() or dist.get_rank() == 0:
         log.info("%s", settled.sentence)
-    return settled.config
+    return settled.config, settled.options
 
 
 def rank_devices(config: TrainConfig, local_rank: int, ranks_on_node: int) -> RankDevices:

@@ -20,7 +20,7 @@ from .device_meter import DeviceMeter
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model import TrainableModel
-from .out_of_memory import check_memory_limit
+from .out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
 from .prefetch import StepPrefetcher
 from .schedule import learning_rate_at
 from .strategies.base import Strategy
@@ -197,14 +197,20 @@ class Trainer:
     def evaluation_loss(self) -> float:
         """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
         self.model.peft_model.eval()
-        rows = self.source.eval_rows(self.rank)
-        losses = [float(self.model.loss_sum(part)) for part in self.passes(rows, self.eval_rows_per_pass())]
+        rows, losses = self.source.eval_rows(self.rank), list[float]()
+        rows_per_pass, field = self.eval_rows_per_pass()
+        with told_out_of_memory(rows_per_pass, field):
+            for part in self.passes(rows, rows_per_pass):
+                losses.append(float(self.model.loss_sum(part)))
+                check_memory_limit(self.config.batch)
         self.model.peft_model.train()
         total, tokens = self.strategy.sum_over_ranks([sum(losses), float(rows.supervised_tokens)])
         return total / tokens
 
-    def eval_rows_per_pass(self) -> int:
-        return self.config.evaluation.micro or self.config.batch.rows_per_pass
+    def eval_rows_per_pass(self) -> tuple[int, str]:
+        """How many, and the field that says so."""
+        own = self.config.evaluation.micro
+        return (self.config.batch.rows_per_pass, TRAINING) if own is None else (own, EVALUATION)
 
     def save(self) -> None:
         """Copy the full state off the device, unless this step is saved already. Collective.

@@ -10,6 +10,7 @@ import torch
 from .batch_finder.memory import peak_resident_bytes
 from .config import BatchConfig
 
+TRAINING, EVALUATION = "train.batch.micro", "train.evaluation.micro"  # the fields that say how many rows a pass has
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
@@ -18,23 +19,24 @@ class MemoryLimitError(MemoryError):
 
 
 class OutOfMemoryError(RuntimeError):
-    """Memory ran out on a rank while it trained with `micro` rows in a pass."""
+    """Memory ran out on a rank with `micro` rows in a pass, whose number `field` sets."""
 
-    def __init__(self, micro: int, detail: str) -> None:
-        super().__init__(micro, detail)
-        self.micro, self.detail = micro, detail
+    def __init__(self, micro: int, detail: str, field: str = TRAINING) -> None:
+        super().__init__(micro, detail, field)
+        self.micro, self.detail, self.field = micro, detail, field
 
     def __str__(self) -> str:
-        return f"out of memory with {self.micro} rows in a pass ({self.detail}); {remedy(self.micro)}"
+        return f"out of memory with {self.micro} rows in a pass ({self.detail}); {remedy(self.micro, self.field)}"
 
 
-def remedy(micro: int) -> str:
+def remedy(micro: int, field: str = TRAINING) -> str:
     """What a person can change."""
     if micro > 1:
-        return f"lower train.batch.micro, for instance to {micro // 2}: it changes no result"
+        return f"lower {field}, for instance to {micro // 2}: it changes no result"
     return (
-        "one row is the least there is: lower train.data.max_length, choose another train.strategy, "
-        "or train on devices with more memory"
+        "one row is the least there is: lower train.data.max_length; set train.activation_checkpointing: full; divide "
+        "the base among ranks (train.strategy: fsdp2, with train.fsdp2.cpu_offload: true if need be) or quantise it "
+        "(train.quantization: int4, under strategy ddp); or train on devices with more memory"
     )
 
 
@@ -46,14 +48,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told_out_of_memory(micro: int) -> Iterator[None]:
+def told_out_of_memory(micro: int, field: str = TRAINING) -> Iterator[None]:
     """Whatever a library raises when memory runs out becomes an OutOfMemoryError that knows the micro-batch."""
     try:
         yield
+    except OutOfMemoryError:
+        raise
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemoryError(micro, f"{type(error).__name__}: {error}"[:500]) from error
+        raise OutOfMemoryError(micro, f"{type(error).__name__}: {error}"[:500], field) from error
 
 
 def apply_memory_limit(batch: BatchConfig, device: torch.device) -> None:

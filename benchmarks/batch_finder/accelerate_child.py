@@ -1,14 +1,14 @@
 """accelerate's `find_executable_batch_size` on the same model, rows and cap: as its documentation shows it.
 
 The whole training function, loading included, is decorated and starts again with nine tenths of the size after each
-out-of-memory. Prints one JSON line: the size, the calls and the seconds until a step at that size was done.
+out-of-memory. The cap is the resident set, as for gemfleet: a step that went beyond it raises what torch's allocator
+raises. Prints one JSON line: the size, the calls and the seconds until a step at that size was done.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import resource
 import sys
 import time
 from pathlib import Path
@@ -17,8 +17,6 @@ from typing import Any
 
 def main() -> None:
     task: dict[str, Any] = json.loads(sys.argv[1])
-    # Anonymous memory is what grows with the batch; beyond this the allocator fails as on a machine of this size.
-    resource.setrlimit(resource.RLIMIT_DATA, (task["cap_bytes"], task["cap_bytes"]))
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     started = time.perf_counter()
@@ -43,7 +41,9 @@ def find(task: dict[str, Any]) -> tuple[int, int]:
     def train(batch_size: int) -> int:
         nonlocal calls
         calls += 1
-        Probe(config, Path(task["model_folder"]), 0).measure(batch_size)
+        peak, _ = Probe(config, Path(task["model_folder"]), 0).measure(batch_size)
+        if peak > task["cap_bytes"]:
+            raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: {peak} bytes resident")
         return batch_size
 
     return int(train()), calls

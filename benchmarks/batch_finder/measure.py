@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.batch_finder.finder import SearchLimits, Variant, find_batch
+from gemfleet.train.batch_finder.finder import Variant, find_batch
 from gemfleet.train.batch_finder.group import GroupSettings, ProbeGroup
 from gemfleet.train.batch_finder.process import LocalProbe
 from gemfleet.train.batch_finder.setting import RankPlace, group_settings, probe_tasks, tokens_per_row
+from gemfleet.train.batch_finder.variant_search import SearchLimits
 from gemfleet.train.config import TrainConfig
 
 from ..shared.children import child_environment
@@ -33,7 +34,8 @@ class Size:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search came to. `trials`: sizes or steps it tried; `memory_trials`: those that looked for the limit."""
+    """What a search came to. `trials`: sizes or steps it tried; `memory_trials`: the most under one variant that looked
+    for the limit."""
 
     rows: int
     seconds: float
@@ -76,7 +78,7 @@ def gemfleet_search(config: TrainConfig, model_folder: Path, largest: int, tell:
         tokens_per_row(config, 1),
         lambda _, trial: tell(f"gemfleet: {trial.rows} rows"),
     )
-    return Search(found.choice.rows, time.perf_counter() - started, found.trials, found.memory_trials)
+    return Search(found.choice.rows, time.perf_counter() - started, found.trials, max(found.memory_trials.values()))
 
 
 def accelerate_search(config: TrainConfig, model_folder: Path, largest: int, cap_bytes: int) -> Search | str:

@@ -1,5 +1,6 @@
 """Find the micro-batch under simulated memory caps: time, trials, and the speed of what was chosen beside the best of
-all sizes that fit, measured one by one. Beside it accelerate's `find_executable_batch_size` on the same model and cap.
+all sizes that fit, measured one by one and then in pairs. Training at that size must stay below the cap. Beside it
+accelerate's `find_executable_batch_size` on the same model and cap.
 
 One rank on this machine's CPU; the figures say nothing about GPUs.
 """
@@ -8,24 +9,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from gemfleet.train.config import TrainConfig
 from rich.console import Console
-from rich.table import Table
 
 from ..shared.record import new_record, write_stamped
-from .measure import Search, Size, accelerate_search, as_record, every_size, gemfleet_search, with_cap
+from .measure import Size, Tell, accelerate_search, as_record, every_size, gemfleet_search, with_cap
+from .pairs import compare
+from .tiny import save_tiny
+from .training import train_under_cap
+from .verdict import misses, table_of
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 REPORT_WIDTH = 120
+PAIRED_REPEATS = 5
+SEARCHERS = ("gemfleet", "accelerate")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `python -m benchmarks batch-finder`."""
     parser.add_argument("--model", type=Path, help="folder of a Gemma 3 (default: the packaged 270M)")
+    parser.add_argument("--tiny", action="store_true", help="a tiny random model in its place")
     parser.add_argument("--max-length", type=int, default=128, help="tokens in a row (default: 128)")
     parser.add_argument("--largest", type=int, default=16, help="largest size measured (default: 16)")
     parser.add_argument(
@@ -36,19 +44,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the record; the last line printed is its summary as JSON."""
+    """Measure, print the table, write the record; the last line printed is its summary as JSON. 1: a figure missed."""
     console = Console()
     if not console.is_terminal:
         console = Console(width=REPORT_WIDTH)
-    folder = arguments.model.resolve() if arguments.model else _demo_model()
-    recipe = _config(arguments.max_length)
-    with console.status("starting") as status:
-        sizes = every_size(recipe, folder, arguments.largest, arguments.repeats, status.update)
-        caps = [cap_for(int(rows), sizes, recipe.batch.memory_margin) for rows in arguments.room.split(",")]
-        results = [_under_cap(recipe, folder, arguments.largest, cap, sizes, status.update) for cap in caps]
-    _print(console, results)
+    with tempfile.TemporaryDirectory(prefix="batch-finder-") as scratch, console.status("starting") as status:
+        folder = _model_folder(arguments, Path(scratch))
+        sizes, results = measure(arguments, folder, status.update)
+    console.print(table_of(results))
+    for sentence in misses(results):
+        console.print(f"missed: {sentence}")
     config = {
-        "model": "Gemma 3 270M (packaged)" if arguments.model is None else folder.name,
+        "model": _model_name(arguments),
         "device": "cpu",
         "max_length": arguments.max_length,
         "largest": arguments.largest,
@@ -56,9 +63,26 @@ def run(arguments: argparse.Namespace) -> int:
     }
     found = {"every_size": [size.__dict__ for size in sizes], "under_caps": results}
     path = write_stamped(new_record("batch-finder", "caps", config, results=found), arguments.out)
-    worst = min(result["of_best"] for result in results)
+    worst = min(result["gemfleet"]["of_best"] for result in results)
     print(json.dumps({"suite": "batch-finder", "worst_share_of_best": round(worst, 4), "record": path.name}))
-    return 0
+    return 1 if misses(results) else 0
+
+
+def measure(arguments: argparse.Namespace, folder: Path, tell: Tell) -> tuple[list[Size], list[dict[str, Any]]]:
+    """Every size; then for each cap both searches and training; at last what was chosen beside the best, in pairs."""
+    config, largest = _config(arguments.max_length), arguments.largest
+    sizes = every_size(config, folder, largest, arguments.repeats, tell)
+    caps = [cap_for(int(rows), sizes, config.batch.memory_margin) for rows in arguments.room.split(",")]
+    results = [_under_cap(config, folder, largest, cap, sizes, tell) for cap in caps]
+    searches = [result[name] | {"best": result["best_rows"]} for result in results for name in SEARCHERS]
+    pairs = sorted({(found["rows"], found["best"]) for found in searches if "rows" in found})
+    shares = {(p.chosen, p.best): p for p in compare(config, folder, pairs, PAIRED_REPEATS, tell)}
+    for result in results:
+        for name in SEARCHERS:
+            if "rows" in result[name]:
+                pair = shares[result[name]["rows"], result["best_rows"]]
+                result[name] |= {"of_best": pair.share, "ratios": pair.ratios}
+    return sizes, results
 
 
 def cap_for(rows: int, sizes: Sequence[Size], margin: float) -> int:
@@ -67,45 +91,26 @@ def cap_for(rows: int, sizes: Sequence[Size], margin: float) -> int:
     return int((sizes[0].peak_bytes + (rows - 0.5) * growth) / (1 - margin))
 
 
-def share_of_best(rows: int, cap_bytes: int, sizes: Sequence[Size]) -> tuple[float, int]:
-    """The measured speed of `rows` as a share of the fastest size within the cap, and that size."""
-    best = max((size for size in sizes if size.peak_bytes <= cap_bytes), key=lambda size: size.speed)
-    chosen = next(size for size in sizes if size.rows == rows)
-    return chosen.speed / best.speed, best.rows
+def best_size(cap_bytes: int, sizes: Sequence[Size]) -> int:
+    """The fastest of all sizes whose peak is within the whole cap."""
+    return max((size for size in sizes if size.peak_bytes <= cap_bytes), key=lambda size: size.speed).rows
 
 
 def _under_cap(
-    config: TrainConfig, folder: Path, largest: int, cap: int, sizes: Sequence[Size], tell: Any
+    config: TrainConfig, folder: Path, largest: int, cap: int, sizes: Sequence[Size], tell: Tell
 ) -> dict[str, Any]:
-    ours = gemfleet_search(with_cap(config, cap), folder, largest, tell)
+    capped = with_cap(config, cap)
+    ours = gemfleet_search(capped, folder, largest, tell)
+    tell(f"training with {ours.rows} rows")
+    training = train_under_cap(capped, folder, ours.rows)
     tell("accelerate")
-    theirs = accelerate_search(config, folder, largest, cap)
-    share, best = share_of_best(ours.rows, cap, sizes)
-    peer = as_record(theirs)
-    if isinstance(theirs, Search):
-        peer["of_best"] = share_of_best(theirs.rows, cap, sizes)[0]
     return {
         "cap_bytes": cap,
-        "best_rows": best,
-        "of_best": share,
+        "best_rows": best_size(cap, sizes),
         "gemfleet": as_record(ours),
-        "accelerate": peer,
+        "training": training,
+        "accelerate": as_record(accelerate_search(config, folder, largest, cap)),
     }
-
-
-def _print(console: Console, results: Sequence[dict[str, Any]]) -> None:
-    table = Table(title="micro-batch found under a cap, CPU, one rank")
-    for column in ("cap GiB", "best of all", "", "rows", "of best", "seconds", "trials"):
-        table.add_column(column, justify="right")
-    for result in results:
-        for name in ("gemfleet", "accelerate"):
-            found = result[name]
-            share = result["of_best"] if name == "gemfleet" else found.get("of_best")
-            facts = [found["error"], "", "", ""]
-            if "error" not in found:
-                facts = [str(found["rows"]), f"{share:.1%}", f"{found['seconds']:.1f}", str(found["trials"])]
-            table.add_row(f"{result['cap_bytes'] / 2**30:.2f}", str(result["best_rows"]), name, *facts)
-    console.print(table)
 
 
 def _config(max_length: int) -> TrainConfig:
@@ -118,7 +123,17 @@ def _config(max_length: int) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def _demo_model() -> Path:
+def _model_folder(arguments: argparse.Namespace, scratch: Path) -> Path:
+    if arguments.tiny:
+        return save_tiny(scratch / "tiny")
+    if arguments.model:
+        return Path(arguments.model).resolve()
     from gemfleet.train.demo import demo_model_folder
 
     return Path(demo_model_folder())
+
+
+def _model_name(arguments: argparse.Namespace) -> str:
+    if arguments.tiny:
+        return "tiny random Gemma 3"
+    return "Gemma 3 270M (packaged)" if arguments.model is None else arguments.model.name

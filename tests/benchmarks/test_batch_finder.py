@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
-from gemfleet.benchmarks.batch_finder.measure import Size
-from gemfleet.benchmarks.batch_finder.suite import cap_for, share_of_best
+from gemfleet.benchmarks.batch_finder.measure import Size, with_cap
+from gemfleet.benchmarks.batch_finder.suite import best_size, cap_for
+from gemfleet.benchmarks.batch_finder.tiny import save_tiny
+from gemfleet.benchmarks.batch_finder.training import train_under_cap
+from gemfleet.benchmarks.batch_finder.verdict import misses, table_of
+from gemfleet.train.config import TrainConfig
 
 SIZES = [Size(rows, speed, 1000 + 100 * rows) for rows, speed in ((1, 50.0), (2, 80.0), (3, 100.0), (4, 99.0))]
 
@@ -16,7 +23,35 @@ def test_a_cap_lets_just_that_many_rows_fit_below_the_margin() -> None:
 
 
 def test_the_best_is_the_fastest_size_within_the_whole_cap() -> None:
-    assert share_of_best(2, 1250, SIZES) == (1.0, 2)
-    assert share_of_best(2, 5000, SIZES) == (0.8, 3)
-    share, _ = share_of_best(4, 5000, SIZES)
-    assert share == pytest.approx(0.99)
+    assert best_size(1250, SIZES) == 2
+    assert best_size(5000, SIZES) == 3
+
+
+def result(share: float = 0.99, trials: int = 4, training: dict[str, Any] | None = None) -> dict[str, Any]:
+    found = {"rows": 2, "of_best": share, "seconds": 1.0, "trials": 9, "memory_trials": trials}
+    peer = {"error": "found nothing"}
+    return {"cap_bytes": 1000, "best_rows": 3, "gemfleet": found, "accelerate": peer, "training": training or PEAK}
+
+
+PEAK = {"peak_bytes": 990, "steps": 3}
+
+
+def test_what_misses_its_figure_is_said() -> None:
+    assert misses([result()]) == []
+    (slow,) = misses([result(share=0.96)])
+    assert "96.0% of the best (3)" in slow
+    assert len(misses([result(trials=7), result(training={"peak_bytes": 1001, "steps": 3})])) == 2
+    (ended,) = misses([result(training={"error": "out of memory"})])
+    assert ended.endswith("training took out of memory")
+    assert table_of([result(), result(training={"error": "out of memory"})]).row_count == 4
+
+
+@pytest.mark.slow
+def test_training_on_full_rows_tells_its_peak_and_is_held_to_its_cap(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path / "model")
+    values = {"model": "tiny", "data": {"train": "x", "max_length": 64}, "precision": "fp32"}
+    config = TrainConfig.model_validate(values)
+    free = train_under_cap(config, folder, rows=2)
+    assert free["steps"] == 3
+    held = train_under_cap(with_cap(config, free["peak_bytes"] // 2), folder, rows=2)
+    assert "out of memory with 2 rows" in held["error"]

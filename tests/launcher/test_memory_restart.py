@@ -55,6 +55,13 @@ def test_the_micro_batch_is_halved_and_the_recipe_stays(registry: RunRegistry) -
     assert len(notes) == 2
 
 
+def test_the_passes_of_an_evaluation_are_halved_too(registry: RunRegistry) -> None:
+    restart = MemoryRestart(registry, RUN)
+    out_of_memory(registry)
+    lowered = restart.lowered(train(1).with_micro(1, evaluation_rows=16), print)
+    assert (lowered.batch.micro, lowered.evaluation.micro) == (1, 8)
+
+
 def test_at_one_row_the_error_says_what_to_change(registry: RunRegistry) -> None:
     out_of_memory(registry)
     with pytest.raises(UserError, match=r"rank 1 ran out of memory with one row.*train\.data\.max_length"):

@@ -105,5 +105,7 @@ def test_needs_name_every_way() -> None:
 def test_one_process_settles_by_this_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_tiny_gemma3(tmp_path)
     with caplog.at_level(logging.INFO, "gemfleet.train"):
-        assert settle_here(config(), tmp_path, 0, 1).strategy == "ddp"
+        settled, options = settle_here(config(), tmp_path, 0, 1)
+    assert settled.strategy == "ddp"
+    assert options[0].name == "ddp"
     assert "strategy for 1 rank: ddp: the whole base fits" in caplog.text

@@ -9,9 +9,11 @@ import torch
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, cache_key
 from gemfleet.train.batch_finder.memory import container_bytes, peak_resident_bytes, reset_peak, resident_bytes
 from gemfleet.train.batch_finder.probe import worst_rows
-from gemfleet.train.batch_finder.setting import variants_of
+from gemfleet.train.batch_finder.setting import settled
+from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import BatchConfig, TrainConfig
 from gemfleet.train.out_of_memory import (
+    EVALUATION,
     MemoryLimitError,
     OutOfMemoryError,
     check_memory_limit,
@@ -75,6 +77,9 @@ def test_what_libraries_raise_when_memory_ran_out() -> None:
         raise torch.OutOfMemoryError("full")
     with pytest.raises(OutOfMemoryError, match=r"train\.data\.max_length"), told_out_of_memory(1):
         raise MemoryError
+    scored = pytest.raises(OutOfMemoryError, match=r"lower train\.evaluation\.micro, for instance to 8")
+    with scored, told_out_of_memory(4), told_out_of_memory(16, EVALUATION):
+        raise MemoryError
     with pytest.raises(KeyError), told_out_of_memory(1):
         raise KeyError("x")
 
@@ -127,8 +132,11 @@ def test_worst_rows_are_full_and_all_supervised() -> None:
     assert [part.row_count for part in rows.micro_batches(2)] == [2, 1]
 
 
-def test_recomputing_is_tried_only_where_nobody_chose() -> None:
-    values = {"model": "x", "data": {"train": "y"}, "batch": {"micro": "auto"}}
-    assert [v.name for v in variants_of(TrainConfig.model_validate(values))] == ["ddp", "ddp, selective"]
-    chosen = {**values, "activation_checkpointing": "off"}
-    assert [v.name for v in variants_of(TrainConfig.model_validate(chosen))] == ["ddp"]
+@pytest.mark.parametrize(
+    ("asked", "seen", "result"), [(None, 8, None), (None, 0, None), (16, 16, 16), (16, 8, 8), (None, 3, 3), (2, 8, 2)]
+)
+def test_an_evaluation_takes_no_larger_passes_than_fit(asked: int | None, seen: int, result: int | None) -> None:
+    values = {"model": "x", "data": {"train": "y"}, "batch": {"micro": "auto"}, "evaluation": {"micro": asked}}
+    config = TrainConfig.model_validate(values)
+    found = settled(config, variants_of(config), "ddp, selective", 4, seen)
+    assert (found.batch.micro, found.evaluation.micro, found.activation_checkpointing) == (4, result, "selective")

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 from gemfleet.train.batch_finder.choice import Candidate, choose, sizes_to_time, useful_rows
-from gemfleet.train.batch_finder.finder import ProbeError, SearchLimits, Variant, find_batch
-from gemfleet.train.batch_finder.report import table, trial_facts, trial_line
+from gemfleet.train.batch_finder.finder import Found, Variant, find_batch
+from gemfleet.train.batch_finder.report import found_sentences, table, trial_facts, trial_line
 from gemfleet.train.batch_finder.search import MAX_MEMORY_TRIALS, largest_fit, next_rows
 from gemfleet.train.batch_finder.trial import Failure, RankMeasure, Trial
+from gemfleet.train.batch_finder.variant_search import ProbeError, SearchLimits
 from gemfleet.train.errors import UserError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,22 +102,38 @@ def test_sizes_to_time() -> None:
 
 
 class SimulatedGroup:
-    """Ranks whose memory and seconds are formulas; `faults` are answered first, one for each trial of their size."""
+    """Ranks whose memory and seconds are formulas; `faults` are answered first, one for each trial of their size.
+
+    row_bytes: of training; an evaluation takes 70 a row. slow_first: how much longer the first trial of each size takes
+    """
 
     def __init__(
-        self, limits: list[int], overhead: float = 0.5, faults: dict[int, list[Failure]] | None = None
+        self,
+        limits: list[int],
+        overhead: float = 0.5,
+        faults: dict[int, list[Failure]] | None = None,
+        row_bytes: int = 100,
+        slow_first: float = 1.0,
     ) -> None:
         self.limits, self.overhead, self.faults = limits, overhead, faults or {}
+        self.row_bytes, self.slow_first = row_bytes, slow_first
         self.tried: list[int] = []
+        self.evaluated: list[int] = []
 
-    def try_rows(self, rows: int) -> Trial:
+    def try_rows(self, rows: int, evaluation: bool = False) -> Trial:
+        if evaluation:
+            self.evaluated.append(rows)
+            fits = all(1000 + 70 * rows <= limit for limit in self.limits)
+            failure = None if fits else Failure.MEMORY
+            return Trial(rows, failure=failure, message="rank 1 on host-1: too much", evaluation=True)
+        slowness = self.slow_first if rows == 2 and rows not in self.tried else 1.0
         self.tried.append(rows)
         if self.faults.get(rows):
             return Trial(rows, failure=self.faults[rows].pop(0), message="rank 1 on host-1: gone")
-        peak = 1000 + 100 * rows
+        peak = 1000 + self.row_bytes * rows
         if any(peak > limit * 1.05 for limit in self.limits):
             return Trial(rows, failure=Failure.MEMORY, message="rank 1 on host-1: too much")
-        return measured(rows, [peak] * len(self.limits), self.limits, self.overhead + rows)
+        return measured(rows, [peak] * len(self.limits), self.limits, slowness * (self.overhead + rows))
 
 
 @contextmanager
@@ -130,7 +147,7 @@ def found_with(group: SimulatedGroup, largest: int = 64, timeout_s: float = 1e6)
     found = find_batch(
         [Variant("ddp")], lambda _: opened(group), limits, 100, lambda v, t: lines.append(trial_line(v, t))
     )
-    assert found.memory_trials <= MAX_MEMORY_TRIALS
+    assert found.memory_trials["ddp"] <= MAX_MEMORY_TRIALS
     assert len(lines) == len(group.tried) >= found.trials
     assert "<- chosen" in "\n".join(table(found))
     return found.choice.rows, lines
@@ -140,6 +157,57 @@ def test_the_rank_with_least_memory_decides() -> None:
     rows, lines = found_with(SimulatedGroup([10_000, 1850, 10_000]))
     assert rows == 8
     assert any("rank 1 (host-1)" in line for line in lines)
+
+
+def all_found(
+    variants: list[Variant], groups: dict[str, SimulatedGroup], evaluation_rows: int | None = None, largest: int = 64
+) -> Found:
+    limits = SearchLimits(largest, 1e6, evaluates=True, evaluation_rows=evaluation_rows)
+    return find_batch(variants, lambda variant: opened(groups[variant.name]), limits, 100, lambda *_: None)
+
+
+def test_the_node_with_least_memory_is_named_where_memory_differs() -> None:
+    found = all_found([Variant("ddp")], {"ddp": SimulatedGroup([10_000, 1850, 10_000])})
+    assert any("rank 1 on host-1 has the least" in line for line in found_sentences(found, None))
+    alike = all_found([Variant("ddp")], {"ddp": SimulatedGroup([1850, 1860])})
+    assert len(found_sentences(alike, None)) == 1
+
+
+def test_a_variant_is_tried_only_where_memory_limited_the_one_it_saves_memory_of() -> None:
+    variants = [Variant("off"), Variant("selective", if_limited="off"), Variant("never", if_limited="selective")]
+    groups = {"off": SimulatedGroup([1850]), "selective": SimulatedGroup([1850], row_bytes=2), "never": None}
+    found = all_found(variants, groups)  # type: ignore[arg-type]
+    assert {candidate.variant for candidate in found.candidates} == {"off", "selective"}
+    assert (found.choice.variant, set(found.memory_trials)) == ("selective", {"off", "selective"})
+    roomy = all_found(variants, {"off": SimulatedGroup([100_000])})
+    assert set(roomy.memory_trials) == {"off"}
+
+
+def test_a_variant_without_room_for_one_row_leaves_the_choice_to_the_others() -> None:
+    variants = [Variant("whole"), Variant("divided", if_limited="whole")]
+    found = all_found(variants, {"whole": SimulatedGroup([900]), "divided": SimulatedGroup([1850])})
+    assert (found.choice.variant, found.choice.rows) == ("divided", 8)
+
+
+@pytest.mark.parametrize(
+    ("asked", "tried", "fits"), [(None, [8], 8), (4, [8], 8), (12, [12], 12), (100, [100, 50, 25, 12], 12)]
+)
+def test_an_evaluation_is_tried_in_the_passes_it_will_have(asked: int | None, tried: list[int], fits: int) -> None:
+    group = SimulatedGroup([1850])
+    found = all_found([Variant("ddp")], {"ddp": group}, asked)
+    assert (group.evaluated, found.evaluation_rows, found.choice.rows) == (tried, fits, 8)
+    told = [line for line in found_sentences(found, asked) if "evaluation" in line]
+    assert told == (["an evaluation of 100 rows does not fit: it goes in passes of 12"] if asked == 100 else [])
+
+
+def test_one_disturbed_timing_does_not_end_the_search_early() -> None:
+    assert (
+        max(
+            all_found([Variant("ddp")], {"ddp": SimulatedGroup([10_000], slow_first=1.3)}).candidates,
+            key=lambda c: c.rows,
+        ).rows
+        == 50
+    )
 
 
 def test_the_smallest_of_equal_speeds_is_chosen() -> None:

@@ -87,13 +87,14 @@ def test_it_goes_on_from_where_it_was(config: Path, tmp_path: Path) -> None:
 def test_a_micro_batch_found_by_probes_changes_no_loss(config: Path, tmp_path: Path) -> None:
     histories = [
         train([], config, tmp_path / "1", "--set", "train.batch.micro=1"),
+        train([], config, tmp_path / "2", "--set", "train.batch.micro=2"),
         train([], config, tmp_path / "4", "--set", "train.batch.micro=4"),
         train(TORCHRUN, config, tmp_path / "auto", "--set", "train.batch.micro=auto"),
     ]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
     assert len(losses[0]) == 5
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-    assert losses[2] == pytest.approx(losses[0], rel=1e-4)
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_what_a_person_can_put_right_is_one_line_and_code_2(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

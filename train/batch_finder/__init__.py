@@ -3,6 +3,7 @@
 trial, search, choice   the decisions, pure functions of what was measured
 memory, probe, child    one probe process: measures one setting, and is thrown away
 process, group          its parent's side: bounded in time, whatever a rank does
-finder                  the whole search over any `ProbeGroup`
+variants                which ways to train are tried
+variant_search, finder  the whole search over any `ProbeGroup`
 cache, local            what was found before; probes beside `python -m train`
 """

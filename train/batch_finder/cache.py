@@ -19,12 +19,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a search chose; `found_at` in seconds since the epoch."""
+    """What a search chose; `found_at` in seconds since the epoch. evaluation_rows: see `Found`."""
 
     variant: str
     rows: int
     speed: float
     peak_bytes: int
+    evaluation_rows: int = 0
     found_at: float = field(default_factory=time.time)
 
 

@@ -87,9 +87,9 @@ def _serve(task: ProbeTask, sizes: queue.Queue[dict[str, Any]], answers: Answers
     probe = Probe(config, Path(task.model_folder), task.local_rank)
     answers.put("ready", limit_bytes=watched or _gpu_limit(task, probe))
     while True:
-        rows = sizes.get()["rows"]
-        peak, seconds = probe.measure(rows)
-        answers.put("measured", rows=rows, peak_bytes=peak, seconds=seconds)
+        asked = sizes.get()
+        peak, seconds = (probe.measure_evaluation if asked["evaluation"] else probe.measure)(asked["rows"])
+        answers.put("measured", rows=asked["rows"], peak_bytes=peak, seconds=seconds)
 
 
 def _watch_memory(task: ProbeTask, answers: Answers) -> int | None:
@@ -128,24 +128,32 @@ def _cause(error: BaseException) -> Failure:
 
 def _prepare(task: ProbeTask) -> TrainConfig:
     """Threads, process group and configuration, as a rank of the run has them."""
-    import torch
-    import torch.distributed as dist
-
     from ..config import TrainConfig as Config
     from ..device import current_device, prepare_process
     from ..out_of_memory import apply_memory_limit
 
     prepare_process(task.ranks_on_node)
-    if task.world_size > 1:
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        where = f"tcp://{task.address}"
-        dist.init_process_group(
-            backend, init_method=where, rank=task.rank, world_size=task.world_size, timeout=GROUP_TIMEOUT
-        )
+    device = current_device(task.local_rank).device
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed takes it for the index of the device under ZeRO-3
+    _join_group(task)
     config = Config.model_validate_json(json.dumps(task.config))
-    if torch.cuda.is_available():
-        apply_memory_limit(config.batch, current_device(task.local_rank).device)
+    if device.type == "cuda":
+        apply_memory_limit(config.batch, device)
     return config
+
+
+def _join_group(task: ProbeTask) -> None:
+    """The ranks of this probe group; one rank is a group too, which sharding needs."""
+    import torch
+    import torch.distributed as dist
+
+    dist.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo",
+        init_method=f"tcp://{task.address}",
+        rank=task.rank,
+        world_size=task.world_size,
+        timeout=GROUP_TIMEOUT,
+    )
 
 
 def end_with_parent() -> None:

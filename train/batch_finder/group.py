@@ -44,17 +44,17 @@ class ProbeGroup:
             handle.kill()
         self._limits = None
 
-    def try_rows(self, rows: int) -> Trial:
+    def try_rows(self, rows: int, evaluation: bool = False) -> Trial:
         """All ranks' verdict. Starts the processes where none run; a failure ends them all."""
         try:
             if self._limits is None:
                 self._start()
             for handle in self._handles:
-                handle.send(rows)
+                handle.send(rows, evaluation)
             answers = self._wait("measured", self._settings.timeout_s)
         except GroupFailure as failed:
             self.close()
-            return Trial(rows, failure=failed.failure, message=failed.message)
+            return Trial(rows, (), failed.failure, failed.message, evaluation)
         except BaseException:
             self.close()
             raise
@@ -66,6 +66,7 @@ class ProbeGroup:
                 RankMeasure(task.rank, handle.node, answer["peak_bytes"], limit, answer["seconds"])
                 for task, handle, answer, limit in zip(self._tasks, self._handles, answers, usable, strict=True)
             ),
+            evaluation=evaluation,
         )
 
     def _start(self) -> None:

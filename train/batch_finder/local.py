@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
+from ..auto_strategy import Option
 from ..config import TrainConfig
 from ..errors import UserError
 from ..interfaces import BlockSource
 from .finder import Variant, find_batch
 from .group import ProbeGroup
 from .process import LocalProbe
-from .report import table, trial_line
+from .report import found_sentences, table, trial_line
 from .setting import (
     RankPlace,
     group_settings,
     probe_tasks,
     search_limits,
+    settled,
     tokens_per_row,
-    variants_of,
     with_variant,
 )
+from .variants import variants_of
 
 log = logging.getLogger("gemfleet.train")
 LONGEST_SEARCH = timedelta(hours=6)
 
 
 def settle_micro(
-    config: TrainConfig, model_folder: Path, source: BlockSource, rank: int, world_size: int, besides_bytes: int
+    config: TrainConfig,
+    options: Sequence[Option],
+    model_folder: Path,
+    source: BlockSource,
+    rank: int,
+    world_size: int,
+    besides_bytes: int,
 ) -> TrainConfig:
     """The configuration with a number for `micro: auto`, equal on all ranks. Collective under `torchrun`.
 
-    besides_bytes: what this process holds that a probe does not, such as the data
+    options: see `variants_of`; besides_bytes: what this process holds that a probe does not, such as the data
     """
     if config.batch.micro != "auto":
         return config
@@ -44,7 +53,7 @@ def settle_micro(
             "give a number, or use `gemfleet train` on a Ray cluster"
         )
     if world_size == 1:
-        return find_here(config, model_folder, source, 1, besides_bytes)
+        return find_here(config, options, model_folder, source, 1, besides_bytes)
     import torch.distributed as dist
 
     # gloo: on GPUs nothing may take memory before the probes had them to themselves
@@ -52,7 +61,7 @@ def settle_micro(
     answer: list[TrainConfig | BaseException] = [config]
     if rank == 0:
         try:
-            answer = [find_here(config, model_folder, source, world_size, besides_bytes)]
+            answer = [find_here(config, options, model_folder, source, world_size, besides_bytes)]
         except Exception as error:
             answer = [error]
     dist.broadcast_object_list(answer, group=waiting)
@@ -63,9 +72,15 @@ def settle_micro(
 
 
 def find_here(
-    config: TrainConfig, model_folder: Path, source: BlockSource, world_size: int, besides_bytes: int
+    config: TrainConfig,
+    options: Sequence[Option],
+    model_folder: Path,
+    source: BlockSource,
+    world_size: int,
+    besides_bytes: int,
 ) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
+    variants = variants_of(config, options)
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 
     def open_group(variant: Variant) -> AbstractContextManager[ProbeGroup]:
@@ -73,13 +88,12 @@ def find_here(
         return ProbeGroup([LocalProbe() for _ in places], tasks, group_settings(config))
 
     found = find_batch(
-        variants_of(config),
+        variants,
         open_group,
         search_limits(source, config, world_size),
         tokens_per_row(config, world_size),
         lambda variant, trial: log.info(trial_line(variant, trial)),
     )
-    for line in table(found):
+    for line in [*table(found), *found_sentences(found, config.evaluation.micro)]:
         log.info(line)
-    chosen = next(v for v in variants_of(config) if v.name == found.choice.variant)
-    return with_variant(config, chosen.changes).with_micro(found.choice.rows)
+    return settled(config, variants, found.choice.variant, found.choice.rows, found.evaluation_rows)

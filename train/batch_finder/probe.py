@@ -42,6 +42,19 @@ class Probe:
         seconds = self._step(rows)
         return peak_bytes(self.device), seconds
 
+    @torch.no_grad()
+    def measure_evaluation(self, rows: int) -> tuple[int, float]:
+        """The same of one pass that scores `rows` rows."""
+        reset_peak(self.device)
+        batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        self._strategy.passes(1)
+        self._model.peft_model.eval()
+        started = time.perf_counter()
+        float(self._model.loss_sum(batch))
+        seconds = time.perf_counter() - started
+        self._model.peft_model.train()
+        return peak_bytes(self.device), seconds
+
     def _step(self, rows: int) -> float:
         batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
         self._strategy.passes(PASSES)  # equal on all ranks already; a strategy may need to know

@@ -29,7 +29,9 @@ class ProbeHandle(Protocol):
 
     def start(self, task: ProbeTask) -> None: ...
 
-    def send(self, rows: int) -> None: ...
+    def send(self, rows: int, evaluation: bool) -> None:
+        """Ask for a trial: of training, or of an evaluation."""
+        ...
 
     def poll(self) -> list[Answer]:
         """What arrived since the last call; a last `exited` once the process has ended."""
@@ -72,8 +74,8 @@ class LocalProbe:
         threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
         self._write(task_line(task))
 
-    def send(self, rows: int) -> None:
-        self._write(json.dumps({"rows": rows}) + "\n")
+    def send(self, rows: int, evaluation: bool) -> None:
+        self._write(json.dumps({"rows": rows, "evaluation": evaluation}) + "\n")
 
     def poll(self) -> list[Answer]:
         answers = []

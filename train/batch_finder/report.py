@@ -8,7 +8,8 @@ from .trial import Trial
 
 def trial_line(variant: str, trial: Trial) -> str:
     """`ddp, 4 rows: 3.10 of 8.00 GiB on rank 1 (10.0.0.2), 2.41 s a pass`"""
-    head = f"{variant}, {trial.rows} row{'s' if trial.rows > 1 else ''}: "
+    what = "evaluation of " if trial.evaluation else ""
+    head = f"{variant}, {what}{trial.rows} row{'s' if trial.rows > 1 else ''}: "
     if trial.failure is not None:
         return head + f"no measurement ({trial.failure}): {trial.message}"
     rank = trial.tightest
@@ -20,6 +21,7 @@ def trial_line(variant: str, trial: Trial) -> str:
 def trial_facts(variant: str, trial: Trial) -> dict[str, object]:
     """The same for programs."""
     facts: dict[str, object] = {"variant": variant, "rows": trial.rows, "fits": trial.fits}
+    facts["evaluation"] = trial.evaluation
     if trial.failure is not None:
         return facts | {"failure": str(trial.failure)}
     rank = trial.tightest
@@ -34,9 +36,26 @@ def trial_facts(variant: str, trial: Trial) -> dict[str, object]:
 
 def table(found: Found) -> list[str]:
     """One line a size that fits; the chosen one is marked."""
-    lines = [f"{'variant':16} {'rows':>5} {'tokens/s':>10} {'peak GiB':>9}"]
+    width = max(16, *(len(candidate.variant) for candidate in found.candidates))
+    lines = [f"{'variant':{width}} {'rows':>5} {'tokens/s':>10} {'peak GiB':>9}"]
     for candidate in found.candidates:
         mark = "  <- chosen" if candidate == found.choice else ""
         gib = candidate.peak_bytes / 2**30
-        lines.append(f"{candidate.variant:16} {candidate.rows:5} {candidate.speed:10,.0f} {gib:9.2f}{mark}")
+        lines.append(f"{candidate.variant:{width}} {candidate.rows:5} {candidate.speed:10,.0f} {gib:9.2f}{mark}")
     return lines
+
+
+def found_sentences(found: Found, evaluation_asked: int | None) -> list[str]:
+    """What was decided, then what else a person should know. evaluation_asked: `train.evaluation.micro`"""
+    choice, least = found.choice, found.tightest
+    sentences = [f"micro-batch {choice.rows} ({choice.variant}) after {found.trials} trials"]
+    if least is not None:
+        gib = least.usable_bytes / 2**30
+        sentences.append(
+            f"memory differs between ranks: rank {least.rank} on {least.node} has the least, {gib:.2f} GiB less the "
+            "margin, and decides for all"
+        )
+    asked = evaluation_asked or choice.rows
+    if 0 < found.evaluation_rows < asked:
+        sentences.append(f"an evaluation of {asked} rows does not fit: it goes in passes of {found.evaluation_rows}")
+    return sentences

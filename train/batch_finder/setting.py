@@ -1,4 +1,4 @@
-"""What of a run the search needs to know: the variants to try, the rows there are, one task for each rank."""
+"""What of a run the search needs to know: the rows there are, and one task for each rank."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 from ..config import TrainConfig
 from ..interfaces import BlockSource
 from .child import ProbeTask
-from .finder import SearchLimits, Variant
+from .finder import Variant
 from .group import GroupSettings
+from .variant_search import SearchLimits
 
 STEPS_LOOKED_AT = 32
 
@@ -25,13 +26,14 @@ class RankPlace:
     besides_bytes: int
 
 
-def variants_of(config: TrainConfig) -> list[Variant]:
-    """What is tried, in this order. Layers are recomputed only where memory limits the size, and nobody chose."""
-    here = Variant(config.strategy)
-    if "activation_checkpointing" in config.model_fields_set:
-        return [here]
-    selective = (("activation_checkpointing", "selective"),)
-    return [here, Variant(f"{config.strategy}, selective", selective, only_for_memory=True)]
+def settled(
+    config: TrainConfig, variants: Sequence[Variant], chosen: str, rows: int, evaluation_rows: int
+) -> TrainConfig:
+    """The configuration with what was found. An evaluation goes in no larger passes than were seen to fit; 0: that is
+    not known."""
+    changes = next(variant.changes for variant in variants if variant.name == chosen)
+    too_large = 0 < evaluation_rows < (config.evaluation.micro or rows)
+    return with_variant(config, changes).with_micro(rows, evaluation_rows if too_large else None)
 
 
 def with_variant(config: TrainConfig, changes: Sequence[tuple[str, Any]]) -> TrainConfig:
@@ -64,7 +66,8 @@ def largest_rows(source: BlockSource, config: TrainConfig, world_size: int) -> i
 
 
 def search_limits(source: BlockSource, config: TrainConfig, world_size: int) -> SearchLimits:
-    return SearchLimits(largest_rows(source, config, world_size), config.batch.probe_timeout_s)
+    largest = largest_rows(source, config, world_size)
+    return SearchLimits(largest, config.batch.probe_timeout_s, source.has_eval, config.evaluation.micro)
 
 
 def group_settings(config: TrainConfig) -> GroupSettings:

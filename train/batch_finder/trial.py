@@ -33,12 +33,16 @@ class RankMeasure:
 
 @dataclass(frozen=True)
 class Trial:
-    """All ranks' verdict on `rows` rows in one pass. `ranks` is empty where `failure` says why there are none."""
+    """All ranks' verdict on `rows` rows in one pass. `ranks` is empty where `failure` says why there are none.
+
+    evaluation: whether the pass was one that scores, without gradients
+    """
 
     rows: int
     ranks: tuple[RankMeasure, ...] = ()
     failure: Failure | None = None
     message: str = ""
+    evaluation: bool = False
 
     @property
     def fits(self) -> bool:

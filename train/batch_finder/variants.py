@@ -1,0 +1,50 @@
+"""The ways to train that a search tries: ways to share the work, each without and with some recomputation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from ..auto_strategy import Option
+from ..config import TrainConfig
+from ..planning import Sharing
+from .finder import Variant
+
+RECOMPUTE = (("activation_checkpointing", "selective"),)
+
+
+def variants_of(config: TrainConfig, options: Sequence[Option] = ()) -> list[Variant]:
+    """What is tried, in this order.
+
+    options: what the plan says fits, where the configuration leaves the strategy open. Layers are recomputed only where
+    nobody chose, and each variant but the first is tried only where memory limits the one that it saves memory of.
+    """
+    found = _shared(options) or [Variant(config.strategy)]
+    if "activation_checkpointing" in config.model_fields_set:
+        return found
+    return [variant for way in found for variant in (way, _recomputing(way))]
+
+
+def _recomputing(way: Variant) -> Variant:
+    return Variant(f"{way.name}, selective", (*way.changes, *RECOMPUTE), if_limited=way.name)
+
+
+def _shared(options: Sequence[Option]) -> list[Variant]:
+    """`full` recomputation costs a third of the speed, so it is tried only where the plan says nothing else fits."""
+    light = [option for option in options if option.choice.sharing.checkpointing != "full"]
+    by_sharing = {option.choice.sharing: option for option in light or options}
+    return [
+        Variant(_name(sharing), option.changes, _larger(sharing, by_sharing)) for sharing, option in by_sharing.items()
+    ]
+
+
+def _larger(sharing: Sharing, all_: Mapping[Sharing, Option]) -> str | None:
+    """The variant next to this one that needs more memory and less time; None for the plan's first choice."""
+    first = next(iter(all_))
+    nearest = (replace(sharing, checkpointing="off"), replace(sharing, reshard=False), first)
+    return None if sharing == first else next(_name(other) for other in nearest if other in all_ and other != sharing)
+
+
+def _name(sharing: Sharing) -> str:
+    """`fsdp2, kept gathered, selective`"""
+    return str(sharing).removesuffix(" activation checkpointing")
