@@ -16,9 +16,9 @@ PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-p
 
 .PHONY: help demo test test-quick test-faults test-hosts check bench test-timing clean
 
-# How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of one run.
+# How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
-RUN_KILLS := 5
+RUN_KILLS := 20
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

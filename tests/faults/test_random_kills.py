@@ -3,6 +3,7 @@
 Two writers send a checkpoint of four files, one step after the other, into one store's folder, in a process that is
 killed at a random moment; then the next process goes on. GEMFLEET_KILLS says how often (default 12). Whole runs lose a
 rank or their driver GEMFLEET_RUN_KILLS times (default 2), and still end bit for bit where an undisturbed one does.
+GEMFLEET_SEED repeats the moments of an earlier run, which printed its seed.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ import numpy as np
 import pytest
 from fault_table import EPOCHS, Place, tell, verifies
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
-from tiny_run import ends, gemfleet, start, states, wait_for_step
+from gemfleet.cluster.run_registry import RunRegistry
+from tiny_run import WAIT_SECONDS, ends, gemfleet, start, wait_for_step
 
 RUN_KILLS = int(os.environ.get("GEMFLEET_RUN_KILLS", "2"))
 KILLS = int(os.environ.get("GEMFLEET_KILLS", "12"))
+SEED = int(os.environ.get("GEMFLEET_SEED") or random.randrange(10**6))
 FILE_BYTES = 1 << 20
 WRITER = """
 import hashlib, sys, threading
@@ -61,10 +64,12 @@ while True:
 """
 
 
-def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path) -> None:
-    chance = random.Random(2026)
+def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chance = random.Random(SEED)
     told, lost = 0, 0
-    for _ in range(KILLS):
+    for kill in range(KILLS):
+        if kill % 20 == 0:
+            progress(capsys, f"{kill} of {KILLS} kills of the store's writers, seed {SEED}")
         told = killed_at_random(tmp_path / "checkpoints", chance, told)
         disk = CheckpointDisk(tmp_path / "checkpoints")
         newest, damaged = disk.newest_verified()
@@ -94,30 +99,73 @@ def killed_at_random(root: Path, chance: random.Random, told: int) -> int:
     return max([told, *map(int, lines)])
 
 
+def progress(capsys: pytest.CaptureFixture[str], line: str) -> None:
+    """A line on the terminal while the test goes on."""
+    with capsys.disabled():
+        print(f"\n  {line}", end="", flush=True)
+
+
 @pytest.mark.slow
 @pytest.mark.faults
-def test_runs_end_the_same_whoever_is_killed(place: Place, tmp_path: Path) -> None:
-    home, chance, moment = tmp_path / "home", random.Random(7), 0.0
-    patient = (f"cluster.max_failures={RUN_KILLS}",)
-    process, drivers = start(place.workplace, home, place.address, EPOCHS, patient), 0
-    for _ in range(RUN_KILLS):
-        registry = wait_for_step(home, 1, after=moment)
-        (run,) = registry.list_runs()
+@pytest.mark.timeout(300 + 90 * RUN_KILLS)
+def test_runs_end_the_same_whoever_is_killed(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One run after the other, each killed again and again until it is done all the same, until there were enough."""
+    chance, began, kills, runs = random.Random(SEED), time.monotonic(), list[str](), 0
+    while len(kills) < RUN_KILLS:
+        kills += kill_until_done(place, tmp_path / f"home-{runs}", chance, RUN_KILLS - len(kills))
+        runs += 1
+        seconds = time.monotonic() - began
+        progress(capsys, f"{len(kills)} of {RUN_KILLS} kills in {runs} whole runs after {seconds:.0f} s, seed {SEED}")
+    tell(
+        f"{len(kills)} kills at random moments of {runs} runs: {kills.count('rank')} of a rank, "
+        f"{kills.count('driver')} of the driver; seconds a kill",
+        *("succeeded, bit-identical", "-", None, (time.monotonic() - began) / len(kills)),
+    )
+
+
+def kill_until_done(place: Place, home: Path, chance: random.Random, at_most: int) -> list[str]:
+    """One run that loses a rank or its driver until it has ended or was killed often enough; who was killed."""
+    kills: list[str] = []
+    process = start(place.workplace, home, place.address, EPOCHS, (f"cluster.max_failures={at_most}",))
+    registry, moment = wait_for_step(home, 1), 0.0
+    (run,) = registry.list_runs()
+    while len(kills) < at_most and trains_again(registry, run.id, moment):
         time.sleep(chance.uniform(0.0, 2.0))
-        if process.poll() is not None:
-            break  # it was done before
         moment = time.time()
         if chance.random() < 0.5:
-            os.kill(chance.choice(registry.ranks(run.id))["pid"], signal.SIGKILL)
-        else:
-            drivers += 1
+            pid = chance.choice(registry.ranks(run.id))["pid"]
+            if is_a_rank(pid):  # after a restart the registry may still name the process that was killed before
+                os.kill(pid, signal.SIGKILL)
+                kills.append("rank")
+        elif process.poll() is None and registry.get_run(run.id).state == "training":
             process.kill()
             process.communicate()
             assert registry.mark_interrupted() == [run.id]
             process = gemfleet(place.workplace, home, "resume", run.id)
+            kills.append("driver")
     ends(process)
-    assert states(registry, run.id)[-1] == "succeeded"
+    assert registry.get_run(run.id).state == "succeeded"
     name = "adapter_model.safetensors"
     assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
     verifies(home, run.id)
-    tell(f"{RUN_KILLS} random kills in one run, {drivers} of them of the driver", "succeeded, bit-identical")
+    return kills
+
+
+def trains_again(registry: RunRegistry, run_id: str, after: float) -> bool:
+    """Wait for a step later than this moment; False when training has ended instead."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        newest = registry.latest_metrics(run_id, "step")
+        if registry.get_run(run_id).state in ("publishing", "succeeded"):
+            return False
+        if newest is not None and newest["time"] > after:
+            return True
+        time.sleep(0.1)
+    raise AssertionError(f"no step followed within {WAIT_SECONDS:g} s")
+
+
+def is_a_rank(pid: int) -> bool:
+    try:
+        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
