@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+from gemfleet.cluster.checkpoint_store.places import is_storage
 from gemfleet.train.config import StrictModel, TrainConfig
-from pydantic import Field
+from pydantic import Field, field_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BRANCH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
@@ -62,6 +63,13 @@ class ClusterConfig(StrictModel):
         Literal["PACK", "SPREAD"],
         Field(description="`PACK`: fill one node first; `SPREAD`: use as many nodes as possible"),
     ] = "PACK"
+    storage: Annotated[
+        str | None,
+        Field(
+            description="where checkpoints rest: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or the absolute path of a "
+            "mounted folder; null: in the run's folder on the head. Credentials come from the environment alone"
+        ),
+    ] = None
     keep_checkpoints: Annotated[
         int | None, Field(ge=1, description="keep only this many of the newest checkpoints; null: all")
     ] = None
@@ -79,6 +87,16 @@ class ClusterConfig(StrictModel):
         float, Field(ge=0, description="no checkpoint is begun when less is free on the head's disk")
     ] = 0.5
     watchdog: WatchdogConfig = WatchdogConfig()
+
+    @field_validator("storage")
+    @classmethod
+    def _is_a_place(cls, value: str | None) -> str | None:
+        if value is not None and not is_storage(value):
+            raise ValueError(
+                f"{value!r} is no place for checkpoints; give s3://BUCKET/PREFIX or gs://BUCKET/PREFIX without keys or "
+                "options, which are read from the environment, or an absolute path"
+            )
+        return value
 
 
 class PredictConfig(StrictModel):

@@ -8,30 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import MANIFEST_FILE, Manifest
+from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
 
 from .publish import PUBLISHED
 from .tokenizer_files import copy_tokenizer
 
 
-def verified_checkpoint(run_folder: Path, step: int | None) -> tuple[Path, Manifest]:
+def verified_checkpoint(shelf: Shelf, run_id: str, step: int | None) -> tuple[Path, Manifest]:
     """The checkpoint of `step`, None for the newest that verifies. StoreError when it is damaged or there is none."""
-    disk = CheckpointDisk(run_folder / "checkpoints")
-    known = {manifest.step: manifest for manifest in disk.manifests()}
+    known = {manifest.step: manifest for manifest in shelf.manifests()}
     if step is None:
-        newest, damaged = disk.newest_verified()
+        newest, damaged = shelf.newest_verified()
         if newest is None:
-            raise StoreError(
-                f"{run_folder.name} has no checkpoint that verifies: {'; '.join(damaged) or 'none at all'}"
-            )
-        return disk.folder(newest.step), newest
+            raise StoreError(f"{run_id} has no checkpoint that verifies: {'; '.join(damaged) or 'none at all'}")
+        return shelf.at_hand(newest.step), newest
     if step not in known:
         steps = ", ".join(map(str, sorted(known))) or "none"
-        raise StoreError(f"{run_folder.name} has no checkpoint of step {step}; it has: {steps}")
-    known[step].verify(disk.folder(step))
-    return disk.folder(step), known[step]
+        raise StoreError(f"{run_id} has no checkpoint of step {step}; it has: {steps}")
+    folder = shelf.at_hand(step)
+    known[step].verify(folder)
+    return folder, known[step]
 
 
 def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:

@@ -50,7 +50,7 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
         "failures": f"up to {cluster.max_failures} restarts from the newest checkpoint",
-        "checkpoints": f"{runs_folder}/<run id>/checkpoints, every {train.checkpoint.every}, "
+        "checkpoints": f"{cluster.storage or runs_folder}/<run id>/checkpoints, every {train.checkpoint.every}, "
         + ("all kept" if cluster.keep_checkpoints is None else f"the newest {cluster.keep_checkpoints} kept"),
     }
 

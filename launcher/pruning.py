@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
-from gemfleet.cluster.checkpoint_store.manifest import MANIFEST_FILE
 from gemfleet.cluster.run_registry import Run, RunRegistry
+
+from .run_storage import shelf_of, storage_of
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Removal:
     """What goes of one run. `steps`: its checkpoints that go; None: the run goes as a whole."""
 
     run_id: str
-    folders: tuple[Path, ...]
+    folder: Path
     size: int
     steps: tuple[int, ...] | None
 
@@ -25,15 +25,11 @@ class Removal:
     def of(cls, run_id: str, folder: Path, checkpoints_only: bool) -> Removal:
         """Of a run that has ended; with `checkpoints_only` all but its newest checkpoint that verifies."""
         if not checkpoints_only:
-            whole = (folder,) if folder.exists() else ()
-            return cls(run_id, whole, sum(map(bytes_in, whole)), None)
-        if not (folder / "checkpoints").is_dir():
-            return cls(run_id, (), 0, ())
-        disk = CheckpointDisk(folder / "checkpoints")
-        newest, _ = disk.newest_verified()
-        steps = tuple(m.step for m in disk.manifests() if newest is not None and m.step != newest.step)
-        folders = tuple(disk.folder(step) for step in steps)
-        return cls(run_id, folders, sum(map(bytes_in, folders)), steps)
+            return cls(run_id, folder, bytes_in(folder) + _bytes_elsewhere(folder), None)
+        with shelf_of(folder) as shelf:
+            newest, _ = shelf.newest_verified()
+            doomed = [m for m in shelf.manifests() if newest is not None and m.step != newest.step]
+        return cls(run_id, folder, sum(m.total_bytes for m in doomed), tuple(m.step for m in doomed))
 
 
 def choose(runs: Sequence[Run], keep: int, ended_before: float) -> list[Run]:
@@ -44,14 +40,24 @@ def choose(runs: Sequence[Run], keep: int, ended_before: float) -> list[Run]:
 
 def carry_out(removal: Removal, registry: RunRegistry) -> None:
     """The registry first: should this be interrupted, what is left are files that nothing names."""
+    with shelf_of(removal.folder) as shelf:
+        steps = shelf.steps() if removal.steps is None else removal.steps
+        if removal.steps is None:
+            registry.delete_run(removal.run_id)
+        for step in steps:
+            if removal.steps is not None:
+                registry.remove_checkpoint(removal.run_id, step)
+            shelf.remove(step)
     if removal.steps is None:
-        registry.delete_run(removal.run_id)
-    for step in removal.steps or ():
-        registry.remove_checkpoint(removal.run_id, step)
-    for folder in removal.folders:
-        if removal.steps is not None:
-            (folder / MANIFEST_FILE).unlink()  # first, so that half a checkpoint is never taken for a damaged one
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(removal.folder, ignore_errors=True)
+
+
+def _bytes_elsewhere(folder: Path) -> int:
+    """Of checkpoints that are not below the run's folder."""
+    if storage_of(folder) is None:
+        return 0
+    with shelf_of(folder) as shelf:
+        return sum(manifest.total_bytes for manifest in shelf.manifests())
 
 
 def bytes_in(folder: Path) -> int:

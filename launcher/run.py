@@ -17,6 +17,7 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
+from gemfleet.cluster.checkpoint_store.storage import check_storage
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.inventory import list_nodes, wait_for_resources
 from gemfleet.cluster.run_recorder import start_recorder
@@ -169,6 +170,7 @@ def preflight(run: Run) -> Placement:
     """Decide on the ranks, and wait until the cluster has room for them."""
     run.enter(RunState.PREFLIGHT, "preflight")
     cluster = run.config.cluster
+    check_storage(cluster.storage, run.folder)
     placement = place(cluster, list_nodes())
     size = placement.cpus_per_worker, placement.gpus_per_worker
     wait_for_resources(placement.workers, *size, cluster.wait_for_resources_s, run.waits_for)
@@ -200,7 +202,7 @@ def fit(
     run.enter(RunState.TRAINING, "training")
     recorder = start_recorder(gemfleet_home(), run.id)
     cluster = run.config.cluster
-    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster))
+    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
     restart = MemoryRestart(run.registry, run.id)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
@@ -266,7 +268,7 @@ def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | Non
         raise TrainingFailedError("training ended, but no checkpoint of it is on the head", run.folder / "logs")
     if newest.step != result["steps"]:
         run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
-    return run.folder / "checkpoints" / f"checkpoint-{newest.step}"
+    return store.at_hand(newest.step)
 
 
 def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.folder_shelf import FolderShelf
 from gemfleet.cluster.run_registry import Run, RunRegistry
 
 HEADER = ("fault", "final state", "resumed from", "steps lost", "recovery s")
@@ -50,8 +50,8 @@ def recovery_of(registry: RunRegistry, run: Run, at: float, last_step: int) -> R
 
 def verifies(home: Path, run_id: str) -> None:
     """Every manifest of the run is that of a whole checkpoint, and nothing unfinished is left."""
-    disk = CheckpointDisk(home / "runs" / run_id / "checkpoints")
-    verdicts = disk.verify_all()
+    shelf = FolderShelf(home / "runs" / run_id / "checkpoints")
+    verdicts = shelf.verify_all()
     assert verdicts
     assert [name for name, problem in verdicts if problem] == []
-    assert [path.name for path in disk.root.glob(".incoming-*")] == []
+    assert [path.name for path in shelf.root.glob(".incoming-*")] == []

@@ -1,8 +1,8 @@
-"""Two ranks train a stand-in step and save; the store runs on this machine's head node.
+"""Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this machine's head node.
 
-Prints, for each save, what the step waits for (copying the state in memory, and handing it over), how long the
-checkpoint then takes to be committed, and the throughput into the head beside that of a plain socket copy to the same
-disk in the same run. One JSON line ends the output.
+Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
+that), how long the checkpoint then takes from the first rank's first byte to its commit, and the throughput into the
+head beside that of a plain socket copy to the same disk in the same run. One JSON line ends the output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..shared.record import new_record, write_stamped
 from .socket_copy import copy_seconds
 
 MIB = 2**20
+PLAIN_STEPS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,27 +71,49 @@ def save_often(store: Any, rank: int, size: int, saves: int) -> list[dict[str, f
     import torch
     from gemfleet.launcher.uploads import CheckpointUploads
 
+    torch.set_num_threads(1)
     state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
     timings: list[dict[str, float]] = []
 
     def send(step: int, folder: Path, metrics: Mapping[str, float]) -> None:
-        started = time.perf_counter()
+        timings[step - 1]["began"] = time.perf_counter()
         store.upload(step, folder, rank, (0, 1))
-        timings[step - 1]["upload"] = time.perf_counter() - started
+        timings[step - 1]["ended"] = time.perf_counter()
 
     with tempfile.TemporaryDirectory() as work:
         uploads = CheckpointUploads(send, Path(work), print)
         for step in range(1, saves + 1):
             uploads.wait()  # saves far apart: what is measured is one save, not the queue behind it
+            while step > 1 and step - 1 not in [manifest.step for manifest in store.manifests()]:
+                time.sleep(0.01)  # the other rank is not done
+            plain = statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))
             started = time.perf_counter()
+            stand_in_step()
+            done = time.perf_counter()
             copied = {name: tensor.clone() for name, tensor in state.items()}
             taken = time.perf_counter()
-            timings.append({"copy": taken - started})
+            timings.append({"step": plain, "copy": taken - done})
             uploads.save(step, partial(write, rank, copied), {})
-            del copied
+            timings[-1]["grown"] = time.perf_counter() - started - plain
             timings[-1]["hand_over"] = time.perf_counter() - taken
+            del copied
         uploads.close(600)
     return timings
+
+
+def stand_in_step() -> None:
+    """Some tenths of a second of one core."""
+    import torch
+
+    matrix = torch.ones(1024, 1024)
+    for _ in range(8):
+        matrix = (matrix @ matrix).clamp_(max=1.0)
+
+
+def seconds_of(action: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
 
 
 def write(rank: int, state: Mapping[str, Any], folder: Path) -> None:
@@ -100,11 +123,15 @@ def write(rank: int, state: Mapping[str, Any], folder: Path) -> None:
 
 
 def summary(size: int, saves: int, timings: list[list[dict[str, float]]], plain: float, memory: int) -> dict[str, Any]:
-    """Medians over saves; of an upload, the slower rank's."""
-    upload = statistics.median(max(rank[n]["upload"] for rank in timings) for n in range(saves))
+    """Medians over saves. An upload counts from the first rank's beginning to the last one's end, by the same clock."""
+    saved = [[rank[n] for rank in timings] for n in range(saves)]
+    upload = statistics.median(max(e["ended"] for e in save) - min(e["began"] for e in save) for save in saved)
     return {
         "mib": size // MIB,
         "saves": saves,
+        "step_seconds": statistics.median(entry["step"] for rank in timings for entry in rank),
+        "step_grows_by_seconds": statistics.median(entry["grown"] for rank in timings for entry in rank),
+        "step_grows_beyond_copy_seconds_worst": max(e["grown"] - e["copy"] for rank in timings for e in rank),
         "copy_seconds": statistics.median(entry["copy"] for rank in timings for entry in rank),
         "hand_over_seconds_worst": max(entry["hand_over"] for rank in timings for entry in rank),
         "upload_seconds": upload,

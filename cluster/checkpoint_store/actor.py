@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray.util
 from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..head import HeadActor, start_on_head
-from .disk import CheckpointDisk
 from .files import StoredFiles
 from .manifest import FileEntry, Manifest
+from .storage import open_disk
+from .stream import StreamServer, Ticket
 
 log = logging.getLogger("gemfleet.cluster")
 STORE_THREADS = 16
@@ -42,10 +47,19 @@ class StorePolicy:
 class CheckpointStore:
     """Serves one run's folder. Several ranks at once; every method may be repeated after a restart."""
 
-    def __init__(self, run_folder: str, recorder: HeadActor | None = None, policy: StorePolicy = StorePolicy()) -> None:
-        self._disk = CheckpointDisk(Path(run_folder) / "checkpoints")
+    def __init__(
+        self,
+        run_folder: str,
+        recorder: HeadActor | None = None,
+        policy: StorePolicy = StorePolicy(),
+        storage: str | None = None,
+    ) -> None:
+        """`storage`: where committed checkpoints rest, see `open_shelf`; uploads pass the head in any case."""
+        self._disk = open_disk(storage, Path(run_folder))
         self._files = StoredFiles(Path(run_folder) / "ray")
         self._recorder, self._policy = recorder, policy
+        self._lock = threading.Lock()
+        self._streams: StreamServer | None = None
 
     def begin_attempt(self) -> int:
         return self._disk.begin_attempt()
@@ -63,8 +77,20 @@ class CheckpointStore:
     def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
         self._disk.write(step, generation, name, offset, chunk)
 
-    def finish(self, step: int, generation: int, entry: FileEntry) -> None:
-        self._disk.finish(step, generation, entry)
+    def open_stream(self, step: int, generation: int, name: str, size: int) -> Ticket | None:
+        """A connection for the file that was begun; None where only calls may carry it.
+
+        Where Ray encrypts what it sends, a plain connection would go behind the back of whoever asked for that.
+        """
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return None
+        with self._lock:
+            if self._streams is None:
+                self._streams = StreamServer(ray.util.get_node_ip_address())
+        return self._streams.expect(partial(self._disk.receive, step, generation, name, size))
+
+    def finish(self, step: int, generation: int, entry: FileEntry, check: int | None = None) -> None:
+        self._disk.finish(step, generation, entry, check)
 
     def declare(
         self,
@@ -82,17 +108,21 @@ class CheckpointStore:
         return manifest is not None
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
-        return self._disk.newest_verified()
+        return self._disk.shelf.newest_verified()
 
     def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
         return self._disk.resume_point(generation)
 
     def manifests(self) -> list[Manifest]:
-        return self._disk.manifests()
+        return self._disk.shelf.manifests()
 
     def read(self, step: int, name: str, offset: int, size: int) -> NDArray[np.uint8]:
         """At most `size` bytes of a committed file."""
         return np.frombuffer(self._disk.read(step, name, offset, size), dtype=np.uint8)
+
+    def at_hand(self, step: int) -> str:
+        """A folder of the head that holds this committed checkpoint; of an object store, a copy."""
+        return str(self._disk.shelf.at_hand(step))
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._disk.root).free
@@ -114,7 +144,7 @@ class CheckpointStore:
                 if (free := self.free_bytes()) < policy.warn_free_bytes:
                     message = f"only {free / 2**30:.1f} GiB are free on the head's disk; `gemfleet prune` frees some"
                     self._recorder.call("event", "disk_low", message, {"free_bytes": free})
-                path = str(self._disk.folder(manifest.step))
+                path = self._disk.shelf.location(manifest.step)
                 self._recorder.call(
                     "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
                 )
@@ -123,10 +153,14 @@ class CheckpointStore:
 
 
 def start_store(
-    run_id: str, run_folder: Path, recorder: HeadActor | None, policy: StorePolicy = StorePolicy()
+    run_id: str,
+    run_folder: Path,
+    recorder: HeadActor | None,
+    policy: StorePolicy = StorePolicy(),
+    storage: str | None = None,
 ) -> HeadActor:
     """The store of a run, on the head."""
     name = f"gemfleet-store-{run_id}"
-    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, threads=STORE_THREADS)
+    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, storage, threads=STORE_THREADS)
     store.call("free_bytes")
     return store

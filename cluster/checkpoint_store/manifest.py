@@ -51,13 +51,22 @@ class Manifest:
     def read(cls, folder: Path) -> Manifest:
         """The manifest in `folder`. StoreError when it is absent, damaged, or of an unknown schema."""
         try:
-            content = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
+            text = (folder / MANIFEST_FILE).read_bytes()
+        except OSError as error:
+            raise StoreError(f"{folder} has no readable manifest ({error})") from error
+        return cls.parse(text, str(folder))
+
+    @classmethod
+    def parse(cls, text: bytes, where: str) -> Manifest:
+        """As `read`; `where` it lies is for the message."""
+        try:
+            content = json.loads(text)
             if content.pop("schema_version") != SCHEMA_VERSION:
-                raise StoreError(f"{folder / MANIFEST_FILE} has a schema unknown to this gemfleet; upgrade gemfleet")
+                raise StoreError(f"{where}/{MANIFEST_FILE} has a schema unknown to this gemfleet; upgrade gemfleet")
             files = tuple(FileEntry(**entry) for entry in content.pop("files"))
             manifest = cls(files=files, **content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise StoreError(f"{folder} has no readable manifest ({error})") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise StoreError(f"{where} has no readable manifest ({error})") from error
         for entry in manifest.files:
             checked_name(entry.path)
         return manifest

@@ -155,8 +155,11 @@ class Checkpoint(BaseModel):
     bytes: int
     generation: Annotated[int, Field(description="which attempt of the run wrote it")]
     state: Annotated[
-        Literal["verified", "missing", "damaged"],
-        Field(description="verified when it was committed, and its files still have the manifest's sizes; or not"),
+        Literal["verified", "missing", "damaged", "remote"],
+        Field(
+            description="verified when it was committed, and its files still have the manifest's sizes; or not; "
+            "`remote`: it is in an object store"
+        ),
     ]
     files: list[CheckpointFile]
     download_url: str

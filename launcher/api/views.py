@@ -139,16 +139,24 @@ def metric_view(record: Mapping[str, Any]) -> Metric:
     return Metric(**redact(dict(record)))
 
 
-def checkpoint_folder(run_folder: Path, step: int) -> Path:
-    return run_folder / "checkpoints" / f"checkpoint-{step}"
+def checkpoint_folder(row: Mapping[str, Any], run_folder: Path) -> Path | None:
+    """In the run's folder, though the home may have moved, or where it was written; None for an object store."""
+    if "://" in row["path"]:
+        return None
+    ours = run_folder / "checkpoints" / f"checkpoint-{row['step']}"
+    return ours if ours.exists() else Path(row["path"])
 
 
 def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefix: str) -> Checkpoint:
     """One row, beside what its manifest says now. Hashes are checked again when it is downloaded."""
-    folder = checkpoint_folder(run_folder, row["step"])
+    folder = checkpoint_folder(row, run_folder)
     try:
-        manifest = Manifest.read(folder)
+        manifest = None if folder is None else Manifest.read(folder)
     except StoreError:
+        manifest = None
+    if folder is None:
+        files, state = [], "remote"
+    elif manifest is None:
         files, state = [], "missing" if not folder.exists() else "damaged"
     else:
         files = [CheckpointFile(path=f.path, bytes=f.size, sha256=f.sha256) for f in manifest.files]

@@ -32,7 +32,7 @@ def checkpoints(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the checkpoints of a run that are on this head node; verify, copy or export them.
+    """List the checkpoints of a run; verify, copy or export them, from this head node or from where they are stored.
 
     Each is a folder that peft loads as an adapter: `PeftModel.from_pretrained(model, FOLDER)`. `verify` reads every
     file and compares it with the manifest; its exit code is 1 when anything is damaged.
@@ -75,11 +75,11 @@ def _list(found: list[dict[str, Any]], as_json: bool) -> None:
 def _verify(folder: Path, as_json: bool) -> None:
     import json
 
-    from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
-
+    from ..run_storage import shelf_of
     from .tables import print_table
 
-    verdicts = CheckpointDisk(folder / "checkpoints").verify_all()
+    with shelf_of(folder) as shelf:
+        verdicts = shelf.verify_all()
     if as_json:
         typer.echo(json.dumps([{"checkpoint": name, "problem": problem} for name, problem in verdicts], indent=2))
     else:
@@ -96,6 +96,7 @@ def _copy(
     from gemfleet.train.errors import UserError
 
     from ..export import export_adapter, export_merged, pull, verified_checkpoint
+    from ..run_storage import shelf_of
 
     if step is None or destination is None:
         raise UserError(
@@ -103,12 +104,13 @@ def _copy(
         )
     if step != "latest" and not step.isdigit():
         raise UserError(f"STEP is {step!r}; give a number of steps, or `latest`")
-    checkpoint, manifest = verified_checkpoint(folder, None if step == "latest" else int(step))
-    if action is Action.PULL:
-        written = pull(checkpoint, manifest, destination)
-    else:
-        export = export_merged if merged else export_adapter
-        written = export(checkpoint, _base_model(folder), destination)
+    with shelf_of(folder) as shelf:
+        checkpoint, manifest = verified_checkpoint(shelf, folder.name, None if step == "latest" else int(step))
+        if action is Action.PULL:
+            written = pull(checkpoint, manifest, destination)
+        else:
+            export = export_merged if merged else export_adapter
+            written = export(checkpoint, _base_model(folder), destination)
     if as_json:
         typer.echo(json.dumps({"step": manifest.step, "folder": str(written.resolve())}))
     else:

@@ -42,7 +42,7 @@ def prune(
     ended_before = time.time() - older_than_days * 86_400
     chosen = choose(registry.list_runs(limit=1_000_000), keep, ended_before)
     removals = [Removal.of(run.id, run_folder(run.id), checkpoints_only) for run in chosen]
-    removals = [removal for removal in removals if removal.folders or not checkpoints_only]
+    removals = [removal for removal in removals if removal.steps != ()]
     if yes:
         for removal in removals:
             carry_out(removal, registry)

@@ -51,11 +51,11 @@ def resume(
 def _print_start(run_id: str, as_json: bool) -> None:
     import json
 
-    from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
-
+    from ..run_storage import shelf_of
     from .home import run_folder
 
-    newest, damaged = CheckpointDisk(run_folder(run_id) / "checkpoints").newest_verified()
+    with shelf_of(run_folder(run_id)) as shelf:
+        newest, damaged = shelf.newest_verified()
     if as_json:
         typer.echo(json.dumps({"run": run_id, "step": newest.step if newest else 0, "damaged": damaged}))
         return

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.inventory import list_nodes
 from gemfleet.cluster.local import connect
+from object_store import s3_server
 
 OBJECT_STORE_BYTES = 100 << 20
 
@@ -23,8 +24,14 @@ class TwoNodes:
     worker: str
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    with s3_server():
+        yield
+
+
 @pytest.fixture(scope="module")
-def two_nodes() -> Iterator[TwoNodes]:
+def two_nodes(s3: None) -> Iterator[TwoNodes]:
     temp = tempfile.mkdtemp(prefix="gf-ray-")  # short: a socket's path may have 107 bytes
     patch = pytest.MonkeyPatch()
     # Also keeps the file by which `auto` finds a cluster away from a real one of this machine.

@@ -1,8 +1,7 @@
-"""The commit protocol: a checkpoint is whole or absent, and only the newest attempt may write."""
+"""The commit protocol: a checkpoint is whole or absent, and only the newest attempt may write; wherever it rests."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -10,52 +9,40 @@ import numpy as np
 import pytest
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.files import StoredFiles
-from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
 from gemfleet.cluster.errors import StaleGeneration, StoreError
-
-CONTENT = b"weights" * 1000
-
-
-def entry_of(name: str, content: bytes = CONTENT) -> FileEntry:
-    return FileEntry(name, len(content), hashlib.sha256(content).hexdigest())
+from object_store import CONTENT, PLACES, Kept, commit, entry_of, send
 
 
-def send(disk: CheckpointDisk, step: int, generation: int, name: str, content: bytes = CONTENT) -> FileEntry:
-    """One file in two chunks, the second first."""
-    half = len(content) // 2
-    disk.begin(step, generation, name)
-    for offset, part in ((half, content[half:]), (0, content[:half])):
-        disk.write(step, generation, name, offset, np.frombuffer(part, dtype=np.uint8))
-    disk.finish(step, generation, entry_of(name, content))
-    return entry_of(name, content)
-
-
-def commit(disk: CheckpointDisk, step: int, generation: int, content: bytes = CONTENT) -> None:
-    assert disk.declare(step, generation, 0, [send(disk, step, generation, "a.bin", content)], [0]) is not None
+@pytest.fixture(params=PLACES)
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
+    if request.param == "s3":
+        request.getfixturevalue("s3")
+    return Kept.at(request.param, tmp_path)
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> CheckpointDisk:
-    disk = CheckpointDisk(tmp_path / "checkpoints")
+def disk(kept: Kept) -> CheckpointDisk:
+    disk = kept.open()
     assert disk.begin_attempt() == 1
     return disk
 
 
-def test_commits_when_the_last_rank_declares_in_any_order(disk: CheckpointDisk) -> None:
+def test_commits_when_the_last_rank_declares_in_any_order(disk: CheckpointDisk, kept: Kept) -> None:
     assert disk.declare(3, 1, 1, [send(disk, 3, 1, "rank1/b.bin")], [0, 1]) is None
-    assert disk.manifests() == []
+    assert disk.shelf.manifests() == []
     assert disk.declare(3, 1, 0, [send(disk, 3, 1, "a.bin")], [0, 1]) is not None
-    (manifest,) = disk.manifests()
-    manifest.verify(disk.folder(3))
+    (manifest,) = disk.shelf.manifests()
+    disk.shelf.verify(manifest)
+    manifest.verify(disk.shelf.at_hand(3))
     assert [entry.path for entry in manifest.files] == ["a.bin", "rank1/b.bin"]
-    assert sorted(p.name for p in disk.folder(3).iterdir()) == ["a.bin", "manifest.json", "rank1"]
+    assert kept.names(3) == ["a.bin", "manifest.json", "rank1/b.bin"]
 
 
-def test_a_restarted_store_goes_on(disk: CheckpointDisk) -> None:
+def test_a_restarted_store_goes_on(disk: CheckpointDisk, kept: Kept) -> None:
     disk.declare(3, 1, 1, [send(disk, 3, 1, "b.bin")], [0, 1])
     disk.begin(3, 1, "a.bin")
     disk.write(3, 1, "a.bin", 0, np.frombuffer(CONTENT[:10], dtype=np.uint8))
-    again = CheckpointDisk(disk.root)
+    again = kept.open()
     again.write(3, 1, "a.bin", 10, np.frombuffer(CONTENT[10:], dtype=np.uint8))
     again.finish(3, 1, entry_of("a.bin"))
     assert again.declare(3, 1, 0, [entry_of("a.bin")], [0, 1]) is not None
@@ -92,7 +79,7 @@ def test_what_arrives_damaged_is_not_published(disk: CheckpointDisk, damage: str
         disk.finish(3, 1, entry_of("a.bin"))
     with pytest.raises(StoreError, match="missing"):
         disk.declare(3, 1, 0, [entry_of("a.bin")], [0])
-    assert disk.manifests() == []
+    assert disk.shelf.manifests() == []
 
 
 def test_the_first_error_poisons_the_upload(disk: CheckpointDisk, tmp_path: Path) -> None:
@@ -116,56 +103,53 @@ def test_no_name_leaves_the_folder(disk: CheckpointDisk, name: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "no manifest", "manifest cut"])
-def test_a_damaged_newest_one_falls_back_and_says_so(disk: CheckpointDisk, damage: str) -> None:
+def test_a_damaged_newest_one_falls_back_and_says_so(disk: CheckpointDisk, kept: Kept, damage: str) -> None:
     commit(disk, 1, 1)
     commit(disk, 2, 1, b"newer" * 100)
-    data, manifest = disk.folder(2) / "a.bin", disk.folder(2) / "manifest.json"
     if damage == "flip":
-        data.write_bytes(b"N" + data.read_bytes()[1:])
+        kept.write(2, "a.bin", b"N" + kept.read(2, "a.bin")[1:])
     elif damage == "truncate":
-        data.write_bytes(data.read_bytes()[:-1])
+        kept.write(2, "a.bin", kept.read(2, "a.bin")[:-1])
     elif damage == "no manifest":
-        manifest.unlink()
+        kept.delete(2, "manifest.json")
     else:
-        manifest.write_text(manifest.read_text()[:40])
-    newest, damaged = disk.newest_verified()
+        kept.write(2, "manifest.json", kept.read(2, "manifest.json")[:40])
+    newest, damaged = disk.shelf.newest_verified()
     assert newest is not None
     assert newest.step == 1
     assert len(damaged) == 1
     assert "checkpoint-2" in damaged[0]
     commit(disk, 2, 1, b"again" * 100)
-    newest, damaged = disk.newest_verified()
+    newest, damaged = disk.shelf.newest_verified()
     assert newest is not None
     assert (newest.step, damaged) == (2, [])
 
 
-def test_retention_never_removes_the_newest_that_verifies(disk: CheckpointDisk) -> None:
+def test_retention_never_removes_the_newest_that_verifies(disk: CheckpointDisk, kept: Kept) -> None:
     for step in (1, 2, 3):
         commit(disk, step, 1)
-    (disk.folder(3) / "a.bin").write_bytes(b"damaged")
+    kept.write(3, "a.bin", b"damaged")
     assert disk.retain(1) == [1]
-    assert [m.step for m in disk.manifests()] == [2, 3]
+    assert [m.step for m in disk.shelf.manifests()] == [2, 3]
 
 
-def test_sweep_removes_what_no_manifest_names(disk: CheckpointDisk) -> None:
+def test_sweep_removes_what_no_manifest_names(disk: CheckpointDisk, kept: Kept) -> None:
     commit(disk, 1, 1)
-    (disk.root / "checkpoint-7").mkdir()
-    (disk.root / "checkpoint-7" / "a.bin").write_bytes(CONTENT)
+    kept.write(7, "a.bin", CONTENT)
     assert disk.sweep() == ["checkpoint-7"]
-    assert [m.step for m in disk.manifests()] == [1]
+    assert [m.step for m in disk.shelf.manifests()] == [1]
 
 
-def test_a_manifest_of_a_newer_schema_or_with_foreign_paths_is_refused(disk: CheckpointDisk) -> None:
+def test_a_manifest_of_a_newer_schema_or_with_foreign_paths_is_refused(disk: CheckpointDisk, kept: Kept) -> None:
     commit(disk, 1, 1)
-    path = disk.folder(1) / "manifest.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "schema_version": 2}))
+    content = json.loads(kept.read(1, "manifest.json"))
+    kept.write(1, "manifest.json", json.dumps({**content, "schema_version": 2}).encode())
     with pytest.raises(StoreError, match="schema"):
-        Manifest.read(disk.folder(1))
+        disk.shelf.manifest(1)
     content["files"][0]["path"] = "../../secret"
-    path.write_text(json.dumps(content))
+    kept.write(1, "manifest.json", json.dumps(content).encode())
     with pytest.raises(StoreError, match="leaves the checkpoint's folder"):
-        Manifest.read(disk.folder(1))
+        disk.shelf.manifest(1)
 
 
 def test_state_files_are_replaced_whole_and_stay_inside(tmp_path: Path) -> None:
@@ -190,7 +174,7 @@ def test_retention_keeps_the_best_by_a_metric_too(disk: CheckpointDisk) -> None:
         metrics = {} if loss is None else {"eval_loss": loss}
         assert disk.declare(step, 1, 0, [send(disk, step, 1, "a.bin")], [0], metrics) is not None
     assert disk.retain(2, "eval_loss") == [1, 3]
-    assert [m.step for m in disk.manifests()] == [2, 4, 5]
+    assert [m.step for m in disk.shelf.manifests()] == [2, 4, 5]
     assert disk.retain(1) == [2, 4]
 
 
@@ -210,4 +194,40 @@ def test_all_ranks_of_an_attempt_resume_from_the_same_one(disk: CheckpointDisk) 
 def test_an_empty_checkpoint_is_not_committed(disk: CheckpointDisk) -> None:
     with pytest.raises(StoreError, match="no rank sent any file"):
         disk.declare(3, 1, 0, [], [0])
-    assert disk.manifests() == []
+    assert disk.shelf.manifests() == []
+
+
+def test_the_newest_that_is_known_to_be_whole_is_not_hashed_again(
+    disk: CheckpointDisk, kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Retention after every save: each checkpoint is read back once at most, in an object store before others go."""
+    read: list[int] = []
+    real = disk.shelf.verify
+    monkeypatch.setattr(disk.shelf, "verify", lambda manifest: (read.append(manifest.step), real(manifest)))
+    for step in (1, 2, 3):
+        commit(disk, step, 1)
+        disk.retain(1)
+        disk.retain(1)
+    assert read == ([2, 3] if (kept.storage or "").startswith("s3") else [])
+    assert [m.step for m in disk.shelf.manifests()] == [3]
+
+
+def test_without_one_that_verifies_nothing_goes(disk: CheckpointDisk, kept: Kept) -> None:
+    for step in (1, 2):
+        commit(disk, step, 1)
+        kept.write(step, "a.bin", b"damaged")
+    assert disk.retain(1) == []
+
+
+def test_a_new_head_disk_takes_up_the_generations_of_its_storage(disk: CheckpointDisk, kept: Kept) -> None:
+    """The count of attempts is on the head; should that be lost, older attempts are still older."""
+    disk.begin_attempt()
+    commit(disk, 1, 2)
+    (disk.root / "generation").unlink()
+    assert kept.open().begin_attempt() == 3
+
+
+def test_what_ranks_gave_up_goes_with_the_next_commit(disk: CheckpointDisk) -> None:
+    send(disk, 1, 1, "a.bin")
+    commit(disk, 2, 1)
+    assert list(disk.root.glob(".incoming-*")) == []

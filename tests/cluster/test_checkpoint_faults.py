@@ -59,11 +59,11 @@ def test_a_crash_inside_a_commit_loses_nothing(disk: CheckpointDisk, method: str
     child = [sys.executable, "-c", DIES_INSIDE_A_COMMIT, str(disk.root), method, ending, entry.sha256]
     assert subprocess.run(child, check=False).returncode == 9
     again = CheckpointDisk(disk.root)
-    assert bool(again.manifests()) is committed
+    assert bool(again.shelf.manifests()) is committed
     manifest = again.declare(3, 1, 1, [], [0, 1])  # the rank whose call was cut off repeats it
     assert manifest is not None
     assert manifest.files == (entry,)
-    manifest.verify(again.folder(3))
+    manifest.verify(again.shelf.folder(3))
 
 
 def test_a_full_disk_poisons_the_upload_and_publishes_nothing(disk: CheckpointDisk) -> None:
@@ -83,7 +83,7 @@ def test_a_full_disk_poisons_the_upload_and_publishes_nothing(disk: CheckpointDi
         disk.write(3, 1, "a.bin", content.nbytes, content)
     with pytest.raises(StoreError, match="not published"):
         disk.finish(3, 1, entry)
-    assert disk.newest_verified() == (None, [])
+    assert disk.shelf.newest_verified() == (None, [])
 
 
 def test_a_failed_replacement_keeps_the_old_content(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_two_ranks_may_not_send_the_same_name(disk: CheckpointDisk) -> None:
     disk.declare(3, 1, 0, [entry], [0, 1])
     with pytest.raises(StoreError, match="two ranks sent a file of the same name"):
         disk.declare(3, 1, 1, [entry], [0, 1])
-    assert disk.manifests() == []
+    assert disk.shelf.manifests() == []
 
 
 def test_a_link_cannot_lead_out_of_the_store(disk: CheckpointDisk, tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_link_cannot_lead_out_of_the_store(disk: CheckpointDisk, tmp_path: Pat
     outside.mkdir()
     (outside / "secret").write_text("secret")
     disk.declare(3, 1, 0, [send(disk, 3, "a.bin")], [0])
-    (disk.folder(3) / "link").symlink_to(outside)
+    (disk.shelf.folder(3) / "link").symlink_to(outside)
     with pytest.raises(StoreError, match="leaves the checkpoint store"):
         disk.read(3, "link/secret", 0, 10)
     (disk.root / ".incoming-4-1").mkdir()

@@ -25,6 +25,7 @@ from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunRegistry
 from gemfleet.cluster.staging import content_hash, list_files, send_folder, stage_folder
+from object_store import Kept
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 pytestmark = pytest.mark.slow
@@ -32,16 +33,28 @@ pytestmark = pytest.mark.slow
 SMALL_CHUNK = 64 << 10
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("run")
+@pytest.fixture(scope="module", params=["head", "s3"])
+def kept(request: pytest.FixtureRequest, two_nodes: Any, tmp_path_factory: pytest.TempPathFactory) -> Kept:
+    return Kept.at(request.param, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
-def store(two_nodes: Any, run_folder: Path) -> Iterator[HeadActor]:
-    actor = start_store(f"test-{uuid.uuid4().hex[:8]}", run_folder, None)
+def store(kept: Kept) -> Iterator[HeadActor]:
+    actor = start_store(f"test-{uuid.uuid4().hex[:8]}", kept.run_folder, None, storage=kept.storage)
     yield actor
     ray.kill(actor.handle)
+
+
+@pytest.fixture(params=["stream", "calls"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How files travel: over connections of their own, or where the head accepts none, through Ray's calls."""
+    if request.param == "calls":
+
+        def blocked(*_: Any) -> None:
+            raise ConnectionError("blocked")
+
+        monkeypatch.setattr(client_module, "send_file", blocked)
+    return str(request.param)
 
 
 @pytest.fixture
@@ -66,22 +79,23 @@ def kill(actor: HeadActor) -> None:
 
 
 def test_many_ranks_at_once(
-    client: StoreClient, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: StoreClient, way: str, tmp_path: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "CHUNK_BYTES", SMALL_CHUNK)
+    step = {"stream": 10, "calls": 12}[way]
     content = {rank: bytes([rank]) * (300_000 + rank) for rank in range(8)}
     folders = {rank: folder_of(tmp_path / str(rank), **{f"rank-{rank}.bin": content[rank]}) for rank in range(8)}
     with ThreadPoolExecutor(8) as pool:
-        commits = list(pool.map(lambda rank: client.upload(10, folders[rank], rank, range(9)), reversed(range(8))))
+        commits = list(pool.map(lambda rank: client.upload(step, folders[rank], rank, range(9)), reversed(range(8))))
     assert not any(commits)
-    assert 10 not in [manifest.step for manifest in client.manifests()]
-    assert client.upload(10, folder_of(tmp_path / "empty"), 8, range(9))  # a rank without files declares too
+    assert step not in [manifest.step for manifest in client.manifests()]
+    assert client.upload(step, folder_of(tmp_path / "empty"), 8, range(9))  # a rank without files declares too
     fetched, _ = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
     assert {path.name: path.read_bytes() for path in fetched.iterdir()} == {
         f"rank-{rank}.bin": data for rank, data in content.items()
     }
-    assert (run_folder / "checkpoints" / "checkpoint-10" / "manifest.json").is_file()
+    assert "manifest.json" in kept.names(step)
 
 
 def test_a_worker_node_writes_to_the_disk_of_the_head(client: StoreClient, two_nodes: Any, tmp_path: Path) -> None:
@@ -97,12 +111,13 @@ def test_a_worker_node_writes_to_the_disk_of_the_head(client: StoreClient, two_n
 
 
 def test_a_killed_store_costs_a_retry_and_nothing_else(
-    client: StoreClient, tmp_path: Path, run_folder: Path, monkeypatch: pytest.MonkeyPatch
+    client: StoreClient, way: str, tmp_path: Path, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "CHUNK_BYTES", SMALL_CHUNK)
     monkeypatch.setattr(client_module, "PAUSE_SECONDS", 0.1)
-    folder = folder_of(tmp_path / "up", big=bytes(range(256)) * (8 << 12))
-    part = run_folder / "checkpoints" / f".incoming-20-{client.generation}" / ".big.part"
+    step = {"stream": 20, "calls": 21}[way]
+    folder = folder_of(tmp_path / "up", big=bytes(range(256)) * ((32 if way == "stream" else 4) << 12))
+    part = kept.run_folder / "checkpoints" / f".incoming-{step}-{client.generation}" / ".big.part"
     killed = threading.Event()
 
     def kill_when_some_has_arrived() -> None:
@@ -113,8 +128,8 @@ def test_a_killed_store_costs_a_retry_and_nothing_else(
 
     killer = threading.Thread(target=kill_when_some_has_arrived)
     killer.start()
-    assert client.upload(20, folder, 0, [0])
-    killer.join()
+    assert client.upload(step, folder, 0, [0])
+    killer.join(30)
     assert killed.is_set()
     fetched, _ = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
@@ -127,10 +142,10 @@ def test_an_older_attempt_is_refused_without_retries(client: StoreClient, tmp_pa
         client.upload(30, folder_of(tmp_path / "up", a=b"late"), 0, [0])
 
 
-def test_a_damaged_newest_one_is_passed_over(client: StoreClient, tmp_path: Path, run_folder: Path) -> None:
+def test_a_damaged_newest_one_is_passed_over(client: StoreClient, tmp_path: Path, kept: Kept) -> None:
     client.upload(40, folder_of(tmp_path / "old", a=b"old"), 0, [0])
     client.upload(41, folder_of(tmp_path / "new", a=b"new"), 0, [0])
-    (run_folder / "checkpoints" / "checkpoint-41" / "a").write_bytes(b"bad")
+    kept.write(41, "a", b"bad")
     fetched, damaged = client.fetch_resume_point(tmp_path / "fetched")
     assert fetched is not None
     assert (fetched / "a").read_bytes() == b"old"

@@ -36,7 +36,7 @@ from gemfleet.cluster.checkpoint_store.manifest import FileEntry
 
 disk = CheckpointDisk(Path(sys.argv[1]))
 generation = disk.begin_attempt()
-newest, _ = disk.newest_verified()
+newest, _ = disk.shelf.newest_verified()
 step = newest.step if newest else 0
 
 def send(rank, step):
@@ -72,7 +72,7 @@ def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path, capsys: p
             progress(capsys, f"{kill} of {KILLS} kills of the store's writers, seed {SEED}")
         told = killed_at_random(tmp_path / "checkpoints", chance, told)
         disk = CheckpointDisk(tmp_path / "checkpoints")
-        newest, damaged = disk.newest_verified()
+        newest, damaged = disk.shelf.newest_verified()
         assert damaged == []
         if newest is None:
             assert told == 0
@@ -81,7 +81,7 @@ def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path, capsys: p
         lost += newest.step < told
         assert len(newest.files) == 4
         for entry in newest.files:
-            content = np.fromfile(disk.folder(newest.step) / entry.path, dtype=np.uint8)
+            content = np.fromfile(disk.shelf.folder(newest.step) / entry.path, dtype=np.uint8)
             assert (content == newest.step % 251).all()  # never a mix of two steps
     assert told > 0
     tell(f"{KILLS} kills at random moments of saving", "newest whole each time", "-", lost)

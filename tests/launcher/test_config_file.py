@@ -147,3 +147,11 @@ def test_no_bytes_and_no_override_give_a_traceback(tmp_path: Path, garbage: byte
 def _loads_or_explains(path: Path, *overrides: str) -> None:
     with contextlib.suppress(UserError):
         load_config(path, overrides)
+
+
+def test_a_storage_with_credentials_in_it_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    assert load_config(path, ["cluster.storage=s3://bucket/runs"]).cluster.storage == "s3://bucket/runs"
+    (line,) = problems(path, "cluster.storage=s3://key:secret@bucket/runs")[1:]
+    assert "cluster.storage" in line
+    assert "read from the environment" in line

@@ -41,7 +41,12 @@ def list_checkpoints(services: Needed, run_id: RunId, limit: Limit = 100) -> Lis
 def download(services: Needed, run_id: RunId, step: Step) -> StreamingResponse:
     """Every file is compared with the manifest's sha256 before the first byte is sent; 409 when one is damaged."""
     run = services.run(run_id)
-    if all(row["step"] != step for row in services.reader.checkpoints(run.id)):
+    found = [row for row in services.reader.checkpoints(run.id) if row["step"] == step]
+    if not found:
         raise ApiError(404, f"run {run.id} has no checkpoint of step {step}; its checkpoints are listed one level up")
-    archive = open_archive(checkpoint_folder(services.settings.run_folder(run.id), step), f"{run.id}-{step}")
+    folder = checkpoint_folder(found[0], services.settings.run_folder(run.id))
+    if folder is None:
+        fetch = f"`gemfleet checkpoints {run.id} pull {step} DEST` on the head fetches it"
+        raise ApiError(409, f"checkpoint-{step} lies in an object store, which the API does not ask; {fetch}")
+    archive = open_archive(folder, f"{run.id}-{step}")
     return StreamingResponse(archive.chunks(), media_type=MEDIA_TYPE, headers=archive.headers())

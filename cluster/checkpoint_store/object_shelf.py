@@ -1,0 +1,162 @@
+"""Committed checkpoints in an object store: files at their final keys, and the write of the manifest is the commit.
+
+There is no rename there, and a key appears whole or not at all. So the files of a checkpoint go up first, where no
+reader looks at them, and the one write of `manifest.json` makes them a checkpoint. Only the head writes: a rank of an
+older attempt is refused before anything goes up, and ranks need no credentials.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+from pyarrow.fs import FileSelector, FileType
+
+from ..errors import StoreError
+from .manifest import MANIFEST_FILE, FileEntry, Manifest
+from .shelf import COMMITTED, Fingerprint, Shelf
+
+CHUNK_BYTES = 8 << 20
+
+
+class ObjectShelf(Shelf):
+    """Checkpoints as `<base>/checkpoint-<step>/<file>` of a pyarrow filesystem.
+
+    url:   `base` with its scheme, for people
+    cache: a folder of this machine for the one checkpoint that is read from
+    """
+
+    def __init__(self, filesystem: pyarrow.fs.FileSystem, base: str, url: str, cache: Path) -> None:
+        super().__init__()
+        self._filesystem, self._base, self._url, self._cache = filesystem, base, url, cache
+        self._lock = threading.Lock()
+
+    def steps(self) -> list[int]:
+        with self._errors_named("listed"):
+            found = self._filesystem.get_file_info(FileSelector(self._base, allow_not_found=True))
+        names = (COMMITTED.fullmatch(info.base_name) for info in found if info.type == FileType.Directory)
+        return sorted(int(match["step"]) for match in names if match)
+
+    def manifest(self, step: int) -> Manifest:
+        location = self.location(step)
+        with (
+            self._errors_named(f"read: {location} has no readable manifest"),
+            self._reading(step, MANIFEST_FILE) as file,
+        ):
+            text = bytes(file.read())
+        return Manifest.parse(text, location)
+
+    def verify(self, manifest: Manifest) -> None:
+        for entry in manifest.files:
+            self._copy(manifest.step, entry, None)
+
+    def fingerprint(self, manifest: Manifest) -> Fingerprint:
+        with self._errors_named("read"):
+            found = self._filesystem.get_file_info([self._key(manifest.step, e.path) for e in manifest.files])
+        return tuple((info.size or -1, info.mtime_ns or 0) for info in found)
+
+    def publish(self, manifest: Manifest, folder: Path) -> None:
+        """What is at these keys already is of an attempt that did not get to its manifest, or is damaged."""
+        with self._errors_named("written"):
+            self._delete(manifest.step)
+            for entry in manifest.files:
+                with (folder / entry.path).open("rb") as file, self._writing(manifest.step, entry.path) as stream:
+                    shutil.copyfileobj(file, stream, CHUNK_BYTES)
+            for entry, (size, _) in zip(manifest.files, self.fingerprint(manifest), strict=True):
+                if size != entry.size and entry.size:
+                    raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
+            with self._writing(manifest.step, MANIFEST_FILE) as stream:
+                stream.write(manifest.to_json().encode())
+
+    def remove(self, step: int) -> None:
+        with self._errors_named("removed"):
+            self._delete(step)
+
+    def sweep(self) -> list[str]:
+        removed = []
+        for step in self.steps():
+            with self._errors_named("swept"):
+                if self._filesystem.get_file_info(self._key(step, MANIFEST_FILE)).type != FileType.File:
+                    self._delete(step)
+                    removed.append(f"checkpoint-{step}")
+        return removed
+
+    def probe(self) -> None:
+        key = f"{self._base}/.probe"
+        with self._errors_named("written"):
+            with self._filesystem.open_output_stream(key) as stream:
+                stream.write(b"probe")
+            self._filesystem.delete_file(key)
+
+    def at_hand(self, step: int) -> Path:
+        """Fetched once, and checked; another step takes its place."""
+        folder = self._cache / f"checkpoint-{step}"
+        with self._lock:
+            if not (folder / MANIFEST_FILE).is_file():
+                shutil.rmtree(self._cache, ignore_errors=True)
+                manifest = self.manifest(step)
+                for entry in manifest.files:
+                    self._copy(step, entry, folder / entry.path)
+                (folder / MANIFEST_FILE).write_text(manifest.to_json())
+        return folder
+
+    def location(self, step: int) -> str:
+        return f"{self._url}/checkpoint-{step}"
+
+    def _copy(self, step: int, entry: FileEntry, target: Path | None) -> None:
+        """Read a file, compare it, and write it to `target` if there is one. StoreError when it is not as it was."""
+        digest, size = hashlib.sha256(), 0
+        location = f"{self.location(step)}/{entry.path}"
+        named = self._errors_named(f"read: {location} is missing or out of reach")
+        with named, _written(target) as write, self._reading(step, entry.path) as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+                size += len(chunk)
+                write(chunk)
+        if size != entry.size:
+            raise StoreError(f"{location} has {size} bytes, its manifest says {entry.size}")
+        if digest.hexdigest() != entry.sha256:
+            raise StoreError(f"{location} is damaged: its sha256 is not the manifest's")
+
+    def _delete(self, step: int) -> None:
+        """The manifest first, then every key below, however deep."""
+        base = f"{self._base}/checkpoint-{step}"
+        found = self._filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
+        keys = [info.path for info in found if info.type == FileType.File]
+        for key in sorted(keys, key=lambda key: key != f"{base}/{MANIFEST_FILE}"):
+            self._filesystem.delete_file(key)
+        if found:
+            self._filesystem.delete_dir(base)  # the empty keys that stand for folders
+
+    def _reading(self, step: int, name: str) -> Any:
+        return self._filesystem.open_input_stream(self._key(step, name))
+
+    def _writing(self, step: int, name: str) -> Any:
+        return self._filesystem.open_output_stream(self._key(step, name))
+
+    def _key(self, step: int, name: str) -> str:
+        return f"{self._base}/checkpoint-{step}/{name}"
+
+    @contextmanager
+    def _errors_named(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self._url} cannot be {action} ({error})") from error
+
+
+@contextmanager
+def _written(target: Path | None) -> Iterator[Callable[[bytes], object]]:
+    """What to do with each chunk: write it to `target`, or nothing where there is none."""
+    if target is None:
+        yield len
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("wb") as file:
+        yield file.write

@@ -1,0 +1,150 @@
+"""Files on their way to the head over plain TCP connections, one a file, announced by a call to the store.
+
+Through Ray's calls every byte is copied into the object store and out of it again, and the object store's pages count
+as the head's memory. So the store hands out a ticket for each upload: an address of the head, and a token that is good
+for one connection. Whoever connects without one is cut off. TCP holds the sender back; the head keeps one buffer for a
+connection.
+
+    sender → head   the ticket's token (32 bytes), then exactly as many bytes as were announced
+    head → sender   one byte, once all of them are written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import threading
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import StoreError
+
+log = logging.getLogger("gemfleet.cluster")
+TOKEN_BYTES = 32
+BUFFER_BYTES = 1 << 20
+CONNECTIONS = 64
+CONNECT_SECONDS = 5.0
+GREETING_SECONDS = 10.0
+IDLE_SECONDS = 120.0
+RECEIVED = b"\x01"
+Receive = Callable[[socket.socket], None]
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """Where to send one file to, and the token that opens the connection."""
+
+    host: str
+    port: int
+    token: bytes
+
+
+class StreamServer:
+    """Listens at one address of this node. `expect` says what to do with the next connection that knows its token."""
+
+    def __init__(self, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family, backlog=CONNECTIONS)
+        self._host, self._port = host, int(self._socket.getsockname()[1])
+        self._expected: dict[bytes, Receive] = {}
+        self._places = threading.BoundedSemaphore(CONNECTIONS)
+        threading.Thread(target=self._accept, name="checkpoint-streams", daemon=True).start()
+
+    def expect(self, receive: Receive) -> Ticket:
+        token = secrets.token_bytes(TOKEN_BYTES)
+        self._expected[token] = receive
+        return Ticket(self._host, self._port, token)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
+        self._socket.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            if not self._places.acquire(blocking=False):
+                connection.close()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), name="checkpoint-stream", daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.settimeout(GREETING_SECONDS)
+                receive = self._expected.pop(_exactly(connection, TOKEN_BYTES), None)
+                if receive is None:
+                    return
+                connection.settimeout(IDLE_SECONDS)
+                receive(connection)
+                connection.sendall(RECEIVED)
+        except (OSError, StoreError) as error:
+            log.warning("a checkpoint's file did not arrive: %s", error)
+        finally:
+            self._places.release()
+
+
+def receive_file(connection: socket.socket, descriptor: int, size: int) -> int:
+    """Write the next `size` bytes of the connection to a file; returns their CRC-32. StoreError when fewer came."""
+    buffer = memoryview(bytearray(min(BUFFER_BYTES, max(1, size))))
+    check, left = 0, size
+    while left:
+        count = connection.recv_into(buffer, min(len(buffer), left))
+        if not count:
+            raise StoreError(f"the sender stopped with {left:,} of {size:,} bytes to go")
+        check = zlib.crc32(buffer[:count], check)
+        data = buffer[:count]
+        while data:
+            data = data[os.write(descriptor, data) :]
+        left -= count
+    return check
+
+
+def send_file(ticket: Ticket, path: Path, size: int) -> tuple[str, int]:
+    """Send a file and wait until the head has written it; its sha256 in hexadecimal and its CRC-32.
+
+    ConnectionError when the head cannot be reached at all; StoreError when the connection broke later.
+    """
+    try:
+        connection = socket.create_connection((ticket.host, ticket.port), CONNECT_SECONDS)
+    except OSError as error:
+        raise ConnectionError(f"{ticket.host}:{ticket.port} cannot be reached ({error})") from error
+    with connection, path.open("rb") as file, ThreadPoolExecutor(1) as pool:
+        hashes = pool.submit(file_hashes, path)
+        try:
+            connection.settimeout(IDLE_SECONDS)
+            connection.sendall(ticket.token)
+            connection.sendfile(file, count=size or None)
+            if connection.recv(1) != RECEIVED:
+                raise StoreError("the head closed the connection")
+        except OSError as error:
+            raise StoreError(f"the connection to the head broke ({error})") from error
+        return hashes.result()
+
+
+def file_hashes(path: Path) -> tuple[str, int]:
+    """sha256 in hexadecimal, and CRC-32, of a file."""
+    digest, check, buffer = hashlib.sha256(), 0, bytearray(BUFFER_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            data = memoryview(buffer)[:count]
+            digest.update(data)
+            check = zlib.crc32(data, check)
+    return digest.hexdigest(), check
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    received = b""
+    while len(received) < size and (part := connection.recv(size - len(received))):
+        received += part
+    return received
