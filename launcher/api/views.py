@@ -154,10 +154,11 @@ def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefi
         manifest = None if folder is None else Manifest.read(folder)
     except StoreError:
         manifest = None
+    files: list[CheckpointFile] = []
     if folder is None:
-        files, state = [], "remote"
+        state = "remote"
     elif manifest is None:
-        files, state = [], "missing" if not folder.exists() else "damaged"
+        state = "missing" if not folder.exists() else "damaged"
     else:
         files = [CheckpointFile(path=f.path, bytes=f.size, sha256=f.sha256) for f in manifest.files]
         whole = all(_size(folder / entry.path) == entry.size for entry in manifest.files)
