@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from gemfleet.cluster.run_registry import Run, RunRegistry
 
 HEADER = ("fault", "final state", "resumed from", "steps lost", "recovery s")
 ROWS: list[tuple[str, ...]] = []
+SEED = int(os.environ.get("GEMFLEET_SEED") or random.randrange(10**6))  # of the random moments; printed in the table
 EPOCHS = 30.0  # long enough for a fault to fall into it on a fast machine
 
 

@@ -18,14 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_table import EPOCHS, Place, tell, verifies
+from fault_table import EPOCHS, SEED, Place, tell, verifies
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
 from gemfleet.cluster.run_registry import RunRegistry
 from tiny_run import WAIT_SECONDS, ends, gemfleet, start, wait_for_step
 
 RUN_KILLS = int(os.environ.get("GEMFLEET_RUN_KILLS", "2"))
 KILLS = int(os.environ.get("GEMFLEET_KILLS", "12"))
-SEED = int(os.environ.get("GEMFLEET_SEED") or random.randrange(10**6))
 FILE_BYTES = 1 << 20
 WRITER = """
 import hashlib, sys, threading
@@ -84,7 +83,7 @@ def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path, capsys: p
             content = np.fromfile(disk.shelf.folder(newest.step) / entry.path, dtype=np.uint8)
             assert (content == newest.step % 251).all()  # never a mix of two steps
     assert told > 0
-    tell(f"{KILLS} kills at random moments of saving", "newest whole each time", "-", lost)
+    tell(f"{KILLS} kills at random moments of saving", f"newest whole each time, seed {SEED}", "-", lost)
 
 
 def killed_at_random(root: Path, chance: random.Random, told: int) -> int:

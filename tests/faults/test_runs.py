@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_table import EPOCHS, Place, recovery_of, tell, verifies
+from fault_table import EPOCHS, SEED, Place, recovery_of, tell, verifies
 from gemfleet.cluster.run_registry import RunRegistry
 from safetensors.torch import load_file
-from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, start, states, trained_steps, wait_for_step
+from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, history, start, states, trained_steps, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 STEPS = int(EPOCHS) * STEPS_PER_EPOCH
@@ -27,23 +28,38 @@ def newest_step(registry: RunRegistry, run_id: str) -> int:
     return int(newest["step"])
 
 
+def losses(folder: Path) -> list[tuple[int, float]]:
+    """Step and loss of each step in the history of a published adapter."""
+    return [(entry["step"], entry["loss"]) for entry in history(folder) if "loss" in entry]
+
+
 def test_a_killed_rank(place: Place, home: Path) -> None:
+    """At a random step. On the same ranks and strategy, losses and adapter are those of the undisturbed run, bit for
+    bit."""
+    chance = random.Random(SEED)
     process = start(place.workplace, home, place.address, EPOCHS)
-    registry = wait_for_step(home, 9)
+    registry = wait_for_step(home, chance.randint(SAVE_EVERY + 1, STEPS // 3))
     (run,) = registry.list_runs()
     at, last = time.time(), newest_step(registry, run.id)
-    os.kill(registry.ranks(run.id)[1]["pid"], signal.SIGKILL)
+    os.kill(registry.ranks(run.id)[chance.randrange(2)]["pid"], signal.SIGKILL)
     ends(process)
     assert states(registry, run.id)[-4:] == ["restarting", "training", "publishing", "succeeded"]
     output = home / "runs" / run.id / "output"
     assert trained_steps(output) == list(range(1, STEPS + 1))
-    for name in ("adapter_model.safetensors",):
-        assert (output / name).read_bytes() == (place.whole / name).read_bytes()
+    assert losses(output) == losses(place.whole)
+    name = "adapter_model.safetensors"
+    assert (output / name).read_bytes() == (place.whole / name).read_bytes()
     verifies(home, run.id)
     recovery = recovery_of(registry, run, at, last)
     assert recovery.steps_lost <= 2 * SAVE_EVERY  # one interval, and the checkpoint that was on its way
     assert recovery.seconds < 60
-    tell("rank killed (SIGKILL)", "succeeded, bit-identical", recovery.resumed, recovery.steps_lost, recovery.seconds)
+    tell(
+        f"rank killed (SIGKILL) at step {last}, seed {SEED}",
+        "succeeded, bit-identical",
+        recovery.resumed,
+        recovery.steps_lost,
+        recovery.seconds,
+    )
 
 
 def test_a_rank_that_hangs(place: Place, home: Path) -> None:
@@ -87,9 +103,14 @@ def gone(pid: int, seconds: float = 15.0) -> bool:
     return False
 
 
-def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path) -> None:
+@pytest.mark.parametrize(
+    ("elsewhere", "words"),
+    [("cluster.workers=1", "on 1 rank instead of 2"), ("train.strategy=fsdp2", "under FSDP2 instead of DDP")],
+)
+def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, elsewhere: str, words: str) -> None:
+    """At a random step. On other ranks, or under another strategy, sums are taken in another order: equal to 1e-4."""
     process = start(place.workplace, home, place.address, EPOCHS)
-    registry = wait_for_step(home, 14)
+    registry = wait_for_step(home, random.Random(SEED).randint(3 * SAVE_EVERY, STEPS // 3))
     (run,) = registry.list_runs()
     process.kill()
     process.communicate()
@@ -103,7 +124,7 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path) -> N
         state.write_text("{")  # what Ray keeps is never read on resume
     assert "is damaged" in ends(gemfleet(place.workplace, home, "checkpoints", run.id, "verify"), code=1)
     at, last = time.time(), newest_step(registry, run.id)
-    ends(gemfleet(place.workplace.parent, home, "resume", "latest", "--set", "cluster.workers=1"))
+    ends(gemfleet(place.workplace.parent, home, "resume", "latest", "--set", elsewhere))
     assert states(registry, run.id)[-1] == "succeeded"
     assert "interrupted" in states(registry, run.id)
     damaged = [event["message"] for event in registry.events(run.id) if event["kind"] == "checkpoint_damaged"]
@@ -113,11 +134,13 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path) -> N
     assert trained_steps(output) == list(range(1, STEPS + 1))
     ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (output, place.whole))
     assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-4
+    pairs = zip(losses(output), losses(place.whole), strict=True)
+    assert max(abs(mine[1] - undisturbed[1]) for mine, undisturbed in pairs) < 1e-4
     verifies(home, run.id)
     recovery = recovery_of(registry, run, at, last)
     assert recovery.resumed == f"checkpoint-{before}"
     tell(
-        "driver killed, newest checkpoint damaged, resumed on 1 rank instead of 2",
+        f"driver killed at step {last}, newest checkpoint damaged, resumed {words}, seed {SEED}",
         *("succeeded, equal to 1e-4", recovery.resumed, recovery.steps_lost, recovery.seconds),
     )
 
