@@ -11,6 +11,7 @@ from gemfleet.train.errors import UserError
 from .commands.batch_cache import batch_cache
 from .commands.bench import PASSES_ON, bench
 from .commands.checkpoints import checkpoints
+from .commands.cluster import cluster
 from .commands.convert import convert
 from .commands.events import events
 from .commands.logs import logs
@@ -47,6 +48,7 @@ for command in COMMANDS:
     app.command()(command)
 app.command(context_settings=PASSES_ON, add_help_option=False)(bench)
 app.add_typer(batch_cache)
+app.add_typer(cluster)
 
 
 def main() -> None:

@@ -44,9 +44,10 @@ def locate(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[str, type[
     section: type[BaseModel] | None = model
     field: FieldInfo | None = None
     for part in loc:
+        if isinstance(part, int):  # an element of a list, whose sections all are of one kind
+            path += f"[{part}]"
+            continue
         if section is None:
-            if isinstance(part, int):
-                path += f"[{part}]"
             continue
         path += f".{part}" if path else str(part)
         owner, field = section, _field(section, part)
@@ -82,6 +83,8 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + _listed(arguments)
     if origin is list:
+        return f"a list of {PLURALS.get(arguments[0], 'values')}"
+    if origin is tuple and arguments[-1] is Ellipsis:
         return f"a list of {PLURALS.get(arguments[0], 'values')}"
     if origin is tuple:
         return f"a list of {len(arguments)} {PLURALS.get(arguments[0], 'values')}"

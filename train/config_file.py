@@ -65,9 +65,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read as {_language(path)}: {_one_line(error)}") from None
     if content is None:
-        raise UserError(f"{path} is empty; it needs at least train.model and train.data.train")
+        raise UserError(f"{path} is empty; give a mapping (a run needs at least train.model and train.data.train)")
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds {shown(content)}; give a mapping with a `train` section")
+        raise UserError(f"{path} holds {shown(content)}; give a mapping (of a run: with a `train` section)")
     return content
 
 

@@ -48,11 +48,11 @@ class ApiActor:
         from .address import bind_again
         from .app import create_app
         from .server import make_server
-        from .settings import ApiSettings, is_loopback
+        from .settings import ApiSettings, needs_tokens
         from .submissions import ProcessSubmitter
         from .tokens import load_tokens
 
-        tokens = None if is_loopback(config.host) else load_tokens(Path(home))
+        tokens = load_tokens(Path(home)) if needs_tokens(config.host) else None
         settings = ApiSettings(
             home=Path(home),
             host=config.host,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from gemfleet.cluster.bringup.description import MARKER
 
 DEFAULT_PORT = 8266
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -23,7 +26,7 @@ class Tokens:
 class ApiSettings:
     """The configuration of one API.
 
-    tokens: None where none is asked for, which only a loopback address allows
+    tokens: None where none is asked for (`needs_tokens`), which only a loopback address allows
     allowed_hosts: names a request's Host header may carry, beside the loopback ones
     data_roots: folders below which a submitted configuration may name paths
     stream_seconds: an event stream is ended after so long; its reader goes on with Last-Event-ID
@@ -67,6 +70,14 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def needs_tokens(host: str) -> bool:
+    """Whether an API at `host` asks for a token: where other machines reach it, and on a cluster that has one itself.
+
+    There the accounts of the head may be several people's, and a request to the API starts programs.
+    """
+    return not is_loopback(host) or MARKER in os.environ
 
 
 def base_url(host: str, port: int) -> str:

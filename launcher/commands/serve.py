@@ -38,11 +38,11 @@ def serve(
 
     from ..api.app import create_app
     from ..api.server import bind, make_server
-    from ..api.settings import ApiSettings, base_url, is_loopback
+    from ..api.settings import ApiSettings, base_url, needs_tokens
     from ..api.tokens import load_tokens, token_folder
 
     home = gemfleet_home()
-    tokens = load_tokens(home) if token or not is_loopback(host) else None
+    tokens = load_tokens(home) if token or needs_tokens(host) else None
     settings = ApiSettings(
         home=home,
         host=host,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,9 @@ def submit(
     config: Config,
     address: Annotated[
         str | None, typer.Option(help="The head's dashboard, http://HEAD:8265. [default: this machine's]")
+    ] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(help="The file of `gemfleet cluster up`: go to its head, through a tunnel over ssh.")
     ] = None,
     overrides: Overrides = None,
     name: Name = None,
@@ -31,13 +35,32 @@ def submit(
       gemfleet submit finetune.yaml --address http://head:8265 --follow
 
       gemfleet submit finetune.yaml --set train.lora.r=8 --name small-rank
+
+      gemfleet submit finetune.yaml --hosts hosts.yaml --follow
     """
+    if hosts is None:
+        _submit(config, address, with_name(overrides, name), resume, follow, as_json)
+        return
+    from gemfleet.train.errors import UserError
+
+    from ..hosts_file import load_hosts, tunnel, use_token
+
+    if address is not None:
+        raise UserError("--address and --hosts both name a cluster; give one of them")
+    description = load_hosts(hosts)
+    use_token(description)
+    with tunnel(description) as head:
+        _submit(config, head, with_name(overrides, name), resume, follow, as_json)
+
+
+def _submit(
+    config: Path, address: str | None, wanted: list[str], resume: str | None, follow: bool, as_json: bool
+) -> None:
     import json
 
     from .. import submission
     from ..config_file import load_config
 
-    wanted = with_name(overrides, name)
     head = address or submission.default_address()
     client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume)
     if as_json:
