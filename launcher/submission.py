@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,13 +15,8 @@ from urllib.parse import urlsplit
 from gemfleet.train.errors import UserError
 
 from .config import LaunchConfig
+from .travelling import Luggage
 
-PACKAGE_LIMIT_BYTES = 100 * 2**20  # Ray's cap for a job's working directory
-FILE_LIMIT_BYTES = 10 * 2**20
-LEFT_OUT_FOLDERS = frozenset(
-    {".git", ".hg", ".venv", "venv", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
-)
-LEFT_OUT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt"})
 CONNECT_SECONDS = 5.0
 
 
@@ -38,7 +32,7 @@ def submit(
     check_inputs_travel(config, folder)
     client = connect(address)
     with tempfile.TemporaryDirectory(prefix="gemfleet-submit-") as package:
-        copy_travelling_files(folder, Path(package))
+        Luggage(folder).copy_to(Path(package))
         job = client.submit_job(
             entrypoint=entrypoint(config_path.name, overrides, resume),
             runtime_env={"working_dir": package},
@@ -79,47 +73,11 @@ def default_address() -> str:
     return os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
 
 
-def travelling_files(folder: Path) -> Iterator[Path]:
-    """Files of the configuration's folder that go with the job: no weights, no repositories, nothing over 10 MiB."""
-    for root, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if name not in LEFT_OUT_FOLDERS)
-        for name in sorted(files):
-            path = Path(root, name)
-            if travels(path):
-                yield path
-
-
-def travels(path: Path) -> bool:
-    """Whether this file goes with a job. `.gitignore` stays: Ray would obey it and leave out data without a word."""
-    return (
-        path.is_file()
-        and path.name != ".gitignore"
-        and path.suffix.lower() not in LEFT_OUT_SUFFIXES
-        and path.stat().st_size <= FILE_LIMIT_BYTES
-    )
-
-
-def copy_travelling_files(folder: Path, package: Path) -> None:
-    """Copy what travels, or raise UserError naming the largest files when it is more than Ray accepts."""
-    files = list(travelling_files(folder))
-    total = sum(path.stat().st_size for path in files)
-    if total > PACKAGE_LIMIT_BYTES:
-        largest = sorted(files, key=lambda path: path.stat().st_size, reverse=True)[:3]
-        names = ", ".join(f"{path.relative_to(folder)} ({path.stat().st_size / 2**20:.0f} MiB)" for path in largest)
-        raise UserError(
-            f"the folder {folder} holds {total / 2**20:.0f} MiB that would travel with the job; Ray accepts 100 MiB; "
-            f"move the configuration to a folder of its own, or remove the largest files: {names}"
-        )
-    for path in files:
-        target = package / path.relative_to(folder)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-
-
 def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
     """Raise UserError for a data file or model folder that is too large to travel, or not in the folder that does."""
     data = config.train.data
     inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
+    luggage = Luggage(folder)
     for field, value in inputs.items():
         if value is None:
             continue
@@ -131,12 +89,12 @@ def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
                     f"takes only the configuration's folder {folder} along: put it there, or give its path on the head"
                 )
             continue
-        left_out = [p for p in ([local] if local.is_file() else local.rglob("*")) if p.is_file() and not travels(p)]
-        if left_out:
-            raise UserError(
-                f"{field} is {value!r}, whose {left_out[0].name} does not travel with a job (weights and files over "
-                "10 MiB stay here); copy it to the head node and give its absolute path there"
-            )
+        for path in [local] if local.is_file() else sorted(local.rglob("*")):
+            if path.is_file() and (reason := luggage.why_not(path)):
+                raise UserError(
+                    f"{field} is {value!r}, whose {path.name} does not travel with a job ({reason}); copy it to the "
+                    "head node and give its absolute path there"
+                )
 
 
 def follow(client: Any, job: str, write: Callable[[str], None]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ipaddress
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from .sections import CloudSection, KubernetesSection, Section, SlurmSection
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
@@ -14,12 +16,6 @@ Environment = dict[Annotated[str, Field(pattern=ENVIRONMENT_NAME)], str]
 MARKER = "GEMFLEET_CLUSTER"
 # Set by us on every node; another value in the file would take the cluster apart.
 OWN_VARIABLES = frozenset({"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", MARKER})
-
-
-class Section(BaseModel):
-    """Unknown keys are refused, values are not coerced, instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class SshSection(Section):
@@ -52,9 +48,9 @@ class NodeSection(Section):
         str | None, Field(description="network interface of gloo and NCCL; null: the one that carries `address`")
     ] = None
     ssh_port: Annotated[int | None, Field(ge=1, le=65535, description="null: as in `ssh.port`")] = None
-    environment: Annotated[
-        Environment, Field(description="variables of this node's Ray processes, over the common ones")
-    ] = {}
+    environment: Environment = Field(
+        default_factory=dict, description="variables of this node's Ray processes, over the common ones"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -106,7 +102,7 @@ class PortsSection(Section):
 
 
 class ClusterDescription(Section):
-    """One file for `gemfleet cluster`: the machines, how to reach them over ssh, and what Ray is told there."""
+    """One file for `gemfleet cluster`: the machines, how to reach them, what Ray is told, and what templates say."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, description="lower-case letters, digits and `-`; at most 31")] = (
         "gemfleet"
@@ -134,7 +130,14 @@ class ClusterDescription(Section):
     job_stop_wait_s: Annotated[
         int, Field(ge=3, description="seconds between `ray job stop` and the kill: time for a last checkpoint")
     ] = 300
-    environment: Annotated[Environment, Field(description="variables of every node's Ray processes")] = {}
+    environment: Environment = Field(default_factory=dict, description="variables of every node's Ray processes")
+
+    kubernetes: KubernetesSection = KubernetesSection()
+    slurm: SlurmSection = SlurmSection()
+    aws: CloudSection = CloudSection(region="us-east-1", head_type="m7i.2xlarge", worker_type="p5.48xlarge")
+    gcp: CloudSection = CloudSection(
+        region="us-central1", zone="us-central1-a", head_type="n2-standard-8", worker_type="a3-highgpu-8g"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -109,6 +109,40 @@ def status(hosts_file: HostsFile, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@cluster.command("manifest")
+def manifest(
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of all workers together.")],
+    kind: Annotated[
+        str, typer.Option(help="`ray-cluster` or `ray-job` for KubeRay, `slurm`, or `aws` or `gcp` for `ray up`.")
+    ] = "ray-cluster",
+    hosts: Annotated[Path | None, typer.Option(help="File that describes the cluster. [default: all defaults]")] = None,
+    config: Annotated[Path | None, typer.Option(help="The run of a `ray-job`.")] = None,
+) -> None:
+    """Print what Kubernetes, Slurm or Ray's launcher needs for the same cluster. No machine is touched.
+
+    Examples:
+
+      gemfleet cluster manifest --gpus 16 --hosts hosts.yaml > cluster.yaml && kubectl apply -f cluster.yaml
+
+      gemfleet cluster manifest --gpus 16 --kind slurm > run.sh && sbatch run.sh run.yaml
+    """
+    from gemfleet.cluster.bringup.description import ClusterDescription
+    from gemfleet.cluster.bringup.templates.render import KINDS, render
+    from gemfleet.train.config_file import load_validated
+    from gemfleet.train.errors import UserError
+
+    if kind not in KINDS:
+        raise UserError(f"--kind {kind!r} is unknown; give one of {', '.join(KINDS)}")
+    run = None
+    if config is not None:
+        from ..config_file import load_config
+
+        load_config(config)  # what is wrong with it is better said here than on the cluster
+        run = config.read_text(encoding="utf-8")
+    description = load_validated(hosts, (), ClusterDescription) if hosts else ClusterDescription()
+    typer.echo(render(kind, description, gpus, run), nl=False)
+
+
 def _record(entry: NodeStatus) -> dict[str, object]:
     facts = entry.facts or {}
     stopped = "running, not joined" if facts.get("ours") else "stopped"

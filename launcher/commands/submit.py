@@ -28,7 +28,8 @@ def submit(
     """Run a configuration on a cluster from any machine, through Ray's job API.
 
     The folder of CONFIG travels with the job: small files do; model weights, repositories and files over 10 MiB do not,
-    and the whole may be 100 MiB. Put larger data on the head node and give its absolute path there.
+    and the whole may be 100 MiB. A `.gemfleetignore` in it names, as a .gitignore does, what else stays. Put larger
+    data on the head node and give its absolute path there.
 
     Examples:
 

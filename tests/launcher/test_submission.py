@@ -10,6 +10,7 @@ import yaml
 from gemfleet.launcher import submission
 from gemfleet.launcher.config import LaunchConfig
 from gemfleet.launcher.config_file import load_config
+from gemfleet.launcher.travelling import Luggage
 from gemfleet.train.errors import UserError
 
 
@@ -37,15 +38,27 @@ def test_small_files_travel_and_weights_repositories_and_large_files_do_not(tmp_
         "big.csv": 11 << 20,
     }
     path, _ = folder_with(tmp_path, files)
-    submission.copy_travelling_files(path.parent, tmp_path / "package")
+    Luggage(path.parent).copy_to(tmp_path / "package")
     sent = {str(file.relative_to(tmp_path / "package")) for file in (tmp_path / "package").rglob("*") if file.is_file()}
     assert sent == {"run.yaml", "rows.jsonl", "sub/more.csv"}
+
+
+def test_an_ignore_file_leaves_out_what_it_names(tmp_path: Path) -> None:
+    """With git's rules: anchored folders, patterns, and exceptions; also for what the configuration itself names."""
+    files = {"rows.csv": 10, "old.csv": 10, "out/a.txt": 10, "sub/out/b.txt": 10}
+    path, config = folder_with(tmp_path, files, data={"train": "old.csv"})
+    (path.parent / ".gemfleetignore").write_text("# large ones\n*.csv\n!rows.csv\n/out/\n")
+    Luggage(path.parent).copy_to(tmp_path / "package")
+    sent = {str(file.relative_to(tmp_path / "package")) for file in (tmp_path / "package").rglob("*") if file.is_file()}
+    assert sent == {"run.yaml", "rows.csv", "sub/out/b.txt"}
+    with pytest.raises(UserError, match=r"old\.csv does not travel with a job \(\.gemfleetignore names it\)"):
+        submission.check_inputs_travel(config, path.parent)
 
 
 def test_a_folder_above_the_limit_names_its_largest_files(tmp_path: Path) -> None:
     path, _ = folder_with(tmp_path, {f"{i}.csv": (9 << 20) + i for i in range(12)})
     with pytest.raises(UserError, match=r"108 MiB that would travel.*11\.csv"):
-        submission.copy_travelling_files(path.parent, tmp_path / "package")
+        Luggage(path.parent).copy_to(tmp_path / "package")
 
 
 def test_data_that_cannot_travel_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
