@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .config import Precision
+from .quiet import hide_known_lines
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,11 @@ def _cpuinfo(field: str) -> str:
 
 
 def prepare_process(ranks_on_node: int) -> int:
-    """Give this process its share of the node's cores and keep the memory it frees; returns its number of threads."""
+    """Give this process its share of the node's cores and keep the memory it frees; returns its number of threads.
+
+    To be called before models are loaded: libraries that come with them say known lines, which are hidden.
+    """
+    hide_known_lines()
     keep_freed_memory()
     threads = max(1, len(os.sched_getaffinity(0)) // max(1, ranks_on_node))
     torch.set_num_threads(threads)

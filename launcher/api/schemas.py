@@ -129,6 +129,10 @@ class RunDetail(RunSummary):
     """All that is known of a run now."""
 
     waiting_for: Annotated[str | None, Field(description="what is missing, while the run waits for room")] = None
+    precision: Annotated[
+        str | None,
+        Field(description="what is computed in; fp16 is never", examples=["bf16 where the hardware gains from it"]),
+    ] = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     throughput: Throughput | None = None

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.registry_reader import RegistryReader
 from gemfleet.cluster.run_registry import Run, RunState
+from gemfleet.train.config import Precision
+from gemfleet.train.precision import describe_precision
 
 from .redaction import redact, redact_text
 from .schemas import (
@@ -77,6 +79,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     return RunDetail(
         **summary_fields(run, step, evaluation),
         waiting_for=waiting_for(reader, run),
+        precision=precision_of(run),
         learning_rate=redact((step or {}).get("learning_rate")),
         grad_norm=redact((step or {}).get("grad_norm")),
         throughput=Throughput(**throughput) if step else None,
@@ -102,6 +105,12 @@ def waiting_for(reader: RegistryReader, run: Run) -> str | None:
 def model_of(run: Run) -> str | None:
     model = config_of(run).get("train", {}).get("model")
     return redact_text(model) if isinstance(model, str) else None
+
+
+def precision_of(run: Run) -> str | None:
+    """What the run computes in, and what was asked for where that is something else."""
+    asked = config_of(run).get("train", {}).get("precision")
+    return describe_precision(asked) if asked in get_args(Precision) else None
 
 
 def config_of(run: Run) -> dict[str, Any]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..config import LaunchConfig
     from ..run import Outcome
 
+# Ray's logger, and how the line begins that it writes on a terminal in each run.
+RAY_LINE = ("ray._private.authentication.authentication_token_setup", "Token authentication is enabled")
+
 
 def train(
     config: Config,
@@ -102,12 +105,13 @@ def run_to_its_end(
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
+    from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
+
     from ..delivery.errors import DeliveryError
     from ..progress import open_display
-    from ..quiet import hide_known_lines
     from ..run import TrainingFailedError, launch
 
-    hide_known_lines()
+    hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()
     try:
         outcome = launch(config, path, display, resumed, submitted, batch_cache)

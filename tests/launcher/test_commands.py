@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
-from gemfleet.launcher.quiet import KNOWN_LINES, hide_known_lines
 from typer.testing import CliRunner
 
 STEP = {
@@ -139,21 +137,6 @@ def test_watch_and_events_tell_of_a_run() -> None:
     assert [line.split()[-1] for line in output_of("events", "alpha-1", "--follow").splitlines()][-1] == "succeeded"
     first = json.loads(output_of("events", "alpha-1", "--json").splitlines()[0])
     assert (first["object"], first["message"]) == ("run.event", "queued")
-
-
-def test_only_the_two_known_lines_are_hidden() -> None:
-    loggers = {name: logging.getLogger(name) for name, _ in KNOWN_LINES}
-    before = {name: list(logger.filters) for name, logger in loggers.items()}
-    try:
-        hide_known_lines()
-        for name, beginning in KNOWN_LINES:
-            hidden = logging.LogRecord(name, logging.WARNING, "", 1, f"{beginning} for this cluster", (), None)
-            shown = logging.LogRecord(name, logging.WARNING, "", 1, "something else", (), None)
-            assert not loggers[name].filter(hidden)
-            assert loggers[name].filter(shown)
-    finally:
-        for name, logger in loggers.items():
-            logger.filters[:] = before[name]
 
 
 @pytest.mark.usefixtures("registry")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.launcher.api.views import run_detail
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.config_file import dump_config, load_config
+from gemfleet.launcher.progress import PlainDisplay
+from gemfleet.launcher.run import Run, tell_what_differs
 from gemfleet.train.config import Precision
 from gemfleet.train.device import DeviceFacts, choose_dtype
 from typer.testing import CliRunner
@@ -51,3 +56,18 @@ def test_a_dry_run_says_so(asked_for_fp16: Path) -> None:
     assert "answered with bf16" in plain.output
     plan = json.loads(CliRunner().invoke(app, ["train", str(asked_for_fp16), "--dry-run", "--json"]).output)["plan"]
     assert plan["precision"] == "bf16 where the hardware gains from it, else fp32 (fp16 was asked for)"
+
+
+def test_a_run_says_so_in_show_and_in_the_api(asked_for_fp16: Path, gemfleet_home: Path) -> None:
+    run = Run(load_config(asked_for_fp16), asked_for_fp16, PlainDisplay(io.StringIO()))
+    tell_what_differs(run)
+    shown = CliRunner().invoke(app, ["show", run.id, "--json"])
+    facts = json.loads(shown.output)
+    assert "precision: fp16" in facts["config"]
+    ((event,),) = [[e for e in facts["events"] if e["kind"] == "precision"]]
+    assert "answered with bf16" in event["message"]
+    reader = RegistryReader(gemfleet_home / "gemfleet.db")
+    row = reader.run(run.id)
+    assert row is not None
+    detail = run_detail(reader, row, run.folder, f"/api/v1/runs/{run.id}")
+    assert detail.precision == "bf16 where the hardware gains from it, else fp32 (fp16 was asked for)"
