@@ -14,7 +14,7 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-faults test-hosts check bench test-timing clean
+.PHONY: help demo test test-quick test-faults test-gpu test-hosts check bench test-timing clean
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
@@ -42,6 +42,10 @@ test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"
 	$(BIN)/python -m pytest -m timing --durations=10 tests/benchmarks
+
+test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu extra: Liger's kernels too)
+	@echo "== tests on a GPU"
+	$(BIN)/python -m pytest -m gpu --durations=10
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"

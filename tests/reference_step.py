@@ -45,9 +45,9 @@ def examples(seed: int = 0) -> TokenBlock:
     )
 
 
-def trainable(seed: int = 0) -> TrainableModel:
+def trainable(seed: int = 0, device: str = "cpu", dtype: torch.dtype = torch.float32) -> TrainableModel:
     """A tiny Gemma 3 whose adapters are all non-zero, so that every gradient is."""
-    model = attach_lora(tiny_gemma3(seed).requires_grad_(False), LORA, seed, "tiny")
+    model = attach_lora(tiny_gemma3(seed).requires_grad_(False).to(device, dtype), LORA, seed, "tiny")
     fill_adapters(model.peft_model)
     return model
 
@@ -56,7 +56,7 @@ def fill_adapters(peft_model: Any) -> None:
     generator = torch.Generator().manual_seed(11)
     for _, parameter in sorted(peft_model.named_parameters()):
         if parameter.requires_grad:
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+            parameter.data = (torch.randn(parameter.shape, generator=generator) * 0.1).to(parameter.device)
 
 
 def reference() -> tuple[float, Gradients]:

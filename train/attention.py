@@ -4,14 +4,15 @@ A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`
 tokens as the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built
 for a whole row.
 
-Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents (`capabilities.py` decides);
-elsewhere each document is one call to SDPA, and a document longer than a layer's sliding window is cut into blocks of
-queries that read only the keys their window reaches.
+Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents, or flex attention does
+(`capabilities.py` decides); elsewhere each document is one call to SDPA, and a document longer than a layer's sliding
+window is cut into blocks of queries that read only the keys their window reaches.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from .capabilities import AttentionKernel, attention_kernel
 from .errors import UserError
+from .flex import DocumentMasks, flex
 
 ATTENTION_NAME = "gemfleet_packed"
 
@@ -37,10 +39,12 @@ class Packing:
     cu_seqlens: Tensor
     kernel: AttentionKernel = "sdpa"
 
-    @classmethod
-    def of(cls, lengths: list[int], device: torch.device, kernel: AttentionKernel = "sdpa") -> Packing:
-        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
-        return cls(tuple(lengths), ends.to(device), kernel)
+    @cached_property
+    def masks(self) -> DocumentMasks:
+        """What flex attention needs."""
+        device = self.cu_seqlens.device
+        numbers = torch.arange(len(self.lengths), device=device)
+        return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
 
 
 def register_packed_attention() -> str:
@@ -72,6 +76,8 @@ def packed_attention(
     """
     if packing.kernel == "varlen":
         return _varlen(query, key, value, packing, scaling, sliding_window), None
+    if packing.kernel == "flex":
+        return flex(query, key, value, packing.masks, scaling, sliding_window).transpose(1, 2), None
     groups = query.shape[1] // key.shape[1]
     outputs = [
         _document(q, k, v, scaling, sliding_window, groups > 1)

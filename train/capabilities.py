@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -11,7 +12,26 @@ import torch
 from .compilation import has_compiler
 from .config import ActivationCheckpointing, TrainConfig
 
-AttentionKernel = Literal["varlen", "sdpa"]
+AttentionKernel = Literal["varlen", "flex", "sdpa"]
+Elementwise = Literal["liger", "torch"]
+KERNEL_NAMES = {"varlen": "variable-length kernel", "flex": "flex attention", "sdpa": "SDPA for each document"}
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a device and the installed libraries offer.
+
+    capability: CUDA's compute capability; None on a CPU
+    varlen:     torch has `torch.nn.attention.varlen`
+    triton, liger: whether these packages are installed
+    compiler:   torch finds a C++ compiler
+    """
+
+    capability: tuple[int, int] | None = None
+    varlen: bool = True
+    triton: bool = True
+    liger: bool = False
+    compiler: bool = True
 
 
 @dataclass(frozen=True)
@@ -19,28 +39,50 @@ class Choices:
     """How the passes of a run are computed.
 
     attention: one kernel for all documents, or one SDPA call for each
+    elementwise: who computes norms and the MLP's gating where layers are not compiled
     pad_to:    tokens that every pass is padded to; 0: passes hold no padding
     activation_checkpointing: what is left of it to do beside compilation
     """
 
     attention: AttentionKernel
+    elementwise: Elementwise
     compile: bool
     pad_to: int
     activation_checkpointing: ActivationCheckpointing
 
     def describe(self) -> str:
         """One line for the log."""
-        kernel = {"varlen": "variable-length kernel", "sdpa": "SDPA for each document"}[self.attention]
         compiled = f"layers compiled, passes of {self.pad_to} tokens" if self.compile else "layers not compiled"
-        return f"attention: {kernel}; {compiled}; recomputation: {self.activation_checkpointing}; AdamW: fused"
+        return (
+            f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
+            f"recomputation: {self.activation_checkpointing}; AdamW: fused"
+        )
+
+
+@cache
+def abilities_of(device: torch.device) -> Abilities:
+    """Looks at the device and at what is installed, once."""
+    return Abilities(
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        varlen=_is_installed("torch.nn.attention.varlen"),
+        triton=_is_installed("triton"),
+        liger=_is_installed("liger_kernel"),
+        compiler=has_compiler(),
+    )
 
 
 def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Choices:
     """What this run uses on this device."""
-    compiled = _compile(config, device)
+    return choose_by(config, abilities_of(device), dtype)
+
+
+def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
+    """What this run uses where that much is offered."""
+    compiled = _compile(config, able)
     recompute = config.activation_checkpointing
     return Choices(
-        attention=attention_kernel(device, dtype),
+        attention=best_attention(able, dtype),
+        elementwise=_elementwise(able, compiled),
         compile=compiled,
         # A probe for `micro: auto` goes through many sizes: whole rows are all it can be padded to.
         pad_to=config.data.max_length * (1 if config.batch.micro == "auto" else config.batch.micro) if compiled else 0,
@@ -49,24 +91,34 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
     )
 
 
-@cache
 def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """torch's variable-length kernel is FlashAttention's: Ampere or newer, and 16-bit numbers."""
-    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
+    """What computes attention over documents on this device."""
+    return best_attention(abilities_of(device), dtype)
+
+
+def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
+    """torch's variable-length kernel is FlashAttention's: Ampere or newer, and 16-bit numbers.
+
+    Flex attention has the same conditions here: in fp32, heads of 256 values do not fit into its blocks.
+    """
+    if able.capability is None or able.capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    return "varlen" if torch.cuda.get_device_capability(device) >= (8, 0) and _has_varlen() else "sdpa"
+    if able.varlen:
+        return "varlen"
+    return "flex" if able.triton and able.compiler else "sdpa"
 
 
-def _has_varlen() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def _elementwise(able: Abilities, compiled: bool) -> Elementwise:
+    """The compiler fuses norms and gating by itself, so Liger's kernels serve the layers that it does not see."""
+    return "liger" if able.capability is not None and able.liger and able.triton and not compiled else "torch"
 
 
-def _compile(config: TrainConfig, device: torch.device) -> bool:
+def _compile(config: TrainConfig, able: Abilities) -> bool:
     """`auto`: on CUDA, where a compiler is found; not over a quantised or divided base (never tried together)."""
     if config.compile != "auto":
         return config.compile
-    return device.type == "cuda" and config.hinders_compiling() is None and has_compiler()
+    return able.capability is not None and config.hinders_compiling() is None and able.compiler
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

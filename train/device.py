@@ -29,7 +29,9 @@ def current_device(local_rank: int) -> DeviceFacts:
         # Ray narrows CUDA_VISIBLE_DEVICES to the rank's own GPU, torchrun does not.
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-        return DeviceFacts(device, torch.cuda.get_device_name(device), torch.cuda.is_bf16_supported())
+        # GPUs before Ampere answer yes to bf16 unless they are told not to count its emulation.
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return DeviceFacts(device, torch.cuda.get_device_name(device), bf16)
     return DeviceFacts(torch.device("cpu"), cpu_name(), cpu_gains_from_bf16())
 
 

@@ -101,17 +101,17 @@ class Trainer:
         """One optimizer step on exactly its own examples; returns whether all ranks agreed to stop after it."""
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
-        loss_sum, raw_tokens = 0.0, 0
+        losses, raw_tokens = [], 0
         for micro_batch in self.passes(step.rows, self.config.batch.rows_per_pass):
             loss = self.model.loss_sum(micro_batch)
             # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
             self.strategy.backward(loss / step.step_supervised_tokens)
-            loss_sum += float(loss.detach())
+            losses.append(loss.detach())  # a number of it would wait for the device
             raw_tokens += self.model.computed_tokens(micro_batch)
             check_memory_limit(self.config.batch)
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
-        stop = float(self.reporter.should_stop())
+        loss_sum, stop = math.fsum(map(float, losses)), float(self.reporter.should_stop())
         flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
         computed = [float(raw_tokens), flops.model, flops.recomputed]
         sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *self.meter.places()])
@@ -197,14 +197,14 @@ class Trainer:
     def evaluation_loss(self) -> float:
         """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
         self.model.peft_model.eval()
-        rows, losses = self.source.eval_rows(self.rank), list[float]()
+        rows, losses = self.source.eval_rows(self.rank), list[torch.Tensor]()
         rows_per_pass, field = self.eval_rows_per_pass()
         with told_out_of_memory(rows_per_pass, field):
             for part in self.passes(rows, rows_per_pass):
-                losses.append(float(self.model.loss_sum(part)))
+                losses.append(self.model.loss_sum(part))
                 check_memory_limit(self.config.batch)
         self.model.peft_model.train()
-        total, tokens = self.strategy.sum_over_ranks([sum(losses), float(rows.supervised_tokens)])
+        total, tokens = self.strategy.sum_over_ranks([math.fsum(map(float, losses)), float(rows.supervised_tokens)])
         return total / tokens
 
     def eval_rows_per_pass(self) -> tuple[int, str]:

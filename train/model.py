@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from .activation_checkpointing import checkpoint_layers
-from .attention import Packing, register_packed_attention
+from .attention import register_packed_attention
 from .capabilities import Choices, attention_kernel
 from .compilation import compile_layers
 from .config import LoraConfig, Quantization
 from .errors import UserError
 from .interfaces import PackedRows
+from .liger import use_liger
 from .lora import fuse_lora_projections
 from .loss import SupervisedCrossEntropy
 from .multimodal import text_part_class
+from .passes import PassInputs, pass_inputs
 from .quantization import loading_options, multiply_exactly
 
 log = logging.getLogger("gemfleet.train")
@@ -65,27 +66,23 @@ class TrainableModel:
 
     def loss_sum(self, rows: PackedRows) -> Tensor:
         """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
-        rows = rows.padded_to(self.computed_tokens(rows))
-        tokens = torch.from_numpy(rows.tokens).to(self.device, torch.long, non_blocking=True)
-        supervised = torch.from_numpy(rows.supervised).to(self.device, non_blocking=True)
-        hidden = self.hidden_states(tokens, [int(n) for n in rows.document_lengths])
-        positions = supervised.nonzero().squeeze(1)
-        # The state at position t predicts the token at t + 1; a document's first token is never supervised.
-        predicting = hidden.index_select(0, positions - 1)
-        return self.criterion(predicting, tokens[positions])
+        inputs = self.inputs_of(rows)
+        return self.criterion(self.hidden_states(inputs).index_select(0, inputs.predicting), inputs.targets)
 
-    def hidden_states(self, tokens: Tensor, document_lengths: Sequence[int]) -> Tensor:
-        """Final hidden states [T, hidden size] of documents laid end to end (`tokens`: int64 [T])."""
-        lengths = list(document_lengths)
-        positions = torch.cat([torch.arange(n, device=tokens.device) for n in lengths])
-        kernel = attention_kernel(tokens.device, self.criterion.head_weight.dtype)
+    def inputs_of(self, rows: PackedRows) -> PassInputs:
+        """Some packed rows on the device, with padding where passes are padded."""
+        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
+        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
+
+    def hidden_states(self, inputs: PassInputs) -> Tensor:
+        """Final hidden states [T, hidden size]."""
         # The masks are given (as none) so that the model builds none: the attention function knows the documents.
         output = self.text_model(
-            input_ids=tokens.unsqueeze(0),
-            position_ids=positions.unsqueeze(0),
+            input_ids=inputs.tokens.unsqueeze(0),
+            position_ids=inputs.positions.unsqueeze(0),
             attention_mask={"full_attention": None, "sliding_attention": None},
             use_cache=False,
-            packing=Packing.of(lengths, tokens.device, kernel),
+            packing=inputs.packing,
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
@@ -181,7 +178,9 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
 
 
 def prepare_layers(model: TrainableModel, choices: Choices) -> None:
-    """Compilation, then recomputation around it; whatever shards the layers comes after this."""
+    """Kernels and compilation, then recomputation around them; whatever shards the layers comes after this."""
+    if choices.elementwise == "liger":
+        log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
         compile_layers(model.layers)
         model.pad_to = choices.pad_to

@@ -72,10 +72,11 @@ class CreatedStorages(TorchDispatchMode):
 
 def kib_kept_a_token(mode: ActivationCheckpointing) -> float:
     """What the decoder keeps between forward and backward."""
-    model, tokens = model_with(mode, torch.float32), torch.arange(3, 103)
+    model = model_with(mode, torch.float32)
+    inputs = model.inputs_of(pack_block(examples(), 64))
     with CreatedStorages() as created:
-        hidden = model.hidden_states(tokens, [60, 40])
-    kept = created.alive_bytes(model.peft_model.parameters()) / 1024 / len(tokens)
+        hidden = model.hidden_states(inputs)
+    kept = created.alive_bytes(model.peft_model.parameters()) / 1024 / len(inputs.tokens)
     hidden.sum().backward()
     return kept
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.capabilities import Choices, attention_kernel, choose
+from gemfleet.train.capabilities import Choices, choose
 from gemfleet.train.compilation import compile_layers, has_compiler
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
@@ -16,7 +16,7 @@ from gemfleet.train.model import TrainableModel, prepare_layers
 from reference_step import Gradients, relative_difference, trainable
 
 TOKENS = 96
-COMPILED = Choices("sdpa", compile=True, pad_to=TOKENS, activation_checkpointing="off")
+COMPILED = Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing="off")
 
 
 def some_rows(seed: int) -> PackedRows:
@@ -67,7 +67,7 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
     torch._dynamo.reset()
     counters.clear()
     eager, compiled = trainable(), trainable()
-    prepare_layers(compiled, Choices("sdpa", compile=True, pad_to=TOKENS, activation_checkpointing=recompute))
+    prepare_layers(compiled, Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing=recompute))
     step(compiled, some_rows(0))
     evaluate(compiled, some_rows(0))
     graphs = counters["stats"]["unique_graphs"]
@@ -90,42 +90,7 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**values, **changes})
 
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("capability", "dtype", "kernel"),
-    [
-        ((9, 0), torch.bfloat16, "varlen"),
-        ((8, 0), torch.bfloat16, "varlen"),
-        ((8, 0), torch.float32, "sdpa"),
-        ((7, 5), torch.bfloat16, "sdpa"),
-    ],
-)
-def test_the_attention_kernel_follows_the_device(
-    capability: tuple[int, int], dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    attention_kernel.cache_clear()
-    assert attention_kernel(CUDA, dtype) == kernel
-    assert attention_kernel(CPU, dtype) == "sdpa"
-    attention_kernel.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("changes", "device", "compiled"),
-    [
-        ({}, CPU, False),
-        ({}, CUDA, True),
-        ({"compile": True}, CPU, True),
-        ({"compile": False}, CUDA, False),
-        ({"quantization": "int4"}, CUDA, False),
-    ],
-)
-def test_what_is_compiled(changes: Any, device: torch.device, compiled: bool) -> None:
-    choices = choose(config(**changes), device, torch.float32)
-    assert (choices.compile, choices.pad_to) == (compiled, 3 * 64 if compiled else 0)
-    assert ("compiled, passes of 192 tokens" in choices.describe()) == compiled
+CPU = torch.device("cpu")
 
 
 def test_a_quantised_base_is_not_compiled() -> None:
@@ -148,7 +113,6 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(torch._inductor.cpp_builder, "get_cpp_compiler", none_found)
     has_compiler.cache_clear()
-    assert not choose(config(), CUDA, torch.float32).compile
     with pytest.raises(UserError, match=r"no C\+\+ compiler .* train\.compile: false"):
         compile_layers(trainable().layers)
     has_compiler.cache_clear()

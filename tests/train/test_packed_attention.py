@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train.attention import Packing, packed_attention
+from gemfleet.train.capabilities import AttentionKernel
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model import TrainableModel
 from reference_step import trainable
@@ -41,12 +42,14 @@ def test_changing_one_document_changes_no_other(changed: int) -> None:
 
 @pytest.mark.parametrize("window", [None, WINDOW])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_masked_attention_written_out(window: int | None, kv_heads: int) -> None:
+@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_equals_masked_attention_written_out(window: int | None, kv_heads: int, kernel: AttentionKernel) -> None:
     torch.manual_seed(0)
     length = sum(DOCUMENTS)
     query = torch.randn(1, 4, length, 16)
     key, value = torch.randn(2, 1, kv_heads, length, 16)
-    packing = Packing.of(list(DOCUMENTS), query.device)
+    packing = Packing(DOCUMENTS, torch.tensor([0, *np.cumsum(DOCUMENTS)], dtype=torch.int32), kernel)
     ours, _ = packed_attention(
         nn.Identity(), query, key, value, None, packing=packing, scaling=0.25, sliding_window=window
     )

@@ -1,0 +1,64 @@
+"""Packed attention by torch's flex attention, for GPUs where the installed torch has no variable-length kernel.
+
+The mask is a rule (same document, not later, inside the window) from which torch derives the blocks of 128 by 128
+scores that need no look at all. It is made once for a pass and each kind of layer. Compiled on a GPU; on a CPU it is
+interpreted, all scores written out, which only tests do.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BLOCK = 128
+
+
+class DocumentMasks:
+    """The block masks of one pass, by window; made when a layer first asks.
+
+    document_of: int [T], the number of the document that each token belongs to.
+    """
+
+    def __init__(self, document_of: Tensor) -> None:
+        self._document_of = document_of
+        self._masks: dict[int | None, Any] = {}
+
+    def of(self, window: int | None) -> Any:
+        if window not in self._masks:
+            self._masks[window] = self._make(window)
+        return self._masks[window]
+
+    def _make(self, window: int | None) -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        document, length = self._document_of, len(self._document_of)
+
+        def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            allowed = (document[query] == document[key]) & (query >= key)
+            return allowed if window is None else allowed & (query - key < window)
+
+        return create_block_mask(visible, None, None, length, length, device=str(document.device), BLOCK_SIZE=BLOCK)
+
+
+def flex(query: Tensor, key: Tensor, value: Tensor, masks: DocumentMasks, scaling: float, window: int | None) -> Tensor:
+    """query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns as query."""
+    output: Tensor = _kernel(query.is_cuda)(
+        query,
+        key,
+        value,
+        block_mask=masks.of(window),
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return output
+
+
+@cache
+def _kernel(compiled: bool) -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    # Passes differ in length: the second one makes the kernel's length a variable, and nothing is compiled after it.
+    return torch.compile(flex_attention) if compiled else flex_attention
