@@ -24,6 +24,7 @@ from gemfleet.train.strategies.ddp import DdpStrategy
 from .cases import CASES, Case
 
 STEPS = 2
+CPU = torch.device("cpu")
 
 
 def main() -> None:
@@ -61,12 +62,12 @@ def train(model: TrainableModel, rows: PackedRows) -> None:
         strategy.step(1e-4)
 
 
-def random_model(shape: ModelShape, dtype: torch.dtype) -> TrainableModel:
+def random_model(shape: ModelShape, dtype: torch.dtype, device: torch.device = CPU) -> TrainableModel:
     """Random weights with adapters."""
-    return attach_lora(random_base(shape, dtype), LoraConfig(), seed=0, base_name="random")
+    return attach_lora(random_base(shape, dtype, device), LoraConfig(), seed=0, base_name="random")
 
 
-def random_base(shape: ModelShape, dtype: torch.dtype) -> Any:
+def random_base(shape: ModelShape, dtype: torch.dtype, device: torch.device = CPU) -> Any:
     """A frozen Gemma 3, made in place, so that no second copy of the weights is ever held."""
     from transformers import Gemma3ForCausalLM
     from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
@@ -74,12 +75,12 @@ def random_base(shape: ModelShape, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     with torch.device("meta"):
         base: Any = Gemma3ForCausalLM(text_config(shape)).to(dtype)
-    base.to_empty(device="cpu")
+    base.to_empty(device=device)
     base.tie_weights()
     for parameter in base.parameters():
         parameter.data.uniform_(-0.02, 0.02)
     # Buffers that no file holds; they are garbage after `to_empty`.
-    base.model.rotary_emb = Gemma3RotaryEmbedding(base.config)
+    base.model.rotary_emb = Gemma3RotaryEmbedding(base.config).to(device)
     base.model.embed_tokens.embed_scale.fill_(shape.hidden**0.5)
     return base.requires_grad_(False)
 
