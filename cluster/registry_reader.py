@@ -81,6 +81,11 @@ class RegistryReader:
         query = "SELECT COUNT(*) AS count FROM events WHERE run_id = ? AND kind = ?"
         return int(self._query(query, (run_id, kind))[0]["count"])
 
+    def event_sum(self, run_id: str, kind: str, field: str) -> float:
+        """Sum of a numeric field over all events of a kind; those that lack it add nothing."""
+        query = "SELECT SUM(json_extract(data, ?)) AS total FROM events WHERE run_id = ? AND kind = ?"
+        return float(self._query(query, (f"$.{field}", run_id, kind))[0]["total"] or 0.0)
+
     def metrics(self, run_id: str, since_step: int, kind: str | None, limit: int) -> list[dict[str, Any]]:
         """Records of this step and later, in the order of steps."""
         query = (

@@ -80,9 +80,11 @@ class RunRecorder:
         matching = [event for event in self._registry.events(self._run_id) if event["kind"] in kinds]
         return matching[-1] if matching else None
 
-    def checkpoint_committed(self, step: int, path: str, size: int, generation: int, removed: Sequence[int]) -> None:
-        """A manifest was written; `removed` are the steps that retention took away after it."""
-        self._registry.add_checkpoint(self._run_id, step, path, size, generation)
+    def checkpoint_committed(
+        self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None
+    ) -> None:
+        """A manifest was written `seconds` after its first file began; `removed`: steps that retention took away."""
+        self._registry.add_checkpoint(self._run_id, step, path, size, generation, seconds)
         for old in removed:
             self._registry.remove_checkpoint(self._run_id, old)
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 
 from .errors import ClusterError, RunConflict, UnknownRun
-from .run_records import SCHEMA, SCHEMA_VERSION, Run, RunState
+from .run_records import MIGRATIONS, SCHEMA, SCHEMA_VERSION, Run, RunState
 
 __all__ = ["Run", "RunRegistry", "RunState"]
 
@@ -24,7 +24,8 @@ BUSY_SECONDS = 30.0
 
 
 class RunRegistry:
-    """The registry at `path`, created with its folder when absent. Raises ClusterError for a newer schema."""
+    """The registry at `path`, created with its folder when absent; a file of an older version is brought up to this
+    one. Raises ClusterError for a newer one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,6 +37,8 @@ class RunRegistry:
                 raise ClusterError(f"{path} was written by a newer gemfleet (schema {version}); upgrade gemfleet here")
             if version == 0:
                 self._create_schema(db)
+            elif version < SCHEMA_VERSION:
+                self._migrate(db, version)
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """A new run in state `queued`. RunConflict when the id exists."""
@@ -64,6 +67,7 @@ class RunRegistry:
                 "driver_started = ?, stop_requested = 0 WHERE id = ?",
                 (RunState.QUEUED, time.time(), config, driver_pid, started, run_id),
             )
+            db.execute("DELETE FROM ranks WHERE run_id = ?", (run_id,))  # there may be fewer of them from now on
             self._event(db, run_id, "state", f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
 
     def launch_seq(self, run_id: str) -> int:
@@ -115,16 +119,18 @@ class RunRegistry:
                 rows,
             )
 
-    def add_checkpoint(self, run_id: str, step: int, path: str, size: int, generation: int) -> None:
-        """A committed checkpoint: its manifest is on disk already."""
+    def add_checkpoint(
+        self, run_id: str, step: int, path: str, size: int, generation: int, seconds: float | None = None
+    ) -> None:
+        """A committed checkpoint: its manifest is on disk already. seconds: from its first file to its commit."""
         with self._connect() as db:
-            row = (run_id, step, path, size, time.time(), generation)
+            row = (run_id, step, path, size, time.time(), generation, seconds)
             known = db.execute("SELECT 1 FROM checkpoints WHERE run_id = ? AND step = ?", (run_id, step)).fetchone()
-            db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?)", row)
+            db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             if known is None:
-                self._event(
-                    db, run_id, "checkpoint", f"checkpoint-{step} is on the head ({size:,} bytes)", {"step": step}
-                )
+                took = "" if seconds is None else f", {seconds:.1f} s"
+                message = f"checkpoint-{step} is on the head ({size:,} bytes{took})"
+                self._event(db, run_id, "checkpoint", message, {"step": step, "bytes": size, "seconds": seconds})
 
     def remove_checkpoint(self, run_id: str, step: int) -> None:
         with self._connect() as db:
@@ -256,6 +262,12 @@ class RunRegistry:
         for statement in SCHEMA.split(";"):
             if statement.strip():
                 db.execute(statement)
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _migrate(self, db: sqlite3.Connection, version: int) -> None:
+        """From `version` to this one, in the caller's transaction: wholly or not at all."""
+        for step in range(version + 1, SCHEMA_VERSION + 1):
+            db.execute(MIGRATIONS[step])
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _state(self, db: sqlite3.Connection, run_id: str) -> RunState:

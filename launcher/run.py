@@ -81,7 +81,7 @@ class Run:
         resumed: str | None = None,
         submitted: str | None = None,
     ) -> None:
-        """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made for a new one."""
+        """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made, or opened again."""
         self.config, self.display = config, display
         self.asked = config.train  # as the person wrote it, repositories and all
         self.id = resumed or submitted or new_run_id(config.name or config_path.stem)

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx2
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
-from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.cluster.run_registry import Run, RunRegistry, RunState
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
@@ -71,7 +71,9 @@ def fill(home: Path) -> RunRegistry:
     registry.add_metrics("alpha-1", [{"kind": "eval", "step": 8, "eval_loss": float("inf")}])
     for step in (4, 8):
         folder = make_checkpoint(home, "alpha-1", step)
-        registry.add_checkpoint("alpha-1", step, str(folder), 3009, 1)
+        registry.add_checkpoint("alpha-1", step, str(folder), 3009, 1, seconds=0.25)
+    registry.add_event("alpha-1", "checkpoint_failed", "checkpoint-6 was lost: the disk is full")
+    registry.add_event("alpha-1", "batch_found", "micro-batch 8 after 5 trials", {"rows": 8, "variant": "ddp"})
     registry.transition("alpha-1", RunState.SUCCEEDED)
     registry.transition("alpha-3", RunState.PREFLIGHT)
     registry.add_event("alpha-3", "waiting", "asked for 8 workers with 1 GPU each; 2 GPUs are free")
@@ -85,7 +87,7 @@ def fill(home: Path) -> RunRegistry:
 
 @dataclass
 class RowSubmitter:
-    """Makes the row a real submitter makes, and starts no process."""
+    """Makes or opens the row as a real submitter does, and starts no process."""
 
     registry: RunRegistry
     started: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -93,6 +95,9 @@ class RowSubmitter:
     def start(self, run_id: str, config: dict[str, Any]) -> None:
         self.started.append((run_id, config))
         self.registry.create_run(run_id, "run", json.dumps(config), None)
+
+    def resume(self, run: Run) -> None:
+        self.registry.reopen(run.id, run.config, None)
 
 
 @dataclass

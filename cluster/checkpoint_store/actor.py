@@ -7,6 +7,7 @@ import os
 import resource
 import shutil
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +61,7 @@ class CheckpointStore:
         self._recorder, self._policy = recorder, policy
         self._lock = threading.Lock()
         self._streams: StreamServer | None = None
+        self._began: dict[tuple[int, int], float] = {}  # by (step, generation); forgotten when this process restarts
 
     def begin_attempt(self) -> int:
         return self._disk.begin_attempt()
@@ -73,6 +75,7 @@ class CheckpointStore:
                 f"cluster.refuse_free_gib at {limit / 2**30:g}; free some (`gemfleet prune`)"
             )
         self._disk.begin(step, generation, name)
+        self._began.setdefault((step, generation), time.monotonic())
 
     def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
         self._disk.write(step, generation, name, offset, chunk)
@@ -145,9 +148,10 @@ class CheckpointStore:
                     message = f"only {free / 2**30:.1f} GiB are free on the head's disk; `gemfleet prune` frees some"
                     self._recorder.call("event", "disk_low", message, {"free_bytes": free})
                 path = self._disk.shelf.location(manifest.step)
-                self._recorder.call(
-                    "checkpoint_committed", manifest.step, path, manifest.total_bytes, manifest.generation, removed
-                )
+                began = self._began.get((manifest.step, manifest.generation))
+                seconds = None if began is None else time.monotonic() - began
+                facts = manifest.step, path, manifest.total_bytes, manifest.generation, removed, seconds
+                self._recorder.call("checkpoint_committed", *facts)
         except Exception:
             log.exception("checkpoint-%d is committed, but old ones or the registry were not seen to", manifest.step)
 

@@ -104,6 +104,10 @@ class ApiClient:
     def stop(self, run_id: str) -> RunDetail:
         return RunDetail.model_validate(self._send("POST", f"/runs/{run_id}/stop").json())
 
+    def resume(self, run_id: str) -> RunDetail:
+        """Launch a run that has ended again, from its newest whole checkpoint."""
+        return RunDetail.model_validate(self._send("POST", f"/runs/{run_id}/resume").json())
+
     def config(self, run_id: str) -> RunConfiguration:
         return self._get(f"/runs/{run_id}/config", RunConfiguration)
 

@@ -82,8 +82,16 @@ class RunCollector(Collector):
         seconds = CounterMetricFamily("gemfleet_training_seconds", "Wall time of all steps.", labels=["run"])
         restarts = CounterMetricFamily("gemfleet_restarts", "Attempts after the first.", labels=["run"])
         lost = CounterMetricFamily("gemfleet_checkpoints_failed", "Checkpoints that did not arrive.", labels=["run"])
+        kept = CounterMetricFamily("gemfleet_checkpoints_saved", "Checkpoints that arrived.", labels=["run"])
+        kept_bytes = CounterMetricFamily("gemfleet_checkpoints_saved_bytes", "Size of all of them.", labels=["run"])
+        kept_seconds = CounterMetricFamily(
+            "gemfleet_checkpoints_saved_seconds", "Time from the first file of each to its commit.", labels=["run"]
+        )
         trials = CounterMetricFamily("gemfleet_batch_trials", "Settings the batch finder tried.", labels=["run"])
         saved = GaugeMetricFamily("gemfleet_checkpoint_bytes", "Size of the newest checkpoint.", labels=["run"])
+        took = GaugeMetricFamily(
+            "gemfleet_checkpoint_seconds", "Time from the newest checkpoint's first file to its commit.", labels=["run"]
+        )
         age = GaugeMetricFamily(
             "gemfleet_checkpoint_timestamp_seconds", "When the newest checkpoint was committed.", labels=["run"]
         )
@@ -95,10 +103,15 @@ class RunCollector(Collector):
             restarts.add_metric([run.id], self._reader.restarts(run.id))
             lost.add_metric([run.id], self._reader.event_count(run.id, "checkpoint_failed"))
             trials.add_metric([run.id], self._reader.event_count(run.id, "batch_trial"))
+            kept.add_metric([run.id], self._reader.event_count(run.id, "checkpoint"))
+            kept_bytes.add_metric([run.id], self._reader.event_sum(run.id, "checkpoint", "bytes"))
+            kept_seconds.add_metric([run.id], self._reader.event_sum(run.id, "checkpoint", "seconds"))
             for checkpoint in self._reader.checkpoints(run.id)[:1]:
                 saved.add_metric([run.id], checkpoint["bytes"])
                 age.add_metric([run.id], checkpoint["created_at"])
-        yield from (tokens, steps, seconds, restarts, lost, trials, saved, age)
+                if checkpoint["seconds"] is not None:
+                    took.add_metric([run.id], checkpoint["seconds"])
+        yield from (tokens, steps, seconds, restarts, lost, kept, kept_bytes, kept_seconds, trials, saved, took, age)
 
 
 def _ranks(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:

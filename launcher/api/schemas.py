@@ -107,6 +107,15 @@ class Rank(BaseModel):
     heartbeat_age_seconds: float
 
 
+class CheckpointTotals(BaseModel):
+    """All checkpoints of a run so far, those that retention removed among them."""
+
+    saved: int
+    failed: Annotated[int, Field(description="that did not reach the head; the one before them stayed")]
+    bytes: int
+    seconds: Annotated[float, Field(description="from the first file of each to its commit, added up")]
+
+
 class RunSummary(BaseModel):
     """A run as it appears in the list."""
 
@@ -141,7 +150,8 @@ class RunDetail(RunSummary):
     ] = None
     batch_finder: Annotated[dict[str, Any] | None, Field(description="the batch finder's result, once known")] = None
     ranks: list[Rank]
-    last_checkpoint: Checkpoint | None = None
+    last_checkpoint: Annotated[Checkpoint | None, Field(description="the newest one that is whole")] = None
+    checkpoint_totals: CheckpointTotals
     restarts: int
     events_url: str
     metrics_url: str
@@ -157,6 +167,7 @@ class Checkpoint(BaseModel):
     step: int
     created_at: int
     bytes: int
+    seconds: Annotated[float | None, Field(description="from its first file to its commit, where known")] = None
     generation: Annotated[int, Field(description="which attempt of the run wrote it")]
     state: Annotated[
         Literal["verified", "missing", "damaged", "remote"],

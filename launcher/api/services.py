@@ -26,6 +26,10 @@ class Submitter(Protocol):
         """Make the run's row and start its driver, which outlives the API."""
         ...
 
+    def resume(self, run: Run) -> None:
+        """Open the row of a run that has ended again and start its driver. RunConflict when it cannot go on."""
+        ...
+
 
 class ClusterView(Protocol):
     """Sees the nodes of a cluster."""

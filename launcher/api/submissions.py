@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.run_registry import Run, RunRegistry, RunState
 from gemfleet.train.config_errors import explain
 from pydantic import ValidationError
 
 from ..config import LaunchConfig
+from ..run_folder import RESOLVED_FILE
 from .problems import ApiError
 from .schemas import ProblemDetail
 
@@ -82,7 +84,8 @@ def _outside(roots: Sequence[Path]) -> str:
 
 
 class ProcessSubmitter:
-    """Starts `gemfleet train` as a process of its own on the head; neither the API's end nor Ray's reaches it."""
+    """Starts `gemfleet train` or `resume` as a process of its own on the head; neither the API's end nor Ray's reaches
+    it."""
 
     def __init__(self, home: Path, ray_address: str | None = None) -> None:
         """`ray_address`: of the cluster that runs shall use; None: this machine's, or one of their own."""
@@ -96,8 +99,25 @@ class ProcessSubmitter:
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
         (folder / "config.yaml").write_text(text, encoding="utf-8")
         self._registry.create_run(run_id, config.get("name") or "run", text, os.getpid())
-        command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "config.yaml", "--run-id", run_id]
-        self._registry.set_driver(run_id, start_detached(command, folder, self._environment()))
+        self._launch(run_id, folder, "train", "config.yaml", "--run-id", run_id)
+
+    def resume(self, run: Run) -> None:
+        """As `start`: the row is open again before the process runs, so the second of two requests is a conflict."""
+        if run.state.is_terminal and not (self._home / "runs" / run.id / RESOLVED_FILE).is_file():
+            raise RunConflict(f"run {run.id} ended before its configuration was kept; start it anew")
+        folder = self._home / "submitted" / run.id
+        folder.mkdir(parents=True, exist_ok=True)
+        self._registry.reopen(run.id, run.config, os.getpid())
+        self._launch(run.id, folder, "resume", run.id, "--reopened")
+
+    def _launch(self, run_id: str, folder: Path, *arguments: str) -> None:
+        """Start the command as the run's driver. The row says so when that fails."""
+        command = [sys.executable, "-m", "gemfleet.launcher.cli", *arguments]
+        try:
+            self._registry.set_driver(run_id, start_detached(command, folder, self._environment()))
+        except (OSError, subprocess.SubprocessError) as error:
+            self._registry.transition(run_id, RunState.FAILED, f"its process did not start: {error}")
+            raise
 
     def _environment(self) -> dict[str, str]:
         """Ours, without what Ray has put there for the actor we may be in."""
@@ -109,7 +129,7 @@ class ProcessSubmitter:
 
 def start_detached(command: Sequence[str], folder: Path, environment: dict[str, str]) -> int:
     """Start a process that belongs to nobody: its parent ends at once. Ray ends the children of an actor that ends."""
-    line = f"setsid {shlex.join(command)} < /dev/null > output.log 2>&1 & echo $!"
+    line = f"setsid {shlex.join(command)} < /dev/null >> output.log 2>&1 & echo $!"
     done = subprocess.run(
         ["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=30
     )

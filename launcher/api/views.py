@@ -19,6 +19,7 @@ from .redaction import redact, redact_text
 from .schemas import (
     Checkpoint,
     CheckpointFile,
+    CheckpointTotals,
     Event,
     Metric,
     Progress,
@@ -71,7 +72,6 @@ def run_summary(reader: RegistryReader, run: Run) -> RunSummary:
 def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> RunDetail:
     """`folder`: the run's; `prefix`: the path of the run in the API, for links."""
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
-    checkpoints = reader.checkpoints(run.id)
     batch = reader.last_event(run.id, BATCH_EVENTS)
     strategy = reader.last_event(run.id, ("strategy",))
     fields = set(Throughput.model_fields)
@@ -86,7 +86,8 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         strategy=redact(strategy["data"]) if strategy else None,
         batch_finder=redact(batch["data"]) if batch else None,
         ranks=[rank_view(row) for row in reader.ranks(run.id)],
-        last_checkpoint=checkpoint_view(run.id, checkpoints[0], folder, prefix) if checkpoints else None,
+        last_checkpoint=last_whole_checkpoint(reader, run.id, folder, prefix),
+        checkpoint_totals=checkpoint_totals(reader, run.id),
         restarts=reader.restarts(run.id),
         events_url=f"{prefix}/events",
         metrics_url=f"{prefix}/metrics",
@@ -148,6 +149,24 @@ def metric_view(record: Mapping[str, Any]) -> Metric:
     return Metric(**redact(dict(record)))
 
 
+def checkpoint_totals(reader: RegistryReader, run_id: str) -> CheckpointTotals:
+    return CheckpointTotals(
+        saved=reader.event_count(run_id, "checkpoint"),
+        failed=reader.event_count(run_id, "checkpoint_failed"),
+        bytes=int(reader.event_sum(run_id, "checkpoint", "bytes")),
+        seconds=reader.event_sum(run_id, "checkpoint", "seconds"),
+    )
+
+
+def last_whole_checkpoint(reader: RegistryReader, run_id: str, folder: Path, prefix: str) -> Checkpoint | None:
+    """The newest whose files are as its manifest says; one that is damaged or gone is passed over, as on resuming.
+
+    One in an object store is taken at the registry's word.
+    """
+    views = (checkpoint_view(run_id, row, folder, prefix) for row in reader.checkpoints(run_id))
+    return next((view for view in views if view.state in ("verified", "remote")), None)
+
+
 def checkpoint_folder(row: Mapping[str, Any], run_folder: Path) -> Path | None:
     """In the run's folder, though the home may have moved, or where it was written; None for an object store."""
     if "://" in row["path"]:
@@ -178,6 +197,7 @@ def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefi
         step=row["step"],
         created_at=int(row["created_at"]),
         bytes=row["bytes"],
+        seconds=row["seconds"],
         generation=row["generation"],
         state=state,  # type: ignore[arg-type]
         files=files,

@@ -16,6 +16,7 @@ def resume(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the configuration and the checkpoint to go on from; start nothing.")
     ] = False,
+    reopened: Annotated[bool, typer.Option("--reopened", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Go on with a run that ended, from its newest verified checkpoint and with the configuration kept in its folder.
@@ -45,7 +46,9 @@ def resume(
     if dry_run:
         _print_start(found.id, as_json)
     else:
-        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed=found.id)
+        # The API has opened the row again before it starts this process.
+        resumed, submitted = (None, found.id) if reopened else (found.id, None)
+        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted)
 
 
 def _print_start(run_id: str, as_json: bool) -> None:

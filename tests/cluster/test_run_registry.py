@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -90,13 +92,67 @@ def test_a_run_whose_driver_died_is_interrupted(registry: RunRegistry) -> None:
 
 
 def test_a_newer_schema_is_refused(registry: RunRegistry) -> None:
-    import sqlite3
-
     db = sqlite3.connect(registry.path)
     db.execute("PRAGMA user_version = 99")
     db.close()
     with pytest.raises(ClusterError, match="newer gemfleet"):
         RunRegistry(registry.path)
+
+
+# The tables as the first version made them.
+VERSION_1 = """
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
+    created_at REAL NOT NULL, updated_at REAL NOT NULL, ended_at REAL, config TEXT NOT NULL,
+    driver_pid INTEGER, driver_started REAL, stop_requested INTEGER NOT NULL DEFAULT 0
+);
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, run_id TEXT NOT NULL REFERENCES runs(id), time REAL NOT NULL,
+    kind TEXT NOT NULL, message TEXT NOT NULL, data TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX events_of_run ON events(run_id, seq);
+CREATE TABLE metrics (
+    run_id TEXT NOT NULL REFERENCES runs(id), kind TEXT NOT NULL, step INTEGER NOT NULL, time REAL NOT NULL,
+    record TEXT NOT NULL, PRIMARY KEY (run_id, kind, step)
+);
+CREATE TABLE checkpoints (
+    run_id TEXT NOT NULL REFERENCES runs(id), step INTEGER NOT NULL, path TEXT NOT NULL, bytes INTEGER NOT NULL,
+    created_at REAL NOT NULL, generation INTEGER NOT NULL, PRIMARY KEY (run_id, step)
+);
+CREATE TABLE ranks (
+    run_id TEXT NOT NULL REFERENCES runs(id), rank INTEGER NOT NULL, node TEXT NOT NULL, address TEXT NOT NULL,
+    pid INTEGER NOT NULL, heartbeat REAL NOT NULL, PRIMARY KEY (run_id, rank)
+);
+INSERT INTO runs VALUES ('old-1', 'old', 'succeeded', '', 1.0, 2.0, 2.0, 'train: {}', NULL, NULL, 0);
+INSERT INTO events (run_id, time, kind, message) VALUES ('old-1', 1.0, 'note', 'kept');
+INSERT INTO metrics VALUES ('old-1', 'step', 1, 1.0, '{"kind": "step", "step": 1, "loss": 2.5}');
+INSERT INTO checkpoints VALUES ('old-1', 1, '/old/checkpoint-1', 100, 1.5, 1);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_file_of_an_older_version_is_migrated_with_all_it_holds(tmp_path: Path, registry: RunRegistry) -> None:
+    old = tmp_path / "old" / "gemfleet.db"
+    old.parent.mkdir()
+    with closing(sqlite3.connect(old)) as db:
+        db.executescript(VERSION_1)
+    with ThreadPoolExecutor(4) as pool:  # several processes may find it at once
+        (migrated, *_) = pool.map(lambda _: RunRegistry(old), range(4))
+    assert migrated.get_run("old-1").state is RunState.SUCCEEDED
+    assert [event["message"] for event in migrated.events("old-1")] == ["kept"]
+    assert migrated.metrics("old-1")[0]["loss"] == 2.5
+    migrated.reopen("old-1", "{}")
+    migrated.add_checkpoint("old-1", 2, "/old/checkpoint-2", 200, 2, 0.5)
+    assert [(c["bytes"], c["seconds"]) for c in migrated.checkpoints("old-1")] == [(100, None), (200, 0.5)]
+    assert tables_of(old) == tables_of(registry.path)
+
+
+def tables_of(path: Path) -> tuple[int, dict[str, list[tuple[object, ...]]]]:
+    """The version, and every table's columns."""
+    with closing(sqlite3.connect(path)) as db:
+        names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        columns = {name: db.execute(f"PRAGMA table_info({name})").fetchall() for name in names}
+        return db.execute("PRAGMA user_version").fetchone()[0], columns
 
 
 def test_only_a_run_that_has_ended_is_launched_again(registry: RunRegistry) -> None:

@@ -43,7 +43,8 @@ def test_what_goes_is_told_to_the_recorder(tmp_path: Path) -> None:
     for step, loss in ((1, 2.0), (2, 1.0), (3, 3.0), (4, None)):
         assert save(store, step, generation, loss)
     assert [manifest.step for manifest in store.manifests()] == [2, 4]
-    assert [(call[1], call[-1]) for call in recorder.calls] == [(1, []), (2, [1]), (3, []), (4, [3])]
+    assert [(call[1], call[5]) for call in recorder.calls] == [(1, []), (2, [1]), (3, []), (4, [3])]
+    assert all(0 < call[6] < 60 for call in recorder.calls)  # seconds from the first file to the commit
 
 
 def test_the_disk_warns_before_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

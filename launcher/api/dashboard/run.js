@@ -29,8 +29,9 @@ export async function runPage(signal, id) {
   heading.focus();
   Object.values(charts).forEach((chart) => chart.draw());
 
+  let problem = "";
   function showRun() {
-    replace(parts.status, ...statusOf(run, stop));
+    replace(parts.status, ...statusOf(run, { stop, resume }, problem));
     parts.ranks.replaceChildren(...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
       h("td", {}, `${rank.address} (${rank.node.slice(0, 8)})`), h("td", {}, moment(rank.heartbeat_at)))));
   }
@@ -45,13 +46,26 @@ export async function runPage(signal, id) {
 
   async function stop() {
     if (!(await confirmed(`Stop ${id}?`, "It saves a checkpoint after the step it is in, and ends."))) return;
-    try {
-      run = await post(`${path}/stop`);
-      announce("The run was asked to stop.");
-    } catch (error) {
-      announce(error.message);
-    }
+    if (await changed("stop")) announce("The run was asked to stop.");
     showRun();
+  }
+
+  async function resume() {
+    if (await changed("resume")) {
+      announce("The run goes on from its newest whole checkpoint.");
+      dispatchEvent(new Event("hashchange")); // the streams of this page have ended: open it anew
+    } else showRun();
+  }
+
+  /** Ask for a change of the run; whether it was accepted. */
+  async function changed(verb) {
+    try {
+      run = await post(`${path}/${verb}`);
+      problem = "";
+    } catch (error) {
+      problem = error.message;
+    }
+    return !problem;
   }
 
   let refreshing = null;
@@ -90,21 +104,24 @@ export async function runPage(signal, id) {
   });
 }
 
-function statusOf(run, stop) {
+function statusOf(run, act, problem) {
   const { progress } = run;
   const facts = {
     Step: `${progress.step} of ${progress.total_steps}`, Epoch: `${number(progress.epoch, 2)} of ${number(progress.epochs, 2)}`,
     "Time left": clock(progress.eta_seconds), Loss: number(run.loss, 4), "Evaluation loss": number(run.eval_loss, 4),
     "Tokens/s": number(run.throughput?.tokens_per_second, 0), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
+    ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
     Model: run.model ?? "–",
   };
   const why = run.waiting_for ?? run.reason;
   const ended = ENDED.has(run.status);
   const asked = run.stop_requested && !ended;
   return [
-    h("div", { class: "top" }, stateLabel(run.status), ended ? null
-      : h("button", { onclick: stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
+    h("div", { class: "top" }, stateLabel(run.status), ended
+      ? h("button", { onclick: act.resume, class: "plain", id: "resume" }, "Resume")
+      : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
+    problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
     why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
     progressBar(progress, "progress"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),

@@ -1,4 +1,4 @@
-"""Runs: the list, one run, submitting, stopping, and its configuration."""
+"""Runs: the list, one run, submitting, stopping, resuming, and its configuration."""
 
 from __future__ import annotations
 
@@ -54,6 +54,21 @@ async def get_run(services: Needed, run_id: RunId) -> RunDetail:
 def stop_run(services: Needed, run_id: RunId) -> RunDetail:
     """Ask a run to save a checkpoint after the step it is in, and end. 409 when it has ended."""
     services.registry.request_stop(services.run(run_id).id)
+    return _detail(services, run_id)
+
+
+@router.post(
+    "/{run_id}/resume",
+    status_code=202,
+    summary="Go on from the newest whole checkpoint",
+    responses=responses(403, 404, 409, 422),
+)
+def resume_run(services: Needed, run_id: RunId) -> RunDetail:
+    """Launch a run that has ended again, under its id, with the configuration kept in its folder. 409 while it runs.
+
+    It goes on without the API, like a run that was started here.
+    """
+    services.submitter.resume(services.run(run_id))
     return _detail(services, run_id)
 
 

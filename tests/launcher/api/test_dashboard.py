@@ -56,6 +56,22 @@ def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, b
     assert complaints(browser) == []
 
 
+def test_an_ended_run_is_resumed_and_what_is_refused_is_said(live: Live, browser: Any) -> None:
+    browser.get(f"{live.url}/#/runs/alpha-1")
+    wait_for(lambda: text_of(browser, "#resume") == "Resume")
+    assert "8 (ddp)" in text_of(browser, ".facts")
+    browser.find_element("id", "resume").click()
+    wait_for(lambda: text_of(browser, ".top .state") == "queued")
+    live.registry.transition("alpha-1", RunState.TRAINING)
+    live.registry.add_metrics("alpha-1", [step_record(9, 20)])
+    wait_for(lambda: points(browser) == 9)
+    live.registry.transition("alpha-1", RunState.STOPPED)
+    wait_for(lambda: text_of(browser, "#resume") == "Resume")
+    live.registry.reopen("alpha-1", "{}")
+    browser.find_element("id", "resume").click()
+    wait_for(lambda: "stop it first" in text_of(browser, ".card .problem"))
+
+
 def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares(live: Live, browser: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 

@@ -177,7 +177,9 @@ def check_adapter(archive: Path, model_folder: Path, step: int) -> None:
     assert any(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if "lora_B" in name)
 
 
-def test_a_submitted_run_outlives_an_older_api_that_is_replaced(work: Path, tmp_path: Path, ray_address: str) -> None:
+def test_a_submitted_run_outlives_an_older_api_that_is_replaced_and_is_resumed(
+    work: Path, tmp_path: Path, ray_address: str
+) -> None:
     import ray
     from gemfleet.launcher.api.actor import api_facts, start_api
     from gemfleet.launcher.api.client import ApiClient
@@ -212,5 +214,23 @@ def test_a_submitted_run_outlives_an_older_api_that_is_replaced(work: Path, tmp_
         finally:
             client.stop(run.id)
             wait_for(lambda: registry.get_run(run.id).state.is_terminal, WAIT_SECONDS)
-    assert registry.get_run(run.id).state == "stopped", (home / "submitted" / run.id / "output.log").read_text()
+        output = home / "submitted" / run.id / "output.log"
+        assert registry.get_run(run.id).state == "stopped", output.read_text()
+        stopped_at = steps_of(registry, run.id)
+        assert client.resume(run.id).status == "queued"
+        try:
+            wait_for(lambda: steps_of(registry, run.id) > stopped_at + 2 or ended(registry, run.id), WAIT_SECONDS)
+        finally:
+            client.stop(run.id)
+            wait_for(lambda: ended(registry, run.id), WAIT_SECONDS)
+    assert registry.get_run(run.id).state == "stopped", output.read_text()
+    starts = [event["message"] for event in registry.events(run.id) if event["kind"] == "resume"]
+    assert starts == ["training starts at step 0", f"training goes on from checkpoint-{stopped_at}"]
+    steps = [record["step"] for record in registry.metrics(run.id, kind="step")]
+    assert steps == list(range(1, steps[-1] + 1))
+    assert "Setting accelerator to CPU" not in output.read_text()
     assert ray.is_initialized()
+
+
+def ended(registry: RunRegistry, run_id: str) -> bool:
+    return registry.get_run(run_id).state.is_terminal

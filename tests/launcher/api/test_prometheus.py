@@ -29,6 +29,10 @@ def test_names_units_and_labels_follow_the_conventions(live: Live) -> None:
     assert memory[("alpha-2", "1")] == 9e8
     assert {s.labels["rank"] for s in families["gemfleet_gpu_utilisation_ratio"].samples} == {"0"}
     assert max(sample.value for sample in families["gemfleet_training_seconds"].samples) == 4.0
+    saved = {"saved": 2.0, "saved_bytes": 6018.0, "saved_seconds": 0.5, "failed": 1.0}
+    for name, value in saved.items():
+        assert {s.labels["run"]: s.value for s in families[f"gemfleet_checkpoints_{name}"].samples}["alpha-1"] == value
+    assert [s.value for s in families["gemfleet_checkpoint_seconds"].samples] == [0.25]
 
 
 def test_the_grafana_dashboard_asks_for_what_there_is(live: Live) -> None:

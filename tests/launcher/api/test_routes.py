@@ -33,6 +33,9 @@ def test_a_run_tells_all_that_is_known(live: Live) -> None:
     assert run["throughput"]["tokens_per_second"] == 200.0
     assert run["last_checkpoint"]["id"] == "checkpoint-8"
     assert run["last_checkpoint"]["state"] == "verified"
+    assert run["last_checkpoint"]["seconds"] == 0.25
+    assert run["checkpoint_totals"] == {"saved": 2, "failed": 1, "bytes": 6018, "seconds": 0.5}
+    assert run["batch_finder"]["rows"] == 8
     assert run["ranks"][0]["address"] == "127.0.0.1"
     assert live.get("/api/v1/runs/alpha-3")["waiting_for"].startswith("asked for 8 workers")
     assert live.get("/api/v1/runs/alpha-4")["reason"] == "clone of https://[hidden]@hub/x failed"
@@ -111,6 +114,9 @@ def test_a_damaged_checkpoint_is_not_sent(live: Live) -> None:
     weights.symlink_to("/etc/hostname")
     live.get("/api/v1/runs/alpha-1/checkpoints/4/download", status=409)
     assert live.get("/api/v1/runs/alpha-1/checkpoints")["data"][1]["state"] == "damaged"
+    assert live.get("/api/v1/runs/alpha-1")["last_checkpoint"]["step"] == 8
+    (folder.parent / "checkpoint-8" / "manifest.json").unlink()
+    assert live.get("/api/v1/runs/alpha-1")["last_checkpoint"] is None
     live.get("/api/v1/runs/alpha-1/checkpoints/5/download", status=404)
 
 
@@ -119,6 +125,35 @@ def test_stop_asks_a_living_run_and_refuses_an_ended_one(live: Live) -> None:
     assert live.registry.stop_requested("alpha-2")
     assert "succeeded already" in live.post("/api/v1/runs/alpha-1/stop", 409)["detail"]
     live.post("/api/v1/runs/beta/stop", 404)
+
+
+def test_resume_launches_an_ended_run_again_and_refuses_one_that_goes_on(live: Live) -> None:
+    run = live.post("/api/v1/runs/alpha-1/resume", 202)
+    assert (run["status"], run["finished_at"]) == ("queued", None)
+    assert live.get("/api/v1/runs/alpha-1/events?limit=1000")["data"][-1]["message"] == "queued: resumed"
+    for run_id, state in (("alpha-1", "queued"), ("alpha-2", "training")):
+        assert f"is {state}" in live.post(f"/api/v1/runs/{run_id}/resume", 409)["detail"]
+    live.post("/api/v1/runs/beta/resume", 404)
+
+
+def test_a_run_without_a_kept_configuration_or_process_is_not_left_queued(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gemfleet.cluster.errors import RunConflict
+    from gemfleet.launcher.api import submissions
+
+    submitter = submissions.ProcessSubmitter(live.home)
+    with pytest.raises(RunConflict, match="before its configuration was kept"):
+        submitter.resume(live.registry.get_run("alpha-1"))
+    (live.home / "runs/alpha-1/config.resolved.yaml").write_text("{}")
+
+    def broken(*arguments: object) -> int:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(submissions, "start_detached", broken)
+    with pytest.raises(OSError, match="no more processes"):
+        submitter.resume(live.registry.get_run("alpha-1"))
+    assert "no more processes" in live.get("/api/v1/runs/alpha-1")["reason"]
 
 
 def test_submit_starts_a_run(live: Live) -> None:
