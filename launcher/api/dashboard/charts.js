@@ -2,9 +2,12 @@
 
 const REDRAW_MILLISECONDS = 500;
 const MOST_POINTS = 2000;
+const DASHES = ["solid", "dash", "dot", "dashdot"];
 const drawn = new Set();
+export const COLORS = ["one", "two", "three", "four"];
 
-/** A chart of one or more lines over steps. `lines`: [{name, color}]; add(index, step, value) puts a point.
+/** A chart of one or more lines over steps. `lines`: [{name, color}]; add(index, step, value) puts a point, and
+ * addRanks(step, values) one on the line of each rank, which is made when it is first heard of.
  * fromZero: whether the axis of values begins at zero. */
 export class Chart {
   constructor(title, unit, lines, fromZero = true) {
@@ -25,6 +28,15 @@ export class Chart {
     this.timer ??= setTimeout(() => this.draw(), REDRAW_MILLISECONDS);
   }
 
+  addRanks(step, values) {
+    for (let rank = this.lines.length; rank < (values ?? []).length; rank++) {
+      const color = COLORS[rank % COLORS.length];
+      const dash = DASHES[Math.floor(rank / COLORS.length) % DASHES.length];
+      this.lines.push({ name: `rank ${rank}`, color, dash, points: new Map() });
+    }
+    (values ?? []).forEach((value, rank) => this.add(rank, step, value));
+  }
+
   draw() {
     this.timer = null;
     if (!this.element.isConnected) return;
@@ -34,7 +46,7 @@ export class Chart {
       const points = thinned([...line.points].sort((a, b) => a[0] - b[0]));
       return {
         x: points.map((point) => point[0]), y: points.map((point) => point[1]), name: line.name,
-        mode: points.length < 60 ? "lines+markers" : "lines", line: { color: color(line.color), width: 2 },
+        mode: points.length < 60 ? "lines+markers" : "lines", line: { color: color(line.color), width: 2, dash: line.dash ?? "solid" },
         marker: { size: 4, symbol: line.symbol ?? "circle" },
       };
     });
@@ -46,7 +58,7 @@ export class Chart {
       xaxis: { ...axis, title: { text: "step" } }, yaxis: { ...axis, rangemode: this.rangemode, title: { text: this.unit } },
     }, { displayModeBar: false, responsive: true });
     document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // plotly measures texts in it
-    this.element.setAttribute("aria-label", `${this.title}: ${this.lines.map(spoken).join("; ")}`);
+    this.element.setAttribute("aria-label", `${this.title}: ${this.lines.map(spoken).join("; ") || "no points yet"}`);
   }
 }
 

@@ -1,10 +1,9 @@
 // Two to four runs on one chart.
 
 import { follow, get } from "./api.js";
-import { Chart } from "./charts.js";
+import { Chart, COLORS } from "./charts.js";
 import { h, number, show, stateLabel, table } from "./dom.js";
 
-const COLORS = ["one", "two", "three", "four"];
 const SYMBOLS = ["circle", "square", "diamond", "cross"];
 
 export async function comparePage(signal, ids) {

@@ -16,7 +16,7 @@ export async function runPage(signal, id) {
     loss: new Chart("Loss", "loss", [{ name: "training", color: "one" }, { name: "evaluation", color: "two", symbol: "diamond" }], false),
     learning_rate: new Chart("Learning rate", "learning rate", [{ name: "learning rate", color: "one" }]),
     tokens_per_second: new Chart("Tokens per second", "tokens/s", [{ name: "all ranks", color: "one" }]),
-    peak_memory_bytes: new Chart("Peak memory of a rank", "GiB", [{ name: "peak", color: "one" }]),
+    memory: new Chart("Memory of each rank", "GiB", []), // where there is no GPU, of its process
   };
   const card = (title, ...inner) => h("section", { class: "card" }, h("h2", {}, title), ...inner);
   let run = await get(path);
@@ -87,7 +87,7 @@ export async function runPage(signal, id) {
         charts.loss.add(0, body.step, body.loss);
         charts.learning_rate.add(0, body.step, body.learning_rate);
         charts.tokens_per_second.add(0, body.step, body.tokens_per_second);
-        charts.peak_memory_bytes.add(0, body.step, body.peak_memory_bytes / 2 ** 30);
+        charts.memory.addRanks(body.step, body.memory_bytes?.map((bytes) => bytes / 2 ** 30));
       }
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));

@@ -43,6 +43,7 @@ def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, b
         live.registry.add_metrics("alpha-2", [step_record(step)])
     wait_for(lambda: points(browser) == 6)
     wait_for(lambda: "6 of 8" in text_of(browser, ".facts"))
+    assert [points(browser, 3, rank) for rank in (0, 1, 2)] == [6, 6, 0]  # memory, a line for each of two ranks
     browser.find_element("id", "stop").click()
     browser.find_element("css selector", "#confirm-dialog button[value=no]").click()
     assert not live.registry.stop_requested("alpha-2")
