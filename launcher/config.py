@@ -114,9 +114,21 @@ class PredictConfig(StrictModel):
 class DeliverConfig(StrictModel):
     """Where the result goes besides the run's own folder."""
 
-    type: Annotated[Literal["git", "hub"], Field(description="push a commit with LFS, or upload to Hugging Face")]
-    repository: Annotated[str, Field(min_length=1, description="address of the repository, or `owner/name` of the hub")]
-    branch: Annotated[str | None, Field(pattern=BRANCH_PATTERN, description="branch to push to; null: main")] = None
+    type: Annotated[
+        Literal["git", "hub", "s3", "gs"],
+        Field(description="push a commit with LFS, or upload to Hugging Face or to an object store"),
+    ]
+    repository: Annotated[
+        str,
+        Field(min_length=1, description="address of the repository, `owner/name` of the hub, or s3://bucket/folder"),
+    ]
+    branch: Annotated[
+        str | None,
+        Field(
+            pattern=BRANCH_PATTERN,
+            description="branch to push to, null: main; in an object store the folder below the address",
+        ),
+    ] = None
 
 
 class OutputConfig(StrictModel):

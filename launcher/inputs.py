@@ -15,7 +15,7 @@ from gemfleet.train.tokenizing import choose_format
 from .config import LaunchConfig
 from .delivery.deliver import check_delivery
 from .progress import Display
-from .sources.fetch import check_sources, fetch_once, names_repositories
+from .sources.fetch import check_sources, fetch_once, names_remote_sources
 
 
 def check_everything(config: LaunchConfig) -> None:
@@ -26,8 +26,8 @@ def check_everything(config: LaunchConfig) -> None:
 
 
 def with_clones(config: LaunchConfig, run_folder: Path, display: Display) -> LaunchConfig:
-    """The configuration with the clones of the repositories that it names; they are checked like any folder."""
-    if not names_repositories(config.train):
+    """The configuration with copies of the repositories and stores that it names; they are checked like any folder."""
+    if not names_remote_sources(config.train):
         return config
     display.phase("fetching")
     cache = gemfleet_home() / "cache" / "repositories"

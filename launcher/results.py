@@ -16,7 +16,7 @@ from .delivery.deliver import deliver_folder
 from .placement import Placement
 from .prediction_tasks import predict_on_cluster, write_predictions
 from .publish import Publication, publish, renamed
-from .sources.address import is_git_source
+from .sources.fetch import is_remote
 
 if TYPE_CHECKING:
     from .run import Run
@@ -78,10 +78,10 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
 
 
 def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
-    """For each clone that the run used, the repository it came from."""
+    """For each copy that the run used, the repository or store it came from."""
     pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
     pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
-    return {path: source for path, source in pairs if path != source and is_git_source(source)}
+    return {path: source for path, source in pairs if path != source and is_remote(source)}
 
 
 def card_facts(

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from ..sources.address import GitAddress
 from ..sources.git_command import Git, GitError, Progress, git_lines, need_git
-from .errors import DeliveryError
+from .attempts import try_again
 
 PUSH_SECONDS = 4 * 3600.0
-WAITS_BETWEEN_ATTEMPTS = (2.0, 8.0)
 AUTHOR = (("user.name", "gemfleet"), ("user.email", "gemfleet@localhost"))
 
 
@@ -32,16 +31,12 @@ def push_folder(
     Tried three times. Raises DeliveryError with the last reason, and UserError where git is not installed.
     """
     need_git()
-    error: Exception | None = None
-    for wait in (*WAITS_BETWEEN_ATTEMPTS, None):
-        try:
-            with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.parent) as work:
-                return _push(Git(folder, address, Path(work) / "git"), message, progress or _silent)
-        except (GitError, OSError) as failure:
-            error = failure
-        if wait is not None:
-            sleep(wait)
-    raise DeliveryError(f"the push to {address.url} failed {len(WAITS_BETWEEN_ATTEMPTS) + 1} times ({error})")
+
+    def attempt() -> str:
+        with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.parent) as work:
+            return _push(Git(folder, address, Path(work) / "git"), message, progress or _silent)
+
+    return try_again(attempt, (GitError, OSError), f"the push to {address.url}", sleep)
 
 
 def _push(git: Git, message: str, progress: Progress) -> str:

@@ -14,9 +14,11 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.resolve import model_context
 
 from ..sources.address import check_address
+from ..sources.objects import parse_object_address
 from .keys_training import P
 from .request import Request
 
+OBJECT_STORES = ("s3", "gs")
 Exists = Callable[[str], bool]
 Context = Callable[[str], int | None]
 
@@ -74,8 +76,10 @@ def _source(request: Request, draft: Draft, exists: Exists, section: str, target
         _check_address(draft, repository_key, repository, branch)
     else:
         draft.put(target, repository, repository_key)
+        if kind in OBJECT_STORES:
+            _check_store(draft, repository_key, repository, kind)
         if branch not in (None, "main"):
-            draft.problems.append(f"{branch_key}: found '{branch}'; a hub id is read at its main revision, remove it")
+            draft.problems.append(f"{branch_key}: found '{branch}'; only a git repository has branches here, remove it")
 
 
 def _delivery(request: Request, draft: Draft) -> None:
@@ -89,10 +93,12 @@ def _delivery(request: Request, draft: Draft) -> None:
     draft.put("output.deliver.repository", repository, "save_model.model_repository")
     if kind == "git":
         _check_address(draft, "save_model.model_repository", repository, None)
+    elif kind in OBJECT_STORES:
+        _check_store(draft, "save_model.model_repository", repository, kind)
     branch = request.values.get("experiment_name")
     if kind == "git" and branch is None:
         draft.problems.append("experiment_name: missing; the result is pushed to the branch of that name")
-    elif kind == "git":
+    elif kind != "hub" and branch is not None:
         draft.put("output.deliver.branch", branch, "experiment_name")
 
 
@@ -101,6 +107,16 @@ def _check_address(draft: Draft, key: str, repository: str, branch: str | None) 
         check_address(repository, branch)
     except UserError as error:
         draft.problems.append(f"{key}: {error}")
+
+
+def _check_store(draft: Draft, key: str, address: str, kind: str) -> None:
+    try:
+        scheme = parse_object_address(address).scheme
+    except UserError as error:
+        draft.problems.append(f"{key}: {error}")
+    else:
+        if scheme != kind:
+            draft.problems.append(f"{key}: found '{address}', but its type is `{kind}`; give one of {kind}://")
 
 
 def combine_batch(request: Request, draft: Draft) -> None:

@@ -26,10 +26,14 @@ run.yaml` writes our own format from it, with the request's key beside each line
   of a pickle, and the request itself as `cheetah-fine-tuning-config.json`. No file is a pickle.
 - Addresses of repositories are `https://`, `ssh://` or `user@host:path`. `file://` is taken only below the folders that
   `$GEMFLEET_SOURCE_ROOTS` names (separated by `:`). Credentials come from the SSH agent or, for https, from
-  `$GEMFLEET_GIT_USER` and `$GEMFLEET_GIT_TOKEN`; an address with a password in it is refused.
+  `$GEMFLEET_GIT_USER` and `$GEMFLEET_GIT_TOKEN`, which go to the host `$GEMFLEET_GIT_HOST` alone; an address with a
+  password in it is refused.
+- Object stores are `s3://bucket/folder` and `gs://bucket/folder`, for model, data and result. Credentials and region
+  come from the environment (`AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`); `$AWS_ENDPOINT_URL` names a store of your own.
+  What is there is copied once to the head, and anew when it has changed; pickles are left out. A result goes to the
+  folder named after the experiment; `gemfleet-manifest.json`, with every file's size and sha256, is written last.
 - `examples/data/korean-finance.jsonl` is a small data set of this kind: 211 questions about money in Korean, with a
   `text` column in Gemma's turns. Definitions are written by hand; the sums among them are computed.
-- Object stores (`s3://`, `gs://`) are not read from nor written to yet, and are refused.
 - A result that could not be delivered stays whole below `$GEMFLEET_HOME`; `gemfleet push RUN` tries again.
 """
 

@@ -6,12 +6,12 @@ from .key import Key
 from .values import Choice, Text
 
 SOURCE_TYPES = Choice(
-    {"git": "git", "hub": "hub", "local": "local"},
-    remedy="give `git`, `hub` or `local`; copy what lies in an object store to the head node and name its folder",
+    {"git": "git", "hub": "hub", "local": "local", "s3": "s3", "gs": "gs"},
+    remedy="give `git`, `hub`, `local`, `s3` or `gs`; copy what lies elsewhere to the head node and name its folder",
 )
 RESULT_TYPES = Choice(
-    {"git": "git", "hub": "hub", "local": "local"},
-    remedy="give `git`, `hub` or `local`; a local result can be copied on",
+    {"git": "git", "hub": "hub", "local": "local", "s3": "s3", "gs": "gs"},
+    remedy="give `git`, `hub`, `local`, `s3` or `gs`; a local result can be copied on",
 )
 SFT_ONLY = "gemfleet does supervised fine-tuning only; set it to `sft`, or run this request on the platform itself"
 
@@ -21,7 +21,7 @@ PLACE_KEYS = (
         "what the run is called",
         "name",
         Text("a name of letters, digits, `.`, `_` and `-`"),
-        "begins the run's id, and names the branch that the result is pushed to",
+        "begins the run's id, and names the branch, or the folder of an object store, that the result goes to",
         how="together",
     ),
     Key(
@@ -38,7 +38,7 @@ PLACE_KEYS = (
         "where the result goes",
         "output.deliver.type",
         RESULT_TYPES,
-        "`git` pushes a commit, `hub` uploads, `local` leaves it on the head node",
+        "`git` pushes a commit, `hub`, `s3` and `gs` upload, `local` leaves it on the head node",
         how="together",
         default="local",
     ),
@@ -46,8 +46,8 @@ PLACE_KEYS = (
         "save_model.model_repository",
         "repository of the result",
         "output.deliver.repository",
-        Text("the address of a repository"),
-        "is pushed or uploaded to; needed for `git` and `hub`",
+        Text("the address of a repository or of an object store"),
+        "is pushed or uploaded to; needed for all but `local`",
         how="together",
     ),
     Key(
@@ -63,8 +63,8 @@ PLACE_KEYS = (
         "dataset.dataset_repository",
         "repository or hub id of the data",
         "train.data.train",
-        Text("the address of a repository, or a hub id"),
-        "cloned once on the head node, unless `dataset_path` is there",
+        Text("the address of a repository or object store, or a hub id"),
+        "cloned or copied once to the head node, unless `dataset_path` is there",
         how="together",
     ),
     Key(
@@ -96,8 +96,8 @@ PLACE_KEYS = (
         "model.model_repository",
         "repository or hub id of the base model",
         "train.model",
-        Text("the address of a repository, or a hub id"),
-        "cloned once on the head node, unless `model_path` is there",
+        Text("the address of a repository or object store, or a hub id"),
+        "cloned or copied once to the head node, unless `model_path` is there",
         how="together",
     ),
     Key(

@@ -1,1 +1,1 @@
-"""Repositories that hold a model or a data set, brought to the head node."""
+"""Repositories and object stores that hold a model or a data set, brought to the head node."""

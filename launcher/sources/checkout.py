@@ -14,9 +14,9 @@ from gemfleet.train.errors import UserError
 
 from .address import GitAddress
 from .git_command import Git, GitError, Progress, git_lines, need_git
+from .pickles import PICKLES
 
 FETCH_SECONDS = 4 * 3600.0
-PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy")
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 

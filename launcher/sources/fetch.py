@@ -1,4 +1,4 @@
-"""Replaces the repositories that a configuration names by folders of this machine."""
+"""Replaces the repositories and object stores that a configuration names by folders of this machine."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from gemfleet.train.errors import UserError
 from .address import is_git_source, parse_source
 from .checkout import fetch_repository
 from .git_command import Progress
+from .objects import fetch_objects, is_object_source, parse_object_address
 
 DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 NOT_DATA = frozenset({"dataset_infos.json", "package.json"})
 
 
-def names_repositories(train: TrainConfig) -> bool:
-    """Whether the model or any of the data lies in a repository."""
-    return any(
-        source is not None and is_git_source(source) for source in (train.model, train.data.train, train.data.eval)
-    )
+def is_remote(source: str) -> bool:
+    """Whether a model or data source has to be fetched: a repository, or a place in an object store."""
+    return is_git_source(source) or is_object_source(source)
+
+
+def names_remote_sources(train: TrainConfig) -> bool:
+    """Whether the model or any of the data has to be fetched."""
+    return any(source is not None and is_remote(source) for source in (train.model, train.data.train, train.data.eval))
 
 
 def check_sources(train: TrainConfig) -> None:
@@ -28,26 +32,28 @@ def check_sources(train: TrainConfig) -> None:
     for source in (train.model, train.data.train, train.data.eval):
         if source is not None and is_git_source(source):
             parse_source(source)
+        elif source is not None and is_object_source(source):
+            parse_object_address(source)
 
 
 def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = None) -> TrainConfig:
-    """The same configuration with local folders in place of `git+` addresses; unchanged where there are none."""
+    """The same configuration with local paths in place of `git+`, `s3://` and `gs://`, else unchanged."""
     model = _fetched(train.model, cache, progress)
     data = train.data
-    if is_git_source(data.train):
+    if is_remote(data.train):
         files, evaluation = data_files(Path(_fetched(data.train, cache, progress)), data.train)
         given = data.eval if data.eval is not None or evaluation is None else str(evaluation)
         data = data.model_copy(update={"train": str(files), "eval": given})
-    if data.eval is not None and is_git_source(data.eval):
+    if data.eval is not None and is_remote(data.eval):
         files, _ = data_files(Path(_fetched(data.eval, cache, progress)), data.eval)
         data = data.model_copy(update={"eval": str(files)})
     return train.model_copy(update={"model": model, "data": data})
 
 
 def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress | None = None) -> TrainConfig:
-    """As `fetch_sources`, but a run that goes on keeps the commits it began with; `memory` names their folders.
+    """As `fetch_sources`, but a run that goes on keeps what it began with; `memory` names the folders.
 
-    UserError where such a folder is gone and the repository stands elsewhere by now: the data would change.
+    UserError where such a folder is gone and its source has changed since: the data would change.
     """
     known = json.loads(memory.read_text()) if memory.is_file() else None
     if known is None or not all(_there(path) for path in known.values()):
@@ -55,7 +61,7 @@ def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress
         found = {"model": fetched.model, "train": fetched.data.train, "eval": fetched.data.eval}
         if known not in (None, found):
             gone = next(path for path in known.values() if not _there(path))
-            raise UserError(f"the clone {gone} is gone, and its repository has moved on since; start a new run")
+            raise UserError(f"the copy {gone} is gone, and what it was made from has moved on since; start a new run")
         memory.write_text(json.dumps(found, indent=2) + "\n")
         return fetched
     data = train.data.model_copy(update={"train": known["train"], "eval": known["eval"]})
@@ -68,8 +74,10 @@ def _there(path: str | None) -> bool:
 
 
 def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:
-    """What to train and to evaluate on in a repository of data, laid out as the hub's are: files at the top or in
-    `data/`, perhaps named after their split."""
+    """What to train and to evaluate on in a copy of `source`, laid out as the hub's data sets are: files at the top or
+    in `data/`, perhaps named after their split; or one file."""
+    if folder.is_file():
+        return folder, None
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return folder, None
     for place in (folder, folder / "data"):
@@ -77,7 +85,7 @@ def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:
         files = [path for path in found if path.suffix.lower() in DATA_SUFFIXES and path.name not in NOT_DATA]
         if files:
             return _by_split(files, place, source)
-    raise UserError(f"the repository {source} has no {', '.join(DATA_SUFFIXES)} file at its top or in data/")
+    raise UserError(f"{source} has no {', '.join(DATA_SUFFIXES)} file at its top or in data/")
 
 
 def _by_split(files: list[Path], place: Path, source: str) -> tuple[Path, Path | None]:
@@ -88,7 +96,7 @@ def _by_split(files: list[Path], place: Path, source: str) -> tuple[Path, Path |
     rest = train or [path for path in files if path not in held_out]
     if len(rest) != 1:
         raise UserError(
-            f"the repository {source} holds {len(files)} data files with {held_out[0].name} among them; keep one file "
+            f"{source} holds {len(files)} data files with {held_out[0].name} among them; keep one file "
             "to train on and one to evaluate on, or name a folder of training files only"
         )
     preferred = min(held_out, key=lambda path: (not path.name.startswith(("valid", "eval", "dev")), path.name))
@@ -96,4 +104,6 @@ def _by_split(files: list[Path], place: Path, source: str) -> tuple[Path, Path |
 
 
 def _fetched(source: str, cache: Path, progress: Progress | None) -> str:
+    if is_object_source(source):
+        return str(fetch_objects(parse_object_address(source), cache, progress))
     return str(fetch_repository(parse_source(source), cache, progress)) if is_git_source(source) else source

@@ -67,6 +67,17 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [
     ({"save_model__type": "local"}, "output.deliver", None),
     ({"save_model__type": "hub", "save_model__model_repository": "a/b"}, "output.deliver.type", "hub"),
     (
+        {"save_model__type": "s3", "save_model__model_repository": "s3://bucket/results"},
+        "output.deliver",
+        {"type": "s3", "repository": "s3://bucket/results", "branch": "caost-test-2"},
+    ),
+    ({"model__type": "gs", "model__model_repository": "gs://bucket/gemma"}, "train.model", "gs://bucket/gemma"),
+    (
+        {"dataset__type": "s3", "dataset__dataset_repository": "s3://bucket/rows"},
+        "train.data.train",
+        "s3://bucket/rows",
+    ),
+    (
         {"dataset__dataset_branch": "next"},
         "train.data.train",
         "git+git@git.example.org:group/finance-questions.git#next",
@@ -145,7 +156,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train__evaluation_strategy": "steps"}, "eval_steps: missing"),
     ({"peft__target_modules": ["lm_head"], "peft__merge_adapter": True}, "peft.merge_adapter: found true while"),
     ({"save_model__model_repository": ""}, "save_model.model_repository: missing"),
-    ({"dataset__type": "s3"}, "dataset.type: found 's3'"),
+    ({"dataset__type": "ftp"}, "dataset.type: found 'ftp'"),
+    ({"dataset__type": "s3"}, "dataset.dataset_repository: 'git@git.example.org:group/finance-questions.git' is not"),
+    ({"model__type": "s3", "model__model_repository": "gs://bucket/x"}, "found 'gs://bucket/x', but its type is `s3`"),
+    ({"save_model__type": "gs", "save_model__model_repository": "s3://bucket/x"}, "give one of gs://"),
+    (
+        {"dataset__type": "s3", "dataset__dataset_repository": "s3://bucket/x", "dataset__dataset_branch": "next"},
+        "dataset.dataset_branch: found 'next'; only a git repository has branches here",
+    ),
     ({"model__model_repository": "ext::sh -c id"}, "model.model_repository: 'ext::sh -c id' is not an address"),
     ({"dataset__dataset_repository": "--upload-pack=id"}, "dataset.dataset_repository: '--upload-pack=id' is not"),
     ({"save_model__model_repository": "http://host/x.git"}, "save_model.model_repository: 'http://host/x.git' is not"),

@@ -1,0 +1,151 @@
+"""A folder or a file of an object store as a plain folder on the head: listed, copied once, checked by size."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfleet.train.errors import UserError
+
+from .git_command import Progress
+from .pickles import PICKLES
+
+ADDRESS = re.compile(r"(s3|gs)://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])((?:/[^/\x00-\x1f\x7f\\?#]+)*)/?")
+SCHEMES = ("s3://", "gs://")
+CREDENTIALS = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your own, AWS_ENDPOINT_URL",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+}
+CHUNK_BYTES = 8 * 2**20
+MOST_FILES = 100_000
+FETCH_SECONDS = 4 * 3600.0
+
+
+@dataclass(frozen=True)
+class ObjectAddress:
+    """A checked address. `path` is the bucket with the key of a file or of a folder, without slashes at its ends."""
+
+    scheme: str
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.path}"
+
+    def below(self, name: str) -> ObjectAddress:
+        return ObjectAddress(self.scheme, f"{self.path}/{name}")
+
+
+def is_object_source(source: str) -> bool:
+    return source.startswith(SCHEMES)
+
+
+def parse_object_address(address: str) -> ObjectAddress:
+    """`s3://BUCKET/FOLDER` or `gs://…`. UserError for anything that could name more than that."""
+    if re.match(r"[a-z0-9]+://[^/]*@", address):
+        raise UserError("the address of an object store holds a credential; take it out and set it in the environment")
+    match = ADDRESS.fullmatch(address)
+    if match is None or any(part in (".", "..") for part in match[3].split("/")):
+        raise UserError(
+            f"{address!r} is not an address of an object store; give s3://bucket/folder or gs://bucket/folder"
+        )
+    return ObjectAddress(match[1], match[2] + match[3])
+
+
+def fsspec_of(address: ObjectAddress) -> Any:
+    """The store as an fsspec filesystem."""
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from gemfleet.cluster.checkpoint_store.storage import object_filesystem
+
+    return ArrowFSWrapper(object_filesystem(address.scheme, address.path.partition("/")[0]))
+
+
+def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None = None) -> Path:
+    """The folder, or the file where the address names one, below `cache`; copied anew when anything there has changed.
+
+    Pickles are left out. UserError when the store cannot be read.
+    """
+    try:
+        store = fsspec_of(address)
+        listing = list_objects(store, address)
+        listed = json.dumps([str(address), [[name, str(facts)] for name, facts in sorted(listing.items())]])
+        key = hashlib.sha256(str(address).encode()).hexdigest()[:16]
+        folder = cache / key / hashlib.sha256(listed.encode()).hexdigest()
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                _copy(store, address, listing, folder, progress)
+    except OSError as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{address} cannot be read ({first}); check the address and the environment: {CREDENTIALS[address.scheme]}"
+        ) from None
+    single = list(listing) == [Path(address.path).name] and store.isfile(address.path)
+    return folder / Path(address.path).name if single else folder
+
+
+def list_objects(store: Any, address: ObjectAddress) -> dict[str, Mapping[str, Any]]:
+    """By name below the address: size and time of each object that is wanted. UserError where there is none."""
+    try:
+        one = store.info(address.path)
+    except FileNotFoundError:
+        raise UserError(f"there is nothing at {address}; name a file or a folder that is there") from None
+    if one["type"] == "file":
+        return {Path(address.path).name: one}
+    found: dict[str, Mapping[str, Any]] = {}
+    for path, facts in store.find(address.path, detail=True).items():
+        name = path.removeprefix(f"{address.path}/")
+        if not name.lower().endswith(PICKLES):
+            found[checked_name(name, address)] = facts
+        if len(found) > MOST_FILES:
+            raise UserError(f"{address} holds more than {MOST_FILES:,} objects; name the folder that is meant")
+    if not found:
+        raise UserError(f"{address} holds no file that gemfleet reads; name a file or a folder that does")
+    return found
+
+
+def checked_name(name: str, address: ObjectAddress) -> str:
+    """A key may be any text; one that is no plain relative path is refused."""
+    parts = name.split("/")
+    if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
+        raise UserError(f"{address} holds an object named {name!r}, which is no path below it; remove it")
+    return name
+
+
+def _copy(
+    store: Any,
+    address: ObjectAddress,
+    listing: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    progress: Progress | None,
+) -> None:
+    total, done = sum(facts["size"] for facts in listing.values()), 0
+    free = shutil.disk_usage(folder.parent).free
+    if total > free:
+        raise UserError(f"{address} has {total / 2**20:,.0f} MiB, and {folder.parent} has room for {free / 2**20:,.0f}")
+    deadline = time.monotonic() + FETCH_SECONDS
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as work:
+        files = Path(work) / "files"
+        for name, facts in listing.items():
+            target = files / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with store.open(facts["name"], "rb") as source, target.open("wb") as file:
+                while chunk := source.read(CHUNK_BYTES):
+                    file.write(chunk)
+                    done += len(chunk)
+                    if progress is not None:
+                        progress(done >> 20, max(1, total >> 20), "MiB")
+                    if time.monotonic() > deadline:
+                        raise UserError(f"{address} took longer than {FETCH_SECONDS:g} s; copy it to the head node")
+            if target.stat().st_size != facts["size"]:
+                raise UserError(f"{facts['name']} changed while it was read; start again")
+        files.rename(folder)
