@@ -29,6 +29,7 @@ from ..shared.quantiles import quantile
 from ..shared.record import Record, new_record, write_stamped
 from .load import Result, put_load
 from .registry import RUN_ID, LiveRun, fill
+from .training import measure_training
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 START_SECONDS = 60.0
@@ -40,11 +41,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second (default: 200)")
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--streams", type=int, default=100, help="open event streams beside them (default: 100)")
+    parser.add_argument(
+        "--training", action="store_true", help="instead: what one request a second costs a training run"
+    )
+    parser.add_argument(
+        "--pairs", type=int, default=14, help="with --training, stretches watched and not (default: 14)"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON record goes")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, print the table, write the record; the last line printed is its summary as JSON."""
+    if arguments.training:
+        return run_training_case(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-api-") as folder:
         home = Path(folder)
         registry = fill(home)
@@ -73,6 +82,19 @@ def run(arguments: argparse.Namespace) -> int:
     print_table(record)
     print(json.dumps({"suite": "api", **record.results["summary"], "record": path.name}))
     return 1 if result.failures else 0
+
+
+def run_training_case(arguments: argparse.Namespace) -> int:
+    record = measure_training(arguments.pairs)
+    path = write_stamped(record, arguments.out)
+    summary = record.results["summary"]
+    print(
+        f"a step took {1000 * summary['watched']['mean_seconds']:.1f} ms watched and "
+        f"{1000 * summary['alone']['mean_seconds']:.1f} ms alone: {100 * summary['slow_down']:+.2f}% "
+        f"(standard error {100 * summary['standard_error']:.2f}%)"
+    )
+    print(json.dumps({"suite": "api", "case": "training", **summary, "record": path.name}))
+    return 0
 
 
 def paths(step: Any) -> list[tuple[str, Any]]:

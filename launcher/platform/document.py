@@ -27,7 +27,8 @@ run.yaml` writes our own format from it, with the request's key beside each line
 - Addresses of repositories are `https://`, `ssh://` or `user@host:path`. `file://` is taken only below the folders that
   `$GEMFLEET_SOURCE_ROOTS` names (separated by `:`). Credentials come from the SSH agent or, for https, from
   `$GEMFLEET_GIT_USER` and `$GEMFLEET_GIT_TOKEN`, which go to the host `$GEMFLEET_GIT_HOST` alone; an address with a
-  password in it is refused.
+  password in it is refused. Over ssh the host's key has to be known: to the user, or to the file that
+  `$GEMFLEET_GIT_KNOWN_HOSTS` names.
 - Object stores are `s3://bucket/folder` and `gs://bucket/folder`, for model, data and result. Credentials and region
   come from the environment (`AWS_…`, `GOOGLE_APPLICATION_CREDENTIALS`); `$AWS_ENDPOINT_URL` names a store of your own.
   What is there is copied once to the head, and anew when it has changed; pickles are left out. A result goes to the

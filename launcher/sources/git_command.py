@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ KEPT_VARIABLES = frozenset(
 )
 TOKEN_HELPER = '!f() { echo "username=${GEMFLEET_GIT_USER:-oauth2}"; echo "password=$GEMFLEET_GIT_TOKEN"; }; f'
 PERCENT = re.compile(r"([A-Z][A-Za-z ]+):\s+(\d{1,3})% ")
+TELLING = re.compile(r"^(remote|fatal|error): |^! |Permission denied|Host key verification failed")
 TAIL_CHARACTERS = 2000
 
 
@@ -33,7 +35,7 @@ class GitError(RuntimeError):
 
     def __str__(self) -> str:
         lines = [line.strip() for line in self.detail.splitlines() if line.strip()]
-        telling = [line for line in lines if line.startswith(("remote: ", "fatal: ", "error: ", "! "))]
+        telling = [line for line in lines if TELLING.search(line)]
         return f"{self.what}: {' / '.join((telling or lines)[-4:]) or 'no message'}"
 
 
@@ -126,9 +128,17 @@ class Git:
             "GIT_TEMPLATE_DIR": "",
             "GIT_TERMINAL_PROMPT": "0",
             "GIT_LFS_FORCE_PROGRESS": "1",
-            "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oConnectTimeout=20",
+            "GIT_SSH_COMMAND": ssh_command(),
             "LC_ALL": "C.UTF-8",
         }
+
+
+def ssh_command() -> str:
+    """ssh that never asks, and goes only to hosts whose key is known: to the user's files of them, or to the one that
+    GEMFLEET_GIT_KNOWN_HOSTS names."""
+    known = os.environ.get("GEMFLEET_GIT_KNOWN_HOSTS")
+    options = ["-oBatchMode=yes", "-oConnectTimeout=20", "-oStrictHostKeyChecking=yes"]
+    return shlex.join(["ssh", *options, *([f"-oUserKnownHostsFile={known}"] if known else [])])
 
 
 class _Deadline:
