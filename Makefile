@@ -14,7 +14,7 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-faults test-gpu test-hosts check bench test-timing clean
+.PHONY: help demo test test-quick test-faults test-gpu test-hosts test-real check bench test-timing clean
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
@@ -29,7 +29,7 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 
 test: check ## check, then every test that needs neither a GPU nor several hosts, and causes no faults in whole runs
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing and not real' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
@@ -46,6 +46,10 @@ test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench comp
 test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu extra: Liger's kernels too)
 	@echo "== tests on a GPU"
 	$(BIN)/python -m pytest -m gpu --durations=10
+
+test-real: $(INSTALLED) ## the platform's request as it stands with the real 270M: int4, a batch that finds itself, two workers
+	@echo "== the platform's request with the real model"
+	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
 	@echo "== tests on several hosts"
