@@ -65,6 +65,8 @@ def find_micro(
     train = run.config.train
     if train.batch.micro != "auto":
         return train
+    if train.max_steps == 0:
+        return train.with_micro(1)
     run.enter(RunState.FINDING_BATCH, "finding batch")
 
     def tell(kind: str, sentence: str, facts: Mapping[str, Any]) -> None:

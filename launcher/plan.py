@@ -47,7 +47,8 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         if leaves_recomputation_open(train)
         else train.activation_checkpointing,
         "batch": f"{train.batch.global_} examples a step; {_rows_sentence(train.batch.micro)} in memory at once",
-        "length": f"{train.epochs:g} epochs" + (f", at most {train.max_steps} steps" if train.max_steps else ""),
+        "length": f"{train.epochs:g} epochs"
+        + ("" if train.max_steps is None else f", at most {train.max_steps} steps"),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
         "failures": f"up to {cluster.max_failures} restarts from the newest checkpoint",
         "checkpoints": f"{cluster.storage or runs_folder}/<run id>/checkpoints, every {train.checkpoint.every}, "

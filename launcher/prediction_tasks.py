@@ -36,7 +36,7 @@ class PredictingRank:
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             for name, content in adapter.items():
                 (Path(folder) / name).write_bytes(content)
-            self._predictor = Predictor(Path(folders[node]), Path(folder), train)
+            self._predictor = Predictor(Path(folders[node]), Path(folder) if adapter else None, train)
 
     def questions(self, source: BlockSource, rank: int, answer_after: str) -> list[Question]:
         return questions(source.eval_rows(rank), self._predictor.tokenizer, answer_after)
@@ -47,15 +47,18 @@ class PredictingRank:
 
 def predict_on_cluster(
     source: BlockSource,
-    checkpoint: Path,
+    checkpoint: Path | None,
     folders: Mapping[str, str],
     placement: Placement,
     config: PredictConfig,
     train: TrainConfig,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Answers to the whole evaluation set, rank by rank, batches handed to whichever rank is free."""
-    adapter = {name: (checkpoint / name).read_bytes() for name in ADAPTER_FILES}
+    """Answers to the whole evaluation set, rank by rank, batches handed to whichever rank is free.
+
+    checkpoint: whose adapter is used; None: the base model answers as it is
+    """
+    adapter = {} if checkpoint is None else {name: (checkpoint / name).read_bytes() for name in ADAPTER_FILES}
     resources = placement.resources_per_worker()
     remote = ray.remote(PredictingRank).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     ranks = [remote.remote(dict(folders), adapter, train) for _ in range(placement.workers)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,17 +49,24 @@ class Publication:
 
 def publish(publication: Publication, progress: Progress | None = None) -> Path:
     """Write everything into `<run folder>/output`, which appears whole by one rename. Returns it."""
-    target = publication.run_folder / "output"
-    staging = Path(tempfile.mkdtemp(prefix=".output-", dir=publication.run_folder))
+    with output_folder(publication.run_folder) as staging:
+        _write_all(publication, staging, progress)
+    return publication.run_folder / "output"
+
+
+@contextmanager
+def output_folder(run_folder: Path) -> Iterator[Path]:
+    """A new folder that becomes `<run folder>/output` when the block ends well; until then an older one stays."""
+    target = run_folder / "output"
+    staging = Path(tempfile.mkdtemp(prefix=".output-", dir=run_folder))
     try:
         staging.chmod(0o755)
-        _write_all(publication, staging, progress)
+        yield staging
         if target.exists():
             shutil.rmtree(target)
         staging.rename(target)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return target
 
 
 def _write_all(publication: Publication, folder: Path, progress: Progress | None) -> None:
@@ -70,7 +78,7 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     for place in (folder, folder / publication.checkpoint.name):
         for name in ("adapter_config.json", CONFIG_FILE):
             (place / name).write_text(renamed((place / name).read_text(), publication.names))
-    _copy_request(publication.run_folder, folder)
+    copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
         shutil.copytree(publication.run_folder / "runs", folder / "runs")
     if (publication.run_folder / "predictions").is_dir():
@@ -78,11 +86,16 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     if publication.output.merge:
         merge_adapter(publication.model_folder, publication.checkpoint, folder / "merged", progress)
         copy_tokenizer(publication.model_folder, folder / "merged", side)
-    lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text" for pattern in LFS_PATTERNS]
-    (folder / ".gitattributes").write_text("\n".join(lines) + "\n")
+    write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
     (folder / "loss.svg").write_text(loss_plot(history))
     (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+
+
+def write_attributes(folder: Path) -> None:
+    """Which files a repository keeps in LFS."""
+    lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text" for pattern in LFS_PATTERNS]
+    (folder / ".gitattributes").write_text("\n".join(lines) + "\n")
 
 
 def copy_checkpoint(publication: Publication, target: Path) -> None:
@@ -107,7 +120,7 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return text
 
 
-def _copy_request(run_folder: Path, folder: Path) -> None:
+def copy_request(run_folder: Path, folder: Path) -> None:
     """The platform's request byte for byte, where the run was started from one."""
     for path in run_folder.glob("config.*"):
         if path.name != "config.resolved.yaml" and is_platform_request(read_mapping(path)):

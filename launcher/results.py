@@ -16,6 +16,7 @@ from .delivery.deliver import deliver_folder
 from .placement import Placement
 from .prediction_tasks import predict_on_cluster, write_predictions
 from .publish import Publication, publish, renamed
+from .publish_evaluation import publish_evaluation
 from .sources.fetch import is_remote
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ ROOM_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left: its checkpoint and result, and what it worked with."""
+    """What training left, and what it worked with. checkpoint: None where nothing was trained."""
 
-    checkpoint: Path
+    checkpoint: Path | None
     model_folder: Path
     folders: Mapping[str, str]
     placement: Placement
@@ -44,6 +45,8 @@ class Trained:
 def predict_answers(run: Run, trained: Trained) -> None:
     """Answers on the evaluation set, where they are asked for and the run came to its end."""
     config = run.config.predict
+    if config is None and trained.checkpoint is None:
+        write_predictions(run.folder / "predictions", [], trained.result["eval_loss"])
     if config is None or trained.stopped:
         return
     run.display.phase("predicting")
@@ -65,10 +68,13 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
     names = written_names(run.asked, run.config.train)
     facts = card_facts(run.asked, steps, trained, names)
     config = run.config.output
-    publication = Publication(
-        run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts, names
-    )
-    output = publish(publication, run.display.advance)
+    if trained.checkpoint is None:
+        output = publish_evaluation(run.folder, run.asked, facts)
+    else:
+        publication = Publication(
+            run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts, names
+        )
+        output = publish(publication, run.display.advance)
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
     elif config.deliver:

@@ -153,7 +153,7 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         source, report = prepare_data(run, placement, folders)
         train = find_micro(run, placement, source, folders, options, batch_cache)
         interrupted, snapshot, store = fit(run, train, placement, source, folders)
-        checkpoint = newest_checkpoint(run, store, snapshot["result"])
+        checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, store, snapshot["result"])
         trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])
         return finish(run, trained, interrupted)
 

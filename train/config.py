@@ -209,7 +209,12 @@ class TrainConfig(StrictModel):
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
     epochs: Annotated[float, Field(gt=0)] = 1.0
-    max_steps: Annotated[int | None, Field(gt=0, description="stop after this many optimizer steps")] = None
+    max_steps: Annotated[
+        int | None,
+        Field(
+            ge=0, description="stop after this many optimizer steps; 0: train nothing, only score the evaluation set"
+        ),
+    ] = None
     precision: Annotated[
         Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32; so is `fp16` answered")
     ] = "auto"

@@ -87,7 +87,8 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
         losses = (
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
         )
-        print(f"{result.steps} steps; {losses}adapter: {reporter.checkpoint_folder(result.steps)}")
+        where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
+        print(f"{result.steps} steps; {losses}{where}")
 
 
 @contextmanager

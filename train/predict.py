@@ -77,16 +77,19 @@ def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, m
 
 
 class Predictor:
-    """The base model with a trained adapter on this process's device, ready to answer."""
+    """The base model with a trained adapter, or alone, on this process's device, ready to answer."""
 
-    def __init__(self, model_folder: Path, adapter_folder: Path, config: TrainConfig, local_rank: int = 0) -> None:
+    def __init__(
+        self, model_folder: Path, adapter_folder: Path | None, config: TrainConfig, local_rank: int = 0
+    ) -> None:
         from peft import PeftModel
         from transformers import AutoTokenizer
 
         facts = current_device(local_rank)
         dtype = choose_dtype(config.precision, facts)
         base = load_base_model(model_folder, dtype, facts.device, config.quantization)
-        self.model = PeftModel.from_pretrained(base, str(adapter_folder)).eval()
+        adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
+        self.model = adapted.eval()
         self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
         self.device = facts.device
 

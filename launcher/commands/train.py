@@ -150,8 +150,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         return
     losses = ""
     if result.get("eval_loss") is not None:
-        losses = f"; evaluation loss {result['eval_loss_before']:.4f} -> {result['eval_loss']:.4f}"
+        before = f"{result['eval_loss_before']:.4f} -> " if result["total_steps"] else ""
+        losses = f"; evaluation loss {before}{result['eval_loss']:.4f}"
     typer.echo(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{losses}")
-    typer.echo(f"adapter: {outcome.output}")
+    typer.echo(f"{'adapter' if result['total_steps'] else 'result'}: {outcome.output}")
     typer.echo(f"curves: gemfleet tensorboard {outcome.run_id}")
     typer.echo("dashboard: gemfleet serve")

@@ -222,6 +222,7 @@ def combine_run(request: Request, draft: Draft) -> None:
     when = {"epoch": "epoch", "no": "never", "steps": every or "epoch"}[request.get(evaluation)]
     draft.put("train.evaluation.every", when, evaluation, eval_steps)
     _held_out(request, draft)
+    _without_training(request, draft)
     if P + "log" in request.said_nothing or request.has(P + "log"):
         draft.put("output.tensorboard", bool(request.values.get(P + "log", False)), P + "log")
 
@@ -236,6 +237,19 @@ def _held_out(request: Request, draft: Draft) -> None:
     if request.get(predict):
         batch = request.values.get(P + "per_device_eval_batch_size", 4)
         draft.put("predict.batch", batch, predict, P + "per_device_eval_batch_size")
+
+
+def _without_training(request: Request, draft: Draft) -> None:
+    train, evaluation, predict = P + "do_train", P + "evaluation_strategy", P + "do_predict"
+    if request.get(train):
+        return
+    draft.put("train.max_steps", 0, train)
+    if request.get(evaluation) == "no" and not request.get(predict):
+        draft.problems.append(
+            f"{train}: found false while {evaluation} is `no` and {predict} is false; set one of them"
+        )
+    if request.values.get("peft.merge_adapter"):
+        draft.problems.append(f"peft.merge_adapter: found true while {train} is false; there is no adapter to merge")
 
 
 def combine_adapters(request: Request, draft: Draft) -> None:

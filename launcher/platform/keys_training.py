@@ -253,12 +253,10 @@ RUN_KEYS = (
     Key(
         P + "do_train",
         "whether to train",
-        "",
-        Flag(
-            refused_when=False, remedy="gemfleet trains; set it to true, or predict with the base model by other means"
-        ),
-        "has to be true",
-        how="checked",
+        "train.max_steps",
+        Flag(),
+        "false: nothing is trained; the base model is scored on the evaluation set, and answers it for do_predict",
+        how="together",
         default=True,
     ),
     Key(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,24 @@ def test_a_delivery_that_failed_is_made_up_for(finished: tuple[Path, str], remot
     hook.unlink()
     assert "delivered to" in gemfleet(finished[0], remote, "push", "latest").stdout
     assert git(remote / "result.git", "branch", "--list").split() == [BRANCH]
+
+
+def test_without_training_the_base_is_scored_and_answers(
+    finished: tuple[Path, str], clone: Path, remote: Path, tmp_path: Path
+) -> None:
+    """`do_train: false`: the same evaluation set and loss as the trained run's before its first step."""
+    request = request_for(remote) | {"experiment_name": "base-only"}
+    request["train_model_parameters"] |= {"do_train": False, "auto_find_batch_size": False}
+    (tmp_path / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    changes = ["--set", "cluster.address=local", "--set", "cluster.workers=2", "--set", "predict.max_new_tokens=8"]
+    done = gemfleet(tmp_path, remote, "train", "request.json", *changes)
+    assert done.returncode == 0, done.stderr
+    assert "after 0 of 0 steps" in done.stdout
+    result = fresh_clone(remote, "result", "base-only", tmp_path / "clones")
+    names = {"README.md", ".gitattributes", "cheetah-fine-tuning-config.json", "predictions.jsonl", "metrics.json"}
+    assert {path.name for path in result.iterdir()} == names
+    metrics = check_predictions(result)
+    history = json.loads((clone / "trainer_state.json").read_text())["log_history"]
+    before = next(entry["eval_loss"] for entry in history if "eval_loss" in entry)
+    assert math.log(metrics["perplexity"]) == pytest.approx(before, abs=1e-3)
+    assert str(tmp_path) not in (result / "README.md").read_text()

@@ -138,6 +138,7 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [
     ({"train__save_total_limit": 3}, "cluster.keep_checkpoints", 3),
     ({"train__log": "None"}, "output.tensorboard", False),
     ({"train__do_predict": "false"}, "predict", None),
+    ({"train__do_train": "false"}, "train.max_steps", 0),
 ]
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"trainer": "dpo"}, "trainer: found 'dpo'"),
@@ -147,7 +148,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"peft__bias": "all"}, "peft.bias: found 'all'"),
     ({"peft__task_type": "SEQ_CLS"}, "peft.task_type: found 'SEQ_CLS'"),
     ({"train__optimizer": "adafactor"}, "train_model_parameters.optimizer: found 'adafactor'"),
-    ({"train__do_train": False}, "train_model_parameters.do_train: found False"),
+    (
+        {"train__do_train": False, "train__do_predict": False, "train__evaluation_strategy": "no"},
+        "train_model_parameters.do_train: found false while train_model_parameters.evaluation_strategy is `no`",
+    ),
+    ({"train__do_train": False, "peft__merge_adapter": True}, "peft.merge_adapter: found true while"),
     ({"train__chat_template": "zephyr"}, "train_model_parameters.chat_template: found 'zephyr'"),
     ({"train__log": "wandb"}, "train_model_parameters.log: found 'wandb'"),
     ({"train__disable_gc": True}, "gradient_checkpointing: found true while train_model_parameters.disable_gc"),
