@@ -99,7 +99,9 @@ def test_without_a_token_or_with_a_wrong_one_nothing_is_told(guarded: Live) -> N
 def test_the_read_only_token_changes_nothing(guarded: Live) -> None:
     assert guarded.get("/api/v1/runs", headers=bearer(TOKENS.read))["object"] == "list"
     guarded.post("/api/v1/runs/alpha-2/stop", 403, headers=bearer(TOKENS.read))
+    guarded.post("/api/v1/runs/alpha-1/resume", 403, headers=bearer(TOKENS.read))
     guarded.post("/api/v1/runs", 403, headers=bearer(TOKENS.read), json={"config": VALID})
+    assert guarded.registry.get_run("alpha-1").state == "succeeded"
     assert not guarded.registry.stop_requested("alpha-2")
     guarded.post("/api/v1/runs/alpha-2/stop", 202, headers=bearer(TOKENS.admin))
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -139,27 +142,53 @@ def end_sleeping_hook(script: Path) -> None:
             continue
 
 
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
+    """A disk of that size at `folder`, which is made; yields what gives it another size. Skips where it may not."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs leave to mount a small disk (root)")
+
+    def resize(other: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={other}", str(folder)], check=True)
+
+    try:
+        yield resize
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_full_disk_at_the_server_leaves_the_branch_and_the_result_alone(
     output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(ROOTS_VARIABLE, str(tmp_path))
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=600k", "none", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("needs leave to mount a small disk (root)")
-    try:
-        remote = check_address(bare_repository(disk / "remote.git"), "test-2")
+    with small_disk(tmp_path / "disk", "600k") as resize:
+        remote = check_address(bare_repository(tmp_path / "disk" / "remote.git"), "test-2")
         (output / "more.safetensors").write_bytes(os.urandom(700_000))
         before = content(output)
         with pytest.raises(DeliveryError, match="failed 3 times"):
             push_folder(output, remote, "first", sleep=lambda seconds: None)
         assert branches(remote) == ""
         assert content(output) == before
-        subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+        resize("20m")
         push_folder(output, remote, "first")
         assert arrived(remote, output, tmp_path / "clones")
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_here_leaves_the_branch_and_the_result_alone(
+    output: Path, remote: GitAddress, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", "1500k") as resize:
+        here = tmp_path / "disk" / "output"
+        shutil.copytree(output, here)
+        (here / "more.safetensors").write_bytes(os.urandom(400_000))
+        before = content(here)
+        with pytest.raises(DeliveryError, match="failed 3 times"):
+            push_folder(here, remote, "first", sleep=lambda seconds: None)
+        assert branches(remote) == ""
+        assert content(here) == before
+        assert [path.name for path in here.parent.iterdir()] == ["output"]
+        resize("20m")
+        push_folder(here, remote, "first")
+        assert arrived(remote, here, tmp_path / "clones")
