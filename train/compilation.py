@@ -14,12 +14,22 @@ from torch import nn
 
 from .errors import UserError
 
+MANY_SHAPES = 64
+
 
 def compile_layers(layers: nn.ModuleList) -> None:
     """Compile each layer's forward. It happens at the first pass; hooks of the modules stay outside."""
     refuse_without_compiler()
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=False)
+
+
+def allow_many_shapes() -> None:
+    """Let each new number of rows be compiled: after eight shapes torch would run a layer without compilation, so that
+    the sizes a probe tries last would look slower than they are."""
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = MANY_SHAPES
 
 
 def refuse_without_compiler() -> None:

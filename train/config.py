@@ -284,6 +284,10 @@ class TrainConfig(StrictModel):
             )
         return self
 
+    def compiles_on_cuda(self) -> bool:
+        """Whether layers are compiled on GPUs, where a compiler is found."""
+        return self.compile is True or (self.compile == "auto" and self.hinders_compiling() is None)
+
     def hinders_compiling(self) -> tuple[str, str, str] | None:
         """A field whose value was never tried with compiled layers, that value, and the one that was; None: none."""
         fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))

@@ -24,6 +24,7 @@ from tiny_tokenizer import tiny_tokenizer
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 280.0
 OOM_STEP, OOM_CHECKPOINTS = 7, 3
+OPEN = {"strategy": "auto"}
 ZERO3 = {"strategy": "deepspeed", "deepspeed": {"stage": 3}}
 
 # Runs in every process of the cluster: in runs that save every third step, memory runs out on rank 1 at step 7 as long
@@ -160,14 +161,14 @@ def test_auto_is_found_once_and_changes_no_loss(
     workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float]
 ) -> None:
     home = tmp_path / "home"
-    registry, first = run_to_its_end(workplace, home, ray_address, "auto", every=5)
+    registry, first = run_to_its_end(workplace, home, ray_address, "auto", 5, OPEN)
     trials = events(registry, first, "batch_trial")
     assert len(trials) >= 3
     assert all(trial["data"]["fits"] for trial in trials)
     (found,) = events(registry, first, "batch_found")
     assert trials_are_told(workplace, home, registry, first, trials)
 
-    registry, second = run_to_its_end(workplace, home, ray_address, "auto", every=5)
+    registry, second = run_to_its_end(workplace, home, ray_address, "auto", 5, OPEN)
     (cached,) = events(registry, second, "batch_cached")
     assert cached["data"]["rows"] == found["data"]["rows"]
     assert not events(registry, second, "batch_trial")

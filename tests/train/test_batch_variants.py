@@ -65,3 +65,12 @@ def test_a_variant_sets_all_that_it_stands_for() -> None:
     assert chosen.fsdp2.reshard_after_forward is False
     assert by_name["fsdp2"].fsdp2.reshard_after_forward is True
     assert (by_name["ddp"].strategy, by_name["ddp"].activation_checkpointing) == ("ddp", "off")
+
+
+def test_what_a_compiled_layer_does_in_any_case_is_not_tried_twice() -> None:
+    config, options = settled(80)
+    names = [variant.name for variant in variants_of(config, options, on_gpu=True)]
+    assert "ddp, selective" not in names
+    assert "fsdp2, selective" in names  # divided layers are not compiled
+    plain, options = settled(80, compile=False)
+    assert "ddp, selective" in [variant.name for variant in variants_of(plain, options, on_gpu=True)]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train.capabilities import Choices, choose
-from gemfleet.train.compilation import compile_layers, has_compiler
+from gemfleet.train.compilation import allow_many_shapes, compile_layers, has_compiler
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model import TrainableModel, prepare_layers
 from reference_step import Gradients, relative_difference, trainable
+from torch._dynamo.testing import CompileCounter
 
 TOKENS = 96
 COMPILED = Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing="off")
@@ -116,3 +117,14 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError, match=r"no C\+\+ compiler .* train\.compile: false"):
         compile_layers(trainable().layers)
     has_compiler.cache_clear()
+
+
+def test_probes_compile_every_size_they_try(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = CompileCounter()
+    layer = torch.compile(lambda hidden: hidden * 2 + 1, backend=counter, dynamic=False)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
+    allow_many_shapes()
+    for rows in range(1, 13):
+        layer(torch.ones(rows))
+    torch._dynamo.reset()
+    assert counter.frame_count == 12

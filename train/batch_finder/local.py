@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
+import torch
+
 from ..auto_strategy import Option
 from ..config import TrainConfig
 from ..errors import UserError
@@ -80,7 +82,7 @@ def find_here(
     besides_bytes: int,
 ) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
-    variants = variants_of(config, options)
+    variants = variants_of(config, options, torch.cuda.is_available())
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 
     def open_group(variant: Variant) -> AbstractContextManager[ProbeGroup]:
