@@ -59,14 +59,16 @@ class MemoryRestart:
         rank, rows, scored = cause["data"]["rank"], train.batch.rows_per_pass, train.evaluation.micro
         if rows == 1 and scored in (None, 1):
             raise UserError(f"rank {rank} ran out of memory with one row in a pass; {remedy(1)}")
-        smaller = max(1, rows // 2)
+        smaller, fewer = max(1, rows // 2), None if scored is None else max(1, scored // 2)
         sentence = f"rank {rank} ran out of memory; the micro-batch goes from {rows} to {smaller} rows"
+        if scored is not None:
+            sentence += f", an evaluation's from {scored} to {fewer}"
         facts = {"rank": rank, "from": rows, "to": smaller, "global": train.batch.global_, "cause": cause["message"]}
         self._registry.add_event(self._run_id, RUN_EVENT, sentence, facts)
         self._forget_found()
         self._registry.transition(self._run_id, RunState.RESTARTING, "out of memory")
         note(sentence)
-        return train.with_micro(smaller, None if scored is None else max(1, scored // 2))
+        return train.with_micro(smaller, fewer)
 
     def failures_left(self, allowed: int) -> int:
         """Of the allowed failures, those not used up: an attempt that ended for want of memory used none."""
