@@ -83,7 +83,7 @@ def search(
     found = find_batch(
         variants_of(train),
         lambda _: ProbeGroup(handles, ranks, GroupSettings(0.0, TIMEOUT_S)),
-        SearchLimits(largest, TIMEOUT_S),
+        SearchLimits(largest, TIMEOUT_S, evaluates=True),
         tokens_per_row(train, len(ranks)),
         told,
     )
@@ -121,6 +121,7 @@ def test_a_cap_on_rank_1_alone_decides_for_all(model: Path, strategy: dict[str, 
     found, trials = search(train, [LocalProbe(node=node) for node in NODES], capped, largest=1000)
     largest = max(candidate.rows for candidate in found.candidates)
     assert 4 <= largest <= 8
+    assert found.evaluation_rows == largest
     assert all(rank.peak_bytes <= cap for trial in trials if trial.fits for rank in trial.ranks if rank.rank == 1)
     assert "on rank 1 (10.0.0.2)" in trial_line(strategy["strategy"], trials[0])
     assert "rank 1 on 10.0.0.2 has the least" in found_sentences(found, None)[1]
