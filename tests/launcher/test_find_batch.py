@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.launcher import find_batch
-from gemfleet.launcher.find_batch import FindTask, settle_micro
+from gemfleet.launcher.api.metrics import RunCollector
+from gemfleet.launcher.cli import app
+from gemfleet.launcher.find_batch import FindTask, find_micro, settle_micro
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.probe_host import HostFacts
 from gemfleet.train.batch_finder.cache import BatchCache
@@ -20,6 +27,7 @@ from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows, StepRows
+from typer.testing import CliRunner
 
 MIB = 2**20
 NODES = {"node-a": "10.0.0.1", "node-b": "10.0.0.2"}
@@ -146,3 +154,31 @@ def test_at_no_room_for_one_row_the_error_names_rank_node_and_remedies(monkeypat
     search = Search(monkeypatch, (10_000, 90))
     with pytest.raises(UserError, match=r"rank 1 on 10\.0\.0\.2 needs .*max_length.*fsdp2.*cpu_offload.*int4"):
         search.run()
+
+
+def test_trials_are_on_the_screen_in_the_registry_and_counted(
+    monkeypatch: pytest.MonkeyPatch, gemfleet_home: Path
+) -> None:
+    search = Search(monkeypatch, (10_000, 160))
+    registry, lines = RunRegistry(gemfleet_home / "gemfleet.db"), list[str]()
+    registry.create_run("run-1", "run", "{}", os.getpid())
+    for name, answer in (("batch_key", "key"), ("resolve_model_folder", Path("/model"))):
+        monkeypatch.setattr(find_batch, name, lambda *_, answer=answer: answer)
+    run = SimpleNamespace(
+        id="run-1",
+        registry=registry,
+        note=lines.append,
+        enter=lambda state, _: registry.transition("run-1", state),
+        config=SimpleNamespace(train=search.config, cluster=SimpleNamespace(wait_for_resources_s=1.0)),
+    )
+    folders = dict.fromkeys(NODES, "/model")
+    find_micro(run, search.task.placement, Source(64), folders, (), use_cache=True)  # type: ignore[arg-type]
+    assert registry.get_run("run-1").state == RunState.FINDING_BATCH
+    trials = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_trial"]
+    shown = CliRunner().invoke(app, ["show", "run-1"], catch_exceptions=False).output
+    assert [message for message in trials if message not in lines or message not in shown] == []
+    families = RunCollector(RegistryReader(gemfleet_home / "gemfleet.db")).collect()
+    counter = next(family for family in families if family.name == "gemfleet_batch_trials")
+    assert [sample.value for sample in counter.samples] == [len(trials)]
+    listed = CliRunner().invoke(app, ["batch-cache", "list", "--json"], catch_exceptions=False).output
+    assert [(found["variant"], found["rows"]) for found in json.loads(listed)] == [("ddp, selective", 8)]
