@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -33,14 +34,17 @@ def copy_seconds(size: int, folder: Path) -> float:
     """Seconds from the connection to the end of the sync, for `size` bytes from another process."""
     target = folder / "socket-copy"
     with socket.create_server(("127.0.0.1", 0)) as server:
-        context = multiprocessing.get_context("spawn")
-        sender = context.Process(target=send, args=(server.getsockname()[1], size))
-        sender.start()
+        command = [sys.executable, "-m", "gemfleet.benchmarks.checkpoint.socket_copy"]
+        sender = subprocess.Popen([*command, str(server.getsockname()[1]), str(size)])
         connection, _ = server.accept()
         started = time.perf_counter()
         with connection:
             receive(connection, target)
         seconds = time.perf_counter() - started
-        sender.join()
+        sender.wait()
     target.unlink()
     return seconds
+
+
+if __name__ == "__main__":
+    send(int(sys.argv[1]), int(sys.argv[2]))

@@ -2,7 +2,7 @@
 
 Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
 that), how long the checkpoint then takes from the first rank's first byte to its commit, and the throughput into the
-head beside that of a plain socket copy to the same disk in the same run. One JSON line ends the output.
+head beside that of plain socket copies to the same disk in between. One JSON line ends the output.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
-    """The figures of one run on a Ray cluster of this machine, which ends with it."""
+    """The figures of one run on a Ray cluster of this machine, which ends with it.
+
+    Before each save the yardstick is taken again, in a Ray worker like the store and the ranks: Ray gives its workers a
+    low priority, so on a machine with other work a process of our own would be measured under other conditions.
+    """
     import ray
     from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
     from gemfleet.cluster.checkpoint_store.client import StoreClient
@@ -55,50 +59,52 @@ def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
     try:
         store = StoreClient(start_store("bench", folder / "run", None, StorePolicy(keep=1)))
         store = store.attempt(store.begin_attempt())
-        writer = ray.remote(save_often).options(num_cpus=1)
-        before = copy_seconds(size, folder)
-        ranks = [writer.remote(store, rank, size // 2, saves) for rank in (0, 1)]
-        timings = ray.get(ranks)
+        ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2) for rank in (0, 1)]
+        yardstick = ray.remote(copy_seconds).options(num_cpus=0)
+        plain: list[float] = []
+        timings: list[list[dict[str, float]]] = []
+        for step in range(1, saves + 1):
+            plain.append(ray.get(yardstick.remote(size, folder)))
+            timings.append(ray.get([rank.save.remote(step) for rank in ranks]))
         memory = ray.get(store.store.handle.peak_memory_bytes.remote())
-        plain = min(before, copy_seconds(size, folder))
     finally:
         connection.close()
-    return summary(size, saves, timings, plain, memory)
+    return summary(size, timings, plain, memory)
 
 
-def save_often(store: Any, rank: int, size: int, saves: int) -> list[dict[str, float]]:
-    """What one rank measures: it copies its half of the state, hands it over, and goes on with steps meanwhile."""
-    import torch
-    from gemfleet.launcher.uploads import CheckpointUploads
+class Rank:
+    """One rank with its half of a state. Saves are far apart: what is measured is one save, not the queue behind it."""
 
-    torch.set_num_threads(1)
-    state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
-    timings: list[dict[str, float]] = []
+    def __init__(self, store: Any, rank: int, size: int) -> None:
+        import torch
+        from gemfleet.launcher.uploads import CheckpointUploads
 
-    def send(step: int, folder: Path, metrics: Mapping[str, float]) -> None:
-        timings[step - 1]["began"] = time.perf_counter()
-        store.upload(step, folder, rank, (0, 1))
-        timings[step - 1]["ended"] = time.perf_counter()
+        torch.set_num_threads(1)
+        self._store, self._rank = store, rank
+        self._state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
+        self._work = tempfile.TemporaryDirectory()
+        self._uploads = CheckpointUploads(self._send, Path(self._work.name), print)
+        self._timing: dict[str, float] = {}
 
-    with tempfile.TemporaryDirectory() as work:
-        uploads = CheckpointUploads(send, Path(work), print)
-        for step in range(1, saves + 1):
-            uploads.wait()  # saves far apart: what is measured is one save, not the queue behind it
-            while step > 1 and step - 1 not in [manifest.step for manifest in store.manifests()]:
-                time.sleep(0.01)  # the other rank is not done
-            plain = statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))
-            started = time.perf_counter()
-            stand_in_step()
-            done = time.perf_counter()
-            copied = {name: tensor.clone() for name, tensor in state.items()}
-            taken = time.perf_counter()
-            timings.append({"step": plain, "copy": taken - done})
-            uploads.save(step, partial(write, rank, copied), {})
-            timings[-1]["grown"] = time.perf_counter() - started - plain
-            timings[-1]["hand_over"] = time.perf_counter() - taken
-            del copied
-        uploads.close(600)
-    return timings
+    def save(self, step: int) -> dict[str, float]:
+        """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
+        self._timing = {"step": statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))}
+        started = time.perf_counter()
+        stand_in_step()
+        done = time.perf_counter()
+        copied = {name: tensor.clone() for name, tensor in self._state.items()}
+        taken = time.perf_counter()
+        self._uploads.save(step, partial(write, self._rank, copied), {})
+        ended = time.perf_counter()
+        self._timing |= {"copy": taken - done, "hand_over": ended - taken, "save_step": ended - started}
+        del copied
+        self._uploads.wait()
+        return self._timing
+
+    def _send(self, step: int, folder: Path, metrics: Mapping[str, float]) -> None:
+        self._timing["began"] = time.perf_counter()
+        self._store.upload(step, folder, self._rank, (0, 1))
+        self._timing["ended"] = time.perf_counter()
 
 
 def stand_in_step() -> None:
@@ -122,22 +128,27 @@ def write(rank: int, state: Mapping[str, Any], folder: Path) -> None:
     save_file(dict(state), folder / f"rank-{rank}.safetensors")
 
 
-def summary(size: int, saves: int, timings: list[list[dict[str, float]]], plain: float, memory: int) -> dict[str, Any]:
-    """Medians over saves. An upload counts from the first rank's beginning to the last one's end, by the same clock."""
-    saved = [[rank[n] for rank in timings] for n in range(saves)]
-    upload = statistics.median(max(e["ended"] for e in save) - min(e["began"] for e in save) for save in saved)
+def summary(
+    size: int, timings: Sequence[Sequence[Mapping[str, float]]], plain: Sequence[float], memory: int
+) -> dict[str, Any]:
+    """Medians over saves. `timings`: of each save, its ranks'; `plain`: the socket copy's seconds before each save.
+
+    An upload counts from the first rank's beginning to the last one's end, by the clock that processes share.
+    """
+    uploads = [max(rank["ended"] for rank in save) - min(rank["began"] for rank in save) for save in timings]
+    every = [rank for save in timings for rank in save]
+    upload, copy = statistics.median(uploads), statistics.median(plain)
     return {
         "mib": size // MIB,
-        "saves": saves,
-        "step_seconds": statistics.median(entry["step"] for rank in timings for entry in rank),
-        "step_grows_by_seconds": statistics.median(entry["grown"] for rank in timings for entry in rank),
-        "step_grows_beyond_copy_seconds_worst": max(e["grown"] - e["copy"] for rank in timings for e in rank),
-        "copy_seconds": statistics.median(entry["copy"] for rank in timings for entry in rank),
-        "hand_over_seconds_worst": max(entry["hand_over"] for rank in timings for entry in rank),
+        "saves": len(timings),
+        "step_seconds": statistics.median(rank["step"] for rank in every),
+        "step_with_save_seconds": statistics.median(rank["save_step"] for rank in every),
+        "copy_seconds": statistics.median(rank["copy"] for rank in every),
+        "hand_over_seconds_worst": max(rank["hand_over"] for rank in every),
         "upload_seconds": upload,
         "store_mib_per_second": size / MIB / upload,
-        "socket_mib_per_second": size / MIB / plain,
-        "store_of_socket": plain / upload,
+        "socket_mib_per_second": size / MIB / copy,
+        "store_of_socket": statistics.median(p / u for p, u in zip(plain, uploads, strict=True)),
         "store_peak_memory_mib": memory / MIB,
     }
 
