@@ -179,8 +179,15 @@ def test_a_quantised_base_is_refused_where_it_would_be_divided(strategy: str, qu
 def test_throughput_never_counts_padding_as_text() -> None:
     """Rates that count padding mislead (transformers #29889, torchtune #2296): three counts, told apart."""
     counts = {"raw_tokens": 1000, "tokens": 600, "supervised_tokens": 100}
+    rest = {
+        "world_size": 2,
+        "peak_memory_bytes": 1,
+        "flops": 1.0,
+        "recomputed_flops": 0.0,
+        "rated_flops_per_second": None,
+    }
     record = StepThroughput(
-        step_seconds=2.0, data_wait_seconds=0.0, world_size=2, peak_memory_bytes=1, **counts
+        step_seconds=2.0, data_wait_seconds=0.0, checkpoint_wait_seconds=0.0, **counts, **rest
     ).record()
     rates = [record[f"{name}_per_second"] for name in ("raw_tokens", "tokens", "supervised_tokens")]
     assert rates == [500.0, 300.0, 50.0]
