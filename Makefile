@@ -14,7 +14,7 @@ PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-faults test-gpu test-hosts test-real check bench test-timing clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-hosts test-real check bench test-timing clean
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
@@ -27,13 +27,17 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 	@echo "== demo: gemfleet train examples/demo.yaml"
 	$(BIN)/gemfleet train examples/demo.yaml
 
-test: check ## check, then every test that needs neither a GPU nor several hosts, and causes no faults in whole runs
+test: check ## check, then every test but those of the targets below and those that need a GPU
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing and not real' --durations=10
+	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing and not real and not long' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
 	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow'
+
+test-long: $(INSTALLED) ## every strategy on four ranks, and every pair of strategies resumed on other ranks
+	@echo "== long tests"
+	$(BIN)/python -m pytest -m long --durations=10
 
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk)
 	@echo "== faults"

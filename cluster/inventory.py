@@ -121,7 +121,7 @@ def wait_for_resources(
         missing = _missing(workers, cpus_per_worker, gpus_per_worker, now)
         if time.monotonic() >= deadline:
             raise ResourcesUnavailable(
-                f"{missing}; waited {timeout_s:g} s. Ask for fewer or smaller workers, or add nodes"
+                f"{missing}; waited {timeout_s:g} s. Lower cluster.workers or cluster.cpus_per_worker, or add nodes"
             )
         if missing != told:
             on_wait(missing)

@@ -109,6 +109,9 @@ def _never_theirs() -> dict[str, str]:
         "fp16.enabled": "train.precision",
         "amp.enabled": "train.precision",
         "zero_force_ds_cpu_optimizer": "train.optim",
+        "zero_optimization.zero_quantized_weights": "train.quantization",
+        "zero_optimization.zero_quantized_nontrainable_weights": "train.quantization",
+        "zero_optimization.zero_hpz_partition_size": "train.strategy",
     }
 
 

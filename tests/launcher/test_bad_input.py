@@ -95,19 +95,25 @@ def test_all_rows_longer_than_the_limit(tmp_path: Path, model: Path) -> None:
 def test_too_few_resources(tmp_path: Path, model: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n' * 3)
     train = {"model": str(model), "data": {"train": "rows.jsonl"}}
-    with local_ray(cpus=1) as address:
+    with local_ray(cpus=3, gpus=1) as address:
         asked = {"address": address, "workers": 3, "cpus_per_worker": 2, "wait_for_resources_s": 2}
-        sentence = refused(tmp_path, train, asked)
+        sentence = refused(tmp_path, train, {**asked, "gpus_per_worker": 0})
+        more_than_gpus = refused(tmp_path, train, {"address": address, "workers": 2, "wait_for_resources_s": 0})
     assert "asked for 3 workers with 2 CPUs" in sentence
-    assert "1 CPU" in sentence
-    assert "waited 2 s" in sentence
+    assert "3 CPUs" in sentence
+    assert "waited 2 s. Lower cluster.workers or cluster.cpus_per_worker, or add nodes" in sentence
+    assert "asked for 2 workers with 1 CPU and 1 GPU each; 3 CPUs and 1 GPU are free" in more_than_gpus
+    assert "Lower cluster.workers" in more_than_gpus
 
 
 @contextmanager
-def local_ray(cpus: int) -> Iterator[str]:
+def local_ray(cpus: int, gpus: int) -> Iterator[str]:
+    """`gpus`: how many the cluster says it has; nothing gets as far as using one."""
     import ray
 
-    context = ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=100 * 2**20)
+    context = ray.init(
+        address="local", num_cpus=cpus, num_gpus=gpus, include_dashboard=False, object_store_memory=100 * 2**20
+    )
     try:
         yield str(context.address_info["address"])
     finally:

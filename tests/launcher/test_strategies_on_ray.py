@@ -1,33 +1,40 @@
-"""`gemfleet train` on a local Ray cluster trains the same run under each strategy."""
+"""`gemfleet train` on a local Ray cluster trains the same run under each strategy, and `auto` says what it chose."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from gemfleet.cluster.run_registry import RunRegistry
 from tiny_model import save_tiny_gemma3
+from tiny_run import ends, gemfleet, history, local_ray
 from tiny_tokenizer import tiny_tokenizer
 
 pytestmark = pytest.mark.slow
-WAIT_SECONDS = 240.0
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "ddp": {"strategy": "ddp"},
+    "auto": {"strategy": "auto"},
     "fsdp2": {"strategy": "fsdp2"},
-    "zero-2": {"strategy": "deepspeed", "deepspeed": {"stage": 2}},
     "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": "zero.json"}},
 }
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model, rows of unequal lengths, and a DeepSpeed file beside the configuration."""
+def address() -> Iterator[str]:
+    """Room for all of the runs at once: most of their time is waiting."""
+    with local_ray(2 * len(STRATEGIES)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, address: str) -> Path:
+    """A model, rows of unequal lengths, a DeepSpeed file beside the configurations, and one finished run of each.
+
+    Three examples a step on two ranks, so that ranks differ in passes.
+    """
     folder = tmp_path_factory.mktemp("work")
     save_tiny_gemma3(folder / "model")
     tiny_tokenizer(folder / "model")
@@ -35,56 +42,54 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     zero = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     (folder / "zero.json").write_text(json.dumps(zero))
+    runs = []
+    for name, changes in STRATEGIES.items():
+        train = {
+            "model": "model",
+            "data": {"train": "rows.jsonl", "max_length": 24},
+            "batch": {"global": 3},
+            "optim": {"learning_rate": 2e-3},
+            "precision": "fp32",
+            **changes,
+        }
+        cluster = {"address": address, "workers": 2, "wait_for_resources_s": 60.0}
+        (folder / f"{name}.yaml").write_text(
+            yaml.safe_dump({"train": train, "cluster": cluster, "api": {"enabled": False}})
+        )
+        runs.append(gemfleet(folder, folder / f"home-{name}", "train", f"{name}.yaml"))
+    for run in runs:
+        ends(run)
     return folder
 
 
-@pytest.fixture(scope="module")
-def ray_address() -> Iterator[str]:
-    import ray
-
-    context = ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 2**20)
-    yield str(context.address_info["address"])
-    ray.shutdown()
+def losses(workplace: Path, name: str) -> list[float]:
+    (output,) = workplace.glob(f"home-{name}/runs/{name}-*/output")
+    return [entry["loss"] for entry in history(output) if "loss" in entry]
 
 
-def losses(workplace: Path, home: Path, address: str, name: str) -> list[float]:
-    """Train three examples a step on two ranks, so that ranks differ in passes; the published history's losses."""
-    train = {
-        "model": "model",
-        "data": {"train": "rows.jsonl", "max_length": 24},
-        "batch": {"global": 3},
-        "optim": {"learning_rate": 2e-3},
-        "precision": "fp32",
-        **STRATEGIES[name],
-    }
-    config = {"train": train, "cluster": {"address": address, "workers": 2, "wait_for_resources_s": 60.0}}
-    path = workplace / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    done = subprocess.run(
-        [sys.executable, "-m", "gemfleet.launcher.cli", "train", str(path)],
-        env={**os.environ, "GEMFLEET_HOME": str(home), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (output,) = home.glob(f"runs/{name}-*/output")
-    history = json.loads((output / "trainer_state.json").read_text())["log_history"]
-    return [entry["loss"] for entry in history if "loss" in entry]
+def test_auto_is_settled_and_told(workplace: Path) -> None:
+    registry = RunRegistry(workplace / "home-auto" / "gemfleet.db")
+    (run,) = registry.list_runs()
+    (event,) = [event for event in registry.events(run.id) if event["kind"] == "strategy"]
+    assert event["message"].startswith("strategy for 2 ranks: ddp: the whole base fits on every rank")
+    assert event["data"]["strategy"] == "ddp"
+    assert event["data"]["fitting"][0] == "ddp"
+    folder = workplace / "home-auto" / "runs" / run.id
+    assert yaml.safe_load((folder / "config.resolved.yaml").read_text())["train"]["strategy"] == "auto"
+    (trained,) = folder.glob("checkpoints/*/training_config.json")
+    assert json.loads(trained.read_text())["train"]["strategy"] == "ddp"
 
 
-@pytest.fixture(scope="module")
-def expected(workplace: Path, tmp_path_factory: pytest.TempPathFactory, ray_address: str) -> list[float]:
-    """The losses under DDP."""
-    return losses(workplace, tmp_path_factory.mktemp("home"), ray_address, "ddp")
+def test_layers_stay_gathered_where_that_fits(workplace: Path) -> None:
+    registry = RunRegistry(workplace / "home-fsdp2" / "gemfleet.db")
+    (run,) = registry.list_runs()
+    (event,) = [event for event in registry.events(run.id) if event["kind"] == "strategy"]
+    assert (event["data"]["strategy"], event["data"]["reshard_after_forward"]) == ("fsdp2", False)
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "zero-2", "zero-3"])
-def test_each_strategy_trains_the_same_through_ray(
-    workplace: Path, tmp_path: Path, ray_address: str, expected: list[float], name: str
-) -> None:
-    found = losses(workplace, tmp_path, ray_address, name)
+@pytest.mark.parametrize("name", ["fsdp2", "zero-3"])
+def test_each_strategy_trains_the_same_through_ray(workplace: Path, name: str) -> None:
+    found, expected = losses(workplace, name), losses(workplace, "auto")
     print(f"\n{name}: loss {found[0]:.4f} -> {found[-1]:.4f} in {len(found)} steps", end="")
     assert len(expected) > 5
     assert found == pytest.approx(expected, abs=1e-4)

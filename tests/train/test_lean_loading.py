@@ -20,6 +20,10 @@ from transformers import Gemma3TextConfig
 
 GIB = 2**30
 RANKS = 4
+DIVIDED: dict[str, dict[str, Any]] = {
+    "fsdp2": {"strategy": "fsdp2"},
+    "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
+}
 
 
 def test_placeholders_have_the_names_shapes_and_buffers_of_the_model(tmp_path: Path) -> None:
@@ -49,25 +53,17 @@ def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({"strategy": "fsdp2"}, id="fsdp2"),
-        pytest.param(
-            {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
-            id="zero-3",
-            marks=pytest.mark.xfail(strict=True, reason="transformers reads all files on rank 0 under ZeRO-3"),
-        ),
-    ],
-)
-def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path) -> None:
     whole, layer = save_random_1b(tmp_path)
-    with RankPool(RANKS) as pool:
-        peaks = pool.run(peak_of_loading, str(tmp_path), changes)
     allowed = whole / RANKS + 2 * layer + GIB
-    print(f"\n{changes['strategy']}: whole {whole / GIB:.2f} GiB, allowed {allowed / GIB:.2f}, peaks", end=" ")
-    print(", ".join(f"{peak / GIB:.2f}" for peak in peaks))
-    assert max(peaks) <= allowed < whole
+    worst = {}
+    with RankPool(RANKS) as pool:
+        for name, changes in DIVIDED.items():
+            peaks = pool.run(peak_of_loading, str(tmp_path), changes)
+            print(f"\n{name}: whole {whole / GIB:.2f} GiB, allowed {allowed / GIB:.2f}, peaks", end=" ")
+            print(", ".join(f"{peak / GIB:.2f}" for peak in peaks))
+            worst[name] = max(peaks)
+    assert max(worst.values()) <= allowed < whole
 
 
 def peak_of_loading(folder: str, changes: dict[str, Any]) -> int:

@@ -122,7 +122,7 @@ def test_ranks_with_unequal_memory_settle_on_the_least(laboratory: Laboratory) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.long)])
 def test_every_strategy_trains_the_same_run(laboratory: Laboratory, ranks: int) -> None:
     expected = laboratory.whole("ddp", 1)
     print(f"\n{'strategy':10} {'ranks':>5} {'checkpointing':>14} {'last loss':>10} {'loss off by':>12} {'adapter':>9}")
@@ -144,12 +144,22 @@ def test_options_change_no_number(laboratory: Laboratory, name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("writer", "reader", "ranks"),
+    [("fsdp2", "zero-3", 1), ("zero-1", "ddp", 1), ("ddp", "fsdp2", 4), ("zero-3", "zero-2", 4)],
+)
+def test_a_sample_resumes_on_other_ranks(laboratory: Laboratory, writer: str, reader: str, ranks: int) -> None:
+    assert same_run(laboratory.resumed(writer, 2, reader, ranks), laboratory.whole("ddp", 2))
+
+
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("ranks", [1, 4])
 @pytest.mark.parametrize("writer", STRATEGIES)
 def test_a_checkpoint_resumes_under_every_strategy_on_other_ranks(
     laboratory: Laboratory, writer: str, ranks: int
 ) -> None:
-    expected = laboratory.whole("ddp", 1)
+    expected = laboratory.whole("ddp", 2)
     failed = {}
     for reader in STRATEGIES:
         outcome = laboratory.resumed(writer, 2, reader, ranks)

@@ -19,11 +19,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import OptimConfig
+from ..lean import WeightFiles, placeholder_model
 from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel, load_base_model
 from .base import StateDict
 from .collectives import most_over_ranks, sum_over_ranks
 from .ddp import build_optimizer
+from .zero_shards import fill_shares
 
 
 class DeepSpeedStrategy:
@@ -42,34 +44,27 @@ class DeepSpeedStrategy:
         self._backwards_left = 0
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-        """Under stage 3 transformers divides each layer as it is made, and fills it from rank 0's file."""
+        """Under stage 3 placeholders: `setup` reads this rank's shares from the files."""
+        self._device = device
         if self._stage < 3:
             return load_base_model(folder, dtype, device)
-        from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
-
-        with _quiet_deepspeed(device):
-            bf16 = {"enabled": dtype == torch.bfloat16}
-            kept_alive = HfDeepSpeedConfig({**self._engine_json, "bf16": bf16})
-            try:
-                return load_base_model(folder, dtype, device)
-            finally:
-                unset_hf_deepspeed_config()
-                del kept_alive
+        self._files = WeightFiles(folder)
+        return placeholder_model(folder, dtype)
 
     def setup(self, model: TrainableModel) -> TrainableModel:
-        self._device = model.device
         self._parameters = model.adapter_parameters()
         optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         criterion = model.criterion
         with _quiet_deepspeed(self._device) as deepspeed:
             if self._stage == 3:
                 criterion = _GatheredHead(criterion)
+                fill_shares(model.peft_model.get_base_model(), self._files, self._device, self._engine_json)
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=model.text_model, optimizer=optimizer, config=self._engine_json, dist_init_required=False
             )
             if self._stage == 3:
                 _gather_with_their_projection(model.text_model)
-        return dataclasses.replace(model, text_model=self._engine, criterion=criterion)
+        return dataclasses.replace(model, text_model=self._engine, criterion=criterion, device=self._device)
 
     def passes(self, own: int) -> int:
         self._backwards_left = most_over_ranks(own, self._device)
