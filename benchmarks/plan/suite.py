@@ -7,6 +7,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,14 +74,35 @@ def chosen_cases(names: str) -> list[Case]:
 
 
 def measure(case: Case, threads: int) -> Result:
-    """One fresh process. Raises UserError with its last words if it fails."""
-    command = [sys.executable, "-m", f"{__package__}.child", case.name, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, env=child_environment(threads), check=False)
-    if done.returncode != 0:
-        words = done.stderr.strip().splitlines() or ["it printed nothing"]
-        raise UserError(f"the process of {case.name} ended with code {done.returncode}: {words[-1]}")
-    found = json.loads(done.stdout)
-    return Result(case, case.predicted(), int(found["peak_bytes"]), int(found["baseline_bytes"]))
+    """One fresh process for each rank; the rank that takes most counts. UserError with its last words if one fails."""
+    from .random_base import save_random_base
+
+    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+        if case.needs_files:
+            save_random_base(case.shape(), case.torch_dtype, Path(folder))
+        ranks = [start(case, threads, Path(folder), rank) for rank in range(case.ranks)]
+        answers = [rank.communicate()[0] for rank in ranks]
+        for number, rank in enumerate(ranks):
+            if rank.returncode != 0:
+                words = errors_file(Path(folder), number).read_text().strip().splitlines() or ["it printed nothing"]
+                raise UserError(f"a process of {case.name} ended with code {rank.returncode}: {words[-1]}")
+    worst = max((json.loads(answer) for answer in answers), key=lambda found: int(found["peak_bytes"]))
+    return Result(case, case.predicted(), int(worst["peak_bytes"]), int(worst["baseline_bytes"]))
+
+
+def start(case: Case, threads: int, folder: Path, rank: int) -> subprocess.Popen[str]:
+    """The cores are shared out among the ranks."""
+    threads = max(1, threads // case.ranks)
+    command = [sys.executable, "-m", f"{__package__}.child", case.name, str(threads), str(folder), str(rank)]
+    with errors_file(folder, rank).open("w") as errors:
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=child_environment(threads)
+        )
+
+
+def errors_file(folder: Path, rank: int) -> Path:
+    """What a rank writes to its standard error: a file, as nobody reads it while ranks wait for one another."""
+    return folder / f"errors-{rank}.txt"
 
 
 def build_record(results: Sequence[Result], threads: int) -> Record:

@@ -48,7 +48,7 @@ def _random(shape: ModelShape) -> Path:
     if not (folder / "complete").exists():
         import torch
 
-        from ..plan.child import random_base
+        from ..plan.random_base import random_base
 
         base = random_base(shape, torch.bfloat16)
         base.save_pretrained(folder)

@@ -49,11 +49,13 @@ def test_one_gpu_trains_what_the_cpu_does(name: str, tmp_path: Path) -> None:
 def test_the_plan_foretells_the_memory_within_a_tenth(checkpointing: Any) -> None:
     """The 270M's shape with random weights; `max_memory_reserved` beside the plan without its guess of the runtime."""
     from gemfleet.benchmarks.plan.cases import Case
-    from gemfleet.benchmarks.plan.child import random_model, train
+    from gemfleet.benchmarks.plan.child import config_of, train
+    from gemfleet.benchmarks.plan.random_base import random_model
     from gemfleet.train.activation_checkpointing import checkpoint_layers
     from gemfleet.train.batch_finder.probe import worst_rows
     from gemfleet.train.planning import Sharing, Workload, memory_per_rank
     from gemfleet.train.planning.memory import CUDA_RUNTIME
+    from gemfleet.train.strategies import build_strategy
 
     case = Case("270m", "bf16", 2048, 8, checkpointing=checkpointing)
     work = Workload(length=case.length, micro=case.micro, dtype=case.dtype)
@@ -63,7 +65,7 @@ def test_the_plan_foretells_the_memory_within_a_tenth(checkpointing: Any) -> Non
     before = torch.cuda.memory_reserved()
     model = random_model(case.shape(), torch.bfloat16, torch.device("cuda", 0))
     checkpoint_layers(model.layers, checkpointing)
-    train(model, worst_rows(case.micro, case.length, case.shape().vocabulary))
+    train(model, build_strategy(config_of(case)), worst_rows(case.micro, case.length, case.shape().vocabulary))
     measured = torch.cuda.max_memory_reserved() - before
     print(f"{case.name}: {measured / 2**30:.2f} GiB reserved, {predicted.total / 2**30:.2f} GiB foretold")
     assert predicted.total - CUDA_RUNTIME == pytest.approx(measured, rel=0.10)

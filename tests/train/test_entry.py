@@ -67,11 +67,16 @@ def test_one_process_and_two_under_torchrun_learn_the_same(config: Path, tmp_pat
 
 
 def test_strategies_learn_the_same_alone_and_under_torchrun(config: Path, tmp_path: Path) -> None:
+    """`auto` is settled before anything is loaded, the same on both ranks."""
     slowly = ["--set", "train.optim.learning_rate=1e-3"]
-    fsdp2 = ["--set", "train.strategy=fsdp2"]
+    auto, fsdp2 = ["--set", "train.strategy=auto"], ["--set", "train.strategy=fsdp2"]
     zero3 = ["--set", "train.strategy=deepspeed", "--set", "train.deepspeed.stage=3"]
-    expected = [entry["loss"] for entry in train([], config, tmp_path / "ddp", *slowly) if "loss" in entry]
-    for number, (launcher, strategy) in enumerate([([], fsdp2), (TORCHRUN, fsdp2), ([], zero3), (TORCHRUN, zero3)]):
+    expected = [
+        entry["loss"] for entry in train(TORCHRUN, config, tmp_path / "auto", *slowly, *auto) if "loss" in entry
+    ]
+    (trained,) = (tmp_path / "auto").rglob("checkpoint-5/training_config.json")
+    assert json.loads(trained.read_text())["train"]["strategy"] == "ddp"
+    for number, (launcher, strategy) in enumerate([(TORCHRUN, fsdp2), ([], zero3)]):
         history = train(launcher, config, tmp_path / str(number), *slowly, *strategy)
         assert [entry["loss"] for entry in history if "loss" in entry] == pytest.approx(expected, abs=1e-4)
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
+from gemfleet.benchmarks.plan.random_base import save_random_base
 from gemfleet.train.batch_finder.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.lean import WeightFiles, placeholder_model
 from gemfleet.train.model import attach_lora, load_base_model
+from gemfleet.train.planning import SIZES
 from gemfleet.train.strategies import build_strategy
 from rank_pool import RankPool
 from safetensors.torch import save_file
 from strategy_cases import strategy_config
 from tiny_model import save_tiny_gemma3, tiny_gemma3
-from transformers import Gemma3TextConfig
 
 GIB = 2**30
 RANKS = 4
@@ -54,7 +55,8 @@ def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path) -> None:
-    whole, layer = save_random_1b(tmp_path)
+    sizes = save_random_base(SIZES["1b"], torch.bfloat16, tmp_path)
+    whole, layer = sum(sizes.values()), sum(size for name, size in sizes.items() if ".layers.0." in name)
     allowed = whole / RANKS + 2 * layer + GIB
     worst = {}
     with RankPool(RANKS) as pool:
@@ -79,23 +81,3 @@ def peak_of_loading(folder: str, changes: dict[str, Any]) -> int:
     base = strategy.load_base(Path(folder), torch.bfloat16, torch.device("cpu"))
     strategy.setup(attach_lora(base, config.lora, config.seed, "random"))
     return peak_resident_bytes() - before
-
-
-def save_random_1b(folder: Path) -> tuple[int, int]:
-    """A text-only Gemma 3 in the shape of the 1B, random, bf16. Returns its bytes, and those of one layer."""
-    Gemma3TextConfig(
-        vocab_size=262144,
-        hidden_size=1152,
-        intermediate_size=6912,
-        num_hidden_layers=26,
-        num_attention_heads=4,
-        num_key_value_heads=1,
-        head_dim=256,
-        sliding_window=512,
-        architectures=["Gemma3ForCausalLM"],
-    ).save_pretrained(folder)
-    shapes = {name: p.shape for name, p in placeholder_model(folder, torch.bfloat16).named_parameters()}
-    weights = {name: torch.empty(shape, dtype=torch.bfloat16).normal_(std=0.02) for name, shape in shapes.items()}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    sizes = {name: weight.nbytes for name, weight in weights.items()}
-    return sum(sizes.values()), sum(size for name, size in sizes.items() if ".layers.0." in name)

@@ -45,13 +45,14 @@ class DeepSpeedStrategy:
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         """Under stage 3 placeholders: `setup` reads this rank's shares from the files."""
-        self._device = device
         if self._stage < 3:
             return load_base_model(folder, dtype, device)
-        self._files = WeightFiles(folder)
+        self._files, self._device = WeightFiles(folder), device
         return placeholder_model(folder, dtype)
 
     def setup(self, model: TrainableModel) -> TrainableModel:
+        if self._stage < 3:
+            self._device = model.device
         self._parameters = model.adapter_parameters()
         optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         criterion = model.criterion

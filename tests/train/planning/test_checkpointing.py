@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.benchmarks.plan.child import random_model
+from gemfleet.benchmarks.plan.random_base import random_model
 from gemfleet.train.activation_checkpointing import checkpoint_layers
 from gemfleet.train.batch_finder.probe import worst_rows
 from gemfleet.train.planning import SIZES, Sharing, Workload

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gemfleet.benchmarks.plan.child import text_config
+from gemfleet.benchmarks.plan.random_base import text_config
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model import attach_lora

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.benchmarks.plan.child import text_config
+from gemfleet.benchmarks.plan.random_base import text_config
 from gemfleet.train.activation_checkpointing import checkpoint_layers
 from gemfleet.train.config import LoraConfig
 from gemfleet.train.interfaces import PackedRows
