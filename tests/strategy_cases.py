@@ -145,3 +145,14 @@ def devices_of_unequal_ranks() -> RankDevices:
     """What all ranks have at least, where rank 1 may use far less than rank 0. Collective."""
     limit = "8GiB" if dist.get_rank() == 0 else "700MiB"
     return rank_devices(strategy_config(batch={"global": 3, "device_memory_limit": limit}), 0, dist.get_world_size())
+
+
+def reduce_bucket(model_folder: str, changes: dict[str, Any]) -> tuple[int, int]:
+    """Values that DeepSpeed's buffer for gradients has room for, and values that are trained. Collective."""
+    config = strategy_config(**changes)
+    strategy: Any = build_strategy(config)
+    base = strategy.load_base(Path(model_folder), torch.float32, torch.device("cpu"))
+    model = attach_lora(base, config.lora, config.seed, "tiny")
+    trained = sum(parameter.numel() for parameter in model.adapter_parameters().values())
+    strategy.setup(model)
+    return strategy._optimizer.reduce_bucket_size, trained

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .config import DeepSpeedConfig, TrainConfig
 
 Json = dict[str, Any]
+REDUCE_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's own
 
 
 def read_deepspeed_json(path: str, beside: Path | None = None) -> Json:
@@ -78,6 +79,15 @@ def engine_json(train: TrainConfig) -> Json:
     }
     theirs = {k: v for k, v in _theirs(settings).items() if k not in ("train_batch_size", "bf16", "fp16")}
     return _merged(_without_auto(theirs), ours)
+
+
+def with_reduce_bucket(engine: Json, trained: int) -> Json:
+    """The buffer in which gradients are reduced, sized for so many trained values unless a person has set it.
+
+    DeepSpeed allocates it whole, for 5e8 values by default: 2 GB in fp32, where adapters have a few million.
+    """
+    bucket = {"reduce_bucket_size": min(trained, REDUCE_BUCKET_VALUES)}
+    return {**engine, "zero_optimization": {**bucket, **engine["zero_optimization"]}}
 
 
 def _theirs(settings: DeepSpeedConfig) -> Json:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gemfleet.train.planning.memory import CPU_PROCESS
 from rank_pool import RankPool
-from strategy_cases import Outcome, base_bytes, devices_of_unequal_ranks, train_case
+from strategy_cases import Outcome, base_bytes, devices_of_unequal_ranks, reduce_bucket, train_case
 from tiny_model import save_tiny_gemma3
 
 LOSS, ADAPTER = 1e-4, 1e-3
@@ -119,6 +119,12 @@ def test_ranks_with_unequal_memory_settle_on_the_least(laboratory: Laboratory) -
     least, same = laboratory.pool(2).run(devices_of_unequal_ranks)
     assert least == same
     assert (least.ranks, least.memory_bytes) == (2, 700 * 2**20 - CPU_PROCESS)
+
+
+def test_deepspeed_reserves_no_more_for_gradients_than_adapters_have(laboratory: Laboratory) -> None:
+    for name in ("zero-2", "zero-3"):
+        for bucket, trained in laboratory.pool(2).run(reduce_bucket, laboratory.model, STRATEGIES[name]):
+            assert bucket == trained > 0
 
 
 @pytest.mark.slow

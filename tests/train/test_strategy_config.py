@@ -10,7 +10,7 @@ import pytest
 import yaml
 from gemfleet.train.config import StrictModel, TrainConfig
 from gemfleet.train.config_file import load_validated
-from gemfleet.train.deepspeed_json import engine_json
+from gemfleet.train.deepspeed_json import engine_json, with_reduce_bucket
 from gemfleet.train.entry import check_ranks_have_gpus
 from gemfleet.train.errors import UserError
 
@@ -110,3 +110,10 @@ def test_more_ranks_than_gpus() -> None:
     check_ranks_have_gpus(ranks=4, gpus=4)
     with pytest.raises(UserError, match=r"--nproc-per-node is 4, but this machine has 2 GPUs; start at most 2"):
         check_ranks_have_gpus(ranks=4, gpus=2)
+
+
+def test_the_buffer_for_gradients_is_as_large_as_the_adapters_unless_a_person_says(tmp_path: Path) -> None:
+    plain, set_by_hand = {}, {"zero_optimization": {"reduce_bucket_size": 7}}
+    for content, trained, expected in ((plain, 1000, 1000), (plain, 10**9, 5 * 10**8), (set_by_hand, 1000, 7)):
+        engine = with_reduce_bucket(engine_json(load(tmp_path, **with_json(**content))), trained)
+        assert engine["zero_optimization"] == {"stage": 2, "reduce_bucket_size": expected}

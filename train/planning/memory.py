@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
+from ..deepspeed_json import REDUCE_BUCKET_VALUES
 from . import activations
 from .counts import (
     body_linear,
@@ -22,7 +23,6 @@ MIB = 2**20
 
 CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/loss.py
 DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
-ZERO_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's reduce_bucket_size and allgather_bucket_size
 ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
 
 # NF4 in blocks of 64 with an 8-bit scale each, and an fp32 scale for 256 of those (Dettmers et al. 2023).
@@ -171,7 +171,7 @@ def communication_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ran
         return min(trained, DDP_BUCKET)
     if sharing.name == "fsdp2":
         return trained  # gradients of earlier passes wait undivided for the step's one reduction
-    return min(trained, ZERO_BUCKET_VALUES * FP32)
+    return min(trained, REDUCE_BUCKET_VALUES * FP32)
 
 
 def _share(size: int, ranks: int) -> int:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config import OptimConfig
+from ..deepspeed_json import with_reduce_bucket
 from ..lean import WeightFiles, placeholder_model
 from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel, load_base_model
@@ -56,12 +57,13 @@ class DeepSpeedStrategy:
         self._parameters = model.adapter_parameters()
         optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         criterion = model.criterion
+        engine_json = with_reduce_bucket(self._engine_json, sum(p.numel() for p in self._parameters.values()))
         with _quiet_deepspeed(self._device) as deepspeed:
             if self._stage == 3:
                 criterion = _GatheredHead(criterion)
-                fill_shares(model.peft_model.get_base_model(), self._files, self._device, self._engine_json)
+                fill_shares(model.peft_model.get_base_model(), self._files, self._device, engine_json)
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
-                model=model.text_model, optimizer=optimizer, config=self._engine_json, dist_init_required=False
+                model=model.text_model, optimizer=optimizer, config=engine_json, dist_init_required=False
             )
             if self._stage == 3:
                 _gather_with_their_projection(model.text_model)
