@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,12 +9,12 @@ from typing import Any
 import ray
 from gemfleet.train.batch_finder.cache import cache_key
 from gemfleet.train.batch_finder.finder import Variant
-from gemfleet.train.batch_finder.memory import container_bytes, machine_bytes
 from gemfleet.train.checkpoint import versions
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.resolve import read_model_config
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .device_facts import device_facts
 from .placement import Placement
 
 # Fields of the training section that change neither memory nor the speed of a pass.
@@ -58,22 +55,3 @@ def _nodes(model_folders: Mapping[str, str]) -> list[dict[str, Any]]:
         [task.options(num_cpus=0, scheduling_strategy=strategy).remote() for strategy in where]
     )
     return facts
-
-
-def device_facts() -> dict[str, Any]:
-    """This node's processor, memory and GPUs, looked at without taking any of them."""
-    return {
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "memory": machine_bytes(),
-        "container": container_bytes(),
-        "gpus": _gpus(),
-    }
-
-
-def _gpus() -> list[str]:
-    try:
-        query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
-        return subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.splitlines()
-    except (OSError, subprocess.SubprocessError):
-        return []

@@ -17,7 +17,7 @@ from gemfleet.train.planning.options import DeviceKind
 from gemfleet.train.resolve import read_model_config, resolve_model_folder
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .batch_key import device_facts
+from .device_facts import device_facts
 from .placement import Placement
 
 if TYPE_CHECKING:
