@@ -17,7 +17,9 @@ SUITES = {
     "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",
     "throughput": "tokens per second, MFU and memory of training, by size, strategy, precision, length and batch",
     "scaling": "weak and strong scaling over workers of this machine, and bytes on the wire",
+    "launch": "from `gemfleet train` and `gemfleet resume` to the first step, and where that time goes",
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
+    "report": "records as one HTML page, Markdown and pictures",
     "compare": "two sets of records: what regressed, what improved, what is noise",
 }
 

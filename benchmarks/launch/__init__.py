@@ -1,0 +1,1 @@
+"""From `gemfleet train` to the first training step."""

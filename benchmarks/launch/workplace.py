@@ -1,0 +1,55 @@
+"""A user's folder with a tiny model, a tokenizer of bytes, and rows: nothing in it takes time but starting."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import yaml
+
+from ..training.models import model_folder
+
+ROWS = 256
+WORKERS = 2
+# More epochs than anybody waits for: the suite ends each run once it has seen a step.
+EPOCHS = 500.0
+
+
+def make_workplace(folder: Path, address: str) -> Path:
+    """The configuration file. Its run uses `WORKERS` ranks of the Ray cluster at `address`."""
+    # A link would be refused: the folder is staged to nodes.
+    shutil.copytree(model_folder("tiny", None), folder / "model")
+    save_byte_tokenizer(folder / "model")
+    rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "name": "bench-launch",
+        "train": {
+            "model": "./model",
+            "data": {"train": "rows.jsonl", "max_length": 128, "eval_fraction": 0.0},
+            "batch": {"global": 4},
+            "epochs": EPOCHS,
+            "precision": "fp32",
+            "checkpoint": {"every": "never"},
+        },
+        "cluster": {"address": address, "workers": WORKERS},
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def save_byte_tokenizer(folder: Path) -> None:
+    """One token for each byte, and Gemma's control tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*special, *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
