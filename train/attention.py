@@ -12,7 +12,7 @@ window is cut into blocks of queries that read only the keys their window reache
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Packing:
         return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
 
 
+@cache
 def register_packed_attention() -> str:
     """Make `ATTENTION_NAME` known to transformers and return it. Calling it again changes nothing."""
     from transformers import AttentionInterface
@@ -55,7 +56,18 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-@torch.compiler.disable  # documents differ from pass to pass; what is compiled around it does not
+@cache
+def keep_outside_graphs() -> None:
+    """Compiled layers call attention as it is: documents differ from pass to pass, what is around it does not.
+
+    A decorator would import torch's compiler wherever this module is imported, a second or two of every process.
+    """
+    from transformers import AttentionInterface
+
+    name = register_packed_attention()
+    AttentionInterface.register(name, torch.compiler.disable(packed_attention))
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,

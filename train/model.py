@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .activation_checkpointing import checkpoint_layers
-from .attention import register_packed_attention
+from .attention import keep_outside_graphs, register_packed_attention
 from .capabilities import Choices, attention_kernel
 from .compilation import compile_layers
 from .config import LoraConfig, Quantization
@@ -182,6 +182,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
+        keep_outside_graphs()
         compile_layers(model.layers)
         model.pad_to = choices.pad_to
     checkpoint_layers(model.layers, choices.activation_checkpointing)
