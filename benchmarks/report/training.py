@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..scaling.efficiency import COLUMNS as SCALING_COLUMNS
-from ..scaling.efficiency import MODES, cells, efficiencies
+from ..scaling.efficiency import cells, efficiencies
 from ..shared.record import Record
 from ..throughput.table import COLUMNS, notes, rows
 from .chart import Chart, Section, Series, TableOf
@@ -73,7 +73,7 @@ def scaling_section(records: Sequence[Record]) -> Section:
     points = efficiencies(records)
     table = TableOf(("mode", *SCALING_COLUMNS), [list(cells(point)) for point in points])
     series = []
-    for mode in MODES:
+    for mode in dict.fromkeys(point.mode for point in points):
         mine = [point for point in points if point.mode == mode]
         series.append(Series(f"{mode} scaling", [float(p.workers) for p in mine], [p.tokens_per_second for p in mine]))
     if points:

@@ -38,14 +38,18 @@ def efficiencies(records: Sequence[Record]) -> list[Point]:
     if not singles:
         return []
     reference = max(singles, key=_rate)  # the fastest single worker of all its rows and micro-batches
-    points = []
+    every = sorted({record.config["ranks"] for record in good})
+    points: list[Point] = []
     for mode in MODES:
+        of_mode = []
         base = (min if mode == "weak" else max)(record.config["rows"] for record in singles)
-        for workers in sorted({record.config["ranks"] for record in good}):
+        for workers in every:
             rows = base if mode == "weak" else base // workers
             found = [r for r in good if (r.config["ranks"], r.config["rows"]) == (workers, rows)]
             if found:
-                points.append(_point(mode, max(found, key=_rate), reference))
+                of_mode.append(_point(mode, max(found, key=_rate), reference))
+        if len(of_mode) == len(every):  # a single worker's rows alone make no mode
+            points += of_mode
     return points
 
 

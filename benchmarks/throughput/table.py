@@ -15,6 +15,9 @@ COLUMNS = (
     *("peak GiB", "data", "comm.", "saving", "loss", "grad norm"),
 )
 
+# What fits on a terminal; the Markdown has all.
+SHOWN = ("tokens/s", "supervised", "s/step", "MFU", "HFU", "peak GiB", "data", "comm.", "saving", "loss")
+
 
 def rows(records: Sequence[Record]) -> list[list[str]]:
     """One row a case, its name first."""
@@ -22,11 +25,13 @@ def rows(records: Sequence[Record]) -> list[list[str]]:
 
 
 def print_table(console: Console, records: Sequence[Record]) -> None:
-    table = Table("case", title="LoRA training")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in rows(records):
-        table.add_row(*row)
+    table = Table(title="LoRA training")
+    table.add_column("case", overflow="fold")
+    for column in SHOWN:
+        table.add_column(column, justify="right", no_wrap=True)
+    for case, *values in rows(records):
+        found = dict(zip(COLUMNS, values, strict=True))
+        table.add_row(case, *(found[column] for column in SHOWN))
     console.print(table)
     for line in notes(records):
         console.print(line, highlight=False)
