@@ -184,7 +184,10 @@ def stage(run: Run) -> tuple[Path, dict[str, str]]:
     folder = resolve_model_folder(run.config.train.model)
     check_context(folder, run.config.train.data.max_length)
     cache = str(gemfleet_home() / "cache" / "staged")
-    return folder, stage_folder(folder, cache, lambda sent, total: run.display.advance(sent >> 20, total >> 20, "MiB"))
+    staged = stage_folder(folder, cache, lambda sent, total: run.display.advance(sent >> 20, total >> 20, "MiB"))
+    if len(staged.folders) > 1:
+        run.note(staged.describe())
+    return folder, staged.folders
 
 
 def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> tuple[RayBlockSource, str]:

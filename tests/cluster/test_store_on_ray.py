@@ -1,4 +1,4 @@
-"""The head's actors on a real cluster of two nodes: checkpoints, Ray Train's filesystem, the recorder, staging."""
+"""The head's actors on a real cluster of two nodes: checkpoints, Ray Train's filesystem, the recorder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from gemfleet.cluster.errors import ClusterError, StaleGeneration
 from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunRegistry
-from gemfleet.cluster.staging import content_hash, list_files, send_folder, stage_folder
 from object_store import Kept
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -319,63 +318,3 @@ def test_actors_live_while_their_creator_holds_them_and_end_with_it(two_nodes: A
         time.sleep(0.1)
     with pytest.raises(ValueError, match="Failed to look up actor"):
         ray.get_actor(name, namespace="gemfleet")
-
-
-def test_a_folder_that_a_node_has_is_used_in_place(two_nodes: Any, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "model", a=b"weights")
-    told: list[tuple[int, int]] = []
-    staged = stage_folder(folder, str(tmp_path / "cache"), lambda sent, total: told.append((sent, total)))
-    assert staged == {two_nodes.head: str(folder), two_nodes.worker: str(folder)}
-    assert told == []
-    assert not (tmp_path / "cache").exists()
-
-
-def test_a_folder_is_copied_once_and_whole(two_nodes: Any, tmp_path: Path) -> None:
-    """Two nodes of one host copy to the same place at the same time: the hardest case for whose copy gets the name."""
-    folder = folder_of(tmp_path / "model", weights=bytes(range(256)) * 8192, empty=b"")
-    folder_of(folder / "deep", c=b"333")
-    (tmp_path / "blob").write_bytes(b"linked")
-    (folder / "link").symlink_to(tmp_path / "blob")
-    files = list_files(folder)
-    total = sum(file.size for file in files)
-    target = tmp_path / "cache" / content_hash(files)
-    told: list[tuple[int, int]] = []
-    staged = send_folder(
-        folder,
-        files,
-        str(target),
-        [two_nodes.head, two_nodes.worker],
-        lambda sent, of: told.append((sent, of)),
-        chunk_bytes=256 << 10,
-    )
-    assert staged == {two_nodes.head: str(target), two_nodes.worker: str(target)}
-    assert told[-1] == (total, total)
-    assert len(told) == 8 + 3
-    assert list_files(target) == files
-    assert not (target / "link").is_symlink()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [target.name]
-
-
-def test_a_copy_that_arrives_damaged_is_never_taken_for_whole(two_nodes: Any, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path / "model", a=b"weights")
-    files = list_files(folder)
-    (folder / "a").write_bytes(b"WEIGHTS")  # changed after it was hashed
-    target = tmp_path / "cache" / content_hash(files)
-    with pytest.raises(ClusterError, match="arrived damaged, or it changed"):
-        send_folder(folder, files, str(target), [two_nodes.worker])
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_what_cannot_be_staged_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="does not exist on this node"):
-        list_files(tmp_path / "absent")
-    folder = folder_of(tmp_path / "model")
-    with pytest.raises(ClusterError, match="holds no files"):
-        list_files(folder)
-    (folder / "link").symlink_to(tmp_path)
-    with pytest.raises(ClusterError, match="not a regular file, nor a link to one"):
-        list_files(folder)
-    (folder / "link").unlink()
-    (folder / "link").symlink_to(tmp_path / "absent")
-    with pytest.raises(ClusterError, match="cannot be read"):
-        list_files(folder)

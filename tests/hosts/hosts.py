@@ -22,7 +22,13 @@ from pathlib import Path
 
 import psutil
 
-PROGRAMS = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux", "hostname": "hostname"}
+PROGRAMS = {
+    "ip": "iproute2",
+    "tc": "iproute2",
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "hostname": "hostname",
+}
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = "/tmp/home"
 # Ray's own limits are 30 to 100 s, too short where the processes of all hosts start on the same two busy cores.
@@ -75,6 +81,10 @@ class Host:
     pid: int
     environment: Mapping[str, str]
 
+    def sent_bytes(self) -> int:
+        """What this host has sent over its interface since it was brought up, packet headers and all."""
+        return int(self.run(["cat", "/sys/class/net/eth0/statistics/tx_bytes"]).stdout)
+
     def disk(self, inside: str | Path) -> Path:
         """Where a path of this host's file system is for the test itself, to place files and to look."""
         return Path(f"/proc/{self.pid}/root") / str(inside).lstrip("/")
@@ -115,6 +125,16 @@ class Fleet:
 
     def plug_in(self, name: str) -> None:
         in_network(self.switch_pid, "ip", "link", "set", name, "up")
+
+    @contextlib.contextmanager
+    def slowed(self, name: str, rate: str) -> Iterator[None]:
+        """What the host sends goes no faster than `rate`, in tc's notation, for example `1gbit`."""
+        queue = f"root tbf rate {rate} burst 1mb latency 500ms".split()
+        in_network(self[name].pid, *["tc", "qdisc", "add", "dev", "eth0"], *queue)
+        try:
+            yield
+        finally:
+            in_network(self[name].pid, *["tc", "qdisc", "del", "dev", "eth0", "root"])
 
 
 @contextlib.contextmanager

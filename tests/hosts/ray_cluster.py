@@ -7,7 +7,10 @@ import time
 from dataclasses import dataclass
 
 from tests.hosts.hosts import Fleet, Host
+from tests.tiny_model import save_tiny_gemma3
+from tests.tiny_tokenizer import tiny_tokenizer
 
+WORK = "/tmp/work"  # on the head's private disk
 GCS_PORT = 6379
 DASHBOARD_PORT = 8265
 OBJECT_STORE_BYTES = 256 << 20
@@ -68,3 +71,11 @@ def _wait_for_job_server(cluster: RayCluster, timeout_s: float = START_TIMEOUT_S
     while cluster.head.run(["python", "-c", script], check=False).returncode:
         assert time.monotonic() < deadline, f"no job server at {cluster.dashboard} after {timeout_s:g} s"
         time.sleep(1)
+
+
+def prepare_head(head: Host) -> None:
+    """A tiny random Gemma 3 with its tokenizer, and data, that no other host has."""
+    model, data = head.disk(f"{WORK}/model"), head.disk(f"{WORK}/data.jsonl")
+    tiny_tokenizer(save_tiny_gemma3(model))
+    rows = [{"prompt": f"what is {n} and {n}\n", "completion": f"the answer is {2 * n}"} for n in range(48)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +12,15 @@ import pytest
 import yaml
 from safetensors import safe_open
 
-from tests.hosts.hosts import Host, fleet_of
-from tests.hosts.ray_cluster import RayCluster, start_ray
-from tests.tiny_model import save_tiny_gemma3
-from tests.tiny_tokenizer import tiny_tokenizer
+from tests.hosts.hosts import Host
+from tests.hosts.ray_cluster import WORK, RayCluster
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
-WORK = "/tmp/work"  # on the head's private disk
 JOB_FOLDER = "/tmp/job"
 RUNS = "/tmp/home/.gemfleet/runs"
 JOB_TIMEOUT_S = 600.0
 PRIVATE_DISKS = ("/tmp", "/run", "/var/tmp", "/dev/shm")
 CHECKPOINT_FILES = {"adapter_model.safetensors", "optimizer.safetensors", "trainer_state.json", "data_state.json"}
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[RayCluster]:
-    with fleet_of(["head", "left", "right"]) as fleet:
-        running = start_ray(fleet, cpus={"head": 0, "left": 1, "right": 1})
-        prepare_head(running.head)
-        yield running
 
 
 def test_job_trains_on_the_workers_and_checkpoints_come_home(cluster: RayCluster) -> None:
@@ -76,14 +64,6 @@ def test_stop_saves_and_ends(cluster: RayCluster) -> None:
     check_checkpoint(head, run["id"], last)
     assert last == run["newest_step"]["step"]
     assert_workers_hold_no_checkpoint(cluster)
-
-
-def prepare_head(head: Host) -> None:
-    """A tiny random Gemma 3 with its tokenizer, and data, that no other host has."""
-    model, data = head.disk(f"{WORK}/model"), head.disk(f"{WORK}/data.jsonl")
-    tiny_tokenizer(save_tiny_gemma3(model))
-    rows = [{"prompt": f"what is {n} and {n}\n", "completion": f"the answer is {2 * n}"} for n in range(48)]
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_config(host: Host, max_steps: int) -> None:
