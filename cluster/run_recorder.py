@@ -46,9 +46,10 @@ class RunRecorder:
         self._folder = Path(home) / "runs" / run_id
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         self._board: Any = None
+        self._paused = False
 
     def push(self, rank: int, batch: Sequence[Record], who: Record) -> bool:
-        """Take one rank's records; returns whether the run was asked to stop.
+        """Take one rank's records; returns whether it should save and end: the run is to stop, or to pause.
 
         Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
         """
@@ -63,7 +64,14 @@ class RunRecorder:
             if record["kind"] in ("event", "result"):
                 name = record.get("event", record["kind"])
                 self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
-        return self._registry.stop_requested(self._run_id)
+        return self._paused or self._registry.stop_requested(self._run_id)
+
+    def pause(self, paused: bool) -> None:
+        """Whether the ranks shall save a checkpoint and end, so that the run goes on elsewhere or on more of them.
+
+        Kept in memory only: the driver says it again as long as it holds.
+        """
+        self._paused = paused
 
     def log(self, source: str, lines: Sequence[str]) -> None:
         """Append lines to `logs/<source>.log`."""

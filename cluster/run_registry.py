@@ -53,7 +53,10 @@ class RunRegistry:
                 )
                 self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
         except sqlite3.IntegrityError:
-            raise RunConflict(f"a run with the id {run_id!r} exists already; choose another id") from None
+            raise RunConflict(
+                f"a run with the id {run_id!r} exists already; choose another id, or go on with it: "
+                f"`gemfleet resume {run_id}`"
+            ) from None
 
     def reopen(self, run_id: str, config: str, driver_pid: int | None = None) -> None:
         """A run that has ended is launched again: state `queued`. RunConflict while it has not ended."""
@@ -101,6 +104,11 @@ class RunRegistry:
             )
             message = f"{state}: {reason}" if reason else state
             self._event(db, run_id, "state", message, {"state": state, "reason": reason})
+
+    def set_reason(self, run_id: str, reason: str) -> None:
+        """Why the run stands where it does, until its state changes: what it waits for, for example."""
+        with self._connect() as db:
+            db.execute("UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", (reason, time.time(), run_id))
 
     def add_event(self, run_id: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:
         with self._connect() as db:
@@ -150,6 +158,11 @@ class RunRegistry:
         with self._connect() as db:
             row = (run_id, rank, node, address, pid, time.time())
             db.execute("INSERT OR REPLACE INTO ranks VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def forget_ranks(self, run_id: str) -> None:
+        """Before ranks start anew, perhaps fewer of them on other nodes."""
+        with self._connect() as db:
+            db.execute("DELETE FROM ranks WHERE run_id = ?", (run_id,))
 
     def request_stop(self, run_id: str) -> None:
         """Ask a run to save a checkpoint and end. RunConflict when it has ended."""

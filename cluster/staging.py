@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,14 @@ class NodeCopy:
 
 
 def stage_folder(
-    folder: Path, cache_root: str, on_progress: Progress | None = None, *, chunk_bytes: int = CHUNK_BYTES
+    folder: Path,
+    cache_root: str,
+    on_progress: Progress | None = None,
+    *,
+    known: Mapping[str, str] = MappingProxyType({}),
+    chunk_bytes: int = CHUNK_BYTES,
 ) -> Staged:
-    """Bring `folder` to every living node.
+    """Bring `folder` to every living node; those that are `known` to hold it, by node id, are not asked again.
 
     Where that content exists already it is used in place; elsewhere the target is `<cache_root>/<hash of the content>`.
     `on_progress` gets bytes delivered and bytes in all. ClusterError when the folder holds no files or something that
@@ -94,13 +100,14 @@ def stage_folder(
     """
     import ray
 
-    from .inventory import list_nodes
+    from .inventory import answering_nodes
 
     started = time.monotonic()
     folder = folder.resolve()
     own = ray.get_runtime_context().get_node_id()
-    others = [node.id for node in list_nodes() if node.id != own]
-    staged = Staged({own: str(folder)})
+    living = [node.id for node in answering_nodes() if not node.draining]
+    others = [node for node in living if node != own and node not in known]
+    staged = Staged({own: str(folder)} | {node: path for node, path in known.items() if node in living})
     if others:
         files = list_files(folder, chunk_bytes)
         target = str(Path(cache_root) / content_hash(files))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from gemfleet.cluster.checkpoint_store.places import is_storage
 from gemfleet.train.config import StrictModel, TrainConfig
-from pydantic import Field, field_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 BRANCH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
@@ -32,6 +32,19 @@ class WatchdogConfig(StrictModel):
         return {phase: seconds for phase, seconds in limits.items() if seconds is not None}
 
 
+class WorkerRange(StrictModel):
+    """An elastic run: as many ranks as there is room for, between these. The global batch stays the same."""
+
+    min: Annotated[int, Field(ge=1, description="fewest ranks; with fewer places the run waits")] = 1
+    max: Annotated[int, Field(ge=1, description="most ranks; when nodes join, the run saves and goes on with more")]
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max {self.max}; give min no larger than max")
+        return self
+
+
 class ClusterConfig(StrictModel):
     """Which Ray cluster, how many ranks on it, and what happens when it fails or is full."""
 
@@ -43,8 +56,12 @@ class ClusterConfig(StrictModel):
         ),
     ] = "auto"
     workers: Annotated[
-        Literal["auto"] | Annotated[int, Field(ge=1)],
-        Field(description="ranks; `auto`: one for every GPU, or one for every node where there is no GPU"),
+        Annotated[Literal["auto"] | Annotated[int, Field(ge=1)], Tag("number")] | Annotated[WorkerRange, Tag("range")],
+        Discriminator(lambda value: "range" if isinstance(value, (dict, WorkerRange)) else "number"),
+        Field(
+            description="ranks; `auto`: one for every GPU, or one for every node where there is no GPU; "
+            "`{min: 2, max: 8}`: as many as there is room for"
+        ),
     ] = "auto"
     cpus_per_worker: Annotated[
         Literal["auto"] | Annotated[float, Field(gt=0)],
@@ -53,8 +70,20 @@ class ClusterConfig(StrictModel):
     gpus_per_worker: Annotated[
         Literal["auto", 0, 1], Field(description="GPUs of one rank; `auto`: 1 where the cluster has any")
     ] = "auto"
+    gpu_kind: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="use only nodes whose GPUs Ray calls so, for example `H100`; null: where there are several "
+            "kinds, the one that is fastest together",
+        ),
+    ] = None
     wait_for_resources_s: Annotated[
-        float, Field(ge=0, description="seconds to wait until the cluster has room for all ranks")
+        float,
+        Field(
+            ge=0,
+            description="seconds to wait until the cluster has room for all ranks; behind other runs there is no limit",
+        ),
     ] = 300.0
     max_failures: Annotated[
         int, Field(ge=0, description="restarts from the last checkpoint after a rank or a node was lost")

@@ -115,26 +115,14 @@ class RayBlockSource:
         return self._held[block].result()
 
 
-def prepare_on_cluster(
-    config: TrainConfig,
-    world_size: int,
-    tokenizer_folders: Mapping[str, str],
-    start_step: int = 0,
-    progress: Progress | None = None,
-) -> tuple[RayBlockSource, DataReport]:
-    """Tokenise and pack all steps from `start_step` to the run's end; returns when every block is ready.
+def tokenise_on_cluster(
+    config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
+) -> PreparedData:
+    """Read the data on this node, tokenise it on the cluster, split off the evaluation set.
 
     `tokenizer_folders` gives, for each Ray node id (hex) that may work, the folder there that holds the tokenizer.
     UserError when no example is left to train on, or no node that holds the tokenizer has a CPU.
     """
-    prepared = tokenise_on_cluster(config, tokenizer_folders, progress)
-    return pack_on_cluster(prepared, config, world_size, start_step, progress), prepared.report
-
-
-def tokenise_on_cluster(
-    config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
-) -> PreparedData:
-    """Read the data on this node, tokenise it on the cluster, split off the evaluation set."""
     data = config.data
     report = DataReport(data.train)
     tokenised = _tokenise(data, tokenizer_folders, report, progress)

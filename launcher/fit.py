@@ -21,14 +21,17 @@ from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 from .memory_restart import EndsForMemory
+from .moves import EndsForPlaces
 from .placement import Placement
 from .torch_backend import PreparedTorchConfig
 from .worker import RankJob, train_rank
 
 log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
-HEALTH_VARIABLE = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-HEALTH_SECONDS = "0.5"
+# Ray Train reads these from the driver's environment. How often the controller looks for lost ranks: its own 2 s is
+# most of the time that a restart takes apart from starting Python. Drained nodes are `moves.py`'s: Ray's own watcher
+# waits until the deadline and then counts a failure.
+FIT_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,11 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
             storage_filesystem=settings.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
-            callbacks=[EndsForGood(settings.recorder), EndsForMemory(settings.recorder)],
+            callbacks=[
+                EndsForGood(settings.recorder),
+                EndsForMemory(settings.recorder),
+                EndsForPlaces(settings.recorder, placement, job.model_folders),
+            ],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -106,17 +113,15 @@ class FitThread(threading.Thread):
         self.ended = threading.Event()
 
     def run(self) -> None:
-        # Ray reads it from the environment: how often the controller looks for lost ranks. Its own 2 s is most of the
-        # time that a restart takes apart from starting Python.
-        before = os.environ.get(HEALTH_VARIABLE)
-        os.environ.setdefault(HEALTH_VARIABLE, HEALTH_SECONDS)
+        added = {name: value for name, value in FIT_VARIABLES.items() if name not in os.environ}
+        os.environ.update(added)
         try:
             self._trainer.fit()
         except BaseException as error:
             self.error = error
         finally:
-            if before is None:
-                os.environ.pop(HEALTH_VARIABLE, None)
+            for name in added:
+                os.environ.pop(name, None)
             self.ended.set()
 
 

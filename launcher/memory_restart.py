@@ -20,6 +20,12 @@ from ray.train import UserCallback
 log = logging.getLogger("gemfleet.launcher")
 RANK_EVENT = "rank_out_of_memory"  # a rank's own words; several ranks may say so at once
 RUN_EVENT = "out_of_memory"  # the head's answer to it, once
+MOVED_EVENT = "moved"  # the ranks start anew on other nodes, or in another number
+
+
+def is_excused(event: Mapping[str, Any]) -> bool:
+    """Whether this event says that an attempt ended for a reason which is no failure."""
+    return event["kind"] == RUN_EVENT or (event["kind"] == MOVED_EVENT and bool(event["data"]["excused"]))
 
 
 class RanksNeedMemoryError(RuntimeError):
@@ -71,18 +77,19 @@ class MemoryRestart:
         return train.with_micro(smaller, fewer)
 
     def failures_left(self, allowed: int) -> int:
-        """Of the allowed failures, those not used up: an attempt that ended for want of memory used none."""
-        attempts = len([event for event in self._events() if event["kind"] == "attempt"])
-        return max(0, allowed - (attempts - self._restarts()))
+        """Of the allowed failures, those not used up; below 0 when one more than them has happened.
+
+        An attempt that ended for want of memory used none, nor did one that saved and moved elsewhere.
+        """
+        events = self._events()
+        attempts = len([event for event in events if event["kind"] == "attempt"])
+        return allowed - (attempts - len([event for event in events if is_excused(event)]))
 
     def _forget_found(self) -> None:
         """What a search found did not hold, so that no later run shall rely on it."""
         for event in self._events():
             if event["kind"] in ("batch_found", "batch_cached"):
                 BatchCache(batch_cache_file()).remove(event["data"]["key"])
-
-    def _restarts(self) -> int:
-        return len([event for event in self._events() if event["kind"] == RUN_EVENT])
 
     def _events(self) -> list[dict[str, Any]]:
         """Those of this launch: what happened before a resume was answered then."""

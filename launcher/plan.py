@@ -18,7 +18,7 @@ from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.options import DeviceKind
 from gemfleet.train.precision import describe_precision
 
-from .config import LaunchConfig
+from .config import LaunchConfig, WorkerRange
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,17 @@ def _strategy_sentence(config: LaunchConfig, facts: ModelFacts | None) -> str:
     if facts is None or cluster.workers == "auto":
         return f"{train.strategy}, settled by the plan once model and cluster are known"
     kind: DeviceKind = "cpu" if cluster.gpus_per_worker == 0 else "cuda"
-    return needs(train, shape_of_config(facts.config, train.model), cluster.workers, kind)
+    workers = cluster.workers.min if isinstance(cluster.workers, WorkerRange) else cluster.workers
+    return needs(train, shape_of_config(facts.config, train.model), workers, kind)
 
 
 def _rows_sentence(micro: int | str) -> str:
     return "as many packed rows of a rank as are fastest" if micro == "auto" else f"{micro} packed rows of a rank"
 
 
-def _ranks_sentence(workers: int | str, gpus: int | str) -> str:
+def _ranks_sentence(workers: int | str | WorkerRange, gpus: int | str) -> str:
     if workers == "auto":
         return "one for every GPU of the cluster, or one for every node where there is no GPU"
     devices = {"auto": "with a GPU each where the cluster has any", 0: "on CPUs", 1: "with a GPU each"}
-    return f"{workers}, {devices[gpus]}"
+    number = f"{workers.min} to {workers.max}" if isinstance(workers, WorkerRange) else workers
+    return f"{number}, {devices[gpus]}"

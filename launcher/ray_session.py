@@ -9,13 +9,14 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.inventory import check_address
 from gemfleet.cluster.local import connect, resolve_address
 
-from .config import ClusterConfig
+from .config import ClusterConfig, WorkerRange
 
 
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[None]:
     """Attached to the configured cluster; one that had to be started for the run ends with it."""
-    workers = 1 if cluster.workers == "auto" else cluster.workers
+    workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
+    workers = 1 if workers == "auto" else workers
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
     connection = connect(address_of(cluster), workers, cpus)
     try:

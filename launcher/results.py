@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.train.config import TrainConfig
 
-from .data_tasks import RayBlockSource
 from .delivery.deliver import deliver_folder
-from .placement import Placement
+from .places import Ground
 from .prediction_tasks import predict_on_cluster, write_predictions
 from .publish import Publication, publish, renamed
 from .publish_evaluation import publish_evaluation
@@ -27,14 +26,10 @@ ROOM_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left, and what it worked with. checkpoint: None where nothing was trained."""
+    """What training left, and what it stood on at the end. checkpoint: None where nothing was trained."""
 
     checkpoint: Path | None
-    model_folder: Path
-    folders: Mapping[str, str]
-    placement: Placement
-    source: RayBlockSource
-    data_report: str
+    ground: Ground
     result: dict[str, Any]
 
     @property
@@ -50,12 +45,13 @@ def predict_answers(run: Run, trained: Trained) -> None:
     if config is None or trained.stopped:
         return
     run.display.phase("predicting")
-    size = trained.placement
+    ground = trained.ground
+    size = ground.placement
     # The ranks of training have ended; their resources come free a moment later.
     wait_for_resources(size.workers, size.cpus_per_worker, size.gpus_per_worker, ROOM_SECONDS, run.note)
     predictions = []
-    if trained.source.has_eval:
-        arguments = (trained.source, trained.checkpoint, trained.folders, size, config, run.config.train)
+    if ground.source.has_eval:
+        arguments = (ground.source, trained.checkpoint, ground.folders, size, config, run.config.train)
         predictions = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
@@ -72,7 +68,7 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
         output = publish_evaluation(run.folder, run.asked, facts)
     else:
         publication = Publication(
-            run.folder, trained.checkpoint, trained.model_folder, run.asked.model, config, facts, names
+            run.folder, trained.checkpoint, trained.ground.model, run.asked.model, config, facts, names
         )
         output = publish(publication, run.display.advance)
     if config.deliver and trained.stopped:
@@ -97,8 +93,8 @@ def card_facts(
     rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": asked.data.train,
-        "data_report": renamed(trained.data_report, names),
-        "ranks": trained.placement.describe(),
+        "data_report": renamed(trained.ground.data.report.summary(), names),
+        "ranks": trained.ground.placement.describe(),
         "device": trained.result.get("device"),
         "tokens_per_second": float(statistics.median(rates)) if rates else None,
         "state": "stopped" if trained.stopped else "succeeded",

@@ -14,38 +14,32 @@ from typing import Any
 import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
 
 # isort: split
-from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
+import ray
 from gemfleet.cluster.checkpoint_store.client import StoreClient
-from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
 from gemfleet.cluster.checkpoint_store.storage import check_storage
-from gemfleet.cluster.errors import StoreError
-from gemfleet.cluster.inventory import list_nodes, wait_for_resources
-from gemfleet.cluster.run_recorder import start_recorder
+from gemfleet.cluster.claims import Claims
 from gemfleet.cluster.run_registry import RunRegistry, RunState
-from gemfleet.cluster.staging import stage_folder
-from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
 
 from .api.beside import status_api
-from .attempts import Attempts
-from .config import ClusterConfig, LaunchConfig
+from .config import LaunchConfig
 from .config_file import dump_config
-from .data_tasks import RayBlockSource, prepare_on_cluster
+from .data_tasks import pack_on_cluster, tokenise_on_cluster
 from .find_batch import find_micro
-from .fit import FitSettings, FitThread, build_trainer, first_cause, watch
+from .fit import first_cause
+from .fits import fit
 from .inputs import check_everything, with_clones
-from .memory_restart import MemoryRestart
-from .placement import Placement, place
-from .progress import Display, training_facts
+from .placement import Placement
+from .places import Ground, StoppedWhileWaiting, await_admission, find_places, stage_to
+from .progress import Display
 from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
 from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE
 from .run_names import new_run_id
 from .settle_strategy import settle as settle_strategy
-from .worker import FaultPolicy, RankJob
 
 
 class TrainingFailedError(RuntimeError):
@@ -71,7 +65,9 @@ class Outcome:
 
 
 class Run:
-    """One run: its id, its folder, its row in the registry, and its actors on the head."""
+    """One run: its id, its folder, its row in the registry, and its claim on the cluster, once there is one."""
+
+    claims: Claims
 
     def __init__(
         self,
@@ -80,11 +76,13 @@ class Run:
         display: Display,
         resumed: str | None = None,
         submitted: str | None = None,
+        new_id: str | None = None,
     ) -> None:
-        """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made, or opened again."""
+        """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made, or opened again;
+        `new_id`: of one that has no row yet, RunConflict where it has."""
         self.config, self.display = config, display
         self.asked = config.train  # as the person wrote it, repositories and all
-        self.id = resumed or submitted or new_run_id(config.name or config_path.stem)
+        self.id = resumed or submitted or new_id or new_run_id(config.name or config_path.stem)
         self.folder = gemfleet_home() / "runs" / self.id
         self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
         resolved = dump_config(config)
@@ -106,7 +104,9 @@ class Run:
         self.display.phase(text)
 
     def waits_for(self, text: str) -> None:
+        """Says what for: on the screen, as an event, and in the run's row."""
         self.note(text)
+        self.registry.set_reason(self.id, text)
         self.registry.add_event(self.id, "waiting", text)
 
     def note(self, text: str) -> None:
@@ -124,16 +124,17 @@ def launch(
     resumed: str | None = None,
     submitted: str | None = None,
     batch_cache: bool = True,
+    new_id: str | None = None,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
     With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
-    With `submitted`, the id of a row that waits for this run, wrong inputs are told there too.
+    With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
     if submitted is None:
         check_everything(config)
-    run = Run(config, config_path, display, resumed, submitted)
+    run = Run(config, config_path, display, resumed, submitted, new_id)
     with ends_in_the_registry(run):
         if submitted is not None:
             check_everything(config)
@@ -145,17 +146,33 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
     """The phases of a run, on its cluster."""
     with connected(run.config.cluster):
         run.note(f"run {run.id} in {run.folder}")
+        run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
         tell_what_differs(run)
         with status_api(gemfleet_home(), run.config.api, run.id, run.note):
-            placement = preflight(run)
-            options = settle_strategy(run, placement)
-            model_folder, folders = stage(run)
-        source, report = prepare_data(run, placement, folders)
-        train = find_micro(run, placement, source, folders, options, batch_cache)
-        interrupted, snapshot, store = fit(run, train, placement, source, folders)
-        checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, store, snapshot["result"])
-        trained = Trained(checkpoint, model_folder, folders, placement, source, report, snapshot["result"])
-        return finish(run, trained, interrupted)
+            try:
+                await_admission(run)
+                placement = preflight(run)
+                options = settle_strategy(run, placement)
+                model, folders = stage(run)
+            except StoppedWhileWaiting as stopped:
+                return end_waiting(run, str(stopped))
+        ground = prepare_data(run, placement, model, folders)
+        train = find_micro(run, placement, ground.source, folders, options, batch_cache)
+        try:
+            fitted = fit(run, train, ground)
+        except StoppedWhileWaiting as stopped:
+            return end_waiting(run, str(stopped))
+        raise_failure(run, fitted.error)
+        result = fitted.snapshot["result"]
+        checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
+        return finish(run, Trained(checkpoint, fitted.ground, result), fitted.interrupted)
+
+
+def end_waiting(run: Run, reason: str) -> Outcome:
+    """The end of a run that was stopped while it waited for room, at first or between two fits."""
+    run.note(reason)
+    run.registry.transition(run.id, RunState.STOPPED, reason)
+    return Outcome(run.id, RunState.STOPPED, None, False, None)
 
 
 def tell_what_differs(run: Run) -> None:
@@ -169,13 +186,8 @@ def tell_what_differs(run: Run) -> None:
 def preflight(run: Run) -> Placement:
     """Decide on the ranks, and wait until the cluster has room for them."""
     run.enter(RunState.PREFLIGHT, "preflight")
-    cluster = run.config.cluster
-    check_storage(cluster.storage, run.folder)
-    placement = place(cluster, list_nodes())
-    size = placement.cpus_per_worker, placement.gpus_per_worker
-    wait_for_resources(placement.workers, *size, cluster.wait_for_resources_s, run.waits_for)
-    run.note(placement.describe())
-    return placement
+    check_storage(run.config.cluster.storage, run.folder)
+    return find_places(run)
 
 
 def stage(run: Run) -> tuple[Path, dict[str, str]]:
@@ -183,71 +195,17 @@ def stage(run: Run) -> tuple[Path, dict[str, str]]:
     run.enter(RunState.STAGING, "staging model")
     folder = resolve_model_folder(run.config.train.model)
     check_context(folder, run.config.train.data.max_length)
-    cache = str(gemfleet_home() / "cache" / "staged")
-    staged = stage_folder(folder, cache, lambda sent, total: run.display.advance(sent >> 20, total >> 20, "MiB"))
-    if len(staged.folders) > 1:
-        run.note(staged.describe())
-    return folder, staged.folders
+    return folder, stage_to(run, folder, {})
 
 
-def prepare_data(run: Run, placement: Placement, folders: dict[str, str]) -> tuple[RayBlockSource, str]:
+def prepare_data(run: Run, placement: Placement, model: Path, folders: dict[str, str]) -> Ground:
     """Tokenise and pack on the cluster; says how many rows were used and which were not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
-    source, report = prepare_on_cluster(run.config.train, placement.workers, folders, 0, run.display.bars)
-    run.note(report.summary())
-    return source, report.summary()
-
-
-def fit(
-    run: Run, train: TrainConfig, placement: Placement, source: RayBlockSource, folders: dict[str, str]
-) -> tuple[bool, dict[str, Any], StoreClient]:
-    """Train. Returns whether Ctrl-C ended it, the recorder's last snapshot, and the store."""
-    run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id)
-    cluster = run.config.cluster
-    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
-    store = StoreClient(store_actor)
-    restart = MemoryRestart(run.registry, run.id)
-    faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
-    while True:
-        attempts = Attempts(store, recorder, store.begin_attempt())
-        settings = FitSettings(
-            f"launch-{attempts.before}",
-            *(placement, store_filesystem(store_actor), "", restart.failures_left(cluster.max_failures)),
-            *(attempts, recorder),
-        )
-        thread = FitThread(build_trainer(RankJob(train, source, folders, recorder, store, faults), settings))
-        thread.start()
-        interrupted = watch(thread, lambda: show(run, recorder.call("snapshot")), lambda: ask_to_stop(run))
-        if interrupted or not restart.wanted():
-            break
-        train = restart.lowered(train, run.note)
-    with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
-        store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
-    snapshot = recorder.call("snapshot")
-    raise_failure(run, thread.error)
-    return interrupted, snapshot, store
-
-
-def store_policy(cluster: ClusterConfig) -> StorePolicy:
-    gib = 2**30
-    return StorePolicy(
-        keep=cluster.keep_checkpoints,
-        best_of="eval_loss" if cluster.keep_best else None,
-        warn_free_bytes=int(cluster.warn_free_gib * gib),
-        refuse_free_bytes=int(cluster.refuse_free_gib * gib),
-    )
-
-
-def show(run: Run, snapshot: dict[str, Any]) -> None:
-    step = snapshot["step"]
-    if step:
-        run.display.advance(step["step"], step["total_steps"], training_facts(step, snapshot["eval"]))
-
-
-def ask_to_stop(run: Run) -> None:
-    run.registry.request_stop(run.id)
-    run.note("stopping: a checkpoint is saved after this step; press Ctrl-C again to leave at once")
+    train = run.config.train
+    data = tokenise_on_cluster(train, folders, run.display.bars)
+    source = pack_on_cluster(data, train, placement.workers, 0, run.display.bars)
+    run.note(data.report.summary())
+    return Ground(placement, model, folders, data, source)
 
 
 def raise_failure(run: Run, error: BaseException | None) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from gemfleet.cluster.inventory import Node, list_nodes
+from gemfleet.cluster.inventory import Node, list_nodes, of_kind
 from gemfleet.train.auto_strategy import Option, RankDevices, is_open, settle_strategy
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.device import cpu_gains_from_bf16
@@ -59,7 +59,7 @@ def settle(run: Run, placement: Placement) -> tuple[Option, ...]:
 def look_at_nodes(placement: Placement) -> list[NodeMemory]:
     """The nodes with room for a rank, each asked in a task that takes none of it."""
     size = placement.cpus_per_worker, placement.gpus_per_worker
-    nodes = [node for node in list_nodes() if node.bundles(*size, free=False) > 0]
+    nodes = [node for node in of_kind(list_nodes(), placement.kind) if node.bundles(*size, free=False) > 0]
     task = ray.remote(node_facts)
     answers = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote() for node in nodes]
     found = ray.get(answers, timeout=ANSWER_SECONDS)

@@ -18,12 +18,21 @@ from .config import LaunchConfig
 from .travelling import Luggage
 
 CONNECT_SECONDS = 5.0
+# `ray job stop` sends SIGTERM, on which the run saves, and kills after 3 s unless the job's environment says otherwise.
+JOB_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": "300"}
 
 
 def submit(
-    config_path: Path, config: LaunchConfig, overrides: Sequence[str], address: str, resume: str | None = None
+    config_path: Path,
+    config: LaunchConfig,
+    overrides: Sequence[str],
+    address: str,
+    resume: str | None = None,
+    run_id: str | None = None,
 ) -> tuple[Any, str]:
     """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
+
+    With `run_id` both the job and the run have it, so that a second submission of the same is refused.
 
     The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
     must come home to the head.
@@ -33,18 +42,29 @@ def submit(
     client = connect(address)
     with tempfile.TemporaryDirectory(prefix="gemfleet-submit-") as package:
         Luggage(folder).copy_to(Path(package))
-        job = client.submit_job(
-            entrypoint=entrypoint(config_path.name, overrides, resume),
-            runtime_env={"working_dir": package},
-            metadata={"gemfleet_config": config_path.name},
-        )
+        try:
+            job = client.submit_job(
+                entrypoint=entrypoint(config_path.name, overrides, resume, run_id),
+                submission_id=run_id,
+                runtime_env={"working_dir": package, "env_vars": dict(JOB_VARIABLES)},
+                metadata={"gemfleet_config": config_path.name},
+            )
+        except RuntimeError as error:
+            if run_id is None or "already exists" not in str(error):
+                raise
+            raise UserError(
+                f"a job {run_id!r} was submitted to {address} already; choose another --id, or go on with that run: "
+                f"`gemfleet submit {config_path.name} --resume {run_id}`"
+            ) from None
     return client, str(job)
 
 
-def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = None) -> str:
+def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = None, run_id: str | None = None) -> str:
     """The shell command that the head runs."""
+    names = {"--resume": resume, "--id": run_id}
+    named = [part for option, value in names.items() if value for part in (option, value)]
     settings = [part for override in overrides for part in ("--set", override)]
-    return shlex.join(["gemfleet", "train", config_name, *settings, *(["--resume", resume] if resume else [])])
+    return shlex.join(["gemfleet", "train", config_name, *settings, *named])
 
 
 def connect(address: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,14 @@ class Place:
     workplace: Path
     address: str
     whole: Path
+
+
+def print_table(write: Callable[[str], None]) -> None:
+    """At the end of a test session. GEMFLEET_FAULTS_TABLE names a file to write the table to, besides."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ("---",) * len(HEADER), *ROWS)]
+    write("\n".join(lines))
+    if path := os.environ.get("GEMFLEET_FAULTS_TABLE"):
+        Path(path).write_text("\n".join(lines) + "\n")
 
 
 def tell(

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
 NOUNS: dict[Any, str] = {
@@ -46,6 +46,9 @@ def locate(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[str, type[
     for part in loc:
         if isinstance(part, int):  # an element of a list, whose sections all are of one kind
             path += f"[{part}]"
+            continue
+        if field is not None and part in (branches := _branches(field)):
+            section = branches[part]
             continue
         if section is None:
             continue
@@ -123,6 +126,15 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation
     return None
+
+
+def _branches(field: FieldInfo) -> dict[Any, type[BaseModel] | None]:
+    """For a field that may be a section or a plain value, told apart by tags: the section of each tag, if it is one."""
+    tagged = [argument for argument in get_args(field.annotation) if get_origin(argument) is Annotated]
+    kinds = {item.tag: get_args(a)[0] for a in tagged for item in get_args(a)[1:] if isinstance(item, Tag)}
+    return {
+        tag: kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None for tag, kind in kinds.items()
+    }
 
 
 def _choices(annotation: Any) -> list[str]:

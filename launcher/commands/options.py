@@ -24,9 +24,26 @@ Resume = Annotated[
         help="Go on with this run, with this configuration; `latest`: the newest run of its name.",
     ),
 ]
+RunId = Annotated[
+    str | None,
+    typer.Option("--id", metavar="ID", help="The run's whole id; a second run of the same id is refused."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of a table for people.")]
 
 
 def with_name(overrides: list[str] | None, name: str | None) -> list[str]:
     """`--name` is one more override."""
     return [*(overrides or []), *([f"name={name}"] if name else [])]
+
+
+def checked_id(run_id: str | None) -> str | None:
+    """UserError for an id that could not be a folder's name."""
+    import re
+
+    from gemfleet.train.errors import UserError
+
+    from ..config import NAME_PATTERN
+
+    if run_id is not None and not re.match(NAME_PATTERN, run_id):
+        raise UserError(f"--id {run_id!r} is no id for a run; use letters, digits, `.`, `_` and `-`, at most 64")
+    return run_id

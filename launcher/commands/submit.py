@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, Resume, with_name
+from .options import Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 
 def submit(
@@ -22,6 +22,7 @@ def submit(
     overrides: Overrides = None,
     name: Name = None,
     resume: Resume = None,
+    run_id: RunId = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the job's output until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -40,7 +41,7 @@ def submit(
       gemfleet submit finetune.yaml --hosts hosts.yaml --follow
     """
     if hosts is None:
-        _submit(config, address, with_name(overrides, name), resume, follow, as_json)
+        _submit(config, address, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
         return
     from gemfleet.train.errors import UserError
 
@@ -51,11 +52,17 @@ def submit(
     description = load_hosts(hosts)
     use_token(description)
     with tunnel(description) as head:
-        _submit(config, head, with_name(overrides, name), resume, follow, as_json)
+        _submit(config, head, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
 
 
 def _submit(
-    config: Path, address: str | None, wanted: list[str], resume: str | None, follow: bool, as_json: bool
+    config: Path,
+    address: str | None,
+    wanted: list[str],
+    resume: str | None,
+    run_id: str | None,
+    follow: bool,
+    as_json: bool,
 ) -> None:
     import json
 
@@ -63,7 +70,7 @@ def _submit(
     from ..config_file import load_config
 
     head = address or submission.default_address()
-    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume)
+    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume, run_id)
     if as_json:
         typer.echo(json.dumps({"job": job, "address": head}))
     else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, Resume, with_name
+from .options import Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 if TYPE_CHECKING:
     from ..config import LaunchConfig
@@ -26,6 +26,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
+    new_id: RunId = None,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     batch_cache: Annotated[
         bool, typer.Option("--batch-cache/--no-batch-cache", help="Use a micro-batch that `auto` found before.")
@@ -58,7 +59,7 @@ def train(
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
-        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache)
+        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id))
 
 
 def run_to_resume(wanted: str, name: str) -> str:
@@ -100,8 +101,9 @@ def run_to_its_end(
     resumed: str | None = None,
     submitted: str | None = None,
     batch_cache: bool = True,
+    new_id: str | None = None,
 ) -> None:
-    """Launch, show what goes on, and print the outcome. For `resumed` and `submitted` see `launch`."""
+    """Launch, show what goes on, and print the outcome. For `resumed`, `submitted` and `new_id` see `launch`."""
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
@@ -114,7 +116,7 @@ def run_to_its_end(
     hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()
     try:
-        outcome = launch(config, path, display, resumed, submitted, batch_cache)
+        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)
@@ -147,6 +149,9 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     if as_json:
         facts = {"run": outcome.run_id, "state": str(outcome.state), "output": str(outcome.output), **result}
         typer.echo(json.dumps(facts))
+        return
+    if outcome.output is None:
+        typer.echo(f"{outcome.run_id} {outcome.state} while it waited for room")
         return
     losses = ""
     if result.get("eval_loss") is not None:

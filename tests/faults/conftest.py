@@ -1,16 +1,12 @@
-"""What the fault tests share: one cluster, one undisturbed run to compare with, and the table at the end.
-
-GEMFLEET_FAULTS_TABLE names a file to write the table to.
-"""
+"""What the fault tests share: one cluster, one undisturbed run to compare with, and the table at the end."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_table import EPOCHS, HEADER, ROWS, Place
+from fault_table import EPOCHS, ROWS, Place, print_table
 from gemfleet.cluster.run_registry import RunRegistry
 from tiny_run import ends, local_ray, make_workplace, start
 
@@ -30,10 +26,6 @@ def home(tmp_path: Path) -> Path:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not ROWS:
-        return
-    lines = ["| " + " | ".join(cells) + " |" for cells in (HEADER, ("---",) * len(HEADER), *ROWS)]
-    terminalreporter.section("what each fault cost")
-    terminalreporter.write_line("\n".join(lines))
-    if path := os.environ.get("GEMFLEET_FAULTS_TABLE"):
-        Path(path).write_text("\n".join(lines) + "\n")
+    if ROWS:
+        terminalreporter.section("what each fault cost")
+        print_table(terminalreporter.write_line)

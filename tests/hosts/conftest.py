@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from fault_table import ROWS, print_table
 
 from tests.hosts.hosts import fleet_of, why_not
 from tests.hosts.ray_cluster import RayCluster, prepare_head, start_ray
@@ -24,3 +25,9 @@ def cluster() -> Iterator[RayCluster]:
         running = start_ray(fleet, cpus={"head": 0, "left": 1, "right": 1})
         prepare_head(running.head)
         yield running
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if ROWS:
+        terminalreporter.section("what each fault on a network cost")
+        print_table(terminalreporter.write_line)

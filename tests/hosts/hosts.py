@@ -81,6 +81,10 @@ class Host:
     pid: int
     environment: Mapping[str, str]
 
+    def kill_all(self) -> None:
+        """SIGKILL to every process of this host but its process 1, as if the power went and came back at once."""
+        self.run(["sh", "-c", "kill -9 -1"], check=False)
+
     def sent_bytes(self) -> int:
         """What this host has sent over its interface since it was brought up, packet headers and all."""
         return int(self.run(["cat", "/sys/class/net/eth0/statistics/tx_bytes"]).stdout)
@@ -127,9 +131,9 @@ class Fleet:
         in_network(self.switch_pid, "ip", "link", "set", name, "up")
 
     @contextlib.contextmanager
-    def slowed(self, name: str, rate: str) -> Iterator[None]:
-        """What the host sends goes no faster than `rate`, in tc's notation, for example `1gbit`."""
-        queue = f"root tbf rate {rate} burst 1mb latency 500ms".split()
+    def slowed(self, name: str, rate: str, burst: str) -> Iterator[None]:
+        """What the host sends goes no faster than `rate` (`1gbit`), but for `burst` (`1mb`) at once; in tc's units."""
+        queue = f"root tbf rate {rate} burst {burst} latency 500ms".split()
         in_network(self[name].pid, *["tc", "qdisc", "add", "dev", "eth0"], *queue)
         try:
             yield

@@ -34,6 +34,15 @@ class RayCluster:
     def dashboard(self) -> str:
         return f"http://{self.head.address}:{DASHBOARD_PORT}"
 
+    def start_worker(self, name: str, cpus: int = 1) -> None:
+        """`ray start` on a host; it joins the cluster as a new node."""
+        _ray_start(self.fleet[name], cpus, [f"--address={self.head.address}:{GCS_PORT}"])
+
+    def start_head(self) -> None:
+        """`ray start --head` on a head whose Ray is gone."""
+        _start_head(self.head, 0)
+        _wait_for_job_server(self)
+
     def alive_nodes(self) -> dict[str, str]:
         """Node id of every node that Ray calls alive, by address."""
         output = self.head.run(["python", "-c", LIST_NODES], timeout_s=START_TIMEOUT_S).stdout
@@ -48,8 +57,7 @@ def start_ray(fleet: Fleet, cpus: dict[str, int]) -> RayCluster:
     """
     head_name, *worker_names = cpus
     head = fleet[head_name]
-    head_options = ["--head", f"--port={GCS_PORT}", f"--dashboard-host={head.address}"]
-    _ray_start(head, cpus[head_name], head_options)
+    _start_head(head, cpus[head_name])
     for name in worker_names:
         _ray_start(fleet[name], cpus[name], [f"--address={head.address}:{GCS_PORT}"])
     cluster = RayCluster(fleet, head)
@@ -58,6 +66,10 @@ def start_ray(fleet: Fleet, cpus: dict[str, int]) -> RayCluster:
     expected = {fleet[name].address for name in cpus}
     assert set(alive) == expected, f"alive are {sorted(alive)}, expected {sorted(expected)}"
     return cluster
+
+
+def _start_head(head: Host, cpus: int) -> None:
+    _ray_start(head, cpus, ["--head", f"--port={GCS_PORT}", f"--dashboard-host={head.address}"])
 
 
 def _ray_start(host: Host, cpus: int, options: list[str]) -> None:

@@ -51,7 +51,7 @@ def folder(cluster: RayCluster) -> Iterator[Path]:
 
 def test_it_leaves_the_head_once(cluster: RayCluster, folder: Path) -> None:
     size, head = sum(path.stat().st_size for path in folder.iterdir()), cluster.head
-    with cluster.fleet.slowed("head", "1gbit"):
+    with cluster.fleet.slowed("head", "1gbit", "1mb"):
         before, started = head.sent_bytes(), time.monotonic()
         staged = stage(head)
         seconds, sent = time.monotonic() - started, head.sent_bytes() - before

@@ -51,13 +51,14 @@ def test_submit_follows_from_another_host(cluster: RayCluster) -> None:
     assert_workers_hold_no_checkpoint(cluster)
 
 
-def test_stop_saves_and_ends(cluster: RayCluster) -> None:
+def test_ray_job_stop_saves_and_ends(cluster: RayCluster) -> None:
+    """Ray kills a job 3 s after it was asked to stop, unless the job's environment says otherwise, as ours does."""
     head = cluster.head
     write_config(head, max_steps=100_000)
-    submit = ["gemfleet", "submit", f"{JOB_FOLDER}/run.yaml", "--address", cluster.dashboard, "--name", "endless"]
+    submit = ["gemfleet", "submit", f"{JOB_FOLDER}/run.yaml", "--address", cluster.dashboard, "--id", "endless"]
     head.run(submit, timeout_s=120)
     wait_for_manifest(head, "endless")
-    head.run(["gemfleet", "stop", "latest", "--wait"], timeout_s=300)
+    head.run(["ray", "job", "stop", "--address", cluster.dashboard, "endless"], timeout_s=300)
     run = newest_run(head)
     assert run["state"] == "stopped"
     last = run["checkpoints"][-1]["step"]

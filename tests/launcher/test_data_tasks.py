@@ -96,7 +96,8 @@ def data_tasks_chunks(source: Any, size: int) -> Any:
 def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:
     config = config_of(tmp_path, eval=str(tmp_path / "train.jsonl"), eval_fraction=0.0)
     config = config.model_copy(update={"max_steps": 2})
-    source, report = data_tasks.prepare_on_cluster(config, 1, folders)
+    prepared = data_tasks.tokenise_on_cluster(config, folders)
+    source, report = data_tasks.pack_on_cluster(prepared, config, 1), prepared.report
     assert (report.examples, report.eval_examples) == (70, 70)
     assert source.step(0, 1, 0).step_examples == 8
     assert len(source.eval_rows(0).document_lengths) == 70
@@ -104,6 +105,6 @@ def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: di
 
 def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="70 longer than max_length 2"):
-        data_tasks.prepare_on_cluster(config_of(tmp_path, max_length=2), 1, folders)
+        data_tasks.tokenise_on_cluster(config_of(tmp_path, max_length=2), folders)
     with pytest.raises(UserError, match="no node that holds the tokenizer has a CPU"):
-        data_tasks.prepare_on_cluster(config_of(tmp_path), 1, {})
+        data_tasks.tokenise_on_cluster(config_of(tmp_path), {})

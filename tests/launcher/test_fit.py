@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from gemfleet.launcher.fit import HEALTH_VARIABLE, EndsForGood, FitThread, TrainingCannotSucceedError, watch
+from gemfleet.launcher.fit import FIT_VARIABLES, EndsForGood, FitThread, TrainingCannotSucceedError, watch
 
 
 class FakeTrainer:
@@ -16,10 +16,10 @@ class FakeTrainer:
 
     def __init__(self) -> None:
         self.end = threading.Event()
-        self.health: str | None = None
+        self.seen: dict[str, str | None] = {}
 
     def fit(self) -> None:
-        self.health = os.environ.get(HEALTH_VARIABLE)
+        self.seen = {name: os.environ.get(name) for name in FIT_VARIABLES}
         assert self.end.wait(10)
 
 
@@ -51,8 +51,8 @@ def test_sigterm_asks_to_stop_and_the_handler_is_put_back() -> None:
 
     assert watch(fit, poll, trainer.end.set) is True
     assert signal.getsignal(signal.SIGTERM) is before
-    assert trainer.health == "0.5"
-    assert HEALTH_VARIABLE not in os.environ
+    assert trainer.seen == FIT_VARIABLES
+    assert not FIT_VARIABLES.keys() & os.environ.keys()
 
 
 def test_an_error_that_would_come_again_ends_the_run() -> None:

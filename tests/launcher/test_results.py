@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from gemfleet.launcher.data_tasks import PreparedData
 from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.places import Ground
 from gemfleet.launcher.results import Trained, card_facts, written_names
 from gemfleet.train.config import TrainConfig
+from gemfleet.train.data_report import DataReport
 
 
 def train(model: str, data: str, held_out: str | None = None) -> TrainConfig:
@@ -28,12 +31,14 @@ def test_clones_are_written_as_their_repositories() -> None:
 def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     result: dict[str, Any] = {"device": "A CPU", "stopped": False}
     nothing: Any = None
-    placement = Placement(2, 1.0, 0, "PACK")
-    trained = Trained(Path("c"), Path("m"), {}, placement, nothing, "/cache/d: 5 rows read.", result)
+    report = DataReport("/cache/d", rows=5, examples=5)
+    data = PreparedData(nothing, nothing, None, report)
+    ground = Ground(Placement(2, 1.0, 0, "PACK"), Path("m"), {}, data, nothing)
+    trained = Trained(Path("c"), ground, result)
     asked = train("demo", "git+https://host/d.git")
     steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
     facts = card_facts(asked, steps, trained, {"/cache/d": "git+https://host/d.git"})
-    assert facts["data_report"] == "git+https://host/d.git: 5 rows read."
+    assert facts["data_report"] == report.summary().replace("/cache/d", "git+https://host/d.git")
     assert facts["tokens_per_second"] == 20.0
     assert (facts["device"], facts["state"]) == ("A CPU", "succeeded")
     assert card_facts(asked, [], trained, {})["tokens_per_second"] is None

@@ -1,0 +1,120 @@
+"""The training phase: one fit after another until the run has ended, each on the ground that there is then."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+
+# isort: split
+from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
+from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
+from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.run_recorder import start_recorder
+from gemfleet.cluster.run_registry import RunState
+from gemfleet.train.config import TrainConfig
+from gemfleet.train.home import gemfleet_home
+
+from .attempts import Attempts
+from .config import ClusterConfig
+from .fit import FitSettings, FitThread, build_trainer, watch
+from .memory_restart import MemoryRestart
+from .moves import MoveWatch, move_after
+from .places import Ground, most_ranks, move
+from .progress import training_facts
+from .worker import FaultPolicy, RankJob
+
+if TYPE_CHECKING:
+    from .run import Run
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """How training ended: whether Ctrl-C ended it, the recorder's last snapshot, what Ray raised, the last ground."""
+
+    interrupted: bool
+    snapshot: dict[str, Any]
+    error: BaseException | None
+    ground: Ground
+    store: StoreClient
+
+
+def fit(run: Run, train: TrainConfig, ground: Ground) -> Fitted:
+    """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
+    run.enter(RunState.TRAINING, "training")
+    recorder = start_recorder(gemfleet_home(), run.id)
+    cluster = run.config.cluster
+    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
+    store = StoreClient(store_actor)
+    memory = MemoryRestart(run.registry, run.id)
+    while True:
+        recorder.call("pause", False)
+        run.registry.forget_ranks(run.id)
+        workers = ground.placement.workers
+        moves = MoveWatch(run.registry, run.id, recorder, workers, partial(most_ranks, run, workers))
+        failures_left = max(0, memory.failures_left(cluster.max_failures))
+        thread = fit_thread(run, train, ground, recorder, store, store_actor, failures_left)
+        interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
+        if interrupted:
+            break
+        if memory.wanted():
+            train = memory.lowered(train, run.note)
+            continue
+        snapshot = recorder.call("snapshot")
+        onward = move_after(run.registry, run.id, moves.asked, snapshot["result"], thread.error is not None)
+        if onward is None or (not onward[1] and memory.failures_left(cluster.max_failures) < 0):
+            break
+        ground = move(run, ground, train, store, *onward)
+    with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
+        store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
+    return Fitted(interrupted, recorder.call("snapshot"), thread.error, ground, store)
+
+
+def fit_thread(
+    run: Run,
+    train: TrainConfig,
+    ground: Ground,
+    recorder: HeadActor,
+    store: StoreClient,
+    store_actor: HeadActor,
+    failures_left: int,
+) -> FitThread:
+    """One fit, begun. Attempts before it can write nothing more."""
+    cluster = run.config.cluster
+    attempts = Attempts(store, recorder, store.begin_attempt())
+    filesystem = store_filesystem(store_actor)
+    settings = FitSettings(
+        f"launch-{attempts.before}", ground.placement, filesystem, "", failures_left, attempts, recorder
+    )
+    faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
+    thread = FitThread(build_trainer(RankJob(train, ground.source, ground.folders, recorder, store, faults), settings))
+    thread.start()
+    return thread
+
+
+def look(run: Run, recorder: HeadActor, moves: MoveWatch) -> None:
+    """What the driver does twice a second while ranks train."""
+    snapshot = recorder.call("snapshot")
+    if step := snapshot["step"]:
+        run.display.advance(step["step"], step["total_steps"], training_facts(step, snapshot["eval"]))
+    moves.look()
+
+
+def ask_to_stop(run: Run) -> None:
+    run.registry.request_stop(run.id)
+    run.note("stopping: a checkpoint is saved after this step; press Ctrl-C again to leave at once")
+
+
+def store_policy(cluster: ClusterConfig) -> StorePolicy:
+    gib = 2**30
+    return StorePolicy(
+        keep=cluster.keep_checkpoints,
+        best_of="eval_loss" if cluster.keep_best else None,
+        warn_free_bytes=int(cluster.warn_free_gib * gib),
+        refuse_free_bytes=int(cluster.refuse_free_gib * gib),
+    )
