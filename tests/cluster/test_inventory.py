@@ -49,7 +49,7 @@ def test_it_waits_until_there_is_room_and_says_so_once() -> None:
 
 
 def test_it_stops_waiting_after_the_set_time() -> None:
-    with pytest.raises(ResourcesUnavailable, match=r"1 GPU each.*waited 0\.2 s. Ask for fewer"):
+    with pytest.raises(ResourcesUnavailable, match=r"1 GPU each.*waited 0\.2 s. Lower cluster.workers"):
         wait_for_resources(1, 1, 1, 0.2, lambda _: None, lambda: [node("a", 2, 2)])
 
 
