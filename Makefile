@@ -16,6 +16,9 @@ PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-p
 
 .PHONY: help demo test test-quick test-long test-faults test-gpu test-hosts test-real check bench test-timing clean
 
+# What `make test` runs: each of the other markers has a target of its own.
+EVERYDAY := not gpu and not hosts and not faults and not timing and not real and not long
+
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
 RUN_KILLS := 20
@@ -29,11 +32,11 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 
 test: check ## check, then every test but those of the targets below and those that need a GPU
 	@echo "== tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not faults and not timing and not real and not long' --durations=10
+	$(BIN)/python -m pytest -m '$(EVERYDAY)' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
-	$(BIN)/python -m pytest -m 'not gpu and not hosts and not slow'
+	$(BIN)/python -m pytest -m '$(EVERYDAY) and not slow'
 
 test-long: $(INSTALLED) ## every strategy on four ranks, and every pair of strategies resumed on other ranks
 	@echo "== long tests"

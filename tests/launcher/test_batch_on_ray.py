@@ -144,7 +144,15 @@ def finding_seconds(registry: RunRegistry, run: str) -> float:
 def probe_processes() -> list[psutil.Process]:
     """Those of the cluster, which this process started."""
     running = psutil.Process().children(recursive=True)
-    return [process for process in running if "gemfleet.train.batch_finder.child" in process.cmdline()]
+    return [process for process in running if "gemfleet.train.batch_finder.child" in command_line(process)]
+
+
+def command_line(process: psutil.Process) -> list[str]:
+    """Empty for a process that has ended, whether or not its parent has asked how."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 @pytest.fixture(scope="module")
