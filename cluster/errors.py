@@ -23,5 +23,9 @@ class StaleGeneration(StoreError):  # noqa: N818
     """A rank of an older attempt tried to write after a newer attempt had begun."""
 
 
+class UnfitCluster(ClusterError):  # noqa: N818
+    """The nodes are not such that a run could succeed on them: versions differ, or GPUs are not what Ray says."""
+
+
 class ResourcesUnavailable(ClusterError):  # noqa: N818
     """The cluster had no room for the ranks that were asked for, within the time that was set."""

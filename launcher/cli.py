@@ -13,6 +13,7 @@ from .commands.bench import PASSES_ON, bench
 from .commands.checkpoints import checkpoints
 from .commands.cluster import cluster
 from .commands.convert import convert
+from .commands.doctor import doctor
 from .commands.events import events
 from .commands.logs import logs
 from .commands.plan import plan
@@ -31,7 +32,7 @@ from .commands.watch import watch
 
 COMMANDS = (
     *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, push, serve, tensorboard, version),
+    *(checkpoints, prune, push, serve, tensorboard, doctor, version),
 )
 EXIT_BAD_INPUT = 2
 

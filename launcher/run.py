@@ -18,6 +18,8 @@ import ray
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.storage import check_storage
 from gemfleet.cluster.claims import Claims
+from gemfleet.cluster.doctor.examine import check_quickly
+from gemfleet.cluster.inventory import answering_nodes
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
@@ -30,6 +32,7 @@ from .config_file import dump_config
 from .data_tasks import pack_on_cluster, tokenise_on_cluster
 from .find_batch import find_micro
 from .fit import first_cause
+from .fitness import fitness
 from .fits import fit
 from .inputs import check_everything, with_clones
 from .placement import Placement
@@ -184,9 +187,11 @@ def tell_what_differs(run: Run) -> None:
 
 
 def preflight(run: Run) -> Placement:
-    """Decide on the ranks, and wait until the cluster has room for them."""
+    """See that the nodes are fit for a run, decide on the ranks, and wait until the cluster has room for them."""
     run.enter(RunState.PREFLIGHT, "preflight")
     check_storage(run.config.cluster.storage, run.folder)
+    for warning in fitness(check_quickly(answering_nodes(), gemfleet_home())):
+        run.note(warning)
     return find_places(run)
 
 

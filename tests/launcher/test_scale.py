@@ -1,4 +1,4 @@
-"""64 nodes of 8 GPUs, as Ray's own node table would have them: inventory, plan, placement and GET /cluster."""
+"""64 nodes of 8 GPUs, as Ray's own node table would have them: inventory, plan, placement, doctor and GET /cluster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import pytest
 import ray
 import ray._private.state
 from fastapi.testclient import TestClient
+from gemfleet.cluster.doctor.check_facts import check_facts
+from gemfleet.cluster.doctor.check_measured import check_loss, check_ports
+from gemfleet.cluster.doctor.report import failures
 from gemfleet.cluster.inventory import Node, list_nodes, wait_for_resources
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.settings import ApiSettings
@@ -20,6 +23,8 @@ from gemfleet.launcher.config import ClusterConfig
 from gemfleet.launcher.placement import place
 from gemfleet.launcher.sizing import find_device, find_shape, size_up
 from gemfleet.train.planning import Fleet, Workload
+
+from tests.cluster.test_doctor import NODE, link
 
 NODES, GPUS = 64, 8
 SECONDS, MIB = 5.0, 64
@@ -45,6 +50,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> list[Node]:
     free = {row["NodeID"]: {k: v for k, v in row["Resources"].items() if k in ("CPU", "GPU")} for row in table}
     monkeypatch.setattr(ray, "nodes", lambda: table)
     monkeypatch.setattr(ray._private.state, "available_resources_per_node", lambda: free)
+    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", dict)
     with within("inventory"):
         found = list_nodes()
     assert (len(found), sum(node.gpus for node in found), found[0].is_head) == (NODES + 1, NODES * GPUS, True)
@@ -96,3 +102,17 @@ def test_the_api_lists_them(nodes: list[Node], tmp_path: Path) -> None:
     assert answer.status_code == 200
     assert len(answer.json()["nodes"]) == NODES + 1
     assert answer.json()["gpus"] == NODES * GPUS
+
+
+def test_the_doctor_concludes(nodes: list[Node]) -> None:
+    """From facts of all nodes and the ways between neighbours; one node has an old package."""
+    facts = [{**NODE, "address": node.address, "gpus": {**NODE["gpus"], "count": int(node.gpus)}} for node in nodes]
+    facts[7] = {**facts[7], "versions": {**NODE["versions"], "torch": "2.12.0"}}
+    addresses = [node.address for node in nodes]
+    links = {
+        a: {addresses[(i + step) % len(addresses)]: link() for step in range(1, 9)} for i, a in enumerate(addresses)
+    }
+    with within("doctor's conclusions"):
+        findings = check_facts(facts, {node.address: node.gpus for node in nodes}, {})
+        findings += [*check_ports(links), *check_loss(links)]
+    assert [(finding.check, finding.where) for finding in failures(findings)] == [("versions", addresses[7])]

@@ -1,0 +1,114 @@
+"""The doctor's hand on a node: an actor that answers, listens, sends, and takes part in a collective."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoint_store.client import StoreClient
+from ..inventory import pin_network_interface
+from .facts import node_facts
+from .links import Sink, measure_link
+
+COLLECTIVE_SECONDS = 25.0
+REPEATS = 3
+
+
+class Probe:
+    """One for each node, and one more for each rank. Without any reservation, so that it fits beside a run."""
+
+    def __init__(self) -> None:
+        self._sink: Sink | None = None
+
+    def facts(self, home: str) -> dict[str, Any]:
+        return node_facts(home)
+
+    def clock(self) -> float:
+        """Seconds since 1970, as this node has it."""
+        return time.time()
+
+    def listen(self, address: str) -> int:
+        """The port at which this node now takes bytes."""
+        self._sink = Sink(address)
+        return self._sink.port
+
+    def send(self, targets: Sequence[tuple[str, int]], size: int) -> dict[str, dict[str, Any]]:
+        """`links.measure_link` to each (address, port), one after the other."""
+        return {address: measure_link(address, port, size) for address, port in targets}
+
+    def fetch(self, block: Any) -> float:
+        """Seconds that the object store takes to have `block` (a list with one reference) here, in a process."""
+        import ray
+
+        started = time.monotonic()
+        ray.get(block[0])
+        return time.monotonic() - started
+
+    def upload(self, store: StoreClient, step: int, size: int) -> float:
+        """Seconds to send a checkpoint of one file of `size` bytes to the store, until it is committed."""
+        with tempfile.TemporaryDirectory(prefix="gemfleet-doctor-") as folder:
+            Path(folder, "block.bin").write_bytes(os.urandom(size))
+            started = time.monotonic()
+            store.upload(step, Path(folder), 0, [0])
+            return time.monotonic() - started
+
+    def reachable(self, url: str) -> str:
+        """Why a GET of `url` is not answered; empty when it is, by whatever status below 500 but 401, 403 and 404."""
+        import httpx2
+
+        try:
+            status = httpx2.head(url, follow_redirects=True, timeout=10).status_code
+        except httpx2.HTTPError as error:
+            return str(error) or type(error).__name__
+        return f"status {status}" if status in (401, 403, 404) or status >= 500 else ""
+
+
+class RankProbe:
+    """One rank of a process group: pins the interface as training does, then sums a buffer over all ranks."""
+
+    def address(self) -> tuple[str, int]:
+        """This node's address, and a free port on it. Loads torch, so that all ranks begin their sum at once."""
+        import socket
+
+        import ray.util
+        import torch.distributed  # noqa: F401
+
+        address = ray.util.get_node_ip_address()
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as free:
+            free.bind((address, 0))
+            return address, free.getsockname()[1]
+
+    def all_reduce(self, rank: int, world: int, master: tuple[str, int], size: int, gpu: bool) -> dict[str, Any]:
+        """`wrong`: elements that do not hold the sum; `seconds`: of the fastest repeat; `interface`: the one used."""
+        import torch
+        import torch.distributed as dist
+
+        interface = pin_network_interface()
+        host = f"[{master[0]}]" if ":" in master[0] else master[0]
+        dist.init_process_group(
+            "nccl" if gpu else "gloo",
+            init_method=f"tcp://{host}:{master[1]}",
+            rank=rank,
+            world_size=world,
+            timeout=datetime.timedelta(seconds=COLLECTIVE_SECONDS),
+        )
+        try:
+            device, times, wrong = torch.device("cuda" if gpu else "cpu"), [], 0
+            pattern = torch.arange(size // 4, device=device) % 251
+            for _ in range(REPEATS):
+                block = (pattern * (rank + 1)).float()
+                dist.barrier()
+                started = time.monotonic()
+                dist.all_reduce(block)
+                if gpu:
+                    torch.cuda.synchronize()
+                times.append(time.monotonic() - started)
+                wrong += int((block != (pattern * (world * (world + 1) // 2)).float()).sum())
+            return {"wrong": wrong, "seconds": min(times), "interface": interface or ""}
+        finally:
+            dist.destroy_process_group()
