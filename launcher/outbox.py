@@ -45,10 +45,15 @@ class Outbox:
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Wait until everything queued so far has arrived; False when the head did not take it in time."""
         deadline = time.monotonic() + timeout_seconds
-        while not (self._send_once() and not self._records):
-            if time.monotonic() > deadline:
+        with self._sending:  # what was on its way has arrived by now or is back in the queue
+            waiting = len(self._records)
+        while waiting > 0:
+            if self._send_once():
+                waiting -= BATCH
+            elif time.monotonic() > deadline:
                 return False
-            time.sleep(0.05)
+            else:
+                time.sleep(0.05)
         return True
 
     def close(self, timeout_seconds: float = 30.0) -> None:

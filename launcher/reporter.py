@@ -77,6 +77,7 @@ class RayReporter:
         missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
         if missing:  # a rank that ends may lose its folder meanwhile; half a checkpoint must not be committed
             raise StoreError(f"{missing[0]} was gone before it was sent")
+        self._outbox.flush()  # a run that goes on from here never repeats these steps, so their records go first
         self._store.upload(step, folder, self._rank, FILE_RANKS, metrics)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from gemfleet.cluster.errors import StoreError
+from gemfleet.launcher.outbox import Outbox
 from gemfleet.launcher.reporter import RayReporter
 from gemfleet.launcher.uploads import CheckpointUploads
 from gemfleet.train.checkpoint import CHECKPOINT_FILES
@@ -142,6 +143,29 @@ def test_half_a_checkpoint_is_never_declared(tmp_path: Path) -> None:
     ranks.finish()
     ranks.close()
     assert store.uploaded == [2]
+
+
+def test_the_records_of_a_checkpoints_steps_are_on_the_head_before_it(tmp_path: Path) -> None:
+    """A run goes on from the checkpoint, so records that were lost with the rank would never be made again."""
+    head: list[Any] = []
+
+    class Store(FakeStore):
+        def upload(self, step: int, *arguments: Any) -> None:
+            head.append(step)
+
+    def take(batch: list[Any]) -> bool:
+        head.extend(record["step"] for record in batch)
+        return False
+
+    outbox = Outbox(take, interval_seconds=60.0)
+    ranks = reporter(Store(), outbox, tmp_path)  # type: ignore[arg-type]
+    for step in (1, 2):
+        ranks.log_step({"step": step})
+    ranks.save_checkpoint(20, write_all, {})
+    assert ranks._uploads.wait(5.0)
+    assert head == [1, 2, 20]
+    ranks.close()
+    outbox.close(1.0)
 
 
 @pytest.mark.parametrize("stop", [True, False])
