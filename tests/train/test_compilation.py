@@ -119,12 +119,12 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
     has_compiler.cache_clear()
 
 
-def test_probes_compile_every_size_they_try(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_compile_every_size_they_try() -> None:
     counter = CompileCounter()
     layer = torch.compile(lambda hidden: hidden * 2 + 1, backend=counter, dynamic=False)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", torch._dynamo.config.recompile_limit)
-    allow_many_shapes()
-    for rows in range(1, 13):
-        layer(torch.ones(rows))
+    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):  # put back at the end
+        allow_many_shapes()
+        for rows in range(1, 13):
+            layer(torch.ones(rows))
     torch._dynamo.reset()
     assert counter.frame_count == 12
