@@ -87,6 +87,7 @@ def test_an_interrupted_upload_has_no_manifest_and_is_completed(output: Path, mo
     assert len(json.loads(stored()[f"results/test-2/{MANIFEST}"])["files"]) == 3
 
 
+@pytest.mark.slow  # s3fs tries each file five times
 def test_a_server_that_is_gone_is_reported(s3: None, output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(DeliveryError, match="failed 3 times"):
