@@ -42,9 +42,9 @@ test-long: $(INSTALLED) ## every strategy on four ranks, and every pair of strat
 	@echo "== long tests"
 	$(BIN)/python -m pytest -m long --durations=10
 
-test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk)
+test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk and for hosts)
 	@echo "== faults"
-	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/launcher/test_batch_on_ray.py tests/train/test_batch_probes.py tests/launcher/test_elastic.py
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/launcher/test_batch_on_ray.py tests/train/test_batch_probes.py tests/launcher/test_elastic.py tests/hosts/test_network_faults.py
 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"
@@ -58,9 +58,9 @@ test-real: $(INSTALLED) ## the platform's request as it stands with the real 270
 	@echo "== the platform's request with the real model"
 	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py
 
-test-hosts: $(INSTALLED) ## the tests on clusters of several hosts (network namespaces; needs root)
+test-hosts: $(INSTALLED) ## the tests on clusters of several hosts, but for their faults (network namespaces; needs root)
 	@echo "== tests on several hosts"
-	$(BIN)/python -m pytest -m hosts --durations=10 tests/hosts
+	$(BIN)/python -m pytest -m 'hosts and not faults' --durations=10 tests/hosts
 
 check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who may import whom
 	@echo "== style"

@@ -22,7 +22,7 @@ from tests.hosts.hosts import Host, fleet_of
 from tests.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
 from tests.hosts.remote_registry import RemoteRegistry
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900), pytest.mark.slow]
+pytestmark = [pytest.mark.hosts, pytest.mark.faults, pytest.mark.timeout(900), pytest.mark.slow]
 ID = "faults"
 SAVE_EVERY = 50
 JOB = "/tmp/job"
