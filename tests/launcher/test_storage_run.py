@@ -11,6 +11,7 @@ from tiny_run import ends, gemfleet, local_ray, make_workplace, start, states, t
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_from_an_object_store(tmp_path: Path) -> None:
     workplace, home = make_workplace(tmp_path / "work"), tmp_path / "home"
     with s3_server(), local_ray() as address:

@@ -14,7 +14,7 @@ from tiny_model import save_tiny_gemma3
 from tiny_run import ends, gemfleet, history, local_ray
 from tiny_tokenizer import tiny_tokenizer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {"strategy": "auto"},
     "fsdp2": {"strategy": "fsdp2"},

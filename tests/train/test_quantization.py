@@ -120,6 +120,7 @@ def demo_config(**changes: Any) -> TrainConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_real_model_learns_quantised(demo_model: Path, tmp_path: Path) -> None:
     from gemfleet.train.local_reporter import LocalReporter
     from gemfleet.train.local_source import prepare_local

@@ -152,7 +152,12 @@ def test_options_change_no_number(laboratory: Laboratory, name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("writer", "reader", "ranks"),
-    [("fsdp2", "zero-3", 1), ("zero-1", "ddp", 1), ("ddp", "fsdp2", 4), ("zero-3", "zero-2", 4)],
+    [
+        ("fsdp2", "zero-3", 1),
+        ("zero-1", "ddp", 1),
+        pytest.param("ddp", "fsdp2", 4, marks=pytest.mark.long),
+        pytest.param("zero-3", "zero-2", 4, marks=pytest.mark.long),
+    ],
 )
 def test_a_sample_resumes_on_other_ranks(laboratory: Laboratory, writer: str, reader: str, ranks: int) -> None:
     assert same_run(laboratory.resumed(writer, 2, reader, ranks), laboratory.whole("ddp", 2))
