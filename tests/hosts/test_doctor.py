@@ -145,7 +145,9 @@ def check_that_a_run_is_refused(patient: Patient) -> None:
     """Before anything of it starts: the model it names does not even exist on the other nodes."""
     folder = patient.fleet["head"].disk("/tmp/job")
     folder.mkdir()
-    (folder / "run.yaml").write_text("train: {model: demo, data: {train: demo}}\n")
+    (folder / "run.yaml").write_text(
+        "train: {model: demo, data: {train: demo}}\ncluster: {workers: 2, gpus_per_worker: 0}\n"
+    )
     done = patient.fleet["head"].run(
         ["sh", "-c", f". {HOME}/.gemfleet-cluster/lab/environment.sh; gemfleet train run.yaml"],
         cwd="/tmp/job", timeout_s=300, check=False,
