@@ -165,6 +165,7 @@ def one_row_losses(workplace: Path) -> list[float]:
     return [record["loss"] for record in records if record["kind"] == "step"]
 
 
+@pytest.mark.faults
 def test_auto_is_found_once_and_changes_no_loss(
     workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float]
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 from gemfleet.cluster.run_registry import Run, RunRegistry
 from tiny_run import ends, gemfleet, local_ray, make_workplace, start, states, wait_for_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def test_runs_wait_for_their_turn(tmp_path: Path) -> None:

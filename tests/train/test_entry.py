@@ -66,6 +66,7 @@ def test_one_process_and_two_under_torchrun_learn_the_same(config: Path, tmp_pat
     assert sum("loss" in entry for entry in one) == 5
 
 
+@pytest.mark.long
 def test_strategies_learn_the_same_alone_and_under_torchrun(config: Path, tmp_path: Path) -> None:
     """`auto` is settled before anything is loaded, the same on both ranks."""
     slowly = ["--set", "train.optim.learning_rate=1e-3"]
