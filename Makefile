@@ -38,7 +38,7 @@ test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
 	$(BIN)/python -m pytest -m '$(EVERYDAY) and not slow'
 
-test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in all pairs, through Ray; the real model quantised; S3
+test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in all pairs, through Ray; lean loading; the real model quantised; S3
 	@echo "== long tests"
 	$(BIN)/python -m pytest -m long --durations=10
 

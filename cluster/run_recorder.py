@@ -48,22 +48,15 @@ class RunRecorder:
         self._board: Any = None
         self._paused = False
 
-    def push(self, rank: int, batch: Sequence[Record], who: Record) -> bool:
+    def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
         """Take one rank's records; returns whether it should save and end: the run is to stop, or to pause.
 
         Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
+        mark: names this batch; one that comes again, as its answer was lost, is not written twice.
         """
-        self._registry.heartbeat(self._run_id, rank, who["node"], who["address"], who["pid"])
-        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
-        if metrics:
-            self._registry.add_metrics(self._run_id, metrics)
-            with suppress(OSError):
-                self._write_board(metrics)
-        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
-        for record in batch:
-            if record["kind"] in ("event", "result"):
-                name = record.get("event", record["kind"])
-                self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
+        if not mark or mark != self._registry.newest_received(self._run_id, rank):
+            self._keep(rank, batch)
+        self._registry.heartbeat(self._run_id, rank, who["node"], who["address"], who["pid"], mark)
         return self._paused or self._registry.stop_requested(self._run_id)
 
     def pause(self, paused: bool) -> None:
@@ -125,6 +118,18 @@ class RunRecorder:
         """Everything taken so far is on disk when this returns."""
         if self._board is not None:
             self._board.flush()
+
+    def _keep(self, rank: int, batch: Sequence[Record]) -> None:
+        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
+        if metrics:
+            self._registry.add_metrics(self._run_id, metrics)
+            with suppress(OSError):
+                self._write_board(metrics)
+        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
+        for record in batch:
+            if record["kind"] in ("event", "result"):
+                name = record.get("event", record["kind"])
+                self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
 
     def _launch_events(self) -> list[dict[str, Any]]:
         return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
@@ -29,11 +29,15 @@ CREATE TABLE checkpoints (
 );
 CREATE TABLE ranks (
     run_id TEXT NOT NULL REFERENCES runs(id), rank INTEGER NOT NULL, node TEXT NOT NULL, address TEXT NOT NULL,
-    pid INTEGER NOT NULL, heartbeat REAL NOT NULL, PRIMARY KEY (run_id, rank)
+    pid INTEGER NOT NULL, heartbeat REAL NOT NULL, received TEXT NOT NULL DEFAULT '', PRIMARY KEY (run_id, rank)
 );
 """
 # What turns a file of the version before into one of this version. `SCHEMA` says the same for a new file.
-MIGRATIONS = {2: "ALTER TABLE checkpoints ADD COLUMN seconds REAL"}
+# Statements elsewhere name their columns, so that a run of an older gemfleet goes on while a newer one reads the file.
+MIGRATIONS = {
+    2: "ALTER TABLE checkpoints ADD COLUMN seconds REAL",
+    3: "ALTER TABLE ranks ADD COLUMN received TEXT NOT NULL DEFAULT ''",
+}
 
 
 class RunState(StrEnum):

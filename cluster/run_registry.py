@@ -8,37 +8,21 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psutil
 
-from .errors import ClusterError, RunConflict, UnknownRun
-from .run_records import MIGRATIONS, SCHEMA, SCHEMA_VERSION, Run, RunState
+from .errors import RunConflict, UnknownRun
+from .run_database import RunDatabase
+from .run_records import Run, RunState
 
 __all__ = ["Run", "RunRegistry", "RunState"]
 
-BUSY_SECONDS = 30.0
 
-
-class RunRegistry:
-    """The registry at `path`, created with its folder when absent; a file of an older version is brought up to this
-    one. Raises ClusterError for a newer one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._enable_wal()
-        with self._connect() as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                raise ClusterError(f"{path} was written by a newer gemfleet (schema {version}); upgrade gemfleet here")
-            if version == 0:
-                self._create_schema(db)
-            elif version < SCHEMA_VERSION:
-                self._migrate(db, version)
+class RunRegistry(RunDatabase):
+    """What is known of all runs, in the file at `path`."""
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """A new run in state `queued`. RunConflict when the id exists."""
@@ -134,7 +118,11 @@ class RunRegistry:
         with self._connect() as db:
             row = (run_id, step, path, size, time.time(), generation, seconds)
             known = db.execute("SELECT 1 FROM checkpoints WHERE run_id = ? AND step = ?", (run_id, step)).fetchone()
-            db.execute("INSERT OR REPLACE INTO checkpoints VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT OR REPLACE INTO checkpoints (run_id, step, path, bytes, created_at, generation, seconds) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
             if known is None:
                 took = "" if seconds is None else f", {seconds:.1f} s"
                 message = f"checkpoint-{step} is on the head ({size:,} bytes{took})"
@@ -154,10 +142,20 @@ class RunRegistry:
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
             db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
 
-    def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int) -> None:
+    def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int, received: str = "") -> None:
+        """A rank lives; received: the mark of the newest batch that it sent and that is kept whole."""
         with self._connect() as db:
-            row = (run_id, rank, node, address, pid, time.time())
-            db.execute("INSERT OR REPLACE INTO ranks VALUES (?, ?, ?, ?, ?, ?)", row)
+            db.execute(
+                "INSERT OR REPLACE INTO ranks (run_id, rank, node, address, pid, heartbeat, received) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (run_id, rank, node, address, pid, time.time(), received),
+            )
+
+    def newest_received(self, run_id: str, rank: int) -> str:
+        """The mark of the newest batch that is kept of this rank; empty where there is none."""
+        with self._reading() as db:
+            row = db.execute("SELECT received FROM ranks WHERE run_id = ? AND rank = ?", (run_id, rank)).fetchone()
+        return "" if row is None else str(row["received"])
 
     def forget_ranks(self, run_id: str) -> None:
         """Before ranks start anew, perhaps fewer of them on other nodes."""
@@ -246,42 +244,6 @@ class RunRegistry:
                     self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")
                     marked.append(run.id)
         return marked
-
-    def _reading(self) -> AbstractContextManager[sqlite3.Connection]:
-        """One consistent view of everything, without waiting for a writer."""
-        return self._connect("DEFERRED")
-
-    @contextmanager
-    def _connect(self, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
-        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        try:
-            db.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut costs the last moments, never the file
-            db.execute(f"BEGIN {kind}")
-            yield db
-            db.execute("COMMIT")
-        finally:
-            db.close()  # rolls back what was not committed
-
-    def _enable_wal(self) -> None:
-        """Write-ahead logging, so that readers never wait for a writer. It cannot be switched inside a transaction."""
-        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-        finally:
-            db.close()
-
-    def _create_schema(self, db: sqlite3.Connection) -> None:
-        for statement in SCHEMA.split(";"):
-            if statement.strip():
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _migrate(self, db: sqlite3.Connection, version: int) -> None:
-        """From `version` to this one, in the caller's transaction: wholly or not at all."""
-        for step in range(version + 1, SCHEMA_VERSION + 1):
-            db.execute(MIGRATIONS[step])
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     def _state(self, db: sqlite3.Connection, run_id: str) -> RunState:
         row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from gemfleet.cluster.bringup.description import ClusterDescription
 from gemfleet.cluster.bringup.ssh import Ssh
-from gemfleet.cluster.bringup.token import load_token
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.token_file import load_token
 from gemfleet.train.config_file import load_validated
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home

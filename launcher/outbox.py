@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +21,19 @@ BATCH = 2_000
 class Outbox:
     """Collects records and hands them to `send` about twice a second. `send` returns whether the run was asked to stop.
 
+    `send` gets a batch and its mark. A batch that failed is sent again as it was, with its mark, before any other.
     Nothing here raises into the caller. While the head cannot be reached records wait, the oldest giving way beyond
     `CAPACITY`; an empty batch is sent too, because its answer is how a rank learns that it should stop.
     """
 
-    def __init__(self, send: Callable[[list[Record]], bool], interval_seconds: float = INTERVAL_SECONDS) -> None:
+    def __init__(self, send: Callable[[list[Record], str], bool], interval_seconds: float = INTERVAL_SECONDS) -> None:
         self._send = send
         self._interval = interval_seconds
         self._records: deque[Record] = deque(maxlen=CAPACITY)
+        self._batch: list[Record] | None = None
+        name = uuid.uuid4().hex
+        self._marks = (f"{name}-{number}" for number in itertools.count())
+        self._mark = ""
         self._sending = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -45,11 +53,11 @@ class Outbox:
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Wait until everything queued so far has arrived; False when the head did not take it in time."""
         deadline = time.monotonic() + timeout_seconds
-        with self._sending:  # what was on its way has arrived by now or is back in the queue
-            waiting = len(self._records)
+        with self._sending:
+            waiting = math.ceil(len(self._records) / BATCH) + (self._batch is not None)
         while waiting > 0:
             if self._send_once():
-                waiting -= BATCH
+                waiting -= 1
             elif time.monotonic() > deadline:
                 return False
             else:
@@ -69,15 +77,16 @@ class Outbox:
             self._wake.wait(self._interval)
 
     def _send_once(self) -> bool:
-        """Send one batch. What could not be sent goes back to the front of the queue."""
+        """Send the batch that failed last, or else the next one; whether it has arrived."""
         with self._sending:
-            batch = [self._records.popleft() for _ in range(min(BATCH, len(self._records)))]
+            if self._batch is None:
+                self._batch = [self._records.popleft() for _ in range(min(BATCH, len(self._records)))]
+                self._mark = next(self._marks)
             try:
-                self._stop_wanted = bool(self._send(batch)) or self._stop_wanted
+                self._stop_wanted = bool(self._send(self._batch, self._mark)) or self._stop_wanted
             except Exception:
-                room = CAPACITY - len(self._records)
-                self._records.extendleft(reversed(batch[len(batch) - room :] if room < len(batch) else batch))
                 return False
+            self._batch = None
             return True
 
 

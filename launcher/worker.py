@@ -69,7 +69,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     job: RankJob = settings["job"]
     rank = ray.train.get_context().get_world_rank()
     who = identity()
-    outbox = Outbox(lambda batch: bool(job.recorder.call("push", rank, batch, who)))
+    outbox = Outbox(lambda batch, mark: bool(job.recorder.call("push", rank, batch, who, mark)))
     try:
         with forwarded_logs(outbox), tempfile.TemporaryDirectory(prefix="gemfleet-rank-") as work:
             result = _train(job, rank, outbox, Path(work))

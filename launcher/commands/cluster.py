@@ -169,7 +169,7 @@ def _open(hosts_file: Path) -> tuple[ClusterDescription, Operator]:
 
 
 def _token(description: ClusterDescription) -> str:
-    from gemfleet.cluster.bringup.token import load_token
+    from gemfleet.cluster.token_file import load_token
 
     from ..hosts_file import token_path
 

@@ -14,8 +14,8 @@ from gemfleet.cluster.bringup import scripts
 from gemfleet.cluster.bringup.description import ClusterDescription
 from gemfleet.cluster.bringup.operate import Operator, address_of, check_versions
 from gemfleet.cluster.bringup.ssh import Ssh
-from gemfleet.cluster.bringup.token import load_token
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.token_file import load_token
 from gemfleet.launcher.hosts_file import load_hosts
 from gemfleet.train.errors import UserError
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gemfleet.cluster.checkpoint_store import storage
 from gemfleet.cluster.checkpoint_store.places import is_storage
 from gemfleet.cluster.checkpoint_store.storage import check_storage
 from gemfleet.cluster.errors import ClusterError, StoreError
@@ -75,7 +76,6 @@ def test_a_late_rank_of_an_older_attempt_changes_no_key(kept: Kept) -> None:
     assert kept.names(1) == []
 
 
-@pytest.mark.slow  # the client tries for ten seconds
 def test_a_storage_out_of_reach_fails_the_commit_and_keeps_what_arrived(
     kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,6 +84,7 @@ def test_a_storage_out_of_reach_fails_the_commit_and_keeps_what_arrived(
     entry = send(disk, 1, 1, "a.bin")
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        patch.setattr(storage, "ATTEMPTS", 2)
         unreachable = kept.open()
         with pytest.raises(StoreError, match="cannot be"):
             unreachable.declare(1, 1, 0, [entry], [0])
@@ -107,9 +108,9 @@ def test_what_is_read_was_fetched_once_and_checked(kept: Kept) -> None:
 def test_a_wrong_storage_is_told_before_anything_starts(kept: Kept, tmp_path: Path) -> None:
     check_storage(kept.storage, kept.run_folder)
     assert kept.names(0) == []
-    for storage in ("s3://gemfleet-no-such-bucket/runs", str(tmp_path / "not-mounted")):
-        with pytest.raises(ClusterError, match=rf"cluster.storage is {storage}, where no checkpoint can be written"):
-            check_storage(storage, kept.run_folder)
+    for place in ("s3://gemfleet-no-such-bucket/runs", str(tmp_path / "not-mounted")):
+        with pytest.raises(ClusterError, match=rf"cluster.storage is {place}, where no checkpoint can be written"):
+            check_storage(place, kept.run_folder)
 
 
 @pytest.mark.parametrize("text", ["s3://bucket", "s3://bucket/a/b-c", "gs://bucket_1/x", "/mnt/shared"])

@@ -29,3 +29,18 @@ def test_what_each_rank_has_of_its_own_becomes_a_curve_for_each_rank(tmp_path: P
     )
     newest = recorder.snapshot()["step"]
     assert (newest["memory_bytes"], newest["utilisation"]) == ([10, 20], [0.5, None])
+
+
+def test_a_batch_that_comes_again_is_kept_once_also_by_a_recorder_that_was_restarted(tmp_path: Path) -> None:
+    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry.create_run("run-1", "run", "", 1)
+    batch = [{"kind": "log", "line": "a line"}, {"kind": "event", "event": "note", "message": "a note"}]
+    RunRecorder(str(tmp_path), "run-1").push(0, batch, WHO, "a-1")
+    again = RunRecorder(str(tmp_path), "run-1")
+    for mark in ("a-1", "a-2", "a-2"):
+        again.push(0, batch, WHO, mark)
+    again.push(1, batch, WHO, "a-2")  # of another rank
+    logs = tmp_path / "runs" / "run-1" / "logs"
+    assert (logs / "rank-0.log").read_text() == "a line\n" * 2
+    assert (logs / "rank-1.log").read_text() == "a line\n"
+    assert sum(event["kind"] == "note" for event in registry.events("run-1")) == 3

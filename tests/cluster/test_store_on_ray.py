@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow.fs
 import pytest
 import ray
+from gemfleet.cluster import head as head_module
 from gemfleet.cluster.checkpoint_store import client as client_module
 from gemfleet.cluster.checkpoint_store.actor import start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
@@ -267,12 +268,13 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
     who = {"node": two_nodes.worker, "address": "127.0.0.1", "pid": 1}
 
     def push(step: int) -> bool:
+        """As an outbox does: one mark a batch."""
         batch = [
             {"kind": "step", "step": step, "loss": 3.0 - step, "tokens_per_second": None, "learning_rate": 1e-3},
             {"kind": "eval", "step": step, "eval_loss": 2.0},
             {"kind": "log", "time": time.time(), "line": f"line {step}"},
         ]
-        return bool(recorder.call("push", 0, batch, who))
+        return bool(recorder.call("push", 0, batch, who, f"mark-{step}"))
 
     assert push(1) is False
     kill(recorder)
@@ -294,7 +296,10 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
     assert points == {1: 2.0, 2: 1.0}
 
 
-def test_a_second_driver_of_the_same_run_is_refused(two_nodes: Any, store: HeadActor, tmp_path: Path) -> None:
+def test_a_second_driver_of_the_same_run_is_refused(
+    two_nodes: Any, store: HeadActor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head_module, "NAME_SECONDS", 2.0)
     with pytest.raises(ClusterError, match="running already"):
         start_store(store.name.removeprefix("gemfleet-store-"), tmp_path, None)
 

@@ -16,10 +16,12 @@ class Head:
 
     def __init__(self) -> None:
         self.arrived: list[Any] = []
+        self.marks: list[str] = []
         self.away = False
         self.stop = False
 
-    def take(self, batch: list[Any]) -> bool:
+    def take(self, batch: list[Any], mark: str) -> bool:
+        self.marks.append(mark)
         if self.away:
             raise ConnectionError("away")
         self.arrived += batch
@@ -43,6 +45,27 @@ def test_order_is_kept_over_an_absence_of_the_head() -> None:
         head.away = False
         assert outbox.flush(timeout_seconds=5.0)
     assert [record["number"] for record in head.arrived] == list(range(50))
+
+
+def test_a_batch_without_an_answer_is_sent_again_as_it_was() -> None:
+    """Under the mark it had, so that a head that took it knows it; what was put meanwhile goes with the next."""
+    sent: list[tuple[str, list[Any]]] = []
+    answers = iter([False, True])
+
+    def take(batch: list[Any], mark: str) -> bool:
+        sent.append((mark, list(batch)))
+        if batch and not next(answers, True):
+            outbox.put("later")  # type: ignore[arg-type]
+            raise ConnectionError("the answer was lost")
+        return False
+
+    outbox = Outbox(take, interval_seconds=60.0)
+    outbox.put("first")  # type: ignore[arg-type]
+    outbox.flush()
+    outbox.close()
+    told = [(mark, batch) for mark, batch in sent if batch]
+    assert [batch for _, batch in told] == [["first"], ["first"], ["later"]]
+    assert told[0][0] == told[1][0] != told[2][0]
 
 
 def test_the_stop_flag_comes_back_without_any_record_and_stays() -> None:

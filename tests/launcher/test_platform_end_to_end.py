@@ -89,6 +89,7 @@ def test_a_delivery_that_failed_is_made_up_for(finished: tuple[Path, str], remot
     assert git(remote / "result.git", "branch", "--list").split() == [BRANCH]
 
 
+@pytest.mark.long
 def test_without_training_the_base_is_scored_and_answers(
     finished: tuple[Path, str], clone: Path, remote: Path, tmp_path: Path
 ) -> None:

@@ -153,7 +153,7 @@ def test_the_records_of_a_checkpoints_steps_are_on_the_head_before_it(tmp_path: 
         def upload(self, step: int, *arguments: Any) -> None:
             head.append(step)
 
-    def take(batch: list[Any]) -> bool:
+    def take(batch: list[Any], mark: str) -> bool:
         head.extend(record["step"] for record in batch)
         return False
 

@@ -121,7 +121,9 @@ def test_a_cap_on_rank_1_alone_decides_for_all(model: Path, strategy: dict[str, 
     found, trials = search(train, [LocalProbe(node=node) for node in NODES], capped, largest=1000)
     largest = max(candidate.rows for candidate in found.candidates)
     assert 4 <= largest <= 8
-    assert found.evaluation_rows == largest
+    # Of the sizes that fitted once, speed is compared among those that fitted each time: a row at the cap may not have.
+    fitted = max(trial.rows for trial in trials if trial.fits)
+    assert largest <= found.evaluation_rows == fitted <= 8
     assert all(rank.peak_bytes <= cap for trial in trials if trial.fits for rank in trial.ranks if rank.rank == 1)
     assert "on rank 1 (10.0.0.2)" in trial_line(strategy["strategy"], trials[0])
     assert "rank 1 on 10.0.0.2 has the least" in found_sentences(found, None)[1]

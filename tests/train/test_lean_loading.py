@@ -54,6 +54,7 @@ def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path) -> None:
     sizes = save_random_base(SIZES["1b"], torch.bfloat16, tmp_path)
     whole, layer = sum(sizes.values()), sum(size for name, size in sizes.items() if ".layers.0." in name)

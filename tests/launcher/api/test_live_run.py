@@ -177,6 +177,7 @@ def check_adapter(archive: Path, model_folder: Path, step: int) -> None:
     assert any(parameter.abs().sum() > 0 for name, parameter in model.named_parameters() if "lora_B" in name)
 
 
+@pytest.mark.long
 def test_a_submitted_run_outlives_an_older_api_that_is_replaced_and_is_resumed(
     work: Path, tmp_path: Path, ray_address: str
 ) -> None:

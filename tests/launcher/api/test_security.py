@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 
 import pytest
 from api_live import Live, serve
+from gemfleet.cluster.errors import ClusterError
 from gemfleet.launcher.api.settings import ApiSettings, Tokens, is_loopback
 from gemfleet.launcher.api.tokens import load_tokens, same_secret
-from gemfleet.train.errors import UserError
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 VALID: dict[str, Any] = {"train": {"model": "demo", "data": {"train": "demo"}}}
@@ -137,7 +137,7 @@ def test_tokens_are_files_that_only_their_owner_reads(tmp_path: Path) -> None:
     for name in ("read.token", "admin.token"):
         assert (tmp_path / "api" / name).stat().st_mode & 0o777 == 0o600
     (tmp_path / "api" / "read.token").chmod(0o644)
-    with pytest.raises(UserError, match="chmod 600"):
+    with pytest.raises(ClusterError, match="chmod 600"):
         load_tokens(tmp_path)
 
 

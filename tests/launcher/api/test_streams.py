@@ -19,12 +19,16 @@ from gemfleet.launcher.api.feed import Feed
 Message = tuple[str, str, Any]
 
 
-def messages(live: Live, path: str, last: str | None = None, at_most: int = 10_000) -> Iterator[Message]:
-    """(kind, id, body) of each message until the server closes the stream."""
+def messages(
+    live: Live, path: str, last: str | None = None, at_most: int = 10_000, opened: threading.Event | None = None
+) -> Iterator[Message]:
+    """(kind, id, body) of each message until the server closes the stream; `opened` is set once it has answered."""
     headers = {"Accept": "text/event-stream", **({"Last-Event-ID": last} if last else {})}
     with live.client.stream("GET", path, headers=headers) as answer:
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/event-stream")
+        if opened is not None:
+            opened.set()
         fields: dict[str, str] = {}
         for line in answer.iter_lines():
             if line:
@@ -82,11 +86,12 @@ def test_a_step_that_is_trained_again_is_told_again(live: Live) -> None:
 
 
 def test_one_stream_tells_of_all_runs_from_now_on(live: Live) -> None:
-    stream = messages(live, "/api/v1/events?metrics=true", at_most=2)
+    opened = threading.Event()
+    stream = messages(live, "/api/v1/events?metrics=true", at_most=2, opened=opened)
     told: list[Message] = []
     reader = threading.Thread(target=lambda: told.extend(stream))
     reader.start()
-    time.sleep(0.5)
+    assert opened.wait(10)
     live.registry.add_metrics("alpha-2", [step_record(4)])
     live.registry.transition("alpha-3", RunState.FAILED)
     reader.join(10)

@@ -1,4 +1,4 @@
-"""The cluster's token on the machine that brings it up: made once, in a file that only its owner can read."""
+"""A token in a file that only its owner can read, made once: the cluster's own, and those of the API."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import secrets
 from pathlib import Path
 
-from ..errors import ClusterError
+from .errors import ClusterError
 
 LEAST_CHARACTERS = 16
 
@@ -20,7 +20,7 @@ def load_token(path: Path) -> str:
         return _read(path)
     except OSError as error:
         raise ClusterError(
-            f"the token file {path} cannot be made: {error.strerror}; give another `token_file`"
+            f"the token file {path} cannot be made: {error.strerror}; give another place for it"
         ) from None
     with os.fdopen(descriptor, "w") as file:
         token = secrets.token_urlsafe(32)
@@ -31,7 +31,7 @@ def load_token(path: Path) -> str:
 def _read(path: Path) -> str:
     mode = path.stat().st_mode & 0o777
     if mode & 0o077:
-        raise ClusterError(f"{path} can be read by other users (mode {mode:o}); run `chmod 600 {path}`")
+        raise ClusterError(f"{path} can be read by other users (mode {mode:o}); run `chmod 600 {path}`, or delete it")
     token = path.read_text().strip()
     if len(token) < LEAST_CHARACTERS or not token.isascii() or not token.isprintable() or " " in token:
         raise ClusterError(f"{path} holds no token: give {LEAST_CHARACTERS} or more letters and digits, or delete it")
