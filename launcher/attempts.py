@@ -21,7 +21,7 @@ class Attempts:
 
     def __call__(self) -> int:
         generation = self.store.begin_attempt()
-        self.recorder.call("event", "attempt", f"attempt {generation} begins", {"generation": generation})
+        self.recorder.call("event", "attempt", f"attempt {generation - self.before} begins", {"generation": generation})
         if generation > self.before + 1:
             self.recorder.call("transition", "restarting", f"attempt {generation - self.before}")
         return generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -47,16 +48,20 @@ def local_ray(cpus: int = 4) -> Iterator[str]:
 
 
 def gemfleet(workplace: Path, home: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The command, started in `workplace`."""
+    """The command, started in `workplace`. It hears Ctrl-C, also where whoever started these tests does not."""
     environment = {**os.environ, "GEMFLEET_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "gemfleet.launcher.cli", *arguments],
-        cwd=workplace,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "gemfleet.launcher.cli", *arguments],
+            cwd=workplace,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def start(

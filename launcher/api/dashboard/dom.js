@@ -21,11 +21,16 @@ export function show(title, ...children) {
   return heading;
 }
 
-/** Replace what is inside; the focus stays with the element of the same id. */
+/** Replace what is inside; what is equal stays, so that no click is lost, and the focus stays with the element of the same id. */
 export function replace(container, ...children) {
   const focused = container.contains(document.activeElement) ? document.activeElement.id : "";
-  container.replaceChildren(...children);
-  if (focused) document.getElementById(focused)?.focus();
+  const before = [...container.childNodes];
+  children.forEach((child, index) => {
+    if (index >= before.length) container.append(child);
+    else if (!before[index].isEqualNode(child)) before[index].replaceWith(child);
+  });
+  before.slice(children.length).forEach((node) => node.remove());
+  if (focused && document.activeElement?.id !== focused) document.getElementById(focused)?.focus();
 }
 
 export function announce(text) {

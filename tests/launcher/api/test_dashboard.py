@@ -38,12 +38,14 @@ def browser(window: Any) -> Any:
 def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, browser: Any) -> None:
     browser.get(f"{live.url}/#/runs/alpha-2")
     wait_for(lambda: points(browser) == 3)
-    browser.execute_script("window.sameDocument = true")
+    browser.execute_script("window.sameDocument = true; window.sameButton = document.getElementById('stop')")
     for step in range(4, 7):
         live.registry.add_metrics("alpha-2", [step_record(step)])
     wait_for(lambda: points(browser) == 6)
     wait_for(lambda: "6 of 8" in text_of(browser, ".facts"))
     assert [points(browser, 3, rank) for rank in (0, 1, 2)] == [6, 6, 0]  # memory, a line for each of two ranks
+    # A button that is replaced between pressing and releasing hears no click.
+    assert browser.execute_script("return document.getElementById('stop') === window.sameButton") is True
     browser.find_element("id", "stop").click()
     browser.find_element("css selector", "#confirm-dialog button[value=no]").click()
     assert not live.registry.stop_requested("alpha-2")
