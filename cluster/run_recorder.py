@@ -120,16 +120,18 @@ class RunRecorder:
             self._board.flush()
 
     def _keep(self, rank: int, batch: Sequence[Record]) -> None:
-        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
-        if metrics:
-            self._registry.add_metrics(self._run_id, metrics)
-            with suppress(OSError):
-                self._write_board(metrics)
-        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
+        """TensorBoard's file comes last: its import takes seconds, and a run can be killed meanwhile."""
         for record in batch:
             if record["kind"] in ("event", "result"):
                 name = record.get("event", record["kind"])
                 self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
+        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
+        if metrics:
+            self._registry.add_metrics(self._run_id, metrics)
+        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
+        if metrics:
+            with suppress(OSError):
+                self._write_board(metrics)
 
     def _launch_events(self) -> list[dict[str, Any]]:
         return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
