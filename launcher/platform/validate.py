@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from gemfleet.train.config_errors import explain
@@ -17,12 +18,21 @@ def problems_in_the_requests_words(
     lines = []
     for line in explain(error, LaunchConfig):
         path, _, sentence = line.partition(": ")
-        keys = because.get(path.partition("[")[0])
-        if keys is None:
+        keys = because.get(path.partition("[")[0]) or _keys_named_in(sentence, because)
+        if not keys:
             if not (known and sentence.startswith("missing")):
                 lines.append(line)
         elif sentence.startswith("unknown key"):
             lines.append(f"{keys[0]}: needs {path}, which this version does not have; remove the key or set it to null")
-        else:
+        elif path.partition("[")[0] in because:
             lines.append(f"{keys[0]} ({path}): {sentence}")
+        else:
+            lines.append(f"{', '.join(keys)}: {sentence}")
     return lines
+
+
+def _keys_named_in(sentence: str, because: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """The request's keys behind the fields that a sentence about a whole section speaks of."""
+    words = set(re.findall(r"[a-z_0-9]+(?:\.[a-z_0-9]+)+", sentence))
+    found = [keys[0] for target, keys in because.items() if keys and {target, target.removeprefix("train.")} & words]
+    return tuple(dict.fromkeys(found))

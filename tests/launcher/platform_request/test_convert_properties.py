@@ -10,7 +10,7 @@ from gemfleet.launcher.config import LaunchConfig
 from gemfleet.launcher.platform.convert import convert
 from gemfleet.launcher.platform.write_yaml import to_yaml
 from gemfleet.train.config_file import parse_yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from platform_requests import REFERENCE, supported_request
 
@@ -52,6 +52,7 @@ def mutate(mutations: list[tuple[tuple[str, ...], str, Any]]) -> dict[str, Any]:
 
 @settings(max_examples=500, deadline=None)
 @given(MUTATIONS)
+@example([(("train_model_parameters", "use_fsdp2"), "replace", True)])
 def test_a_mutated_request_is_valid_or_refused_by_key(mutations: list[tuple[tuple[str, ...], str, Any]]) -> None:
     before = copy.deepcopy(request := mutate(mutations))
     conversion = convert(request, exists=lambda path: False)
