@@ -18,6 +18,7 @@ SUITES = {
     "throughput": "tokens per second, MFU and memory of training, by size, strategy, precision, length and batch",
     "scaling": "weak and strong scaling over workers of this machine, and bytes on the wire",
     "launch": "from `gemfleet train` and `gemfleet resume` to the first step, and where that time goes",
+    "faults": "what a fault in the middle of a run costs: steps, seconds, share of the time that went into training",
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
     "report": "records as one HTML page, Markdown and pictures",
     "compare": "two sets of records: what regressed, what improved, what is noise",

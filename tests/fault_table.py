@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemfleet.cluster.checkpoint_store.folder_shelf import FolderShelf
-from gemfleet.cluster.run_registry import Run, RunRegistry
 
 HEADER = ("fault", "final state", "resumed from", "steps lost", "recovery s")
 ROWS: list[tuple[str, ...]] = []
@@ -40,24 +39,6 @@ def tell(
     """One row of the table."""
     lost = "-" if steps_lost is None else str(steps_lost)
     ROWS.append((fault, state, resumed, lost, "-" if seconds is None else f"{seconds:.1f}"))
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How a run went on after a fault at the moment `at`, seconds since the epoch."""
-
-    resumed: str
-    steps_lost: int
-    seconds: float
-
-
-def recovery_of(registry: RunRegistry, run: Run, at: float, last_step: int) -> Recovery:
-    """From the first resume after the fault. `last_step`: the newest step known when it happened."""
-    resume = next(e for e in registry.events(run.id) if e["kind"] == "resume" and e["time"] > at)
-    resumed = resume["message"].removeprefix("training goes on from ")
-    start_step = int(resumed.removeprefix("checkpoint-")) if resumed.startswith("checkpoint-") else 0
-    step = next(m for m in registry.metrics(run.id, kind="step") if m["step"] == start_step + 1)
-    return Recovery(resumed, max(0, last_step - start_step), step["time"] - at)
 
 
 def verifies(home: Path, run_id: str) -> None:

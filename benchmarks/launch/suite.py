@@ -10,27 +10,27 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 from rich.console import Console
 from rich.table import Table
 
+from ..shared.commands import COMMAND, WAIT_SECONDS, environment, gemfleet, last_line, wait_for_step
 from ..shared.quantiles import quantile, spread
 from ..shared.record import Record, Run
 from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, report_console, start_run
+from ..shared.workplace import WORKERS, make_workplace
 from .phases import breakdown, first_line_after
-from .workplace import WORKERS, make_workplace
 
-WAIT_SECONDS = 300.0
 TARGET_SECONDS = 25.0
 CASES = ("train", "resume")
+# More epochs than anybody waits for: each run is ended once it has shown a step.
+EPOCHS = 500.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     connection = connect("local", workers=WORKERS + 2)
     try:
         with tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
-            rounds = Rounds(make_workplace(Path(folder), connection.address))
+            rounds = Rounds(make_workplace(Path(folder), connection.address, "bench-launch", EPOCHS))
             suite = Suite("launch", 0, rounds.measure, results)
             cases = [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in CASES]
             records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
@@ -83,7 +83,7 @@ def first_step(config: Path, home: Path, command: Sequence[str]) -> Run:
     with (config.parent / "command.log").open("wb") as log:
         process = gemfleet(config.parent, home, *command, output=log)
         try:
-            registry, run_id, step = wait_for_step(home, started, process)
+            registry, run_id, step = wait_for_step(home, process, lambda step: step["time"] >= started)
             subprocess.run([*COMMAND, "stop", run_id, "--wait"], env=environment(home), check=True, capture_output=True)
             process.wait(WAIT_SECONDS)
         except (UserError, subprocess.SubprocessError) as error:
@@ -94,42 +94,6 @@ def first_step(config: Path, home: Path, command: Sequence[str]) -> Run:
     ready = first_line_after(home / "runs" / run_id / "logs" / "rank-0.log", started)
     phases = breakdown(started, registry.events(run_id), ready, step["time"])
     return run.model_copy(update={"step_seconds": [step["time"] - started], "facts": {"phases": phases}})
-
-
-COMMAND = (sys.executable, "-m", "gemfleet.launcher.cli")
-
-
-def gemfleet(folder: Path, home: Path, *arguments: str, output: Any) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [*COMMAND, *arguments], cwd=folder, env=environment(home), stdout=output, stderr=subprocess.STDOUT
-    )
-
-
-def environment(home: Path) -> dict[str, str]:
-    return {**os.environ, "GEMFLEET_HOME": str(home), "HF_HUB_OFFLINE": "1"}
-
-
-def wait_for_step(
-    home: Path, since: float, process: subprocess.Popen[bytes]
-) -> tuple[RunRegistry, str, dict[str, Any]]:
-    """The first step reported after `since`. Raises UserError if the command ends before, or after `WAIT_SECONDS`."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        if (home / "gemfleet.db").exists():
-            registry = RunRegistry(home / "gemfleet.db")
-            for known in registry.list_runs():
-                found = [step for step in registry.metrics(known.id, kind="step") if step["time"] >= since]
-                if found:
-                    return registry, known.id, found[0]
-        if process.poll() is not None:
-            raise UserError(f"the command ended with code {process.returncode} before its first step")
-        time.sleep(0.2)
-    raise UserError(f"there was no step within {WAIT_SECONDS:g} s")
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it printed nothing"
 
 
 def results(record: Record) -> dict[str, Any]:

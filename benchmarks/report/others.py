@@ -86,6 +86,39 @@ def plan_section(records: Sequence[Record]) -> Section:
     return Section("The plan's memory", taken(records), [table], [chart])
 
 
+FAULTS = ("fault", "recovery s", "worst", "steps lost, worst", "training s", "effective time", "adapter")
+
+
+def faults_section(records: Sequence[Record]) -> Section:
+    """What one fault costs a run."""
+    disturbed = [record for record in records if "recovery_seconds" in record.results]
+    middle = [record.results["recovery_seconds"] for record in disturbed]
+    series = Series("recovery", [record.case for record in disturbed], middle)
+    chart = Chart("faults", "Seconds to recover", "bar", "", "seconds", [series])
+    steps = records[0].config["steps"]
+    note = f"Runs of {steps} steps, each with one fault; a longer run loses a smaller share to the same seconds."
+    return Section("Faults", taken(records), [faults_table(records)], [chart] if disturbed else [], [note])
+
+
+def faults_table(records: Sequence[Record]) -> TableOf:
+    """Of each fault its recovery, and what the run took beside the undisturbed one."""
+    return TableOf(FAULTS, [_fault_row(record) for record in records])
+
+
+def _fault_row(record: Record) -> list[str]:
+    found = record.results
+    if "effective_time_ratio" not in found:
+        return [record.case, *["-"] * 5, "failed"]
+    return [
+        record.case,
+        *(f"{found[name]:.1f}" if name in found else "-" for name in ("recovery_seconds", "recovery_seconds_worst")),
+        str(found.get("steps_lost_worst", "-")),
+        f"{found['training_seconds']:.1f}",
+        f"{found['effective_time_ratio']:.1%}",
+        "the same" if found["same_adapter"] else "differs",
+    ]
+
+
 def plain_section(records: Sequence[Record]) -> Section:
     """Any other suite: its figures as they are."""
     tables = [

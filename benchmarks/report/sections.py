@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from ..shared.record import Record
 from .chart import Section
-from .others import launch_section, peers_section, plain_section, plan_section
+from .others import faults_section, launch_section, peers_section, plain_section, plan_section
 from .training import scaling_section, throughput_section
 
 SECTIONS: dict[str, Callable[[Sequence[Record]], Section]] = {
@@ -14,6 +14,7 @@ SECTIONS: dict[str, Callable[[Sequence[Record]], Section]] = {
     "throughput": throughput_section,
     "scaling": scaling_section,
     "launch": launch_section,
+    "faults": faults_section,
     "plan": plan_section,
 }
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_table import EPOCHS, SEED, Place, recovery_of, tell, verifies
+from fault_table import EPOCHS, SEED, Place, tell, verifies
+from gemfleet.benchmarks.faults.recovery import recovery_of
 from gemfleet.cluster.run_registry import RunRegistry
 from safetensors.torch import load_file
 from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, history, start, states, trained_steps, wait_for_step
@@ -50,7 +51,7 @@ def test_a_killed_rank(place: Place, home: Path) -> None:
     name = "adapter_model.safetensors"
     assert (output / name).read_bytes() == (place.whole / name).read_bytes()
     verifies(home, run.id)
-    recovery = recovery_of(registry, run, at, last)
+    recovery = recovery_of(registry, run.id, at, last)
     assert recovery.steps_lost <= 2 * SAVE_EVERY  # one interval, and the checkpoint that was on its way
     assert recovery.seconds < 60
     tell(
@@ -83,7 +84,7 @@ def test_a_rank_that_hangs(place: Place, home: Path) -> None:
     name = "adapter_model.safetensors"
     assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
     verifies(home, run.id)
-    recovery = recovery_of(registry, run, at, last)
+    recovery = recovery_of(registry, run.id, at, last)
     fault = f"rank stopped (SIGSTOP), watchdog at {limit:g} s"
     tell(fault, "succeeded, bit-identical", recovery.resumed, recovery.steps_lost, recovery.seconds)
 
@@ -137,7 +138,7 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, else
     pairs = zip(losses(output), losses(place.whole), strict=True)
     assert max(abs(mine[1] - undisturbed[1]) for mine, undisturbed in pairs) < 1e-4
     verifies(home, run.id)
-    recovery = recovery_of(registry, run, at, last)
+    recovery = recovery_of(registry, run.id, at, last)
     assert recovery.resumed == f"checkpoint-{before}"
     tell(
         f"driver killed at step {last}, newest checkpoint damaged, resumed {words}, seed {SEED}",

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
-from fault_table import recovery_of, tell, verifies
+from fault_table import tell, verifies
+from gemfleet.benchmarks.faults.recovery import recovery_of
 from gemfleet.cluster.run_registry import Run
 
 from tests.hosts.hosts import Host, fleet_of
@@ -136,7 +137,7 @@ def test_a_drained_node(scene: Scene) -> None:
     scene.trains()
     assert sorted(scene.rank_hosts()) == sorted({*WORKERS} - {host})
     assert spare in scene.rank_hosts()
-    recovery = recovery_of(scene.registry, scene.run, at, saved["step"])
+    recovery = recovery_of(scene.registry, scene.run.id, at, saved["step"])
     assert recovery.steps_lost == 0
     tell("node drained, another one free", "trains on, no failure", recovery.resumed, 0, recovery.seconds)
     scene.cluster.fleet[host].kill_all()  # its deadline, so to speak
@@ -157,7 +158,7 @@ def test_a_lost_node_without_another(scene: Scene) -> None:
     scene.cluster.start_worker(gone)  # with a model that was staged to this host as another node
     scene.trains()
     assert lost not in scene.rank_hosts()
-    recovery = recovery_of(scene.registry, run, at, last)
+    recovery = recovery_of(scene.registry, run.id, at, last)
     assert recovery.steps_lost <= 2 * SAVE_EVERY  # one interval, and the checkpoint that was on its way
     seconds = recovery.seconds - (joined - at)
     tell(
@@ -188,7 +189,7 @@ def test_a_restarted_head(scene: Scene) -> None:
     assert str(scene.run.state) == "stopped", output
     assert len(scene.registry.list_runs()) == 1
     assert {*before} <= {c["step"] for c in scene.registry.checkpoints(ID)}
-    recovery = recovery_of(scene.registry, scene.run, at, last)
+    recovery = recovery_of(scene.registry, scene.run.id, at, last)
     tell("head restarted, then `gemfleet resume`", "interrupted, then trains on", *facts(recovery))
     verifies(scene.home, ID)
     newest = scene.registry.checkpoints(ID)[-1]["step"]

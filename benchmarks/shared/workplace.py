@@ -1,4 +1,4 @@
-"""A user's folder with a tiny model, a tokenizer of bytes, and rows: nothing in it takes time but starting."""
+"""A user's folder with a tiny model, a tokenizer of bytes, and rows, for suites that start whole runs."""
 
 from __future__ import annotations
 
@@ -11,27 +11,30 @@ import yaml
 from ..training.models import model_folder
 
 ROWS = 256
+GLOBAL_BATCH = 4
 WORKERS = 2
-# More epochs than anybody waits for: the suite ends each run once it has seen a step.
-EPOCHS = 500.0
+STEPS_PER_EPOCH = ROWS // GLOBAL_BATCH
 
 
-def make_workplace(folder: Path, address: str) -> Path:
-    """The configuration file. Its run uses `WORKERS` ranks of the Ray cluster at `address`."""
+def make_workplace(folder: Path, address: str, name: str, epochs: float, save_every: int | None = None) -> Path:
+    """The configuration file. Its run uses `WORKERS` ranks of the Ray cluster at `address`.
+
+    save_every: steps between checkpoints; None: there are none
+    """
     # A link would be refused: the folder is staged to nodes.
     shutil.copytree(model_folder("tiny", None), folder / "model")
     save_byte_tokenizer(folder / "model")
     rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = {
-        "name": "bench-launch",
+        "name": name,
         "train": {
             "model": "./model",
             "data": {"train": "rows.jsonl", "max_length": 128, "eval_fraction": 0.0},
-            "batch": {"global": 4},
-            "epochs": EPOCHS,
+            "batch": {"global": GLOBAL_BATCH},
+            "epochs": epochs,
             "precision": "fp32",
-            "checkpoint": {"every": "never"},
+            "checkpoint": {"every": save_every or "never"},
         },
         "cluster": {"address": address, "workers": WORKERS},
     }

@@ -1,0 +1,1 @@
+"""What a fault in the middle of a run costs."""

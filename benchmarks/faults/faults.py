@@ -1,0 +1,79 @@
+"""The faults that are caused: to whom, and what a person does about it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gemfleet.cluster.run_registry import RunRegistry
+
+WATCHDOG_SECONDS = 8.0
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run in the middle of training, and the process of the command that started it."""
+
+    registry: RunRegistry
+    run_id: str
+    command: subprocess.Popen[bytes]
+    chance: random.Random
+
+
+@dataclass(frozen=True)
+class Fault:
+    """summary: for the table; cause: None where nothing is done; resumes: a person then says `gemfleet resume`;
+    restarts: ranks go on from a checkpoint; settings: of the run."""
+
+    summary: str
+    cause: Callable[[Scene], None] | None = None
+    resumes: bool = False
+    restarts: bool = True
+    settings: tuple[str, ...] = ()
+
+
+def kill_rank(scene: Scene) -> None:
+    os.kill(scene.chance.choice(scene.registry.ranks(scene.run_id))["pid"], signal.SIGKILL)
+
+
+def stop_rank(scene: Scene) -> None:
+    """The rank hangs; its watchdog finds it and ends it."""
+    os.kill(scene.chance.choice(scene.registry.ranks(scene.run_id))["pid"], signal.SIGSTOP)
+
+
+def kill_driver(scene: Scene) -> None:
+    scene.command.kill()
+    scene.command.wait()
+    scene.registry.mark_interrupted()  # as the next command on the head does
+
+
+def terminate(scene: Scene) -> None:
+    """As `ray job stop` does: a checkpoint after the current step, then the end."""
+    scene.command.terminate()
+    scene.command.wait()
+
+
+def kill_store(scene: Scene) -> None:
+    import ray
+
+    store = ray.get_actor(f"gemfleet-store-{scene.run_id}", namespace="gemfleet")
+    ray.kill(store, no_restart=False)
+
+
+UNDISTURBED = "undisturbed"
+FAULTS = {
+    UNDISTURBED: Fault("nothing"),
+    "rank-killed": Fault("a rank is killed (SIGKILL)", kill_rank),
+    "rank-hangs": Fault(
+        f"a rank is stopped (SIGSTOP); the watchdog waits {WATCHDOG_SECONDS:g} s",
+        stop_rank,
+        settings=tuple(f"cluster.watchdog.{phase}_s={WATCHDOG_SECONDS}" for phase in ("step", "evaluate", "save")),
+    ),
+    "driver-killed": Fault("the driver is killed, then `gemfleet resume`", kill_driver, resumes=True),
+    "terminated": Fault("the driver gets SIGTERM, then `gemfleet resume`", terminate, resumes=True),
+    "store-killed": Fault("the checkpoint store on the head is killed", kill_store, restarts=False),
+}
