@@ -32,6 +32,7 @@ from gemfleet.train.resolve import resolve_model_folder
 
 from .batch_key import batch_key
 from .placement import Placement
+from .places import heed_stop
 from .probe_host import HostFacts, RayProbe, probe_hosts
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def find_micro(
     options: Sequence[Option],
     use_cache: bool,
 ) -> TrainConfig:
-    """The phase of a run: as configured, with the micro-batch found where it is `auto`. options: see `variants_of`"""
+    """The phase of a run: as configured, with the micro-batch found where it is `auto`. options: see `variants_of`
+
+    Raises StoppedBeforeFit when somebody asks the run to stop meanwhile.
+    """
     train = run.config.train
     if train.batch.micro != "auto":
         return train
@@ -72,6 +76,7 @@ def find_micro(
     def tell(kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
         run.note(sentence)
         run.registry.add_event(run.id, kind, sentence, facts)
+        heed_stop(run, "looked for a micro-batch")  # after each trial at the latest
 
     variants = variants_of(train, options, on_gpu=placement.gpus_per_worker > 0)
     key = batch_key(train, variants, placement, model_folders, resolve_model_folder(train.model))

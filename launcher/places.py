@@ -32,8 +32,8 @@ POLL_SECONDS = 0.5
 QUEUE_SECONDS = 1.0
 
 
-class StoppedWhileWaiting(Exception):  # noqa: N818
-    """Somebody asked the run to stop before it had room to start, or to start again."""
+class StoppedBeforeFit(Exception):  # noqa: N818
+    """Somebody asked the run to stop while no rank trains: before the first fit, or between two."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Ground:
 def find_places(run: Run) -> Placement:
     """Decide on the ranks of an admitted run, and wait until the cluster has room for them.
 
-    An elastic run takes what there is, once that has stopped changing. ResourcesUnavailable, StoppedWhileWaiting.
+    An elastic run takes what there is, once that has stopped changing. ResourcesUnavailable, StoppedBeforeFit.
     """
     cluster = run.config.cluster
     nodes = answering_nodes()
@@ -109,10 +109,10 @@ def await_admission(run: Run) -> None:
         waited += 0.0 if verdict.behind else sleep
 
 
-def heed_stop(run: Run) -> None:
-    """StoppedWhileWaiting when somebody asked the run to stop."""
+def heed_stop(run: Run, doing: str = "waited for room") -> None:
+    """StoppedBeforeFit when somebody asked the run to stop. doing: what it did meanwhile, in the past tense."""
     if run.registry.stop_requested(run.id):
-        raise StoppedWhileWaiting(f"run {run.id} was stopped while it waited for room")
+        raise StoppedBeforeFit(f"run {run.id} was stopped while it {doing}")
 
 
 def most_ranks(run: Run, workers: int) -> int:

@@ -36,7 +36,7 @@ from .fitness import fitness
 from .fits import fit
 from .inputs import check_everything, with_clones
 from .placement import Placement
-from .places import Ground, StoppedWhileWaiting, await_admission, find_places, stage_to
+from .places import Ground, StoppedBeforeFit, await_admission, find_places, heed_stop, stage_to
 from .progress import Display
 from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
@@ -157,22 +157,19 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
                 placement = preflight(run)
                 options = settle_strategy(run, placement)
                 model, folders = stage(run)
-            except StoppedWhileWaiting as stopped:
-                return end_waiting(run, str(stopped))
-        ground = prepare_data(run, placement, model, folders)
-        train = find_micro(run, placement, ground.source, folders, options, batch_cache)
-        try:
-            fitted = fit(run, train, ground)
-        except StoppedWhileWaiting as stopped:
-            return end_waiting(run, str(stopped))
+                ground = prepare_data(run, placement, model, folders)
+                train = find_micro(run, placement, ground.source, folders, options, batch_cache)
+                fitted = fit(run, train, ground)
+            except StoppedBeforeFit as stopped:
+                return end_untrained(run, str(stopped))
         raise_failure(run, fitted.error)
         result = fitted.snapshot["result"]
         checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
         return finish(run, Trained(checkpoint, fitted.ground, result), fitted.interrupted)
 
 
-def end_waiting(run: Run, reason: str) -> Outcome:
-    """The end of a run that was stopped while it waited for room, at first or between two fits."""
+def end_untrained(run: Run, reason: str) -> Outcome:
+    """The end of a run that was stopped before ranks trained, or between two fits."""
     run.note(reason)
     run.registry.transition(run.id, RunState.STOPPED, reason)
     return Outcome(run.id, RunState.STOPPED, None, False, None)
@@ -210,6 +207,7 @@ def prepare_data(run: Run, placement: Placement, model: Path, folders: dict[str,
     data = tokenise_on_cluster(train, folders, run.display.bars)
     source = pack_on_cluster(data, train, placement.workers, 0, run.display.bars)
     run.note(data.report.summary())
+    heed_stop(run, "prepared its data")
     return Ground(placement, model, folders, data, source)
 
 

@@ -204,6 +204,38 @@ def trials_are_told(workplace: Path, home: Path, registry: RunRegistry, run: str
 
 
 @pytest.mark.faults
+def test_a_stop_is_heeded_after_the_trial_it_falls_into(workplace: Path, tmp_path: Path, ray_address: str) -> None:
+    home = tmp_path / "home"
+    (workplace / "run.yaml").write_text(yaml.safe_dump(configuration(ray_address, "auto", 5)))
+    command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "run.yaml", "--no-batch-cache"]
+    environment = {**os.environ, "GEMFLEET_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, cwd=workplace, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            registry, run = first_trial(home)
+            gemfleet(workplace, home, "stop", run, "--wait")
+            output, _ = process.communicate(timeout=WAIT_SECONDS)
+        finally:
+            process.kill()
+    ended = registry.get_run(run)
+    assert (ended.state, ended.reason) == ("stopped", f"run {run} was stopped while it looked for a micro-batch")
+    assert ended.reason in " ".join(output.split())
+    assert "training" not in [event["data"]["state"] for event in events(registry, run, "state")]
+    assert probe_processes() == []
+
+
+def first_trial(home: Path) -> tuple[RunRegistry, str]:
+    """The registry and the only run of a new home, once the first trial was told."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        if (home / "gemfleet.db").exists():
+            registry = RunRegistry(home / "gemfleet.db")
+            if (runs := registry.list_runs()) and events(registry, runs[0].id, "batch_trial"):
+                return registry, runs[0].id
+        time.sleep(0.05)
+    raise AssertionError("no trial was told")
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("strategy", [{}, {"strategy": "fsdp2"}, ZERO3], ids=["ddp", "fsdp2", "zero3"])
 def test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss(
     workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float], strategy: dict[str, Any]
