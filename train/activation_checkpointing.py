@@ -28,6 +28,7 @@ DEAR_OPERATORS = frozenset(
         "aten::_scaled_dot_product_cudnn_attention",
         "aten::_scaled_dot_product_attention_math",
         "torch_attn::_varlen_attn",
+        "gemfleet::block_attention",
     }
 )
 

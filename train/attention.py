@@ -5,8 +5,9 @@ tokens as the keyword argument `packing` and reach this module untouched through
 for a whole row.
 
 Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents, or flex attention does
-(`capabilities.py` decides); elsewhere each document is one call to SDPA, and a document longer than a layer's sliding
-window is cut into blocks of queries that read only the keys their window reaches.
+(`capabilities.py` decides), or in bf16 on a CPU matrix products over blocks of queries; elsewhere each document is one
+call to SDPA, and a document longer than a layer's sliding window is cut into blocks of queries that read only the keys
+their window reaches.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .block_attention import block_attention
 from .capabilities import AttentionKernel, attention_kernel
 from .errors import UserError
 from .flex import DocumentMasks, flex
@@ -90,6 +92,9 @@ def packed_attention(
         return _varlen(query, key, value, packing, scaling, sliding_window), None
     if packing.kernel == "flex":
         return flex(query, key, value, packing.masks, scaling, sliding_window).transpose(1, 2), None
+    if packing.kernel == "blocks":
+        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window)
+        return row.transpose(0, 1).unsqueeze(0), None
     groups = query.shape[1] // key.shape[1]
     outputs = [
         _document(q, k, v, scaling, sliding_window, groups > 1)

@@ -12,9 +12,14 @@ import torch
 from .compilation import has_compiler
 from .config import ActivationCheckpointing, TrainConfig
 
-AttentionKernel = Literal["varlen", "flex", "sdpa"]
+AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
 Elementwise = Literal["liger", "torch"]
-KERNEL_NAMES = {"varlen": "variable-length kernel", "flex": "flex attention", "sdpa": "SDPA for each document"}
+KERNEL_NAMES = {
+    "varlen": "variable-length kernel",
+    "flex": "flex attention",
+    "blocks": "matrix products over blocks",
+    "sdpa": "SDPA for each document",
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +104,11 @@ def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKerne
 def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
     """torch's variable-length kernel is FlashAttention's: Ampere or newer, and 16-bit numbers.
 
-    Flex attention has the same conditions here: in fp32, heads of 256 values do not fit into its blocks.
+    Flex attention has the same conditions here: in fp32, heads of 256 values do not fit into its blocks. A CPU that is
+    given bf16 multiplies it faster than torch's kernel makes use of, see `block_attention.py`.
     """
+    if able.capability is None and dtype == torch.bfloat16:
+        return "blocks"
     if able.capability is None or able.capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
     if able.varlen:

@@ -92,7 +92,7 @@ class CheckpointStore:
                 self._streams = StreamServer(ray.util.get_node_ip_address())
         return self._streams.expect(partial(self._disk.receive, step, generation, name, size))
 
-    def finish(self, step: int, generation: int, entry: FileEntry, check: int | None = None) -> None:
+    def finish(self, step: int, generation: int, entry: FileEntry, check: str | None = None) -> None:
         self._disk.finish(step, generation, entry, check)
 
     def declare(

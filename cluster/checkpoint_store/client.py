@@ -111,7 +111,7 @@ class StoreClient:
         self.store.call("finish", step, self.generation, entry, check)
         return entry
 
-    def _send_by_stream(self, step: int, path: Path, name: str, size: int) -> tuple[FileEntry, int | None] | None:
+    def _send_by_stream(self, step: int, path: Path, name: str, size: int) -> tuple[FileEntry, str | None] | None:
         """Over a connection to the head; None when there can be none, as behind a firewall."""
         ticket: Ticket | None = None
         if self._refusals < REFUSALS:
@@ -127,7 +127,7 @@ class StoreClient:
         self._refusals = 0
         return FileEntry(name, size, sha256), check
 
-    def _send_by_calls(self, step: int, path: Path, name: str) -> tuple[FileEntry, int | None]:
+    def _send_by_calls(self, step: int, path: Path, name: str) -> tuple[FileEntry, str | None]:
         """In numpy chunks; at most `CHUNKS_IN_FLIGHT` wait in memory on either side."""
         digest, offset = hashlib.sha256(), 0
         pending: list[ray.ObjectRef] = []

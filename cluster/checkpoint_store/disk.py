@@ -46,7 +46,7 @@ class CheckpointDisk:
         self._lock = threading.RLock()
         self._poisoned: dict[Path, str] = {}
         self._begun: dict[Path, object] = {}  # tells the newest upload of a file from one that was given up
-        self._received: dict[Path, tuple[int, int]] = {}  # size and CRC-32 of what came over a connection
+        self._received: dict[Path, tuple[int, str]] = {}  # size and check of what came over a connection
         self._verified: dict[Path, FileEntry] = {}  # files on their way whose bytes were compared with the sender's
         self._resume_points: dict[int, tuple[Manifest | None, list[str]]] = {}
 
@@ -119,11 +119,11 @@ class CheckpointDisk:
         if self._begun.get(part) is begun:
             self._received[part] = size, check
 
-    def finish(self, step: int, generation: int, entry: FileEntry, check: int | None = None) -> None:
+    def finish(self, step: int, generation: int, entry: FileEntry, check: str | None = None) -> None:
         """The whole file was sent: compare it, make it durable, give it its name. May be repeated.
 
-        check: the sender's CRC-32 of a file that came over a connection. It is compared with that of the bytes that
-        were written here; without one, or after a restart, the file is read again and its sha256 compared.
+        check: the sender's, of a file that came over a connection, see `send_file`. It is compared with that of the
+        bytes that were written here; without one, or after a restart, the file is read again and its sha256 compared.
         """
         part = self._part(step, generation, entry.path)
         final = part.with_name(Path(entry.path).name)

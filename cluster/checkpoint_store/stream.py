@@ -17,12 +17,13 @@ import os
 import secrets
 import socket
 import threading
-import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import xxhash
 
 from ..errors import StoreError
 
@@ -94,24 +95,26 @@ class StreamServer:
             self._places.release()
 
 
-def receive_file(connection: socket.socket, descriptor: int, size: int) -> int:
-    """Write the next `size` bytes of the connection to a file; returns their CRC-32. StoreError when fewer came."""
+def receive_file(connection: socket.socket, descriptor: int, size: int) -> str:
+    """Write the next `size` bytes of the connection to a file; returns their check. StoreError when fewer came."""
     buffer = memoryview(bytearray(min(BUFFER_BYTES, max(1, size))))
-    check, left = 0, size
+    check, left = xxhash.xxh3_128(), size
     while left:
         count = connection.recv_into(buffer, min(len(buffer), left))
         if not count:
             raise StoreError(f"the sender stopped with {left:,} of {size:,} bytes to go")
-        check = zlib.crc32(buffer[:count], check)
         data = buffer[:count]
+        check.update(data)
         while data:
             data = data[os.write(descriptor, data) :]
         left -= count
-    return check
+    return check.hexdigest()
 
 
-def send_file(ticket: Ticket, path: Path, size: int) -> tuple[str, int]:
-    """Send a file and wait until the head has written it; its sha256 in hexadecimal and its CRC-32.
+def send_file(ticket: Ticket, path: Path, size: int) -> tuple[str, str]:
+    """Send a file and wait until the head has written it; its sha256 and its check, both in hexadecimal.
+
+    The check is an XXH3 of 128 bits, whose cost cannot be seen beside that of sending; sha256 is what is kept.
 
     ConnectionError when the head cannot be reached at all; StoreError when the connection broke later.
     """
@@ -132,15 +135,15 @@ def send_file(ticket: Ticket, path: Path, size: int) -> tuple[str, int]:
         return hashes.result()
 
 
-def file_hashes(path: Path) -> tuple[str, int]:
-    """sha256 in hexadecimal, and CRC-32, of a file."""
-    digest, check, buffer = hashlib.sha256(), 0, bytearray(BUFFER_BYTES)
+def file_hashes(path: Path) -> tuple[str, str]:
+    """sha256 and check of a file, see `send_file`."""
+    digest, check, buffer = hashlib.sha256(), xxhash.xxh3_128(), bytearray(BUFFER_BYTES)
     with path.open("rb", buffering=0) as file:
         while count := file.readinto(buffer):
             data = memoryview(buffer)[:count]
             digest.update(data)
-            check = zlib.crc32(data, check)
-    return digest.hexdigest(), check
+            check.update(data)
+    return digest.hexdigest(), check.hexdigest()
 
 
 def _exactly(connection: socket.socket, size: int) -> bytes:

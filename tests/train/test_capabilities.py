@@ -29,7 +29,7 @@ def config(**changes: Any) -> TrainConfig:
         (OLD_TORCH, torch.bfloat16, "flex"),
         (OLD_TORCH, torch.float32, "sdpa"),
         (Abilities(capability=(9, 0), varlen=False, triton=False), torch.bfloat16, "sdpa"),
-        (CPU, torch.bfloat16, "sdpa"),
+        (CPU, torch.bfloat16, "blocks"),
     ],
 )
 def test_the_attention_kernel(able: Abilities, dtype: torch.dtype, kernel: str) -> None:
@@ -75,4 +75,4 @@ def test_this_cpu_takes_nothing_that_needs_a_gpu() -> None:
     cpu = torch.device("cpu")
     assert abilities_of(cpu).capability is None
     choices = choose(config(), cpu, torch.bfloat16)
-    assert (choices.attention, choices.elementwise, choices.compile) == ("sdpa", "torch", False)
+    assert (choices.attention, choices.elementwise, choices.compile) == ("blocks", "torch", False)

@@ -42,7 +42,7 @@ def test_changing_one_document_changes_no_other(changed: int) -> None:
 
 @pytest.mark.parametrize("window", [None, WINDOW])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("kernel", ["sdpa", "flex"])
+@pytest.mark.parametrize("kernel", ["sdpa", "flex", "blocks"])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_equals_masked_attention_written_out(window: int | None, kv_heads: int, kernel: AttentionKernel) -> None:
     torch.manual_seed(0)
