@@ -23,7 +23,9 @@ from .lora import fuse_lora_projections
 from .loss import SupervisedCrossEntropy
 from .multimodal import text_part_class
 from .passes import PassInputs, pass_inputs
-from .quantization import loading_options, multiply_exactly
+from .planning import shape_of_config
+from .planning.mixed_bits import eight_bit_projections
+from .quantization import loading_options, multiply_exactly, store_in_8_bits
 
 log = logging.getLogger("gemfleet.train")
 
@@ -92,12 +94,14 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quan
     """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
     from transformers import AutoConfig
 
-    kind = base_model_class(AutoConfig.from_pretrained(folder))
-    options = loading_options(quantization, dtype, device)
-    model = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+    config = AutoConfig.from_pretrained(folder)
+    eight_bits = eight_bit_projections(shape_of_config(config.to_dict(), folder.name)) if quantization == "int4" else ()
+    options = loading_options(quantization, eight_bits, dtype, device)
+    model = base_model_class(config).from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
     if quantization == "none":
         model = model.to(device)
     else:
+        store_in_8_bits(model, eight_bits)
         log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
     return model.requires_grad_(False)
 

@@ -1,6 +1,7 @@
 """Frozen bases in 8 or 4 bits, stored by bitsandbytes; every product is taken with the dequantised weight.
 
-`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314), `int8` one scale an output row.
+`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314) but for the projections that would lose
+most by it (`planning/mixed_bits.py`), which have 8 bits; `int8` has one scale an output row.
 bitsandbytes' own layers are not called: LLM.int8() rounds activations and passes them through fp16, which Gemma 3
 overflows, and the 4-bit layer repacks its weight for the CPU when it is evaluated, after which it cannot train. Here
 forward and backward use one and the same dense weight, made for the product and dropped again.
@@ -8,7 +9,7 @@ forward and backward use one and the same dense weight, made for the product and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,15 +20,17 @@ from .config import Quantization
 from .nf4 import register_nf4
 
 UNTOUCHED = ["lm_head"]  # tied to the embedding
-# One twentieth of a layer's weights, shared by all query heads: on the 270M, in 4 bits, they alone were 30% of the loss
-# that quantising everything cost (2.19 against 1.81; 2.08 with these two left in 16 bits).
-SENSITIVE_TO_INT4 = ["k_proj", "v_proj"]
 
 Dequantise = Callable[[Tensor, torch.dtype], Tensor]
 
 
-def loading_options(quantization: Quantization, dtype: torch.dtype, device: torch.device) -> dict[str, Any]:
-    """What `from_pretrained` is told so that weights are quantised one by one as they are read; {} for `none`."""
+def loading_options(
+    quantization: Quantization, eight_bits: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What `from_pretrained` is told so that weights are quantised one by one as they are read; {} for `none`.
+
+    eight_bits: projections that int4 leaves as they are, for `store_in_8_bits`
+    """
     if quantization == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -38,11 +41,30 @@ def loading_options(quantization: Quantization, dtype: torch.dtype, device: torc
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=UNTOUCHED + (SENSITIVE_TO_INT4 if quantization == "int4" else []),
+        llm_int8_skip_modules=[*UNTOUCHED, *(eight_bits if quantization == "int4" else ())],
     )
     if quantization == "int4":
         config.quant_method = register_nf4()
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def store_in_8_bits(model: nn.Module, projections: Collection[str]) -> None:
+    """Replace the dense linear layers of these names by ones with one scale an output row, as `int8` has them."""
+    for path, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and path.rpartition(".")[2] in projections:
+            model.set_submodule(path, _in_8_bits(layer))
+
+
+def _in_8_bits(layer: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    largest = layer.weight.detach().float().abs().amax(1)
+    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (layer.weight.detach() * steps.unsqueeze(1)).round_().to(torch.int8)
+    narrow: nn.Module = Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
+    narrow.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=largest)
+    narrow.bias = layer.bias
+    return narrow
 
 
 def dequantiser(layer: nn.Module) -> Dequantise | None:

@@ -1,7 +1,8 @@
 """Bytes that a pass keeps for backward, derived operation by operation from the code that runs.
 
 Notation of the comments: H hidden, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters,
-b bytes of a value in the dtype of the computation. Attention is packed and keeps no score matrices.
+b bytes of a value in the dtype of the computation. Attention is packed and keeps no score matrices; on a CPU in bf16 it
+is `block_attention.py`'s, elsewhere on a CPU SDPA's.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> floa
     b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
     norms = 4 * (h * FP32 + FP32)  # each keeps its input in fp32 and one root mean square
     head_norms = (q + k) * FP32 + (shape.heads + shape.kv_heads) * FP32
-    attention = (q + 2 * k) * b + q * b + shape.heads * FP32  # q, k, v, the output, and one log-sum-exp a head
+    attention = (q + 2 * k) * b + _attention_output(shape, work, device)
     mlp = 3 * shape.inner * b  # gate, its activation, and up
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
-def kept_by_layer_selective(shape: ModelShape, work: Workload) -> float:
+def kept_by_layer_selective(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
     """`selective` keeps the layer's input, the results of matrix products, and attention's output, in bytes a token."""
     b = work.bytes_per_value
     outputs = sum(outputs for _, outputs in projections(shape).values())
-    attention = shape.queries * b + shape.heads * FP32
-    return (shape.hidden + outputs) * b + attention + _adapter_inner(shape, work)
+    return (shape.hidden + outputs) * b + _attention_output(shape, work, device) + _adapter_inner(shape, work)
 
 
 def kept_by_layer_full(shape: ModelShape, work: Workload) -> float:
@@ -37,13 +37,22 @@ def kept_by_layer_full(shape: ModelShape, work: Workload) -> float:
     return shape.hidden * work.bytes_per_value
 
 
-def masks_of_layer(shape: ModelShape, work: Workload) -> int:
+def _attention_output(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
+    """Bytes a token of attention's output and, but in blocks, of one log-sum-exp a head."""
+    return shape.queries * work.bytes_per_value + (0 if _attends_in_blocks(work, device) else shape.heads * FP32)
+
+
+def _attends_in_blocks(work: Workload, device: DeviceKind) -> bool:
+    return device == "cpu" and work.dtype == "bf16"
+
+
+def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
     """Bytes of the visible-key masks that one sliding layer keeps where documents are longer than its window.
 
-    Off CUDA such a document is cut into blocks of queries, and SDPA keeps each block's mask in the computation's dtype.
+    SDPA gets such a document in blocks of queries, and keeps each block's mask in the computation's dtype.
     """
     document, window = work.document, shape.window
-    if document <= window:
+    if document <= window or device == "cuda" or _attends_in_blocks(work, device):
         return 0
     seen = 0
     for start in range(0, document, window):
@@ -89,16 +98,17 @@ def transient_of_layer(shape: ModelShape, work: Workload) -> float:
 def _adapter_inputs(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
     """Inputs of the adapters, in bytes a token; q, k and v share theirs, and so do gate and up.
 
-    On CUDA, the input of o is attention's own output; elsewhere documents are laid together again in a copy. With
+    The input of o is attention's own output, but under SDPA, where documents are laid together again in a copy. With
     dropout each adapter has an input of its own, and its mask besides (one byte a value on CUDA).
     """
     b, targets = work.bytes_per_value, target_sides(shape, work.lora_targets)
     if work.lora_dropout > 0:
         mask = 1 if device == "cuda" else b
         return sum(inputs * (b + mask) for inputs, _ in targets.values())
+    own_output = device == "cuda" or _attends_in_blocks(work, device)
     shared = {
         ("q_proj", "k_proj", "v_proj"): shape.hidden,
-        ("o_proj",): 0 if device == "cuda" else shape.queries,
+        ("o_proj",): 0 if own_output else shape.queries,
         ("gate_proj", "up_proj"): shape.hidden,
         ("down_proj",): shape.inner,
     }

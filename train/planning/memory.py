@@ -15,6 +15,7 @@ from .counts import (
     lora_parameters,
     projections,
 )
+from .mixed_bits import eight_bit_projections
 from .options import DeviceKind, Sharing, Workload
 from .shapes import ModelShape
 
@@ -25,8 +26,8 @@ CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/loss.
 DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
 ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
 
-# NF4 in blocks of 64 with an 8-bit scale each, and an fp32 scale for 256 of those (Dettmers et al. 2023).
-INT4_BYTES = 0.5 + 1 / 64 + FP32 / (64 * 256)
+# NF4 in blocks of 32 with an 8-bit scale each, and an fp32 scale for 256 of those (train/nf4.py).
+INT4_BYTES = 0.5 + 1 / 32 + FP32 / (32 * 256)
 
 # Assumptions about CUDA, not measured here: context with cuBLAS and NCCL, and the caching allocator's slack.
 CUDA_RUNTIME = 800 * MIB
@@ -94,13 +95,15 @@ def weight_bytes(shape: ModelShape, work: Workload) -> int:
 
 
 def _linear_bytes(shape: ModelShape, work: Workload) -> int:
-    linear = body_linear(shape)
-    if work.quantization == "int4":
-        return int(linear * INT4_BYTES)
-    if work.quantization == "int8":
-        scales = sum(outputs for _, outputs in projections(shape).values()) * shape.layers
-        return linear + scales * FP32
-    return linear * work.bytes_per_value
+    if work.quantization == "none":
+        return body_linear(shape) * work.bytes_per_value
+    layer = projections(shape)
+    eight_bits = layer if work.quantization == "int8" else eight_bit_projections(shape)
+    found = sum(
+        inputs * outputs + outputs * FP32 if name in eight_bits else inputs * outputs * INT4_BYTES
+        for name, (inputs, outputs) in layer.items()
+    )
+    return int(found * shape.layers)
 
 
 def optimizer_bytes(shape: ModelShape, work: Workload, sharing: Sharing) -> int:
@@ -115,7 +118,7 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
         layers = _layers_kept_whole(shape, work, device, shape.layers, shape.sliding_layers)
         layers -= activations.spared_by_frozen_input(shape) * work.tokens
     elif sharing.checkpointing == "selective":
-        layers = shape.layers * activations.kept_by_layer_selective(shape, work) * work.tokens
+        layers = shape.layers * activations.kept_by_layer_selective(shape, work, device) * work.tokens
     else:
         layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
     return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
@@ -135,7 +138,7 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
 
 
 def _layers_kept_whole(shape: ModelShape, work: Workload, device: DeviceKind, layers: int, sliding: int) -> float:
-    masks = activations.masks_of_layer(shape, work) if device == "cpu" else 0
+    masks = activations.masks_of_layer(shape, work, device)
     tokens = activations.kept_by_layer(shape, work, device) * work.tokens
     return layers * (tokens + activations.small_weights_of_layer(shape, work)) + sliding * masks
 

@@ -60,7 +60,7 @@ def test_two_more_layers_keep_what_the_formula_says(dtype: Dtype, tokens: int) -
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
     work = Workload(length=tokens, lora_rank=8, dtype=dtype)
     of_tokens = kept_by_layer(shape, work, "cpu") * tokens
-    one_of_each_kind = 2 * (of_tokens + small_weights_of_layer(shape, work)) + masks_of_layer(shape, work)
+    one_of_each_kind = 2 * (of_tokens + small_weights_of_layer(shape, work)) + masks_of_layer(shape, work, "cpu")
     assert difference == one_of_each_kind
 
 
