@@ -61,7 +61,9 @@ def _in_8_bits(layer: nn.Linear) -> nn.Module:
     largest = layer.weight.detach().float().abs().amax(1)
     steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
     codes = (layer.weight.detach() * steps.unsqueeze(1)).round_().to(torch.int8)
-    narrow: nn.Module = Linear8bitLt(layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta")
+    narrow: nn.Module = Linear8bitLt(
+        layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
+    )
     narrow.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=largest)
     narrow.bias = layer.bias
     return narrow

@@ -1,14 +1,17 @@
 """Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this machine's head node.
 
 Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
-that), how long the checkpoint then takes from the first rank's first byte to its commit, and the throughput into the
-head beside that of plain socket copies to the same disk in between. One JSON line ends the output.
+that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that of
+plain socket copies to the same disk in between. Neither counts the removal of what was copied before. One JSON line
+ends the output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import shutil
 import statistics
 import sys
 import tempfile
@@ -57,15 +60,18 @@ def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
 
     connection = connect("local", workers=2)
     try:
-        store = StoreClient(start_store("bench", folder / "run", None, StorePolicy(keep=1)))
+        store = StoreClient(start_store("bench", folder / "run", None, StorePolicy()))
         store = store.attempt(store.begin_attempt())
         ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2) for rank in (0, 1)]
         yardstick = ray.remote(copy_seconds).options(num_cpus=0)
+        meeting = folder / "meeting"
+        meeting.mkdir()
         plain: list[float] = []
         timings: list[list[dict[str, float]]] = []
         for step in range(1, saves + 1):
             plain.append(ray.get(yardstick.remote(size, folder)))
-            timings.append(ray.get([rank.save.remote(step) for rank in ranks]))
+            timings.append(ray.get([rank.save.remote(step, meeting / str(step)) for rank in ranks]))
+            shutil.rmtree(store.at_hand(step))
         memory = ray.get(store.store.handle.peak_memory_bytes.remote())
     finally:
         connection.close()
@@ -86,9 +92,10 @@ class Rank:
         self._uploads = CheckpointUploads(self._send, Path(self._work.name), print)
         self._timing: dict[str, float] = {}
 
-    def save(self, step: int) -> dict[str, float]:
+    def save(self, step: int, meeting: Path) -> dict[str, float]:
         """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
         self._timing = {"step": statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))}
+        meet(meeting, self._rank)
         started = time.perf_counter()
         stand_in_step()
         done = time.perf_counter()
@@ -105,6 +112,13 @@ class Rank:
         self._timing["began"] = time.perf_counter()
         self._store.upload(step, folder, self._rank, (0, 1))
         self._timing["ended"] = time.perf_counter()
+
+
+def meet(place: Path, rank: int) -> None:
+    """Wait for the other rank, as each step of training does."""
+    place.with_suffix(f".{rank}").touch()
+    while not place.with_suffix(f".{1 - rank}").exists():
+        time.sleep(0.001)
 
 
 def stand_in_step() -> None:
@@ -133,9 +147,9 @@ def summary(
 ) -> dict[str, Any]:
     """Medians over saves. `timings`: of each save, its ranks'; `plain`: the socket copy's seconds before each save.
 
-    An upload counts from the first rank's beginning to the last one's end, by the clock that processes share.
+    An upload counts as long as any rank sends, by the clock that processes share.
     """
-    uploads = [max(rank["ended"] for rank in save) - min(rank["began"] for rank in save) for save in timings]
+    uploads = [sending_seconds([(rank["began"], rank["ended"]) for rank in save]) for save in timings]
     every = [rank for save in timings for rank in save]
     upload, copy = statistics.median(uploads), statistics.median(plain)
     return {
@@ -151,6 +165,15 @@ def summary(
         "store_of_socket": statistics.median(p / u for p, u in zip(plain, uploads, strict=True)),
         "store_peak_memory_mib": memory / MIB,
     }
+
+
+def sending_seconds(spans: Sequence[tuple[float, float]]) -> float:
+    """The time that at least one of the spans covers."""
+    covered, until = 0.0, -math.inf
+    for began, ended in sorted(spans):
+        covered += max(0.0, ended - max(began, until))
+        until = max(until, ended)
+    return covered
 
 
 def print_table(facts: Mapping[str, Any]) -> None:

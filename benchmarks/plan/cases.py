@@ -81,8 +81,10 @@ CASES = {
         Case("270m", "bf16", 512, 2, ranks=2),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, reshard=False),
+        Case("270m", "bf16", 512, 2, strategy="fsdp2", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero1", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero2", ranks=2),
+        Case("270m", "bf16", 512, 2, strategy="zero3", ranks=2),
         Case("1b", "bf16", 256, 1, strategy="zero3", ranks=2),
     )
 }

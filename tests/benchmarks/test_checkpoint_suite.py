@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from gemfleet.benchmarks.checkpoint.socket_copy import copy_seconds
-from gemfleet.benchmarks.checkpoint.suite import MIB, summary
+from gemfleet.benchmarks.checkpoint.suite import MIB, sending_seconds, summary
 
 
 def test_the_socket_copy_moves_everything_and_cleans_up(tmp_path: Path) -> None:
@@ -30,3 +30,8 @@ def test_an_upload_lasts_until_both_ranks_are_done_and_the_ratio_is_of_throughpu
     assert facts["store_of_socket"] == pytest.approx(0.5)
     assert (facts["saves"], facts["step_with_save_seconds"], facts["hand_over_seconds_worst"]) == (3, 0.32, 0.002)
     assert facts["store_peak_memory_mib"] == 64
+
+
+def test_time_in_which_nobody_sends_does_not_count() -> None:
+    assert sending_seconds([(5.0, 6.0), (1.0, 2.0)]) == 2.0
+    assert sending_seconds([(1.0, 4.0), (2.0, 3.0), (3.5, 5.0)]) == 4.0

@@ -81,7 +81,7 @@ def memory_per_rank(
         activations=kept,
         transient=transient,
         logits=logits,
-        gathered=gathered_bytes(shape, work, sharing, ranks),
+        gathered=gathered_bytes(shape, work, sharing, ranks, device),
         communication=communication_bytes(shape, work, sharing, ranks),
         runtime=fixed + int(slack * (kept + transient)),
     )
@@ -148,21 +148,27 @@ def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
     return CHUNK_ROWS[device] * shape.vocabulary * (work.bytes_per_value + FP32)
 
 
-def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> int:
+def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> int:
     """Weights that are gathered from other ranks and held beside this rank's share.
 
     fsdp2 holds the embedding from forward to backward and two layers (one in use, one on its way), or all layers where
     they are kept gathered. ZeRO-3 holds the embedding while it is used, a layer, and what it prefetches.
+
+    On a CPU gloo copies what it gathers, this rank's share and the whole, and the heap keeps the room of the largest,
+    the embedding. ZeRO-3 gathers that twice, for the tokens and for the head, with activations in between that take
+    the first one's room.
     """
     if ranks == 1 or not sharing.divides_weights:
         return 0
     b = work.bytes_per_value
     layer = (layer_parameters(shape) + lora_layer(shape, work.lora_rank, work.lora_targets)) * b
     root = (embedding(shape) + shape.hidden) * b
+    copied = root + _share(root, ranks) if device == "cpu" else 0
     if sharing.name == "zero3":
-        return root + 2 * layer + ZERO3_PREFETCH_VALUES * b
+        times = 2 if device == "cpu" else 1
+        return times * (root + copied) + 2 * layer + ZERO3_PREFETCH_VALUES * b
     held = min(2, shape.layers) if sharing.reshard else shape.layers
-    return root + held * layer
+    return root + copied + held * layer
 
 
 def communication_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from .counts import body_linear, embedding, lora_parameters
 from .devices import Device
 from .flops import visible_pairs
-from .memory import MIB, gathered_bytes, weight_bytes
+from .memory import MIB, weight_bytes
 from .options import Fleet, Sharing, Workload
 from .shapes import ModelShape
 
@@ -147,7 +147,7 @@ def gather_seconds(
     shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet, passes: int
 ) -> float:
     """All weights for each pass, twice where they are freed between forward and backward; once a step where kept."""
-    if gathered_bytes(shape, work, sharing, fleet.ranks) == 0:
+    if fleet.ranks == 1 or not sharing.divides_weights:
         return 0.0
     times = 2 * passes if sharing.name == "zero3" or sharing.reshard else 1
     moved = weight_bytes(shape, work) * (fleet.ranks - 1) / fleet.ranks
