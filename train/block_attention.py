@@ -49,7 +49,7 @@ def block_attention(
 
     lengths: tokens of each document, in order; window: how many keys a query sees, itself among them, None for all
     """
-    output: Tensor = attend(query, key, value, lengths, scale, window)
+    output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window)
     return output
 
 
@@ -63,12 +63,9 @@ def blocks_of(lengths: Sequence[int], window: int | None) -> Iterator[Block]:
         start += length
 
 
-# One operator for autograd, so that recomputation can keep its result as that of any other attention.
-@torch.library.custom_op("gemfleet::block_attention", mutates_args=())
-def attend(
+def _attend(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float, window: int | None
 ) -> Tensor:
-    """See `block_attention`."""
     heads, tokens, width = query.shape
     # Laid out as the next layer reads it: [T, heads, d].
     output = query.new_empty(tokens, heads, width).transpose(0, 1)
@@ -81,34 +78,47 @@ def attend(
     return output
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, value, *ctx.parts = inputs
-    ctx.save_for_backward(query, key, value, output)
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *parts: Any) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, *parts)
+        ctx.save_for_backward(query, key, value, output)
+        ctx.parts = parts
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        gradient = upstream[0]
+        query, key, value, output = ctx.saved_tensors
+        lengths, scale, window = ctx.parts
+        heads, tokens, width = query.shape
+        query_gradient = query.new_empty(tokens, heads, width).transpose(0, 1)
+        key_gradient = torch.zeros_like(key, dtype=torch.float32)
+        value_gradient = torch.zeros_like(value, dtype=torch.float32)
+        shifts = (gradient * output).sum(-1, dtype=torch.float32)
+        for block in blocks_of(lengths, window):
+            seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
+            for head, group in _groups(heads, key.shape[0]):
+                weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
+                outer = gradient[group, ours].reshape(-1, width)
+                value_gradient[head, seen] += weights.to(value.dtype).T @ outer
+                # What reaches a score is its weight times how far its own gradient is from the mean of its row.
+                away = (outer @ value[head, seen].T).float().sub_(shifts[group, ours].reshape(-1, 1))
+                inner = weights.mul_(away).mul_(scale).to(query.dtype)
+                query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
+                key_gradient[head, seen] += inner.T @ query[group, ours].reshape(-1, width)
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, output = ctx.saved_tensors
-    lengths, scale, window = ctx.parts
-    heads, tokens, width = query.shape
-    query_gradient = query.new_empty(tokens, heads, width).transpose(0, 1)
-    key_gradient = torch.zeros_like(key, dtype=torch.float32)
-    value_gradient = torch.zeros_like(value, dtype=torch.float32)
-    shifts = (gradient * output).sum(-1, dtype=torch.float32)
-    for block in blocks_of(lengths, window):
-        seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
-        for head, group in _groups(heads, key.shape[0]):
-            weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
-            outer = gradient[group, ours].reshape(-1, width)
-            value_gradient[head, seen] += weights.to(value.dtype).T @ outer
-            # What reaches a score is its weight times how far its own gradient is from the mean of its row.
-            away = (outer @ value[head, seen].T).float().sub_(shifts[group, ours].reshape(-1, 1))
-            inner = weights.mul_(away).mul_(scale).to(query.dtype)
-            query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
-            key_gradient[head, seen] += inner.T @ query[group, ours].reshape(-1, width)
-    return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
-
-
-attend.register_autograd(_backward, setup_context=_keep)
+# One operator, so that recomputation can keep its result as that of any other attention. `torch.library.custom_op`
+# would do the same, and import torch's compiler at the first call, a second or two of every process.
+_LIBRARY = torch.library.Library("gemfleet", "DEF")
+_LIBRARY.define(
+    "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window) -> Tensor"
+)
+_LIBRARY.impl("block_attention", _attend, "CPU")
+_LIBRARY.impl("block_attention", _Differentiable.apply, "AutogradCPU")
 
 
 def _groups(heads: int, kv_heads: int) -> Iterator[tuple[int, slice]]:
