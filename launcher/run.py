@@ -58,13 +58,17 @@ class TrainingFailedError(RuntimeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `interrupted`: by Ctrl-C; `output` holds the adapter, None when there is no checkpoint."""
+    """How a run ended. `interrupted`: by Ctrl-C; `output` holds the adapter, None when there is no checkpoint.
+
+    reason: why nothing was published, a sentence
+    """
 
     run_id: str
     state: RunState
     output: Path | None
     interrupted: bool
     result: dict[str, Any] | None
+    reason: str = ""
 
 
 class Run:
@@ -172,7 +176,7 @@ def end_untrained(run: Run, reason: str) -> Outcome:
     """The end of a run that was stopped before ranks trained, or between two fits."""
     run.note(reason)
     run.registry.transition(run.id, RunState.STOPPED, reason)
-    return Outcome(run.id, RunState.STOPPED, None, False, None)
+    return Outcome(run.id, RunState.STOPPED, None, False, None, reason)
 
 
 def tell_what_differs(run: Run) -> None:

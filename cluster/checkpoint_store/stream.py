@@ -30,6 +30,7 @@ from ..errors import StoreError
 log = logging.getLogger("gemfleet.cluster")
 TOKEN_BYTES = 32
 BUFFER_BYTES = 1 << 20
+WRITE_OUT_BYTES = 8 << 20
 CONNECTIONS = 64
 CONNECT_SECONDS = 5.0
 GREETING_SECONDS = 10.0
@@ -98,7 +99,7 @@ class StreamServer:
 def receive_file(connection: socket.socket, descriptor: int, size: int) -> str:
     """Write the next `size` bytes of the connection to a file; returns their check. StoreError when fewer came."""
     buffer = memoryview(bytearray(min(BUFFER_BYTES, max(1, size))))
-    check, left = xxhash.xxh3_128(), size
+    check, left, begun = xxhash.xxh3_128(), size, 0
     while left:
         count = connection.recv_into(buffer, min(len(buffer), left))
         if not count:
@@ -108,7 +109,19 @@ def receive_file(connection: socket.socket, descriptor: int, size: int) -> str:
         while data:
             data = data[os.write(descriptor, data) :]
         left -= count
+        if size - left - begun >= WRITE_OUT_BYTES:
+            _begin_writing_out(descriptor, begun, size - left - begun)
+            begun = size - left
     return check.hexdigest()
+
+
+def _begin_writing_out(descriptor: int, offset: int, size: int) -> None:
+    """Let the kernel write these bytes to the disk from now on, so that the sync at the end has little to wait for.
+
+    To say that they are not needed has this effect on Linux; once on the disk they leave the page cache, too.
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
 
 def send_file(ticket: Ticket, path: Path, size: int) -> tuple[str, str]:

@@ -151,7 +151,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         typer.echo(json.dumps(facts))
         return
     if outcome.output is None:
-        typer.echo(f"{outcome.run_id} {outcome.state} while it waited for room")
+        typer.echo(outcome.reason)
         return
     losses = ""
     if result.get("eval_loss") is not None:

@@ -136,7 +136,7 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, else
     ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (output, place.whole))
     assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-4
     pairs = zip(losses(output), losses(place.whole), strict=True)
-    assert max(abs(mine[1] - undisturbed[1]) for mine, undisturbed in pairs) < 1e-4
+    assert max(abs(mine[1] / undisturbed[1] - 1) for mine, undisturbed in pairs) < 1e-4
     verifies(home, run.id)
     recovery = recovery_of(registry, run.id, at, last)
     assert recovery.resumed == f"checkpoint-{before}"
@@ -207,7 +207,8 @@ def small_disk(home: Path) -> Iterator[Path]:
 @pytest.mark.parametrize(("policy", "state"), [("continue", "succeeded"), ("stop", "stopped")])
 def test_a_full_disk_on_the_head(place: Place, home: Path, small_disk: Path, policy: str, state: str) -> None:
     settings = (f"cluster.on_checkpoint_failure={policy}", "cluster.refuse_free_gib=0.0")
-    process = start(place.workplace, home, place.address, EPOCHS, settings)
+    # Long enough to be training still when there is room again.
+    process = start(place.workplace, home, place.address, 4 * EPOCHS, settings)
     registry = wait_for_step(home, 9)
     (run,) = registry.list_runs()
     at = time.time()
