@@ -155,17 +155,17 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         run.note(f"run {run.id} in {run.folder}")
         run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
         tell_what_differs(run)
-        with status_api(gemfleet_home(), run.config.api, run.id, run.note):
-            try:
+        try:
+            with status_api(gemfleet_home(), run.config.api, run.id, run.note):
                 await_admission(run)
                 placement = preflight(run)
                 options = settle_strategy(run, placement)
                 model, folders = stage(run)
-                ground = prepare_data(run, placement, model, folders)
-                train = find_micro(run, placement, ground.source, folders, options, batch_cache)
-                fitted = fit(run, train, ground)
-            except StoppedBeforeFit as stopped:
-                return end_untrained(run, str(stopped))
+            ground = prepare_data(run, placement, model, folders)
+            train = find_micro(run, placement, ground.source, folders, options, batch_cache)
+            fitted = fit(run, train, ground)
+        except StoppedBeforeFit as stopped:
+            return end_untrained(run, str(stopped))
         raise_failure(run, fitted.error)
         result = fitted.snapshot["result"]
         checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, fitted.store, result)

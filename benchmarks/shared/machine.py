@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -78,5 +79,8 @@ def _git(*arguments: str) -> str:
 
 
 def command_line() -> str:
-    """The command as typed, without the path of the interpreter."""
-    return " ".join(["python -m benchmarks", *sys.argv[1:]])
+    """The command as typed, without the path of the interpreter, and of other absolute paths only their last part.
+
+    So no record names a folder of the machine it was taken on.
+    """
+    return " ".join(["python -m benchmarks", *(re.sub(r"(?:^|(?<==))/.*/", "", word) for word in sys.argv[1:])])

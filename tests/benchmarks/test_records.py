@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gemfleet.benchmarks.shared.machine import command_line
 from gemfleet.benchmarks.shared.record import SCHEMA_VERSION, Record, Run, read_record, read_records
 from gemfleet.benchmarks.shared.repeat import Case, Suite, Tick, measure_all, schedule, start_run
 from gemfleet.train.errors import UserError
@@ -112,3 +113,9 @@ def test_a_file_of_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> No
     (tmp_path / "old.json").unlink()
     with pytest.raises(UserError, match="no benchmark records"):
         read_records(tmp_path)
+
+
+def test_a_recorded_command_names_no_folder_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["bench", "plan", "--out", "/somewhere/on/disk", "--model=/other/gemma", "--cases", "270m-bf16-512x2", "a/b"]
+    monkeypatch.setattr("sys.argv", given)
+    assert command_line() == "python -m benchmarks plan --out disk --model=gemma --cases 270m-bf16-512x2 a/b"
