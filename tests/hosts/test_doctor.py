@@ -23,6 +23,8 @@ METADATA = "Metadata-Version: 2.1\nName: {package}\nVersion: 0.1.0\n"
 EPHEMERAL = "32768-60999"
 # Whatever else is wrong: small private disks, few open files in the test's own shell, and a machine that is busy.
 EXPECTED = ("space", "limits", "object store", "checkpoint store")
+# Where other programs use the processors, these warn of a slow link; only a failure is of the cluster's making.
+SLOW_WHEN_BUSY = ("all-reduce", "loss", "clock")
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,11 @@ def up(fleet: Fleet, workers: dict[str, dict[str, Any]]) -> Patient:
 
 
 def not_right(findings: list[dict[str, str]]) -> list[tuple[str, str, str]]:
+    harmless = [("warn", check) for check in SLOW_WHEN_BUSY]
     return [
-        (f["level"], f["check"], f["where"]) for f in findings if f["level"] != "pass" and f["check"] not in EXPECTED
+        (f["level"], f["check"], f["where"])
+        for f in findings
+        if f["level"] != "pass" and f["check"] not in EXPECTED and (f["level"], f["check"]) not in harmless
     ]
 
 
