@@ -206,8 +206,8 @@ def small_disk(home: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("policy", "state"), [("continue", "succeeded"), ("stop", "stopped")])
 def test_a_full_disk_on_the_head(place: Place, home: Path, small_disk: Path, policy: str, state: str) -> None:
-    settings = (f"cluster.on_checkpoint_failure={policy}", "cluster.refuse_free_gib=0.0")
-    # Long enough to be training still when there is room again.
+    settings = (f"cluster.on_checkpoint_failure={policy}", "cluster.refuse_free_gib=0.0", "cluster.keep_checkpoints=3")
+    # Long enough to be training still when there is room again, and few kept, so that it does not fill the disk itself.
     process = start(place.workplace, home, place.address, 4 * EPOCHS, settings)
     registry = wait_for_step(home, 9)
     (run,) = registry.list_runs()
