@@ -3,7 +3,8 @@
 Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
 that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that of
 plain socket copies to the same disk in between. Neither counts the removal of what was copied before. Ranks write what
-they send to memory where there is a filesystem for it, as their own disk is not the head's. One JSON line ends the output.
+they send to memory where there is a filesystem for it, as their own disk is not the head's. One JSON line ends the
+output.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .socket_copy import copy_seconds
 
 MIB = 2**20
 PLAIN_STEPS = 3
-MEMORY = Path("/dev/shm")  # noqa: S108
+MEMORY = Path("/dev/shm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

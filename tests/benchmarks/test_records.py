@@ -116,6 +116,6 @@ def test_a_file_of_another_schema_is_refused_with_a_remedy(tmp_path: Path) -> No
 
 
 def test_a_recorded_command_names_no_folder_of_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = ["bench", "plan", "--out", "/somewhere/on/disk", "--model=/other/gemma", "--cases", "270m-bf16-512x2", "a/b"]
+    given = ["bench", "plan", "--out", "/some/where", "--model=/other/gemma", "--cases", "270m-bf16-512x2", "a/b"]
     monkeypatch.setattr("sys.argv", given)
-    assert command_line() == "python -m benchmarks plan --out disk --model=gemma --cases 270m-bf16-512x2 a/b"
+    assert command_line() == "python -m benchmarks plan --out where --model=gemma --cases 270m-bf16-512x2 a/b"
