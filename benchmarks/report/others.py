@@ -119,6 +119,43 @@ def _fault_row(record: Record) -> list[str]:
     ]
 
 
+CAPS = ("model", "cap GiB", "rows found", "of best", "seconds", "memory trials", "training's peak GiB", "accelerate")
+
+
+def batch_finder_section(records: Sequence[Record]) -> Section:
+    """The micro-batch that was found under memory caps, and the speed of every size."""
+    rows = [_cap_row(_of_what(record), cap) for record in records for cap in record.results["under_caps"]]
+    speeds = [
+        Series(
+            _of_what(record), [size["rows"] for size in sizes], [size["speed"] / sizes[0]["speed"] for size in sizes]
+        )
+        for record in records
+        if (sizes := record.results["every_size"])
+    ]
+    title = "Speed of every micro-batch"
+    chart = Chart("batch-finder", title, "line", "rows in a pass", "supervised tokens/s, times one row's", speeds)
+    note = "Best: the fastest of all sizes whose measured peak stays under the cap. accelerate: rows, and seconds."
+    return Section("The micro-batch that is found", taken(records), [TableOf(CAPS, rows)], [chart], [note])
+
+
+def _of_what(record: Record) -> str:
+    return f"{record.config.get('model', record.case)}, rows of {record.config.get('max_length', '?')}"
+
+
+def _cap_row(model: str, cap: Mapping[str, Any]) -> list[str]:
+    found, other, training = cap["gemfleet"], cap["accelerate"], cap["training"]
+    return [
+        model,
+        f"{cap['cap_bytes'] / GIB:.2f}",
+        str(found["rows"]),
+        f"{found['of_best']:.1%}",
+        f"{found['seconds']:.0f}",
+        str(found["memory_trials"]),
+        f"{training['peak_bytes'] / GIB:.2f}" if training else "-",
+        f"{other['rows']}, {other['seconds']:.0f} s" if isinstance(other, Mapping) else str(other),
+    ]
+
+
 def plain_section(records: Sequence[Record]) -> Section:
     """Any other suite: its figures as they are."""
     tables = [

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 
 from ..shared.record import Record
 from .chart import Section
-from .others import faults_section, launch_section, peers_section, plain_section, plan_section
+from .others import (
+    batch_finder_section,
+    faults_section,
+    launch_section,
+    peers_section,
+    plain_section,
+    plan_section,
+)
 from .training import scaling_section, throughput_section
 
 SECTIONS: dict[str, Callable[[Sequence[Record]], Section]] = {
@@ -16,6 +23,7 @@ SECTIONS: dict[str, Callable[[Sequence[Record]], Section]] = {
     "launch": launch_section,
     "faults": faults_section,
     "plan": plan_section,
+    "batch-finder": batch_finder_section,
 }
 
 

@@ -31,10 +31,11 @@ def test_the_committed_records_make_a_report(tmp_path: Path, capsys: pytest.Capt
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
     charts = [chart["id"] for chart in charts_of(page)]
-    assert {"peers-speed", "peers-loss", "plan-memory"} <= set(charts)
+    assert {"peers-speed", "peers-loss", "plan-memory", "batch-finder"} <= set(charts)
     assert [f"{name}.png" for name in charts] == found["pictures"]
     assert all(f'id="{name}"' in page and f"({name}.png)" in text for name in charts)
     assert "| gemfleet | 350.4 |" in text
+    assert "| gemma-3-270m, rows of 128 | 2.08 | 4 | 97.9% |" in text
     assert all((tmp_path / name).read_bytes().startswith(b"\x89PNG") for name in found["pictures"])
 
 
