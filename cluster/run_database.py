@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from .errors import ClusterError
 from .run_records import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
 BUSY_SECONDS = 30.0
+AGAIN_SECONDS = 0.01
 
 
 class RunDatabase:
@@ -47,12 +49,21 @@ class RunDatabase:
             db.close()  # rolls back what was not committed
 
     def _enable_wal(self) -> None:
-        """Write-ahead logging, so that readers never wait for a writer. It cannot be switched inside a transaction."""
-        db = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-        try:
-            db.execute("PRAGMA journal_mode = WAL")
-        finally:
-            db.close()
+        """Write-ahead logging, so that readers never wait for a writer. It cannot be switched inside a transaction.
+
+        Of several processes that switch at once SQLite refuses all but one without waiting: they would wait for each
+        other. The others find it switched the next time.
+        """
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as db:
+                try:
+                    db.execute("PRAGMA journal_mode = WAL")
+                    return
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                        raise
+            time.sleep(AGAIN_SECONDS)
 
     def _create_schema(self, db: sqlite3.Connection) -> None:
         for statement in SCHEMA.split(";"):

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gemfleet.cluster.errors import ClusterError, RunConflict, UnknownRun
@@ -173,3 +175,24 @@ def test_only_a_run_that_has_ended_is_launched_again(registry: RunRegistry) -> N
     assert registry.events("demo-1", registry.launch_seq("demo-1")) == []
     with pytest.raises(RunConflict, match="queued"):  # the second of two that resume at once
         registry.reopen("demo-1", "{}")
+
+
+def test_a_file_that_another_process_is_switching_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite refuses at once where two would wait for each other, whatever time it was given."""
+    refusals = 2
+
+    class Refusing(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            nonlocal refusals
+            if "journal_mode" in sql and refusals:
+                refusals -= 1
+                error = sqlite3.OperationalError("database is locked")
+                error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+                raise error
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
+    assert RunRegistry(tmp_path / "gemfleet.db").list_runs() == []
+    assert refusals == 0
