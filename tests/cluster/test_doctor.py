@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+from gemfleet.cluster.doctor import links as way
 from gemfleet.cluster.doctor.check_facts import check_facts, check_versions
 from gemfleet.cluster.doctor.check_measured import (
     check_auth,
@@ -173,6 +174,18 @@ def test_a_link_is_measured_and_a_closed_port_is_told() -> None:
     assert measured["speed"] > 1e6
     assert 0 <= measured["resent"] < 0.5
     assert measure_link("127.0.0.1", sink.port, 1)["problem"] != ""
+
+
+@pytest.mark.parametrize(
+    ("seen", "told"), [([0.03, 0.0, 0.04], 0.0), ([0.03, 0.05, 0.04], 0.03), ([0.001, 0.0], 0.001)]
+)
+def test_only_a_loss_that_is_seen_again_is_told(
+    seen: list[float], told: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A burst of other traffic loses segments once; a bad cable does each time."""
+    transfers = iter(seen)
+    monkeypatch.setattr(way, "_transfer", lambda *_: {"problem": "", "speed": 1e9, "resent": next(transfers)})
+    assert measure_link("192.0.2.1", 1, 8 << 20)["resent"] == told
 
 
 def test_a_rank_sums_and_finds_the_result_right(monkeypatch: pytest.MonkeyPatch) -> None:
