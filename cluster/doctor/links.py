@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import statistics
 import struct
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import Any
 CONNECT_SECONDS = 3.0
 TRANSFER_SECONDS = 15.0
 # A burst of other traffic, or a busy processor, loses segments once; a bad cable loses them each time.
-SUSPICIOUS_RESENT, AGAIN = 0.002, 2
+SUSPICIOUS_RESENT = 0.002
 BLOCK = bytes(1 << 18)
 # struct tcp_info of Linux 4.2 and later: tcpi_total_retrans and tcpi_segs_out, 32 bits each.
 TCP_INFO_BYTES, RETRANSMITTED_AT, SENT_AT = 192, 100, 136
@@ -52,16 +53,14 @@ def measure_link(address: str, port: int, size: int) -> dict[str, Any]:
     """Send `size` bytes to a sink. `problem` is why that failed, else empty; speed in bytes a second.
 
     `resent`: the share of segments that had to be sent again, which is what a lossy link costs; where it is suspicious,
-    the least of this transfer and two more of a quarter of the size.
+    the median of this transfer and two more.
     """
     measured = _transfer(address, port, size)
-    for _ in range(AGAIN):
-        if measured["problem"] or measured["resent"] <= SUSPICIOUS_RESENT:
-            break
-        again = _transfer(address, port, max(1, size // 4))
-        if not again["problem"]:
-            measured["resent"] = min(measured["resent"], again["resent"])
-    return measured
+    if measured["problem"] or measured["resent"] <= SUSPICIOUS_RESENT:
+        return measured
+    more = [_transfer(address, port, size) for _ in range(2)]
+    shares = [transfer["resent"] for transfer in [measured, *more] if not transfer["problem"]]
+    return {**measured, "resent": statistics.median(shares)}
 
 
 def _transfer(address: str, port: int, size: int) -> dict[str, Any]:
