@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .links import SUSPICIOUS_RESENT
+from .links import RESENT_WARN
 from .report import Finding, Level, ranked
 
 MIB = 2**20
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 60.0
-RESENT_WARN, RESENT_FAIL = SUSPICIOUS_RESENT, 0.01
+RESENT_FAIL = 0.01
 # gloo over one TCP connection reaches a third to two thirds of a link, NCCL more; below a tenth something is wrong.
 LINK_WARN, LINK_FAIL = 0.25, 0.05
 STORE_WARN = 50 * MIB

@@ -12,8 +12,9 @@ from typing import Any
 
 CONNECT_SECONDS = 3.0
 TRANSFER_SECONDS = 15.0
-# A burst of other traffic, or a busy processor, loses segments once; a bad cable loses them each time.
-SUSPICIOUS_RESENT = 0.002
+# The share of segments sent again that is worth a word. A burst of other traffic, or a busy processor, loses segments
+# once; a bad cable loses them each time.
+RESENT_WARN = 0.002
 BLOCK = bytes(1 << 18)
 # struct tcp_info of Linux 4.2 and later: tcpi_total_retrans and tcpi_segs_out, 32 bits each.
 TCP_INFO_BYTES, RETRANSMITTED_AT, SENT_AT = 192, 100, 136
@@ -56,7 +57,7 @@ def measure_link(address: str, port: int, size: int) -> dict[str, Any]:
     the median of this transfer and two more.
     """
     measured = _transfer(address, port, size)
-    if measured["problem"] or measured["resent"] <= SUSPICIOUS_RESENT:
+    if measured["problem"] or measured["resent"] <= RESENT_WARN:
         return measured
     more = [_transfer(address, port, size) for _ in range(2)]
     shares = [transfer["resent"] for transfer in [measured, *more] if not transfer["problem"]]
