@@ -13,6 +13,15 @@ from ..model import TrainableModel
 StateDict = dict[str, Tensor]
 
 
+def by_parameter(optimizer: StateDict) -> dict[str, StateDict]:
+    """A gathered optimizer state, keys `<parameter name>.<field>`, as the fields of each parameter."""
+    states: dict[str, StateDict] = {}
+    for key, value in optimizer.items():
+        name, _, field = key.rpartition(".")
+        states.setdefault(name, {})[field] = value
+    return states
+
+
 class Strategy(Protocol):
     """How the ranks of a run hold the model and agree on its gradient.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import OptimConfig, Quantization
 from ..model import TrainableModel, load_base_model
-from .base import StateDict
+from .base import StateDict, by_parameter
 from .collectives import sum_over_ranks
 
 BUCKET_BYTES = 64 * 1024 * 1024
@@ -81,15 +81,13 @@ class DdpStrategy:
         }
 
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        states = by_parameter(optimizer)
         for name, parameter in self._parameters.items():
             parameter.data.copy_(adapter[name])
-            state = {
-                key.removeprefix(f"{name}."): value for key, value in optimizer.items() if key.startswith(f"{name}.")
-            }
-            if state:
+            if name in states:
+                # `step` too: the fused AdamW counts on the parameter's device.
                 self._optimizer.state[parameter] = {
-                    field: value.clone() if field == "step" else value.to(parameter.device, copy=True)
-                    for field, value in state.items()
+                    field: value.to(parameter.device, copy=True) for field, value in states[name].items()
                 }
 
 

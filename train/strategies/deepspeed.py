@@ -140,7 +140,7 @@ class DeepSpeedStrategy:
         step = next(value for key, value in optimizer.items() if key.endswith(".step"))
         for flat in self._partitions():
             state = {field: torch.zeros_like(flat) for field in fields}
-            self._optimizer.optimizer.state[flat] = {"step": step.clone(), **state}
+            self._optimizer.optimizer.state[flat] = {"step": step.to(flat.device, copy=True), **state}
         if self._stage < 3:
             self._optimizer._lazy_init_hp_params_optimizer_state()
 

@@ -17,14 +17,14 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor import DTensor
 
 from ..config import Fsdp2Config, OptimConfig
 from ..errors import UserError
 from ..lean import WeightFiles, placeholder_model, placeholders_to_meta
 from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel
-from .base import StateDict
+from .base import StateDict, by_parameter
 from .collectives import most_over_ranks, sum_over_ranks
 from .ddp import build_optimizer, optimizer_step
 
@@ -139,15 +139,16 @@ class Fsdp2Strategy:
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
         for module in _groups(self._root):
             module.reshard()  # an evaluation may have left gathered copies
+        states = by_parameter(optimizer)
         for name, parameter in self._parameters.items():
             _local(parameter).copy_(adapter[name][self._rows(parameter.shape[0])])
-            state = {
-                key.removeprefix(f"{name}."): value for key, value in optimizer.items() if key.startswith(f"{name}.")
-            }
-            if state:
+            if name in states:
+                # `step` is one number, and the fused AdamW counts on the device of the shard.
                 self._optimizer.state[parameter] = {
-                    field: value.clone() if field == "step" else self._divided(value, parameter)
-                    for field, value in state.items()
+                    field: value.to(_local(parameter).device, copy=True)
+                    if field == "step"
+                    else self._divided(value, parameter)
+                    for field, value in states[name].items()
                 }
 
     def _rows(self, count: int) -> slice:
@@ -157,10 +158,14 @@ class Fsdp2Strategy:
         return slice(start, min(start + chunk, count))
 
     def _divided(self, full: Tensor, like: DTensor) -> DTensor:
-        local = full[self._rows(full.shape[0])].to(_local(like).device, copy=True)
-        return DTensor.from_local(
-            local, self._mesh, (Shard(0),), run_check=False, shape=full.shape, stride=full.stride()
-        )
+        """This rank's rows of `full`, where those of `like` lie: on the host if they are offloaded.
+
+        `DTensor.from_local` would move them to the mesh's device.
+        """
+        divided = torch.empty_like(like.detach(), dtype=full.dtype)
+        assert isinstance(divided, DTensor)
+        _local(divided).copy_(full[self._rows(full.shape[0])])
+        return divided
 
     def _full(self, sharded: DTensor) -> Tensor:
         """The whole tensor on the CPU. Collective, on the device of the process group."""

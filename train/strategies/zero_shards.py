@@ -37,6 +37,8 @@ def _divide(init: Any, parameter: Any, name: str, files: WeightFiles) -> None:
     from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
 
+    # DeepSpeed gathers a parameter to the device that it was on, and placeholders are made on the CPU.
+    parameter.data = torch.zeros((), dtype=parameter.dtype, device=init.local_device).expand(parameter.shape)
     init._convert_to_deepspeed_param(parameter)
     size = parameter.aligned_size() // init.dp_world_size
     start = init.rank * size
