@@ -7,12 +7,16 @@ embeddings and activations again, which are cheap but hold most of the memory. N
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
 
 from .config import ActivationCheckpointing
 
@@ -58,14 +62,54 @@ class RecomputedForward:
         return output
 
 
-def _keep_dear_results() -> Any:
-    # The base's product and the adapter's in-place addition share one tensor, which is kept once, finished.
-    return create_selective_checkpoint_contexts(_policy, allow_cache_entry_mutation=True)
+Kept = defaultdict[Any, deque[Any]]
 
 
-def _policy(context: Any, operator: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    name = operator.name().partition(".")[0] if hasattr(operator, "name") else ""
-    return CheckpointPolicy.MUST_SAVE if name in DEAR_OPERATORS else CheckpointPolicy.PREFER_RECOMPUTE
+def _keep_dear_results() -> tuple[TorchDispatchMode, TorchDispatchMode]:
+    """What surrounds a layer's forward and its repetition in backward.
+
+    torch's own contexts demand that both run the very same operators. Under ZeRO-3 they do not: the hooks that gather
+    parameters find some of them gathered already. Here only the dear operators have to agree.
+    """
+    kept: Kept = defaultdict(deque)
+    return _KeepDearResults(kept), _TakeDearResults(kept)
+
+
+class _KeepDearResults(TorchDispatchMode):
+    """Around the forward: remembers each dear result, in order.
+
+    The base's product and the adapter's in-place addition share one tensor, which is kept once, finished.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if _is_dear(operator):
+            self._kept[operator].append(tree_map_only(Tensor, torch.detach, result))
+        return result
+
+
+class _TakeDearResults(TorchDispatchMode):
+    """Around the repetition: gives each dear result back instead of computing it again."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._kept[operator].popleft() if _is_dear(operator) else operator(*args, **(kwargs or {}))
+
+
+@cache
+def _is_dear(operator: Any) -> bool:
+    return hasattr(operator, "name") and operator.name().partition(".")[0] in DEAR_OPERATORS
 
 
 def _uses_dropout(layer: nn.Module) -> bool:
