@@ -12,6 +12,7 @@ their window reaches.
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
@@ -132,10 +133,22 @@ def _varlen(
         longest,
         scale=scaling,
         window_size=(left, 0),
-        enable_gqa=query.shape[1] != key.shape[1],
+        **_grouped_heads(query.shape[1] != key.shape[1]),
     )
     batched: Tensor = output.unsqueeze(0)
     return batched
+
+
+def _grouped_heads(grouped: bool) -> dict[str, bool]:
+    """How `varlen_attn` is told that several query heads share a key: torch 2.11 takes it without a word."""
+    return {"enable_gqa": grouped} if "enable_gqa" in _varlen_keywords() else {}
+
+
+@cache
+def _varlen_keywords() -> frozenset[str]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
+from gemfleet.train import attention
 from gemfleet.train.attention import Packing, packed_attention
 from gemfleet.train.capabilities import AttentionKernel
 from gemfleet.train.interfaces import PackedRows
@@ -12,6 +16,7 @@ from gemfleet.train.model import TrainableModel
 from reference_step import trainable
 from tiny_model import WINDOW
 from torch import nn
+from torch.nn.attention import varlen
 
 DOCUMENTS = (3 * WINDOW + 1, 5, 2 * WINDOW)
 
@@ -61,3 +66,28 @@ def test_equals_masked_attention_written_out(window: int | None, kv_heads: int, 
     scores = (query @ key.repeat_interleave(4 // kv_heads, 1).transpose(2, 3) * 0.25).masked_fill(~visible, -torch.inf)
     expected = scores.softmax(-1) @ value.repeat_interleave(4 // kv_heads, 1)
     torch.testing.assert_close(ours, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_torchs_kernel_is_called_as_its_signature_says(monkeypatch: pytest.MonkeyPatch, older: bool) -> None:
+    """The kernel itself needs a GPU; its signature does not. torch 2.11 has no `enable_gqa`."""
+    signature = inspect.signature(varlen.varlen_attn)
+    if older:
+        kept = [parameter for name, parameter in signature.parameters.items() if name != "enable_gqa"]
+        signature = signature.replace(parameters=kept)
+    calls: list[inspect.BoundArguments] = []
+
+    def kernel(*values: Any, **named: Any) -> torch.Tensor:
+        calls.append(signature.bind(*values, **named))
+        return torch.zeros_like(values[0])
+
+    cast(Any, kernel).__signature__ = signature
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    monkeypatch.setattr(attention, "_varlen_keywords", attention._varlen_keywords.__wrapped__)
+    packing = Packing((3, 5), torch.tensor([0, 3, 8], dtype=torch.int32), "varlen")
+    query, key = torch.zeros(1, 4, 8, 16), torch.zeros(1, 2, 8, 16)
+    packed_attention(nn.Module(), query, key, key, None, packing=packing, scaling=0.25, sliding_window=4)
+    (call,) = calls
+    assert call.arguments["window_size"] == (3, 0)  # the kernel does not count the query itself
+    assert (call.arguments["max_q"], call.arguments["max_k"]) == (5, 5)
+    assert call.arguments.get("enable_gqa") == (None if older else True)
