@@ -5,9 +5,9 @@
 
 FROM python:3.11-slim-bookworm
 
-# gcc: Triton compiles small programs when layers are compiled; git, git-lfs and ssh: repositories in configurations.
+# gcc and g++: Triton and torch build what compiled layers run; git, git-lfs and ssh: repositories in configurations.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev git git-lfs openssh-client procps \
+    && apt-get install --yes --no-install-recommends gcc g++ libc6-dev git git-lfs openssh-client procps \
     && rm -rf /var/lib/apt/lists/*
 
 WORKDIR /opt/gemfleet

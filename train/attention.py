@@ -139,7 +139,7 @@ def _varlen(
     return batched
 
 
-def _grouped_heads(grouped: bool) -> dict[str, bool]:
+def _grouped_heads(grouped: bool) -> dict[str, Any]:
     """How `varlen_attn` is told that several query heads share a key: torch 2.11 takes it without a word."""
     return {"enable_gqa": grouped} if "enable_gqa" in _varlen_keywords() else {}
 

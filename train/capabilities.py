@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from .compilation import has_compiler
+from .compilation import has_compiler, triton_builds
 from .config import ActivationCheckpointing, TrainConfig
 
 AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
@@ -28,7 +28,8 @@ class Abilities:
 
     capability: CUDA's compute capability; None on a CPU
     varlen:     torch has `torch.nn.attention.varlen`
-    triton, liger: whether these packages are installed
+    triton:     Triton is installed and can build its kernels
+    liger:      Liger Kernel is installed
     compiler:   torch finds a C++ compiler
     """
 
@@ -70,7 +71,7 @@ def abilities_of(device: torch.device) -> Abilities:
     return Abilities(
         capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
         varlen=_is_installed("torch.nn.attention.varlen"),
-        triton=_is_installed("triton"),
+        triton=triton_builds(),
         liger=_is_installed("liger_kernel"),
         compiler=has_compiler(),
     )
@@ -122,10 +123,10 @@ def _elementwise(able: Abilities, compiled: bool) -> Elementwise:
 
 
 def _compile(config: TrainConfig, able: Abilities) -> bool:
-    """`auto`: on CUDA, where a compiler is found; not over a quantised or divided base (never tried together)."""
+    """`auto`: on CUDA, where compilers are found; not over a quantised or divided base (never tried together)."""
     if config.compile != "auto":
         return config.compile
-    return able.capability is not None and config.hinders_compiling() is None and able.compiler
+    return able.capability is not None and config.hinders_compiling() is None and able.compiler and able.triton
 
 
 def _is_installed(module: str) -> bool:

@@ -7,6 +7,11 @@ the first evaluation.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
+import subprocess
+import sysconfig
 from functools import cache
 
 import torch
@@ -19,7 +24,7 @@ MANY_SHAPES = 64
 
 def compile_layers(layers: nn.ModuleList) -> None:
     """Compile each layer's forward. It happens at the first pass; hooks of the modules stay outside."""
-    refuse_without_compiler()
+    refuse_without_compiler(on_gpu=any(parameter.is_cuda for parameter in layers.parameters()))
     for layer in layers:
         layer.forward = torch.compile(layer.forward, dynamic=False)
 
@@ -32,12 +37,19 @@ def allow_many_shapes() -> None:
     torch._dynamo.config.recompile_limit = MANY_SHAPES
 
 
-def refuse_without_compiler() -> None:
-    """UserError where torch finds no C++ compiler, which the generated code needs on CPUs and for CUDA's launchers."""
+def refuse_without_compiler(on_gpu: bool) -> None:
+    """UserError where what `torch.compile` generates cannot be built: C++, and on a GPU Triton's launchers too."""
+    missing, remedy = [], []
     if not has_compiler():
+        missing.append("no C++ compiler that torch can use")
+        remedy.append("g++ (or name one in CXX)")
+    if on_gpu and not triton_builds():
+        missing.append("no Triton that can build its kernels")
+        remedy.append("triton, gcc and Python's headers (python3-dev)")
+    if missing:
         raise UserError(
-            "train.compile is true, but this machine has no C++ compiler that torch can use; "
-            "install g++ (or name one in CXX) on every node, or set train.compile: false"
+            f"train.compile is true, but this machine has {' and '.join(missing)}; "
+            f"install {' and '.join(remedy)} on every node, or set train.compile: false"
         )
 
 
@@ -52,3 +64,22 @@ def has_compiler() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
+
+
+@cache
+def triton_builds() -> bool:
+    """Whether Triton is installed and can build its launchers here, which takes a C compiler and Python's headers.
+
+    Triton itself finds out in the first kernel's launch, and fails.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None or importlib.util.find_spec("triton") is None:
+        return False
+    # As Triton asks: Debian's own scheme names a folder for local additions.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    headers = sysconfig.get_paths(scheme=scheme)["include"]
+    try:
+        command = [compiler, "-fsyntax-only", "-x", "c", f"-I{headers}", "-"]
+        return subprocess.run(command, input=b"#include <Python.h>\n", capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

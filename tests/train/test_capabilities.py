@@ -46,6 +46,7 @@ def test_the_attention_kernel(able: Abilities, dtype: torch.dtype, kernel: str) 
         ({"quantization": "int4"}, HOPPER, False),
         ({"strategy": "fsdp2"}, HOPPER, False),
         ({}, Abilities(capability=(9, 0), compiler=False), False),
+        ({}, Abilities(capability=(9, 0), triton=False), False),
     ],
 )
 def test_what_is_compiled(changes: Any, able: Abilities, compiled: bool) -> None:

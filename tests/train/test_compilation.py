@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gemfleet.train import compilation
 from gemfleet.train.capabilities import Choices, choose
 from gemfleet.train.compilation import allow_many_shapes, compile_layers, has_compiler
 from gemfleet.train.config import TrainConfig
@@ -117,6 +120,44 @@ def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError, match=r"no C\+\+ compiler .* train\.compile: false"):
         compile_layers(trainable().layers)
     has_compiler.cache_clear()
+
+
+needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+
+
+@pytest.fixture
+def triton_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name == "triton")
+    monkeypatch.delenv("CC", raising=False)
+
+
+@needs_gcc
+@pytest.mark.usefixtures("triton_installed")
+def test_triton_builds_with_a_compiler_and_pythons_headers(monkeypatch: pytest.MonkeyPatch) -> None:
+    builds = compilation.triton_builds.__wrapped__
+    assert builds()
+    monkeypatch.setenv("CC", "gcc")
+    assert builds()
+
+
+@needs_gcc
+@pytest.mark.usefixtures("triton_installed")
+@pytest.mark.parametrize("lacking", ["compiler", "named compiler", "headers", "triton"])
+def test_triton_does_not_build_without(lacking: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    if lacking == "compiler":
+        monkeypatch.setenv("PATH", str(tmp_path))
+    elif lacking == "named compiler":
+        monkeypatch.setenv("CC", str(tmp_path / "gcc"))
+    elif lacking == "headers":
+        monkeypatch.setattr(compilation.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+    else:
+        monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compilation, "triton_builds", compilation.triton_builds.__wrapped__)
+    assert not compilation.triton_builds()
+    with pytest.raises(
+        UserError, match=r"no Triton that can build .* gcc and Python's headers .* train\.compile: false"
+    ):
+        compilation.refuse_without_compiler(on_gpu=True)
 
 
 def test_probes_compile_every_size_they_try() -> None:

@@ -129,7 +129,7 @@ def test_ranks_with_unequal_memory_settle_on_the_least(laboratory: Laboratory) -
 
 
 def test_a_restored_state_lies_where_its_parameters_lie() -> None:
-    """AdamW's count of steps too: the fused kernel refuses one on another device. Every machine has the device `meta`."""
+    """AdamW's count of steps too: the fused kernel refuses one on another device. All machines have `meta`."""
     model = trainable()
     model.peft_model.to("meta")
     strategy = DdpStrategy(OptimConfig())
