@@ -59,7 +59,7 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
             resources_per_worker=placement.resources_per_worker(),
             placement_strategy=placement.strategy,
         ),
-        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt),
+        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_worker > 0),
         run_config=ray.train.RunConfig(
             name=settings.name,
             storage_path=settings.storage_path,

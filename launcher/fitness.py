@@ -13,8 +13,13 @@ KEEPS_FROM_STARTING = frozenset({"answer", "versions", "gpus", "interface"})
 SAID = KEEPS_FROM_STARTING | {"space", "gpu health", "gpu clocks"}
 
 
-def fitness(findings: Sequence[Finding]) -> list[str]:
-    """Sentences for the person, one for each thing that is not right. UnfitCluster where a run makes no sense."""
+def fitness(findings: Sequence[Finding], uses_gpus: bool = True) -> list[str]:
+    """Sentences for the person, one for each thing that is not right. UnfitCluster where a run makes no sense.
+
+    uses_gpus: False for a run that leaves the cluster's GPUs alone
+    """
+    if not uses_gpus:
+        findings = [finding for finding in findings if not finding.check.startswith("gpu")]
     stops = [finding for finding in failures(findings) if finding.check in KEEPS_FROM_STARTING]
     if stops:
         lines = "".join(f"\n  {finding.sentence()}" for finding in stops)

@@ -19,7 +19,7 @@ from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.predict import Prediction, Predictor, Question, questions
 
 from .config import PredictConfig
-from .placement import Placement
+from .placement import Placement, hide_gpus
 from .prediction_metrics import prediction_metrics
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -29,7 +29,11 @@ Progress = Callable[[int, int], None]
 class PredictingRank:
     """One rank of the prediction; lives in a process of its own."""
 
-    def __init__(self, folders: Mapping[str, str], adapter: Mapping[str, bytes], train: TrainConfig) -> None:
+    def __init__(
+        self, folders: Mapping[str, str], adapter: Mapping[str, bytes], train: TrainConfig, on_gpu: bool
+    ) -> None:
+        if not on_gpu:
+            hide_gpus()
         node = ray.get_runtime_context().get_node_id()
         if node not in folders:
             raise UserError(f"the model was not staged to node {node}, which joined after the run began")
@@ -61,7 +65,8 @@ def predict_on_cluster(
     adapter = {} if checkpoint is None else {name: (checkpoint / name).read_bytes() for name in ADAPTER_FILES}
     resources = placement.resources_per_worker()
     remote = ray.remote(PredictingRank).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
-    ranks = [remote.remote(dict(folders), adapter, train) for _ in range(placement.workers)]
+    on_gpu = placement.gpus_per_worker > 0
+    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.workers)]
     try:
         shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(ranks)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]

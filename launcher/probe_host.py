@@ -17,7 +17,7 @@ from gemfleet.train.batch_finder.memory import resident_bytes
 from gemfleet.train.batch_finder.process import Answer, LocalProbe
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from .placement import Placement
+from .placement import Placement, hide_gpus
 
 CALL_SECONDS = 60.0  # every call of an actor here returns at once, so this long without an answer is a lost node
 LOST = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
@@ -36,7 +36,9 @@ class HostFacts:
 class ProbeHost:
     """The actor. Its probe process dies with it, and it dies with the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool) -> None:
+        if not on_gpu:
+            hide_gpus()
         pin_network_interface()
         self._address = ray.util.get_node_ip_address()
         self._probe = LocalProbe(self._address, self._address)
@@ -126,5 +128,5 @@ def _start_host(placement: Placement, group: Any, index: int) -> Any:
             scheduling_strategy=where,
             max_restarts=-1,
         )
-        .remote()
+        .remote(placement.gpus_per_worker > 0)
     )

@@ -191,7 +191,8 @@ def preflight(run: Run) -> Placement:
     """See that the nodes are fit for a run, decide on the ranks, and wait until the cluster has room for them."""
     run.enter(RunState.PREFLIGHT, "preflight")
     check_storage(run.config.cluster.storage, run.folder)
-    for warning in fitness(check_quickly(answering_nodes(), gemfleet_home())):
+    findings = check_quickly(answering_nodes(), gemfleet_home())
+    for warning in fitness(findings, uses_gpus=run.config.cluster.gpus_per_worker != 0):
         run.note(warning)
     return find_places(run)
 

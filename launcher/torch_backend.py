@@ -11,15 +11,19 @@ import ray.train
 import ray.train.torch
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
+from .placement import hide_gpus
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GENERATION_VARIABLE = "GEMFLEET_GENERATION"
 
 
-def prepare_rank(generation: int) -> None:
+def prepare_rank(generation: int, on_gpu: bool) -> None:
     """Runs in each rank's process: choose the interface of the node's Ray address, and share the node's cores."""
     from gemfleet.cluster.inventory import pin_network_interface
     from gemfleet.train.device import prepare_process
 
+    if not on_gpu:
+        hide_gpus()  # Ray hides none from a process that has reserved none
     pin_network_interface()
     threads = prepare_process(ray.train.get_context().get_local_world_size())
     for variable in THREAD_VARIABLES:
@@ -34,7 +38,7 @@ class PreparedTorchBackend(_TorchBackend):  # type: ignore[misc]
     """
 
     def on_start(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
-        worker_group.execute(prepare_rank, generation=backend_config.begin_attempt())
+        worker_group.execute(prepare_rank, generation=backend_config.begin_attempt(), on_gpu=backend_config.on_gpu)
         super().on_start(worker_group, backend_config)
 
     def on_shutdown(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
@@ -46,9 +50,11 @@ class PreparedTorchConfig(TorchConfig):  # type: ignore[misc]
     """`TorchConfig` whose ranks choose their interface and threads by themselves.
 
     begin_attempt: called before each group of workers starts; returns its generation, larger than all before it
+    on_gpu: whether each rank has reserved a GPU
     """
 
     begin_attempt: Callable[[], int] = lambda: 0
+    on_gpu: bool = False
 
     @property
     def backend_cls(self) -> type[PreparedTorchBackend]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from .config import Precision
+from .errors import UserError
 from .quiet import hide_known_lines
 
 
@@ -33,6 +34,35 @@ def current_device(local_rank: int) -> DeviceFacts:
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return DeviceFacts(device, torch.cuda.get_device_name(device), bf16)
     return DeviceFacts(torch.device("cpu"), cpu_name(), cpu_gains_from_bf16())
+
+
+def refuse_unusable_gpus() -> None:
+    """UserError where the driver shows GPUs that torch cannot use: nobody means to train on the CPU beside them."""
+    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return
+    if gpus := _gpus_of_the_driver():
+        shown = f"{gpus} GPU" + ("" if gpus == 1 else "s")
+        built = torch.version.cuda
+        reason = f"finds none with its CUDA {built}" if built else "is a build without CUDA"
+        remedy = "update the driver, or install a torch for an older CUDA" if built else "install a torch with CUDA"
+        raise UserError(
+            f"the driver shows {shown} on this machine, but torch {torch.__version__} {reason}; "
+            f"{remedy}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
+        )
+
+
+def _gpus_of_the_driver() -> int:
+    """As the kernel's module lists them, or NVIDIA's management library where /proc is not the machine's own."""
+    listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    try:
+        import pynvml
+    except ImportError:
+        return listed
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return listed
 
 
 def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:

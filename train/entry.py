@@ -97,8 +97,9 @@ def process_group() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    from .device import current_device
+    from .device import current_device, refuse_unusable_gpus
 
+    refuse_unusable_gpus()
     check_ranks_have_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
     os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it under ZeRO-3, from a single process too
     # Before the first collective: NCCL makes a rank's communicator on the GPU that is current then.

@@ -64,6 +64,12 @@ def check_gpus(node: Facts, offered: float, busy: float) -> list[Finding]:
         # Fewer may be meant: a person may keep GPUs of a node for something else.
         level = Level.FAIL if offered > count else Level.WARN
         return [Finding("gpus", where, level, figure, "start Ray there without --num-gpus, or repair the driver")]
+    if problem := gpus.get("torch_problem"):  # a node with an older gemfleet does not tell
+        remedy = (
+            "update the driver there, or install a torch built for its CUDA and GPUs; to train on CPUs set "
+            "cluster.gpus_per_worker: 0"
+        )
+        return [Finding("gpus", where, Level.FAIL, f"the driver shows {count}, but {problem}", remedy)]
     if not devices:
         remedy = "`pip install nvidia-ml-py` there, or repair the driver"
         return [Finding("gpus", where, Level.WARN, f"{count}, of which nothing is known ({gpus['problem']})", remedy)]

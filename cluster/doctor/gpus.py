@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
 def gpu_facts() -> dict[str, Any]:
-    """`count`: of the driver; `problem`: why no more could be read, else empty; `devices` in the library's order."""
+    """`count`: of the driver; `problem`: why no more could be read, else empty; `devices` in the library's order;
+    `torch_problem`: why torch cannot compute on them, else empty."""
+    facts = _driver_facts()
+    capabilities = [device["capability"] for device in facts["devices"]]
+    return {**facts, "torch_problem": torch_problem(capabilities) if facts["count"] else ""}
+
+
+def _driver_facts() -> dict[str, Any]:
     count = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     try:
         import pynvml
@@ -23,8 +32,46 @@ def gpu_facts() -> dict[str, Any]:
     return {"count": len(devices), "problem": "", "driver": driver, "devices": devices}
 
 
+def torch_problem(capabilities: Sequence[Sequence[int] | None]) -> str:
+    """Why the installed torch cannot compute on GPUs of these compute capabilities (None: unknown); empty if it can.
+
+    Imports torch, as only CUDA itself knows whether it works with this driver, and takes no memory of a GPU.
+    """
+    import torch
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return ""  # hidden from this process, so nothing can be told
+    built = torch.version.cuda
+    if not built:
+        return f"torch {torch.__version__} is a build without CUDA"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    if not usable:
+        said = "".join(f": {str(warning.message).splitlines()[0][:200]}" for warning in told[:1])
+        return f"torch {torch.__version__} (CUDA {built}) cannot use them{said}"
+    kinds = torch.cuda.get_arch_list()
+    lacking = sorted({f"{c[0]}.{c[1]}" for c in capabilities if c is not None and not has_code_for(c, kinds)})
+    if lacking:
+        return f"torch {torch.__version__} has no code for compute capability {', '.join(lacking)} ({' '.join(kinds)})"
+    return ""
+
+
+def has_code_for(capability: Sequence[int], kinds: Sequence[str]) -> bool:
+    """Whether code of any of these kinds (`sm_90`, `compute_120`) runs there: machine code within a major version,
+    from its own minor one on; PTX on all that is newer."""
+    major, minor = capability
+    for kind in kinds:
+        form, _, digits = kind.partition("_")
+        found = int(digits.rstrip("af")) if digits.rstrip("af").isdigit() else 0
+        at_least = (found // 10, found % 10) <= (major, minor)
+        if at_least and (form == "compute" or found // 10 == major):
+            return True
+    return False
+
+
 def _device(pynvml: Any, index: int) -> dict[str, Any]:
-    """`ecc_errors`: uncorrected since the driver was loaded; None where the GPU has no such memory."""
+    """`capability`: CUDA's, as [major, minor]; `ecc_errors`: uncorrected since the driver loaded; None: not told."""
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
 
@@ -41,6 +88,7 @@ def _device(pynvml: Any, index: int) -> dict[str, Any]:
         "total": memory.total,
         "free": memory.free,
         "processes": [process.pid for process in processes],
+        "capability": asked(lambda: list(pynvml.nvmlDeviceGetCudaComputeCapability(handle))),
         "ecc_errors": asked(lambda: pynvml.nvmlDeviceGetTotalEccErrors(handle, uncorrected, volatile)),
         "throttled": _throttled(pynvml, asked(lambda: pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)) or 0),
         "celsius": asked(lambda: pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
+import torch
 from gemfleet.cluster.doctor import links as way
 from gemfleet.cluster.doctor.check_facts import check_facts, check_versions
 from gemfleet.cluster.doctor.check_measured import (
@@ -16,6 +18,7 @@ from gemfleet.cluster.doctor.check_measured import (
     check_ports,
 )
 from gemfleet.cluster.doctor.facts import disks, interface_facts, limits, versions
+from gemfleet.cluster.doctor.gpus import has_code_for, torch_problem
 from gemfleet.cluster.doctor.links import Sink, measure_link
 from gemfleet.cluster.doctor.report import Finding, Level, failures
 
@@ -70,6 +73,12 @@ def test_a_sound_cluster_is_green() -> None:
         (("versions", "numpy"), "2.3", Level.WARN, "numpy is 2.3, elsewhere 2.4"),
         (("gpus", "count"), 1, Level.FAIL, "Ray offers 2 GPUs, the driver shows 1; start Ray there without --num-gpus"),
         (("gpus", "count"), 4, Level.WARN, "Ray offers 2 GPUs, the driver shows 4"),
+        (
+            ("gpus", "torch_problem"),
+            "torch 2.13.0+cpu is a build without CUDA",
+            Level.FAIL,
+            "the driver shows 2, but torch 2.13.0+cpu is a build without CUDA; update the driver there, or install",
+        ),
         (("gpus", "devices"), [], Level.WARN, "`pip install nvidia-ml-py` there"),
         (("gpus", "devices"), [{**GPU, "ecc_errors": 3}], Level.FAIL, "3 uncorrected memory errors; drain the node"),
         (("gpus", "devices"), [{**GPU, "throttled": ["heat"]}], Level.WARN, "slowed by heat; look at cooling"),
@@ -200,3 +209,35 @@ def test_a_rank_sums_and_finds_the_result_right(monkeypatch: pytest.MonkeyPatch)
         "seconds": 0,
         "interface": "lo",
     }
+
+
+@pytest.mark.parametrize(
+    ("capability", "runs"),
+    [
+        ((7, 0), False),
+        ((7, 5), True),
+        ((8, 9), True),
+        ((9, 0), True),
+        ((10, 3), True),
+        ((12, 1), True),
+        ((13, 0), True),
+    ],
+)
+def test_code_runs_within_a_major_version_and_ptx_on_what_is_newer(capability: tuple[int, int], runs: bool) -> None:
+    kinds = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
+    assert has_code_for(capability, kinds) is runs
+    assert not has_code_for((8, 0), ["sm_86", "sm_90a"])
+    assert has_code_for((9, 0), ["sm_90a"])
+
+
+def test_what_keeps_torch_from_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert torch_problem([(9, 0)]) == f"torch {torch.__version__} is a build without CUDA"
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(warnings.warn("the driver is too old", stacklevel=1)))
+    assert torch_problem([(9, 0)]).endswith("(CUDA 13.0) cannot use them: the driver is too old")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
+    assert torch_problem([(7, 0), (9, 0), None]).endswith("no code for compute capability 7.0 (sm_75 sm_90)")
+    assert torch_problem([(9, 0), None]) == ""

@@ -26,6 +26,12 @@ def test_other_versions_on_a_node_keep_the_run_from_starting() -> None:
     assert "space" not in str(error.value)
 
 
+def test_a_run_on_cpus_does_not_mind_gpus_that_torch_cannot_use() -> None:
+    with pytest.raises(UnfitCluster):
+        fitness([finding("gpus", Level.FAIL)])
+    assert fitness([finding("gpus", Level.FAIL), finding("gpu health", Level.FAIL)], uses_gpus=False) == []
+
+
 def test_what_others_judge_better_is_only_said() -> None:
     assert fitness([finding("space", Level.FAIL), finding("limits", Level.FAIL)]) == [
         "space (10.0.0.2): what was measured; what to do"

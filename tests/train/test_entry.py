@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from gemfleet.train import device
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.entry import main
 from gemfleet.train.local_source import prepare_local
@@ -54,6 +55,17 @@ def train(launcher: list[str], config: Path, out: Path, *more: str) -> list[dict
     assert f"adapter: {newest}" in done.stdout
     history: list[dict[str, Any]] = json.loads((newest / "trainer_state.json").read_text())["log_history"]
     return history
+
+
+def test_a_gpu_that_torch_cannot_use_is_an_error(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(device, "_gpus_of_the_driver", lambda: 2)
+    assert main([str(config)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: the driver shows 2 GPUs on this machine, but torch ")
+    assert "hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU" in told
 
 
 def test_one_process_and_two_under_torchrun_learn_the_same(config: Path, tmp_path: Path) -> None:
