@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
@@ -70,6 +73,22 @@ def test_every_norm_and_mlp_is_exchanged_and_the_step_stays() -> None:
     assert use_liger(exchanged.text_model) == 0
     assert list(exchanged.peft_model.state_dict()) == names
     assert_same_step(exchanged, plain, 1e-6)
+
+
+def test_the_kernels_interpreted_equal_transformers() -> None:
+    """The kernels' own arithmetic, by Triton's interpreter on this CPU."""
+    for package in ("triton", "liger_kernel"):
+        pytest.importorskip(package, reason="needs the gpu extra")
+    program = Path(__file__).with_name("liger_interpreted.py")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == 8
+    for result in results:
+        bound = 1e-6 if "float32" in result["case"] else 2e-3
+        assert result["output"] < bound, result
+        assert result["gradient"] < bound, result
+        assert result["same_dtypes"], result
 
 
 @pytest.mark.gpu
