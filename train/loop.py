@@ -111,7 +111,7 @@ class Trainer:
             check_memory_limit(self.config.batch)
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
-        loss_sum, stop = math.fsum(map(float, losses)), float(self.reporter.should_stop())
+        loss_sum, stop = sum_of(losses), float(self.reporter.should_stop())
         flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
         computed = [float(raw_tokens), flops.model, flops.recomputed]
         sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *self.meter.places()])
@@ -204,7 +204,7 @@ class Trainer:
                 losses.append(self.model.loss_sum(part))
                 check_memory_limit(self.config.batch)
         self.model.peft_model.train()
-        total, tokens = self.strategy.sum_over_ranks([math.fsum(map(float, losses)), float(rows.supervised_tokens)])
+        total, tokens = self.strategy.sum_over_ranks([sum_of(losses), float(rows.supervised_tokens)])
         return total / tokens
 
     def eval_rows_per_pass(self) -> tuple[int, str]:
@@ -288,6 +288,11 @@ class Trainer:
     def _last_evaluated_step(self) -> int | None:
         steps = [entry["step"] for entry in self.progress.log_history if "eval_loss" in entry]
         return steps[-1] if steps else None
+
+
+def sum_of(losses: Sequence[torch.Tensor]) -> float:
+    """The sum of scalars of one device in fp64; waits for the device once, however many there are."""
+    return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
 
 
 def mean_loss_since_last(history: Sequence[Mapping[str, Any]], loss: float) -> float:

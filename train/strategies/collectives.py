@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
     """Element-wise sum in fp64. `device`: where the process group communicates. Collective."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
+    tensor = _sent(torch.tensor(values, dtype=torch.float64), device)
     dist.all_reduce(tensor)
     return [float(v) for v in tensor.tolist()]
+
+
+def sum_scalar(value: Tensor, device: torch.device) -> float:
+    """The sum of a scalar over all ranks in fp64. Collective; waits for the device once."""
+    total = value.to(device, torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+    return float(total)
 
 
 def most_over_ranks(value: int, device: torch.device) -> int:
     """The largest of all ranks' values. Collective."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
-    tensor = torch.tensor(value, dtype=torch.int64, device=device)
+    tensor = _sent(torch.tensor(value, dtype=torch.int64), device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device without waiting for it: what lies in pageable memory would be copied only when its turn comes."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -24,7 +24,7 @@ from ..lean import WeightFiles, placeholder_model
 from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel, load_base_model
 from .base import StateDict
-from .collectives import most_over_ranks, sum_over_ranks
+from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer
 from .zero_shards import fill_shares
 
@@ -88,8 +88,8 @@ class DeepSpeedStrategy:
             return float(self._optimizer.scaled_global_norm())
         from deepspeed.utils import safe_get_local_grad
 
-        squares = sum(float(safe_get_local_grad(p).square().sum()) for p in self._parameters.values())
-        return float(sum_over_ranks([squares], self._device)[0] ** 0.5)
+        squares = torch.stack([safe_get_local_grad(p).square().sum() for p in self._parameters.values()])
+        return float(sum_scalar(squares.double().sum(), self._device) ** 0.5)
 
     def step(self, learning_rate: float) -> None:
         for group in self._optimizer.param_groups:

@@ -25,7 +25,7 @@ from ..lean import WeightFiles, placeholder_model, placeholders_to_meta
 from ..loss import SupervisedCrossEntropy
 from ..model import TrainableModel
 from .base import StateDict, by_parameter
-from .collectives import most_over_ranks, sum_over_ranks
+from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer, optimizer_step
 
 
@@ -114,8 +114,8 @@ class Fsdp2Strategy:
 
     def clip(self, max_norm: float) -> float:
         gradients = [_local(p.grad) for p in self._parameters.values() if p.grad is not None]
-        squares = float(sum(g.float().square().sum() for g in gradients))
-        norm = float(sum_over_ranks([squares], self._device)[0] ** 0.5)
+        squares = torch.stack([g.float().square().sum() for g in gradients]).double().sum()
+        norm = float(sum_scalar(squares, self._device) ** 0.5)
         if 0 < max_norm < norm:
             torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
         return norm
