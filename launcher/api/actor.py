@@ -46,6 +46,7 @@ class ApiActor:
 
     def __init__(self, home: str, config: ApiConfig) -> None:
         from .address import bind_again
+        from .allowed import Allowed
         from .app import create_app
         from .server import make_server
         from .settings import ApiSettings, needs_tokens
@@ -59,7 +60,7 @@ class ApiActor:
             port=config.port,
             tokens=tokens,
             allowed_hosts=frozenset(config.allowed_hosts),
-            data_roots=tuple(Path(root) for root in config.data_roots),
+            allowed=Allowed(tuple(map(Path, config.data_roots)), config.allowed_sources, config.allowed_deliveries),
         )
         listener, settings = bind_again(settings)
         submitter = ProcessSubmitter(settings.home, ray_address=ray.get_runtime_context().gcs_address)
