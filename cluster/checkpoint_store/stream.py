@@ -66,8 +66,8 @@ class Ticket:
 class StreamServer:
     """Listens at one address of this node. `expect` says what to do with the next connection that knows its token.
 
-    One thread hears the greetings of all who connect. Who has not said a token after GREETING_SECONDS is cut off, and so
-    is the oldest of them when there are more than MOST_GUESTS: they never take a place from one that knows its token.
+    One thread hears the greetings of all who connect. Who has not said a token after GREETING_SECONDS is cut off, and
+    so is the oldest of them when there are more than MOST_GUESTS: none takes a place from one that knows its token.
     """
 
     def __init__(self, host: str) -> None:
