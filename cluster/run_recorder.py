@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .head import HeadActor, start_on_head
+from .private import keep_private
 from .run_registry import RunRegistry, RunState
 
 Record = Mapping[str, Any]
@@ -41,6 +42,7 @@ class RunRecorder:
     """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
 
     def __init__(self, home: str, run_id: str) -> None:
+        keep_private()
         self._run_id = run_id
         self._registry = RunRegistry(Path(home) / "gemfleet.db")
         self._folder = Path(home) / "runs" / run_id

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from .errors import ClusterError
 from .exchange import Delivery, plan_deliveries
 from .staged_copy import Held, StagedCopy, as_array
+from .private import keep_private
 from .staged_files import CHUNK_BYTES, Chunk, StagedFile, all_chunks, content_hash, list_files, read_chunk
 
 STORE_SHARE = 4  # chunks in flight take at most this part of the smallest node's object store
@@ -65,6 +66,7 @@ class NodeCopy:
     def __init__(self, files: Sequence[StagedFile], target: str) -> None:
         import ray
 
+        keep_private()
         self._copy = StagedCopy(files, Path(target), ray.get_runtime_context().get_node_id())
 
     def find(self, folder: str, living: Sequence[str]) -> Held:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.private import keep_private
 from gemfleet.train.errors import UserError
 
 from .commands.batch_cache import batch_cache
@@ -54,6 +55,7 @@ app.add_typer(cluster)
 
 def main() -> None:
     """Entry point of the console script. What the user can put right is one sentence and exit code 2, no traceback."""
+    keep_private()
     try:
         app()
     except (UserError, ClusterError) as error:

@@ -109,7 +109,7 @@ def _save_tokenizer(source: Path, destination: Path) -> None:
 
 def _copy_terms(source: Path, destination: Path) -> None:
     for name in ("GEMMA_TERMS.html", "NOTICE.md"):
-        shutil.copy(source / name, destination / name)
+        shutil.copyfile(source / name, destination / name)
 
 
 def _check(folder: Path) -> None:

@@ -18,6 +18,7 @@ import ray
 import ray.exceptions
 from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
 from gemfleet.cluster.inventory import Node, list_nodes
+from gemfleet.cluster.private import keep_private
 
 from ..config import ApiConfig
 
@@ -53,6 +54,7 @@ class ApiActor:
         from .submissions import ProcessSubmitter
         from .tokens import load_tokens
 
+        keep_private()
         tokens = load_tokens(Path(home)) if needs_tokens(config.host) else None
         settings = ApiSettings(
             home=Path(home),

@@ -79,7 +79,7 @@ class Wanted:
 
 
 def stream(feed: Feed, wanted: Wanted, seen: Mark, start: Start, seconds: float) -> EventStream:
-    """A stream of what is wanted after `seen`. It closes when the run has ended and all was sent, or after `seconds`."""
+    """What is wanted after `seen`. It closes when the run has ended and all was sent, or after `seconds`."""
     return EventStream(_messages(feed, wanted, seen, start, seconds))
 
 

@@ -84,7 +84,8 @@ class RunTotals:
             keys = [(run.id, run.created_at) for run in runs]
             self._known = {key: self._known.get(key) or Totals() for key in keys}
             self._mark_new(deadline)
-            return any([not self._read(run_id, totals, deadline) for (run_id, _), totals in self._known.items()])
+            read = [self._read(run_id, totals, deadline) for (run_id, _), totals in self._known.items()]
+            return not all(read)
 
     def _mark_new(self, deadline: float) -> None:
         """Blocks that were read and have a new record since."""

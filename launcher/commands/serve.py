@@ -42,6 +42,7 @@ def serve(
 
       gemfleet serve --host 0.0.0.0 --allow-host head.example.org
     """
+    from gemfleet.cluster.private import is_open
     from gemfleet.train.home import gemfleet_home
 
     from ..api.allowed import Allowed
@@ -63,6 +64,8 @@ def serve(
     listener = bind(settings)
     server = make_server(create_app(settings))
     typer.echo(f"dashboard: {base_url(host, listener.getsockname()[1])}/")
+    if tokens is not None and is_open(home):
+        typer.echo(f"warning: other accounts can read {home}, which the token guards; run `chmod 700 {home}`", err=True)
     if tokens is not None:
         typer.echo(f"tokens: {token_folder(home)}/read.token to look, admin.token to change")
     server.run(sockets=[listener])

@@ -41,7 +41,7 @@ async def run_events(
     points: Annotated[
         Annotated[int, Field(ge=2, le=10_000)] | Absent,
         Query(
-            description="in a stream with metrics, for a chart: of what was before, so many steps and the newest events"
+            description="for charts: of the history in a stream with metrics, so many steps and the newest events"
         ),
     ] = None,
     last_event_id: LastEventId = "",
