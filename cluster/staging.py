@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from .errors import ClusterError
 from .exchange import Delivery, plan_deliveries
-from .staged_copy import Held, StagedCopy, as_array
 from .private import keep_private
+from .staged_copy import Held, StagedCopy, as_array
 from .staged_files import CHUNK_BYTES, Chunk, StagedFile, all_chunks, content_hash, list_files, read_chunk
 
 STORE_SHARE = 4  # chunks in flight take at most this part of the smallest node's object store

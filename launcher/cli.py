@@ -30,6 +30,7 @@ from .commands.tensorboard import tensorboard
 from .commands.train import train
 from .commands.version import version
 from .commands.watch import watch
+from .plain_output import plain
 
 COMMANDS = (
     *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
@@ -56,6 +57,7 @@ app.add_typer(cluster)
 def main() -> None:
     """Entry point of the console script. What the user can put right is one sentence and exit code 2, no traceback."""
     keep_private()
+    sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
     try:
         app()
     except (UserError, ClusterError) as error:

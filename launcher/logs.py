@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from gemfleet.cluster.redaction import clean_text
+
 PIECE_BYTES = 1 << 18
 TAIL_BYTES = 4 << 20  # the most that `tail` looks back, over all files together
+LINE_CHARACTERS = 16_384  # of a longer line no more is told
 LINE_BYTES = 1 << 20  # a longer line is told in parts
 
 
@@ -72,6 +75,5 @@ def _last_lines(file: BinaryIO, count: int, most_bytes: int) -> tuple[int, int]:
 
 def _lines(text: bytes) -> list[str]:
     """Without their ends; a part of a line that is too long counts as one."""
-    return (
-        [line.rstrip("\r") for line in text.decode("utf-8", "replace").removesuffix("\n").split("\n")] if text else []
-    )
+    lines = text.decode("utf-8", "replace").removesuffix("\n").split("\n") if text else []
+    return [clean_text(line[:LINE_CHARACTERS].rstrip("\r")) for line in lines]

@@ -46,7 +46,9 @@ def test_registry_logs_checkpoints_and_tokens_are_closed(tmp_path: Path, umask: 
     assert open_paths(home) == []
 
 
-def test_a_home_that_was_open_is_closed_and_others_folders_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_was_open_is_closed_and_others_folders_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     home, shared, own = tmp_path / "home", tmp_path / "shared", tmp_path / "own"
     for folder, mode in ((home, 0o755), (shared, 0o1777), (own, 0o755)):
         folder.mkdir()

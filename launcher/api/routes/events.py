@@ -40,9 +40,7 @@ async def run_events(
     metrics: Annotated[bool, Query(description="in a stream, the figures of steps too, as `metric` messages")] = False,
     points: Annotated[
         Annotated[int, Field(ge=2, le=10_000)] | Absent,
-        Query(
-            description="for charts: of the history in a stream with metrics, so many steps and the newest events"
-        ),
+        Query(description="for charts: of the history in a stream with metrics, so many steps and the newest events"),
     ] = None,
     last_event_id: LastEventId = "",
 ) -> Listing[Event] | Response:
