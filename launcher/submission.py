@@ -33,7 +33,8 @@ def submit(
 ) -> tuple[Any, str]:
     """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
 
-    tell: hears what travels and what stays, before it leaves. With `run_id` both the job and the run have it, so that a second submission of the same is refused.
+    With `run_id` both the job and the run have it, so that a second submission of the same is refused. `tell` hears
+    what travels and what stays, before it leaves.
 
     The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
     must come home to the head.

@@ -24,34 +24,11 @@ LEFT_OUT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", "
 
 # Names under which programs keep credentials, beside hidden files, which all stay.
 CREDENTIALS = (
-    *(
-        "*.pem",
-        "*.key",
-        "*.p12",
-        "*.pfx",
-        "*.pkcs12",
-        "*.jks",
-        "*.keystore",
-        "*.kdbx",
-        "*.ppk",
-        "*.gpg",
-        "*.asc",
-        "*.ovpn",
-    ),
-    *("*.env", "*.token", "token", "token.txt", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*_rsa", "*_ed25519"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.pkcs12", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.gpg", "*.asc"),
+    *("*.env", "*.ovpn", "*.token", "token", "token.txt", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*_rsa"),
     *("credentials", "credentials.*", "*credentials.json", "client_secret*.json", "service[-_]account*.json", "_netrc"),
-    *(
-        "secret",
-        "secrets",
-        "secret.*",
-        "secrets.*",
-        "kubeconfig*",
-        "*.kubeconfig",
-        "passwd",
-        "password.txt",
-        "htpasswd",
-    ),
-    *("terraform.tfstate*", "*.tfvars", "rclone.conf", "aws_config", "boto.cfg"),
+    *("*_ed25519", "secret", "secrets", "secret.*", "secrets.*", "kubeconfig*", "*.kubeconfig", "passwd", "htpasswd"),
+    *("password.txt", "passwords.txt", "terraform.tfstate*", "*.tfvars", "rclone.conf", "boto.cfg"),
 )
 
 

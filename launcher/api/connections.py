@@ -92,7 +92,7 @@ class GuardedProtocol(H11Protocol):
     def _request_begun(self) -> None:
         """Its headers are here; the gate says whether it may go on."""
         self._cancel()
-        self.cycle.scope[ADMITTED] = lambda: self._strangers.remove(self)  # type: ignore[typeddict-unknown-key]
+        self.cycle.scope[ADMITTED] = lambda: self._strangers.remove(self)  # type: ignore[literal-required]
 
     def _cancel(self) -> None:
         for timer in (self._patience, self._stalled):

@@ -57,15 +57,16 @@ def test_an_ignore_file_leaves_out_what_it_names(tmp_path: Path) -> None:
 
 CREDENTIALS = (
     *(".env", ".netrc", ".git-credentials", ".ssh/id_ed25519", ".aws/credentials", ".config/gcloud/x.json", ".npmrc"),
+    *(".gemfleet/api/admin.token", ".cache/huggingface/token", "sub/.env.local", "server.pem", "tls/server.KEY"),
     *(
-        ".gemfleet/api/admin.token",
-        ".cache/huggingface/token",
-        "sub/.env.local",
-        "server.pem",
-        "tls/server.KEY",
+        "credentials.json",
+        "service-account-1.json",
+        "client_secret_1.json",
+        "kubeconfig",
+        "prod.env",
+        "token",
         "id_rsa",
     ),
-    *("credentials.json", "service-account-1.json", "client_secret_1.json", "kubeconfig", "prod.env", "token"),
 )
 
 
