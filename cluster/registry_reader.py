@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from .run_registry import Run, RunState
 
 BUSY_SECONDS = 30.0
+KINDS = ("eval", "step")  # of records
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,56 @@ class RegistryReader:
     def metrics(self, run_id: str, since_step: int, kind: str | None, limit: int) -> list[dict[str, Any]]:
         """Records of this step and later, in the order of steps."""
         query = (
-            "SELECT record FROM metrics WHERE run_id = ? AND step >= ? AND (? IS NULL OR kind = ?) "
-            "ORDER BY step, kind LIMIT ?"
+            "SELECT step, kind, record FROM metrics WHERE run_id = ? AND kind = ? AND step >= ? ORDER BY step LIMIT ?"
         )
-        rows = self._query(query, (run_id, since_step, kind, kind, limit))
-        return [json.loads(row["record"]) for row in rows]
+        rows: list[sqlite3.Row] = []
+        for one in KINDS if kind is None else (kind,):  # each in the order of the table's own index
+            rows += self._query(query, (run_id, one, since_step, limit))
+        rows.sort(key=lambda row: (row["step"], row["kind"]))
+        return [json.loads(row["record"]) for row in rows[:limit]]
+
+    def thinned(self, run_id: str, kind: str, count: int) -> Iterator[dict[str, Any]]:
+        """At most `count` records of a kind, spread evenly over all steps, with the first and the newest."""
+        ends = "SELECT (SELECT MIN(step) {0}) AS first, (SELECT MAX(step) {0}) AS last"
+        of_run = "FROM metrics WHERE run_id = ? AND kind = ?"
+        (row,) = self._query(ends.format(of_run), (run_id, kind, run_id, kind))
+        if row["first"] is None:
+            return
+        first, last, at = row["first"], row["last"], -1
+        query = f"SELECT step, record {of_run} AND step >= ? ORDER BY step LIMIT 1"
+        for number in range(count):
+            wanted = max(at + 1, first + (last - first) * number // max(1, count - 1))
+            found = self._query(query, (run_id, kind, wanted))
+            if not found:
+                return
+            at = found[0]["step"]
+            yield json.loads(found[0]["record"])
+
+    def steps_total(self, run_id: str, since: int, below: int) -> tuple[float, float]:
+        """Sums of `tokens` and of `step_seconds` over the steps of [since, below)."""
+        query = (
+            "SELECT TOTAL(json_extract(record, '$.tokens')) AS tokens, "
+            "TOTAL(json_extract(record, '$.step_seconds')) AS seconds "
+            "FROM metrics WHERE run_id = ? AND kind = 'step' AND step >= ? AND step < ?"
+        )
+        (row,) = self._query(query, (run_id, since, below))
+        return row["tokens"], row["seconds"]
+
+    def next_step(self, run_id: str, since: int) -> int | None:
+        """The first step at or after `since` that has a record."""
+        query = "SELECT step FROM metrics WHERE run_id = ? AND kind = 'step' AND step >= ? ORDER BY step LIMIT 1"
+        rows = self._query(query, (run_id, since))
+        return rows[0]["step"] if rows else None
+
+    def new_steps(self, after: int, limit: int) -> list[tuple[int, str, int]]:
+        """(position, run, step) of records of all runs with position > `after`, in their order."""
+        query = "SELECT rowid AS position, run_id, step FROM metrics WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        return [(row["position"], row["run_id"], row["step"]) for row in self._query(query, (after, limit))]
 
     def latest_metrics(self, run_id: str, kind: str) -> dict[str, Any] | None:
         query = "SELECT record FROM metrics WHERE run_id = ? AND kind = ? ORDER BY step DESC LIMIT 1"
         rows = self._query(query, (run_id, kind))
         return json.loads(rows[0]["record"]) if rows else None
-
-    def metric_sum(self, run_id: str, field: str) -> float:
-        """Sum of a numeric field over all steps of a run."""
-        query = "SELECT SUM(json_extract(record, ?)) AS total FROM metrics WHERE run_id = ? AND kind = 'step'"
-        return float(self._query(query, (f"$.{field}", run_id))[0]["total"] or 0.0)
 
     def checkpoints(self, run_id: str) -> list[dict[str, Any]]:
         query = "SELECT * FROM checkpoints WHERE run_id = ? ORDER BY step DESC"
@@ -118,19 +154,43 @@ class RegistryReader:
         (row,) = self._query(query, ())
         return Mark(row["event"] or 0, row["metric"] or 0)
 
-    def events_between(self, after: int, upto: int, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Events of all runs, or of one, with `after` < seq <= `upto`."""
-        query = "SELECT * FROM events WHERE seq > ? AND seq <= ? AND (? IS NULL OR run_id = ?) ORDER BY seq"
-        return [_event(row) for row in self._query(query, (after, upto, run_id, run_id))]
+    def newest_events_begin(self, run_id: str, count: int) -> int:
+        """The `seq` after which a run has its newest `count` events; 0 when it has no more than these."""
+        query = "SELECT seq FROM events WHERE run_id = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
+        rows = self._query(query, (run_id, count))
+        return rows[0]["seq"] if rows else 0
 
-    def metrics_between(self, after: int, upto: int, run_id: str | None = None) -> list[dict[str, Any]]:
-        """Records with `position` and `run_id` added, `after` < position <= `upto`."""
+    def events_between(self, after: int, upto: int, run_id: str | None, limit: int) -> list[dict[str, Any]]:
+        """The first `limit` events of all runs, or of one, with `after` < seq <= `upto`."""
+        where, values = ("", ()) if run_id is None else ("run_id = ? AND ", (run_id,))
+        query = f"SELECT * FROM events WHERE {where}seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
+        return [_event(row) for row in self._query(query, (*values, after, upto, limit))]
+
+    def metrics_between(self, after: int, upto: int, run_id: str | None, limit: int) -> list[dict[str, Any]]:
+        """The first `limit` records with `after` < position <= `upto`, and with `position` and `run_id` added."""
+        where, values = ("", ()) if run_id is None else ("+run_id = ? AND ", (run_id,))
         query = (
             "SELECT rowid AS position, run_id, record FROM metrics "
-            "WHERE rowid > ? AND rowid <= ? AND (? IS NULL OR run_id = ?) ORDER BY rowid"
+            f"WHERE {where}rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
         )
-        rows = self._query(query, (after, upto, run_id, run_id))
+        rows = self._query(query, (*values, after, upto, limit))
         return [{"position": r["position"], "run_id": r["run_id"], "record": json.loads(r["record"])} for r in rows]
+
+    def metrics_span(self, run_id: str) -> tuple[int, int]:
+        """Positions of a run's first and last record; (0, 0) when it has none. Between them other runs' may lie."""
+        query = "SELECT MIN(rowid) AS first, MAX(rowid) AS last FROM metrics WHERE run_id = ?"
+        (row,) = self._query(query, (run_id,))
+        return row["first"] or 0, row["last"] or 0
+
+    def states(self) -> dict[str, int]:
+        """How many runs are in each state that any is in."""
+        rows = self._query("SELECT state, COUNT(*) AS count FROM runs GROUP BY state", ())
+        return {row["state"]: row["count"] for row in rows}
+
+    def runs_since(self, ended_after: float, limit: int) -> list[Run]:
+        """The newest runs that have not ended, or ended after this time in seconds since the epoch."""
+        query = "SELECT * FROM runs WHERE ended_at IS NULL OR ended_at > ? ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        return [Run.from_row(row) for row in self._query(query, (ended_after, limit))]
 
     def _query(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
         connection = getattr(self._local, "connection", None)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from .errors import ClusterError
+from .private import private_file, private_folder
 from .run_records import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 
 BUSY_SECONDS = 30.0
@@ -21,7 +22,8 @@ class RunDatabase:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        private_folder(path.parent)
+        private_file(path)
         self._enable_wal()
         with self._connect() as db:
             version = db.execute("PRAGMA user_version").fetchone()[0]

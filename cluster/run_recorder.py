@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from .head import HeadActor, start_on_head
+from .private import keep_private
+from .redaction import clean_text
 from .run_registry import RunRegistry, RunState
 
 Record = Mapping[str, Any]
@@ -41,6 +43,7 @@ class RunRecorder:
     """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
 
     def __init__(self, home: str, run_id: str) -> None:
+        keep_private()
         self._run_id = run_id
         self._registry = RunRegistry(Path(home) / "gemfleet.db")
         self._folder = Path(home) / "runs" / run_id
@@ -92,7 +95,7 @@ class RunRecorder:
     def save_stacks(self, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
         """A rank hangs: keep where its threads are in `logs/stacks-<attempt>-rank-<n>.txt`, and an event."""
         name = f"stacks-{generation}-rank-{rank}.txt"
-        (self._folder / "logs" / name).write_text(stacks, encoding="utf-8")
+        (self._folder / "logs" / name).write_text(clean_text(stacks), encoding="utf-8")
         message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
         self._registry.add_event(self._run_id, "hang", message, {"rank": rank, "phase": phase, "seconds": seconds})
 
@@ -142,7 +145,7 @@ class RunRecorder:
         path = self._folder / "logs" / f"{source}.log"
         # A full disk costs log lines; the rank must not send its whole batch again for them.
         with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+            file.writelines(f"{clean_text(line)}\n" for line in lines)
 
     def _write_board(self, records: Sequence[Record]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from .errors import RunConflict, UnknownRun
+from .redaction import clean_text, redact
 from .run_database import RunDatabase
 from .run_records import Run, RunState
 
@@ -75,6 +76,7 @@ class RunRegistry(RunDatabase):
 
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
         """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change."""
+        reason = clean_text(reason)
         with self._connect() as db:
             current = self._state(db, run_id)
             if current == state:
@@ -92,7 +94,8 @@ class RunRegistry(RunDatabase):
     def set_reason(self, run_id: str, reason: str) -> None:
         """Why the run stands where it does, until its state changes: what it waits for, for example."""
         with self._connect() as db:
-            db.execute("UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", (reason, time.time(), run_id))
+            values = clean_text(reason), time.time(), run_id
+            db.execute("UPDATE runs SET reason = ?, updated_at = ? WHERE id = ?", values)
 
     def add_event(self, run_id: str, kind: str, message: str, data: Mapping[str, Any] | None = None) -> None:
         with self._connect() as db:
@@ -252,7 +255,7 @@ class RunRegistry(RunDatabase):
         return RunState(row["state"])
 
     def _event(self, db: sqlite3.Connection, run_id: str, kind: str, message: str, data: Mapping[str, Any]) -> None:
-        values = (run_id, time.time(), kind, message, _json(data))
+        values = (run_id, time.time(), kind, clean_text(message), _json(redact(dict(data))))
         db.execute("INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, ?, ?, ?)", values)
 
 

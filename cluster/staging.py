@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .errors import ClusterError
 from .exchange import Delivery, plan_deliveries
+from .private import keep_private
 from .staged_copy import Held, StagedCopy, as_array
 from .staged_files import CHUNK_BYTES, Chunk, StagedFile, all_chunks, content_hash, list_files, read_chunk
 
@@ -65,6 +66,7 @@ class NodeCopy:
     def __init__(self, files: Sequence[StagedFile], target: str) -> None:
         import ray
 
+        keep_private()
         self._copy = StagedCopy(files, Path(target), ray.get_runtime_context().get_node_id())
 
     def find(self, folder: str, living: Sequence[str]) -> Held:

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from .errors import ClusterError
+from .private import private_folder
 
 LEAST_CHARACTERS = 16
 
 
 def load_token(path: Path) -> str:
     """The token of `path`, made when missing. ClusterError when others can read it, or it is no token."""
+    if not path.exists():
+        try:
+            private_folder(path.parent)
+            _make(path)
+        except FileExistsError:
+            pass  # another process was first: its token is the one
+        except OSError as error:
+            raise ClusterError(
+                f"the token file {path} cannot be made: {error.strerror}; give another place for it"
+            ) from None
+    return _read(path)
+
+
+def _make(path: Path) -> None:
+    """Write a new token and give it the name in one step, so that nobody reads half of it. FileExistsError."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return _read(path)
-    except OSError as error:
-        raise ClusterError(
-            f"the token file {path} cannot be made: {error.strerror}; give another place for it"
-        ) from None
-    with os.fdopen(descriptor, "w") as file:
-        token = secrets.token_urlsafe(32)
-        file.write(token + "\n")
-    return token
+        with os.fdopen(descriptor, "w") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(secrets.token_urlsafe(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(name, path)
+    finally:
+        os.unlink(name)
 
 
 def _read(path: Path) -> str:

@@ -6,6 +6,7 @@ import sys
 
 import typer
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.private import keep_private
 from gemfleet.train.errors import UserError
 
 from .commands.batch_cache import batch_cache
@@ -29,6 +30,7 @@ from .commands.tensorboard import tensorboard
 from .commands.train import train
 from .commands.version import version
 from .commands.watch import watch
+from .plain_output import plain
 
 COMMANDS = (
     *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
@@ -54,6 +56,8 @@ app.add_typer(cluster)
 
 def main() -> None:
     """Entry point of the console script. What the user can put right is one sentence and exit code 2, no traceback."""
+    keep_private()
+    sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
     try:
         app()
     except (UserError, ClusterError) as error:

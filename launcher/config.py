@@ -187,6 +187,20 @@ class ApiConfig(StrictModel):
         tuple[str, ...],
         Field(strict=False, description="folders of the head below which submitted configurations may name paths"),
     ] = ()
+    allowed_sources: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="addresses below which they may name models and data, as git+https://HOST/GROUP or s3://BUCKET",
+        ),
+    ] = ()
+    allowed_deliveries: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="addresses below which their results and checkpoints may go; hub:OWNER for Hugging Face",
+        ),
+    ] = ()
 
 
 class LaunchConfig(StrictModel):

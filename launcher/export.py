@@ -11,6 +11,7 @@ from pathlib import Path
 from gemfleet.cluster.checkpoint_store.manifest import MANIFEST_FILE, Manifest
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.private import as_the_user_has_it
 
 from .publish import PUBLISHED
 from .tokenizer_files import copy_tokenizer
@@ -69,8 +70,9 @@ def appears_whole(destination: Path) -> Iterator[Path]:
     destination.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
     try:
-        (staging / "whole").mkdir()
-        yield staging / "whole"
+        with as_the_user_has_it():
+            (staging / "whole").mkdir()
+            yield staging / "whole"
         (staging / "whole").rename(destination)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

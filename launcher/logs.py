@@ -1,10 +1,17 @@
-"""Reads the log files of a run."""
+"""Reads the log files of a run, in pieces: they may be far larger than memory."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from gemfleet.cluster.redaction import clean_text
+
+PIECE_BYTES = 1 << 18
+TAIL_BYTES = 4 << 20  # the most that `tail` looks back, over all files together
+LINE_CHARACTERS = 16_384  # of a longer line no more is told
+LINE_BYTES = 1 << 20  # a longer line is told in parts
 
 
 class LogReader:
@@ -16,21 +23,57 @@ class LogReader:
         self._offsets: dict[Path, int] = {}
 
     def tail(self, count: int) -> Iterator[tuple[str, str]]:
-        """The last `count` lines of each file, as (source, line)."""
-        for path in sorted(self._folder.glob(self._pattern)):
-            lines: deque[str] = deque(maxlen=count)
-            lines.extend(self._read(path))
-            yield from ((path.stem, line) for line in lines)
+        """The last `count` lines of each file, as (source, line); fewer where they are very long."""
+        paths = sorted(self._folder.glob(self._pattern))
+        for path in paths:
+            with path.open("rb") as file:
+                begin, end = _last_lines(file, count, max(PIECE_BYTES, TAIL_BYTES // len(paths)))
+                self._offsets[path] = end
+                file.seek(begin)
+                text = file.read(end - begin)
+            yield from ((path.stem, line) for line in _lines(text))
 
     def new_lines(self) -> Iterator[tuple[str, str]]:
         """Whole lines written since the last call; a file that appeared meanwhile from its beginning."""
         for path in sorted(self._folder.glob(self._pattern)):
-            yield from ((path.stem, line) for line in self._read(path))
+            while text := self._next_piece(path):
+                yield from ((path.stem, line) for line in _lines(text))
 
-    def _read(self, path: Path) -> list[str]:
+    def _next_piece(self, path: Path) -> bytes:
+        """Whole lines from where reading stopped; empty at the end. A line that is being written comes next time."""
+        offset = self._offsets.get(path, 0)
         with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]  # a line that is being written comes next time
-        self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-        return whole.decode("utf-8", "replace").splitlines()
+            file.seek(offset)
+            text = file.read(LINE_BYTES)
+        whole = text[: text.rfind(b"\n") + 1]
+        if not whole and len(text) == LINE_BYTES:
+            whole = text
+        self._offsets[path] = offset + len(whole)
+        return whole
+
+
+def _last_lines(file: BinaryIO, count: int, most_bytes: int) -> tuple[int, int]:
+    """Where the last `count` whole lines begin and end, found from the end of the file."""
+    size = file.seek(0, 2)
+    first = max(0, size - most_bytes)
+    end, begin, left = first, first, count + 1  # the end of the last line counts as one
+    position = size
+    while position > first and left:
+        start = max(first, position - PIECE_BYTES)
+        file.seek(start)
+        piece = file.read(position - start)
+        at = len(piece)
+        while left and (at := piece.rfind(b"\n", 0, at)) >= 0:
+            if left == count + 1:
+                end = start + at + 1
+            left -= 1
+            if not left:
+                begin = start + at + 1
+        position = start
+    return min(begin, end), end
+
+
+def _lines(text: bytes) -> list[str]:
+    """Without their ends; a part of a line that is too long counts as one."""
+    lines = text.decode("utf-8", "replace").removesuffix("\n").split("\n") if text else []
+    return [clean_text(line[:LINE_CHARACTERS].rstrip("\r")) for line in lines]

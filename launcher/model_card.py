@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gemfleet.cluster.redaction import redact_text
 
 TERMS = "https://ai.google.dev/gemma/terms"
 
@@ -44,7 +45,7 @@ def model_card(card: CardFacts) -> str:
         f"[Gemma Terms of Use]({TERMS}) and its Prohibited Use Policy; whoever passes it on has to pass them on, too. "
         "This is a modified model, not Google's.",
     ]
-    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
+    return redact_text("\n\n".join(part.strip("\n") for part in parts if part) + "\n")
 
 
 def _front_matter(base: str) -> str:

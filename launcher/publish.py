@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.redaction import redact
 from gemfleet.train.checkpoint import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
 from gemfleet.train.merge import Progress, merge_adapter
 
@@ -60,7 +61,6 @@ def output_folder(run_folder: Path) -> Iterator[Path]:
     target = run_folder / "output"
     staging = Path(tempfile.mkdtemp(prefix=".output-", dir=run_folder))
     try:
-        staging.chmod(0o755)
         yield staging
         if target.exists():
             shutil.rmtree(target)
@@ -77,7 +77,8 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     copy_checkpoint(publication, folder / publication.checkpoint.name)
     for place in (folder, folder / publication.checkpoint.name):
         for name in ("adapter_config.json", CONFIG_FILE):
-            (place / name).write_text(renamed((place / name).read_text(), publication.names))
+            text = renamed((place / name).read_text(), publication.names)
+            (place / name).write_text(without_secrets(text))
     copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
         shutil.copytree(publication.run_folder / "runs", folder / "runs")
@@ -118,6 +119,13 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     for path, name in names.items():
         text = text.replace(path, name)
     return text
+
+
+def without_secrets(text: str) -> str:
+    """A JSON text with what looks like a credential hidden; as it is where nothing does."""
+    content = json.loads(text)
+    hidden = redact(content)
+    return text if hidden == content else json.dumps(hidden, indent=2) + "\n"
 
 
 def copy_request(run_folder: Path, folder: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from gemfleet.train.errors import UserError
 
 from .config import LaunchConfig
-from .travelling import Luggage
+from .travelling import HIDDEN, Luggage
 
 CONNECT_SECONDS = 5.0
 # `ray job stop` sends SIGTERM, on which the run saves, and kills after 3 s unless the job's environment says otherwise.
@@ -29,19 +29,23 @@ def submit(
     address: str,
     resume: str | None = None,
     run_id: str | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Any, str]:
     """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
 
-    With `run_id` both the job and the run have it, so that a second submission of the same is refused.
+    With `run_id` both the job and the run have it, so that a second submission of the same is refused. `tell` hears
+    what travels and what stays, before it leaves.
 
     The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
     must come home to the head.
     """
     folder = config_path.resolve().parent
-    check_inputs_travel(config, folder)
+    luggage = Luggage(folder, config_path.resolve().name)
+    check_inputs_travel(config, luggage)
     client = connect(address)
     with tempfile.TemporaryDirectory(prefix="gemfleet-submit-") as package:
-        Luggage(folder).copy_to(Path(package))
+        for sentence in luggage.copy_to(Path(package)).sentences():
+            tell(sentence)
         try:
             job = client.submit_job(
                 entrypoint=entrypoint(config_path.name, overrides, resume, run_id),
@@ -93,11 +97,11 @@ def default_address() -> str:
     return os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
 
 
-def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
+def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
     """Raise UserError for a data file or model folder that is too large to travel, or not in the folder that does."""
     data = config.train.data
     inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
-    luggage = Luggage(folder)
+    folder = luggage.folder
     for field, value in inputs.items():
         if value is None:
             continue
@@ -110,7 +114,8 @@ def check_inputs_travel(config: LaunchConfig, folder: Path) -> None:
                 )
             continue
         for path in [local] if local.is_file() else sorted(local.rglob("*")):
-            if path.is_file() and (reason := luggage.why_not(path)):
+            reason = luggage.why_not(path) if path.is_file() else None
+            if reason and (reason != HIDDEN or path == local):  # a model folder may have hidden files of its own
                 raise UserError(
                     f"{field} is {value!r}, whose {path.name} does not travel with a job ({reason}); copy it to the "
                     "head node and give its absolute path there"

@@ -15,6 +15,7 @@ from typing import Any
 import httpx2
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
 from gemfleet.cluster.run_registry import Run, RunRegistry, RunState
+from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
@@ -127,7 +128,7 @@ def serve(home: Path, tokens: Tokens | None = None, **changes: Any) -> Iterator[
     registry = fill(home)
     submitter = RowSubmitter(registry)
     roots = (home / "data",)
-    settings = ApiSettings(home=home, port=0, tokens=tokens, data_roots=roots, poll_seconds=0.05, **changes)
+    settings = ApiSettings(home=home, port=0, tokens=tokens, allowed=Allowed(roots=roots), poll_seconds=0.05, **changes)
     listener = bind(settings)
     server = make_server(create_app(settings, submitter=submitter))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .config import DeepSpeedConfig, TrainConfig
 
 Json = dict[str, Any]
+MAX_FILE_BYTES = 1 << 20
 REDUCE_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's own
 
 
@@ -29,7 +30,16 @@ def read_deepspeed_json(path: str, beside: Path | None = None) -> Json:
     if not file.is_file():
         raise ValueError(f"{path!r} is not a file; give the path of a DeepSpeed JSON, or its content as a section")
     try:
-        content = json.loads(file.read_text())
+        with file.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path!r} cannot be read ({error.strerror or error}); check its permissions") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise ValueError(f"{path!r} is larger than 1 MiB; give a DeepSpeed configuration")
+    try:
+        content = json.loads(text.decode())
+    except RecursionError:
+        raise ValueError(f"{path!r} is nested too deeply to be a DeepSpeed configuration") from None
     except ValueError as error:
         raise ValueError(f"{path!r} is not valid JSON ({error}); correct it") from error
     if not isinstance(content, dict):

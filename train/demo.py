@@ -109,7 +109,7 @@ def _save_tokenizer(source: Path, destination: Path) -> None:
 
 def _copy_terms(source: Path, destination: Path) -> None:
     for name in ("GEMMA_TERMS.html", "NOTICE.md"):
-        shutil.copy(source / name, destination / name)
+        shutil.copyfile(source / name, destination / name)
 
 
 def _check(folder: Path) -> None:
@@ -117,8 +117,6 @@ def _check(folder: Path) -> None:
     from safetensors import safe_open
     from transformers import AutoTokenizer
 
-    for path in folder.iterdir():
-        path.chmod(0o644)  # safetensors makes private files, which another user's node could not read
     with safe_open(folder / "model.safetensors", framework="pt") as weights:
         tensors = [weights.get_tensor(name) for name in weights.keys()]  # noqa: SIM118
     count = sum(tensor.numel() for tensor in tensors)

@@ -39,6 +39,8 @@ class TrainFile(StrictModel):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 trained, 2 something the user can put right."""
     options = _parser().parse_args(arguments)
+    if options.out is None:
+        os.umask(0o077)  # what lies in the home is its user's alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     from .config_file import beside, load_validated
     from .out_of_memory import OutOfMemoryError

@@ -11,6 +11,13 @@ def gemfleet_home() -> Path:
     return Path(os.environ.get("GEMFLEET_HOME") or Path.home() / ".gemfleet").expanduser().absolute()
 
 
+def open_as_umask_says(path: Path) -> None:
+    """Undo that a library made a file or folder private: the umask says who may read it, in the home nobody else."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
+
+
 def cache_folder(name: str) -> Path:
     """The folder `cache/<name>` of the home, made when missing."""
     folder = gemfleet_home() / "cache" / name

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from .errors import UserError
+from .home import open_as_umask_says
 from .interfaces import WriteCheckpoint
 
 
@@ -68,7 +69,7 @@ class LocalReporter:
             write(folder)
             if target.exists():
                 shutil.rmtree(target)
-            folder.chmod(0o755)
+            open_as_umask_says(folder)
             folder.rename(target)
         if dist.is_initialized():
             dist.barrier()

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import UserError
+from .home import open_as_umask_says
 
 SHARD_BYTES = 2**30
 COPIED = ("config.json", "generation_config.json")
@@ -63,7 +64,7 @@ def merge_adapter(
             tensors[stored.name] = _merged(stored, update)
             index[stored.name] = file
         save_file(tensors, output / file, metadata={"format": "pt"})
-        (output / file).chmod(0o644)
+        open_as_umask_says(output / file)
         if progress is not None:
             progress(number, len(shards))
     if updates:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..errors import StoreError
 from ..head import HeadActor, start_on_head
+from ..private import keep_private
 from .files import StoredFiles
 from .manifest import FileEntry, Manifest
 from .storage import open_disk
@@ -56,6 +57,7 @@ class CheckpointStore:
         storage: str | None = None,
     ) -> None:
         """`storage`: where committed checkpoints rest, see `open_shelf`; uploads pass the head in any case."""
+        keep_private()
         self._disk = open_disk(storage, Path(run_folder))
         self._files = StoredFiles(Path(run_folder) / "ray")
         self._recorder, self._policy = recorder, policy

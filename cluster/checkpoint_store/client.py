@@ -21,6 +21,7 @@ log = logging.getLogger("gemfleet.cluster")
 CHUNK_BYTES = 16 * 1024 * 1024
 CHUNKS_IN_FLIGHT = 3
 ATTEMPTS = 4
+STREAM_ATTEMPTS = 2  # the others go through Ray's calls, which no stranger can hinder
 PAUSE_SECONDS = 1.0
 REFUSALS = 3  # a restarted store refuses once, a firewall always
 
@@ -93,7 +94,7 @@ class StoreClient:
     def _send_with_retries(self, step: int, path: Path, name: str) -> FileEntry:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._send(step, path, name)
+                return self._send(step, path, name, by_stream=attempt <= STREAM_ATTEMPTS)
             except StaleGeneration:
                 raise
             except (StoreError, ray.exceptions.RayError) as error:
@@ -103,10 +104,11 @@ class StoreClient:
                 time.sleep(PAUSE_SECONDS * attempt)
         raise AssertionError("unreachable")
 
-    def _send(self, step: int, path: Path, name: str) -> FileEntry:
+    def _send(self, step: int, path: Path, name: str, by_stream: bool) -> FileEntry:
         size = path.stat().st_size
         self.store.call("begin", step, self.generation, name, size)
-        sent = self._send_by_stream(step, path, name, size) or self._send_by_calls(step, path, name)
+        streamed = self._send_by_stream(step, path, name, size) if by_stream else None
+        sent = streamed or self._send_by_calls(step, path, name)
         entry, check = sent
         self.store.call("finish", step, self.generation, entry, check)
         return entry

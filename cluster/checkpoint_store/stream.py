@@ -11,12 +11,15 @@ connection.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import secrets
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,10 +36,22 @@ BUFFER_BYTES = 1 << 20
 WRITE_OUT_BYTES = 8 << 20
 CONNECTIONS = 64
 CONNECT_SECONDS = 5.0
-GREETING_SECONDS = 10.0
+GREETING_SECONDS = 3.0
+LOOK_SECONDS = 0.25
+MOST_GUESTS = 256
+MOST_TICKETS = 4096
 IDLE_SECONDS = 120.0
 RECEIVED = b"\x01"
 Receive = Callable[[socket.socket], None]
+
+
+@dataclass
+class _Guest:
+    """A connection that has not said a whole token yet, and until when (time.monotonic) it may."""
+
+    connection: socket.socket
+    until: float
+    said: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -49,51 +64,98 @@ class Ticket:
 
 
 class StreamServer:
-    """Listens at one address of this node. `expect` says what to do with the next connection that knows its token."""
+    """Listens at one address of this node. `expect` says what to do with the next connection that knows its token.
+
+    One thread hears the greetings of all who connect. Who has not said a token after GREETING_SECONDS is cut off, and
+    so is the oldest of them when there are more than MOST_GUESTS: none takes a place from one that knows its token.
+    """
 
     def __init__(self, host: str) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, 0), family=family, backlog=CONNECTIONS)
+        self._socket = socket.create_server((host, 0), family=family, backlog=MOST_GUESTS)
+        self._socket.setblocking(False)
         self._host, self._port = host, int(self._socket.getsockname()[1])
         self._expected: dict[bytes, Receive] = {}
+        self._guests: dict[socket.socket, _Guest] = {}  # oldest first
         self._places = threading.BoundedSemaphore(CONNECTIONS)
-        threading.Thread(target=self._accept, name="checkpoint-streams", daemon=True).start()
+        self._closed = False
+        threading.Thread(target=self._hear_all, name="checkpoint-streams", daemon=True).start()
 
     def expect(self, receive: Receive) -> Ticket:
         token = secrets.token_bytes(TOKEN_BYTES)
         self._expected[token] = receive
+        while len(self._expected) > MOST_TICKETS:
+            self._expected.pop(next(iter(self._expected)), None)  # nobody came with it
         return Ticket(self._host, self._port, token)
 
     def close(self) -> None:
+        self._closed = True
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # wakes `accept`
-        self._socket.close()
+            self._socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._socket.accept()
-            except OSError:
-                return
-            if not self._places.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._serve, args=(connection,), name="checkpoint-stream", daemon=True).start()
+    def _hear_all(self) -> None:
+        with selectors.DefaultSelector() as selector, self._socket:
+            selector.register(self._socket, selectors.EVENT_READ)
+            while not self._closed:
+                for key, _ in selector.select(LOOK_SECONDS):
+                    if key.fileobj is self._socket:
+                        self._welcome(selector)
+                    else:
+                        self._hear(selector, key.data)
+                now = time.monotonic()
+                for guest in [guest for guest in self._guests.values() if guest.until < now]:
+                    self._send_away(selector, guest)
+            for guest in list(self._guests.values()):
+                self._send_away(selector, guest)
 
-    def _serve(self, connection: socket.socket) -> None:
+    def _welcome(self, selector: selectors.BaseSelector) -> None:
         try:
-            with connection:
-                connection.settimeout(GREETING_SECONDS)
-                receive = self._expected.pop(_exactly(connection, TOKEN_BYTES), None)
-                if receive is None:
-                    return
+            connection, _ = self._socket.accept()
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(LOOK_SECONDS)  # guests that leave make room
+            return
+        connection.setblocking(False)
+        guest = self._guests[connection] = _Guest(connection, time.monotonic() + GREETING_SECONDS)
+        selector.register(connection, selectors.EVENT_READ, guest)
+        if len(self._guests) > MOST_GUESTS:
+            self._send_away(selector, next(iter(self._guests.values())))
+
+    def _hear(self, selector: selectors.BaseSelector, guest: _Guest) -> None:
+        """One more part of a greeting. Whoever knows a token gets a thread, and a place once there is one."""
+        if guest.connection not in self._guests:
+            return  # sent away since it spoke
+        try:
+            part = guest.connection.recv(TOKEN_BYTES - len(guest.said))
+        except BlockingIOError:
+            return
+        except OSError:
+            part = b""
+        guest.said += part
+        if part and len(guest.said) < TOKEN_BYTES:
+            return
+        receive = self._expected.pop(guest.said, None)
+        if receive is None:
+            self._send_away(selector, guest)
+            return
+        selector.unregister(guest.connection)
+        del self._guests[guest.connection]
+        arguments = guest.connection, receive
+        threading.Thread(target=self._serve, args=arguments, name="checkpoint-stream", daemon=True).start()
+
+    def _send_away(self, selector: selectors.BaseSelector, guest: _Guest) -> None:
+        selector.unregister(guest.connection)
+        del self._guests[guest.connection]
+        guest.connection.close()
+
+    def _serve(self, connection: socket.socket, receive: Receive) -> None:
+        try:
+            with connection, self._places:
                 connection.settimeout(IDLE_SECONDS)
                 receive(connection)
                 connection.sendall(RECEIVED)
         except (OSError, StoreError) as error:
             log.warning("a checkpoint's file did not arrive: %s", error)
-        finally:
-            self._places.release()
 
 
 def receive_file(connection: socket.socket, descriptor: int, size: int) -> str:
@@ -157,10 +219,3 @@ def file_hashes(path: Path) -> tuple[str, str]:
             digest.update(data)
             check.update(data)
     return digest.hexdigest(), check.hexdigest()
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    received = b""
-    while len(received) < size and (part := connection.recv(size - len(received))):
-        received += part
-    return received

@@ -18,6 +18,7 @@ import ray
 import ray.exceptions
 from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
 from gemfleet.cluster.inventory import Node, list_nodes
+from gemfleet.cluster.private import keep_private
 
 from ..config import ApiConfig
 
@@ -46,12 +47,14 @@ class ApiActor:
 
     def __init__(self, home: str, config: ApiConfig) -> None:
         from .address import bind_again
+        from .allowed import Allowed
         from .app import create_app
         from .server import make_server
         from .settings import ApiSettings, needs_tokens
         from .submissions import ProcessSubmitter
         from .tokens import load_tokens
 
+        keep_private()
         tokens = load_tokens(Path(home)) if needs_tokens(config.host) else None
         settings = ApiSettings(
             home=Path(home),
@@ -59,7 +62,7 @@ class ApiActor:
             port=config.port,
             tokens=tokens,
             allowed_hosts=frozenset(config.allowed_hosts),
-            data_roots=tuple(Path(root) for root in config.data_roots),
+            allowed=Allowed(tuple(map(Path, config.data_roots)), config.allowed_sources, config.allowed_deliveries),
         )
         listener, settings = bind_again(settings)
         submitter = ProcessSubmitter(settings.home, ray_address=ray.get_runtime_context().gcs_address)

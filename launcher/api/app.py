@@ -20,6 +20,7 @@ from .routes import checkpoints, cluster, dashboard, events, health, logs, prome
 from .services import ClusterView, Services, Submitter
 from .settings import ApiSettings
 from .submissions import ProcessSubmitter
+from .totals import RunTotals
 
 PREFIX = "/api/v1"
 ROUTERS = (health, cluster, runs, events, logs, checkpoints)
@@ -43,6 +44,7 @@ def create_app(
         registry=registry,
         reader=reader,
         feed=Feed(reader, settings.poll_seconds, registry.mark_interrupted),
+        totals=RunTotals(reader),
         submitter=submitter or ProcessSubmitter(settings.home),
         cluster=cluster_view or HeadAlone(),
     )

@@ -6,12 +6,13 @@ import asyncio
 import json
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
-from gemfleet.cluster.registry_reader import Mark, RegistryReader
+from gemfleet.cluster.registry_reader import KINDS, Mark, RegistryReader
 from gemfleet.cluster.run_registry import RunState
 from starlette.concurrency import run_in_threadpool
 
@@ -20,6 +21,9 @@ from .views import event_view, metric_view
 
 log = logging.getLogger("gemfleet.api")
 REMEMBERED_LOOKS = 500
+REMEMBERED_ITEMS = 20_000
+PAGE_ROWS = 500  # rows of the registry that are in memory at once, for each stream that tells a history
+MOST_EVENTS = 500  # of a history that is told for a page
 SLOWEST_LOOKS = 25  # every so many looks, runs whose driver is gone are marked
 
 
@@ -51,6 +55,7 @@ class Feed:
     def __init__(self, reader: RegistryReader, poll_seconds: float, housekeeping: Callable[[], object]) -> None:
         self._reader, self._poll_seconds, self._housekeeping = reader, poll_seconds, housekeeping
         self._looks: deque[Look] = deque()
+        self._remembered_items = 0
         self._floor: Mark | None = None  # memory holds everything above it
         self._changed = asyncio.Event()
         self.closed = False
@@ -64,7 +69,8 @@ class Feed:
             try:
                 if looks % SLOWEST_LOOKS == 0:
                     await run_in_threadpool(self._housekeeping)
-                await self._look()
+                while await self._look():
+                    pass
             except Exception:  # a full disk or a locked file passes; streams wait until it has
                 log.exception("the registry could not be read; trying again")
             looks += 1
@@ -82,10 +88,35 @@ class Feed:
                 await asyncio.wait_for(self._changed.wait(), timeout_seconds)
         return not self.closed
 
-    async def items(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
-        """What happened between two marks, events before records; from memory where that reaches back far enough."""
-        if self._floor is None or not after.covers(self._floor) or not self.mark.covers(upto):
-            return await run_in_threadpool(self._read, after, upto, run_id)
+    async def pages(self, after: Mark, upto: Mark, run_id: str | None, metrics: bool) -> AsyncIterator[Sequence[Item]]:
+        """What happened between two marks, records before events; from memory where that reaches back far enough.
+
+        From the disk it comes in pages, so that the longest history costs little memory. metrics: with records
+        """
+        if self._floor is not None and after.covers(self._floor) and self.mark.covers(upto):
+            yield self._remembered(after, upto, run_id)
+            return
+        if metrics:
+            async for page in self._records(after.metric, upto.metric, run_id):
+                yield page
+        event = after.event
+        while rows := await run_in_threadpool(self._reader.events_between, event, upto.event, run_id, PAGE_ROWS):
+            yield await run_in_threadpool(_items, _event_item, rows)
+            event = rows[-1]["seq"]
+
+    async def chart(self, run_id: str, points: int) -> AsyncIterator[Sequence[Item]]:
+        """A run's records for a chart, from its beginning: at most `points` of each kind, spread evenly."""
+        for kind in KINDS:
+            records = self._reader.thinned(run_id, kind, points)
+            while some := await run_in_threadpool(_take, records):
+                rows = [{"position": 0, "run_id": run_id, "record": record} for record in some]
+                yield await run_in_threadpool(_items, _metric_item, rows)
+
+    async def newest_events(self, run_id: str) -> int:
+        """The number after which a run has its newest MOST_EVENTS events."""
+        return await run_in_threadpool(self._reader.newest_events_begin, run_id, MOST_EVENTS)
+
+    def _remembered(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
         found: list[Item] = []
         for look in reversed(self._looks):
             if after.covers(look.upto):
@@ -93,16 +124,31 @@ class Feed:
             found[:0] = [i for i in look.items if run_id in (None, i.run_id) and _between(i, after, upto)]
         return found
 
-    async def _look(self) -> None:
+    async def _records(self, after: int, upto: int, run_id: str | None) -> AsyncIterator[Sequence[Item]]:
+        if run_id is not None:  # other runs' records are many, and most lie before this one's or behind
+            first, last = await run_in_threadpool(self._reader.metrics_span, run_id)
+            after, upto = max(after, first - 1), min(upto, last)
+        while after < upto and (
+            rows := await run_in_threadpool(self._reader.metrics_between, after, upto, run_id, PAGE_ROWS)
+        ):
+            yield await run_in_threadpool(_items, _metric_item, rows)
+            after = rows[-1]["position"]
+
+    async def _look(self) -> bool:
+        """Take what is new, a page of it at most; whether there is more."""
         head = await run_in_threadpool(self._reader.head)
         if head == self.mark:
-            return
-        items = await run_in_threadpool(self._read, self.mark, head, None)
-        self._looks.append(Look(head, tuple(items)))
-        if len(self._looks) > REMEMBERED_LOOKS:
-            self._floor = self._looks.popleft().upto
-        self.mark = head
+            return False
+        upto, items = await run_in_threadpool(self._read, self.mark, head)
+        self._looks.append(Look(upto, tuple(items)))
+        self._remembered_items += len(items)
+        while len(self._looks) > REMEMBERED_LOOKS or self._remembered_items > REMEMBERED_ITEMS:
+            oldest = self._looks.popleft()
+            self._floor = oldest.upto
+            self._remembered_items -= len(oldest.items)
+        self.mark = upto
         self._tell()
+        return upto != head
 
     def _tell(self) -> None:
         """Wake all who wait. They wait for an event of their own time: a condition's lock does not survive that a
@@ -111,10 +157,23 @@ class Feed:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    def _read(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
-        records = self._reader.metrics_between(after.metric, upto.metric, run_id)
-        events = self._reader.events_between(after.event, upto.event, run_id)
-        return [*map(_metric_item, records), *map(_event_item, events)]
+    def _read(self, after: Mark, head: Mark) -> tuple[Mark, list[Item]]:
+        """The next page of all runs' records and of their events, and how far they reach."""
+        records = self._reader.metrics_between(after.metric, head.metric, None, PAGE_ROWS)
+        events = self._reader.events_between(after.event, head.event, None, PAGE_ROWS)
+        upto = Mark(
+            events[-1]["seq"] if len(events) == PAGE_ROWS else head.event,
+            records[-1]["position"] if len(records) == PAGE_ROWS else head.metric,
+        )
+        return upto, [*map(_metric_item, records), *map(_event_item, events)]
+
+
+def _items(make: Callable[[dict[str, Any]], Item], rows: Sequence[dict[str, Any]]) -> list[Item]:
+    return [make(row) for row in rows]
+
+
+def _take(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list(islice(records, PAGE_ROWS))
 
 
 def _event_item(row: dict[str, Any]) -> Item:

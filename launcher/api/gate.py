@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
@@ -9,10 +10,12 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .connections import admit
 from .problems import problem
 from .settings import ApiSettings, Tokens
 from .tokens import same_secret
 
+BODY_SECONDS = 30.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz"})
 OPEN_FOLDER = "/assets/"  # the dashboard's own files hold no data of any run
@@ -55,8 +58,11 @@ class Gate:
         try:
             check_host(headers, self._settings.hosts)
             check_origin(scope["method"], headers, self._settings.hosts)
-            if self._settings.tokens is not None and not _is_open(scope):
+            if self._settings.tokens is None:
+                admit(scope)
+            elif not _is_open(scope):
                 check_token(scope["method"], headers, self._settings.tokens)
+                admit(scope)
             receive = _limited(receive, headers, self._settings.body_limit_bytes)
             await self._app(scope, receive, send)
         except Refused as refused:
@@ -113,15 +119,23 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
-    """Refuse a body over `limit` bytes: at once where its length is announced, else when it gets there."""
+    """Refuse a body over `limit` bytes: at once where its length is announced, else when it gets there. So is one that
+    has not come after BODY_SECONDS.
+    """
     announced = headers.get("content-length", "0")
     if not announced.isdigit() or int(announced) > limit:
         raise Refused(413, f"the body may have at most {limit} bytes")
-    seen = 0
+    seen, whole = 0, False
+    deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
     async def counted() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        try:
+            async with asyncio.timeout_at(None if whole else deadline):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the body did not come within {BODY_SECONDS:g} s") from None
+        whole = whole or not message.get("more_body", False)
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
             if seen > limit:  # raised inside the application, which makes an answer of this class of error only

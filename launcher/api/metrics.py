@@ -6,7 +6,6 @@ Only runs that go on or have just ended are shown, so that the number of series 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -15,6 +14,8 @@ from gemfleet.cluster.run_registry import Run, RunState
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from .totals import RunTotals
 
 RECENT_SECONDS = 300.0  # a run that ended is shown so much longer, for the last scrape to see its end
 MOST_RUNS = 20
@@ -40,16 +41,14 @@ RANK_GAUGES = {
 
 
 class RunCollector(Collector):
-    """Reads the registry at every scrape; keeps nothing."""
+    """Reads at every scrape what is newest; sums over a run's history come from `totals`."""
 
-    def __init__(self, reader: RegistryReader) -> None:
-        self._reader = reader
+    def __init__(self, reader: RegistryReader, totals: RunTotals) -> None:
+        self._reader, self._run_totals = reader, totals
 
     def collect(self) -> Iterator[Metric]:
-        every = self._reader.runs(1_000_000)
-        yield _states(every)
-        since = time.time() - RECENT_SECONDS
-        runs = [run for run in every if run.ended_at is None or run.ended_at > since][:MOST_RUNS]
+        yield _states(self._reader.states())
+        runs = self._reader.runs_since(time.time() - RECENT_SECONDS, MOST_RUNS)
         yield from self._newest(runs)
         yield from self._totals(runs)
 
@@ -95,17 +94,19 @@ class RunCollector(Collector):
         age = GaugeMetricFamily(
             "gemfleet_checkpoint_timestamp_seconds", "When the newest checkpoint was committed.", labels=["run"]
         )
+        known = self._run_totals.of(runs)
         for run in runs:
             newest = self._reader.latest_metrics(run.id, "step")
-            tokens.add_metric([run.id], self._reader.metric_sum(run.id, "tokens"))
             steps.add_metric([run.id], newest["step"] if newest else 0)
-            seconds.add_metric([run.id], self._reader.metric_sum(run.id, "step_seconds"))
-            restarts.add_metric([run.id], self._reader.restarts(run.id))
-            lost.add_metric([run.id], self._reader.event_count(run.id, "checkpoint_failed"))
-            trials.add_metric([run.id], self._reader.event_count(run.id, "batch_trial"))
-            kept.add_metric([run.id], self._reader.event_count(run.id, "checkpoint"))
-            kept_bytes.add_metric([run.id], self._reader.event_sum(run.id, "checkpoint", "bytes"))
-            kept_seconds.add_metric([run.id], self._reader.event_sum(run.id, "checkpoint", "seconds"))
+            if (totals := known.get(run.id)) is not None:
+                tokens.add_metric([run.id], totals.tokens)
+                seconds.add_metric([run.id], totals.step_seconds)
+                restarts.add_metric([run.id], totals.events["restarting"])
+                lost.add_metric([run.id], totals.events["checkpoint_failed"])
+                trials.add_metric([run.id], totals.events["batch_trial"])
+                kept.add_metric([run.id], totals.events["checkpoint"])
+                kept_bytes.add_metric([run.id], totals.saved_bytes)
+                kept_seconds.add_metric([run.id], totals.saved_seconds)
             for checkpoint in self._reader.checkpoints(run.id)[:1]:
                 saved.add_metric([run.id], checkpoint["bytes"])
                 age.add_metric([run.id], checkpoint["created_at"])
@@ -125,9 +126,8 @@ def _ranks(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
         yield gauge
 
 
-def _states(runs: list[Run]) -> GaugeMetricFamily:
+def _states(counts: Mapping[str, int]) -> GaugeMetricFamily:
     gauge = GaugeMetricFamily("gemfleet_runs", "Runs in each state.", labels=["state"])
-    counts = Counter(run.state for run in runs)
     for state in RunState:
-        gauge.add_metric([str(state)], counts[state])
+        gauge.add_metric([str(state)], counts.get(str(state), 0))
     return gauge

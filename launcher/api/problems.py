@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,12 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemResponse(JSONResponse):
+    """Escapes all but ASCII: what a request said wrong may be no text at all."""
+
     media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
 
 
 class ApiError(Exception):

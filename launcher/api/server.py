@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import socket
+from functools import partial
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
 from gemfleet.train.errors import UserError
 
+from .connections import GuardedProtocol, Strangers, give_up_lost_peers
 from .settings import ApiSettings
 
 STOP_SECONDS = 3
 BACKLOG = 1024
+ACCEPTED_AT_ONCE = 64  # connections, before the first of them is looked at: each takes a descriptor
 
 
 class Server(uvicorn.Server):
     """uvicorn, told when it begins to stop: open event streams would otherwise keep it waiting."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)  # asyncio has made it as short as the number it accepts at once
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
@@ -31,6 +39,7 @@ def bind(settings: ApiSettings) -> socket.socket:
     # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol; else each waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    give_up_lost_peers(listener)
     try:
         listener.bind((settings.host, settings.port))
         listener.listen(BACKLOG)  # from here on, who comes before the server is ready waits for it
@@ -45,6 +54,9 @@ def make_server(app: FastAPI) -> Server:
     """A server for `app`; `server.run(sockets=[bind(settings)])` serves until it is told to stop."""
     config = uvicorn.Config(
         app,
+        http=partial(GuardedProtocol, Strangers()),  # type: ignore[arg-type]
+        ws="none",
+        backlog=ACCEPTED_AT_ONCE,
         log_level=logging.WARNING,
         access_log=False,
         timeout_graceful_shutdown=STOP_SECONDS,

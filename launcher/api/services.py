@@ -17,6 +17,7 @@ from gemfleet.cluster.run_registry import Run, RunRegistry
 
 from .feed import Feed
 from .settings import ApiSettings
+from .totals import RunTotals
 
 
 class Submitter(Protocol):
@@ -47,6 +48,7 @@ class Services:
     registry: RunRegistry
     reader: RegistryReader
     feed: Feed
+    totals: RunTotals
     submitter: Submitter
     cluster: ClusterView
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from gemfleet.cluster.bringup.description import MARKER
 
+from .allowed import Allowed
+
 DEFAULT_PORT = 8266
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -28,7 +30,7 @@ class ApiSettings:
 
     tokens: None where none is asked for (`needs_tokens`), which only a loopback address allows
     allowed_hosts: names a request's Host header may carry, beside the loopback ones
-    data_roots: folders below which a submitted configuration may name paths
+    allowed: what a submitted configuration may name
     stream_seconds: an event stream is ended after so long; its reader goes on with Last-Event-ID
     """
 
@@ -37,7 +39,7 @@ class ApiSettings:
     port: int = DEFAULT_PORT
     tokens: Tokens | None = None
     allowed_hosts: frozenset[str] = frozenset()
-    data_roots: tuple[Path, ...] = ()
+    allowed: Allowed = field(default_factory=Allowed)
     body_limit_bytes: int = 1 << 20
     stream_seconds: float = 3600.0
     poll_seconds: float = 0.2

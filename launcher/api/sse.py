@@ -64,36 +64,60 @@ def message(kind: str, body: str, position: str | None = None) -> str:
     return f"{identity}event: {kind}\ndata: {body}\n\n"
 
 
-def stream(feed: Feed, run_id: str | None, seen: Mark, start: Start, metrics: bool, seconds: float) -> EventStream:
-    """A stream of a run's events (of all runs for None) after `seen`, with metrics where they are asked for.
+@dataclass(frozen=True)
+class Wanted:
+    """What a stream tells.
 
-    It closes when the run has ended and all was sent, or after `seconds`.
+    run_id: of this run; None: of all
+    metrics: the records of steps and evaluations too
+    points: of the records before `Start.upto` at most so many of each kind, and the newest events; None: all
     """
-    return EventStream(_messages(feed, run_id, seen, start, metrics, seconds))
+
+    run_id: str | None
+    metrics: bool = False
+    points: int | None = None
 
 
-async def _messages(
-    feed: Feed, run_id: str | None, seen: Mark, start: Start, metrics: bool, seconds: float
-) -> AsyncIterator[str]:
+def stream(feed: Feed, wanted: Wanted, seen: Mark, start: Start, seconds: float) -> EventStream:
+    """What is wanted after `seen`. It closes when the run has ended and all was sent, or after `seconds`."""
+    return EventStream(_messages(feed, wanted, seen, start, seconds))
+
+
+async def _messages(feed: Feed, wanted: Wanted, seen: Mark, start: Start, seconds: float) -> AsyncIterator[str]:
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     deadline = time.monotonic() + seconds
     newest, ended, going_on = start.upto.joined(feed.mark), start.ended, True
+    if wanted.run_id is not None and wanted.points is not None and not seen.metric:
+        seen = seen.joined(Mark(event=await feed.newest_events(wanted.run_id)))
+        async for text in _chart(feed, wanted.run_id, wanted.points, seen):
+            yield text
+        seen = seen.joined(Mark(metric=start.upto.metric))
     while going_on:
-        for item in await feed.items(seen, newest, run_id):
-            if item.kind == "event" or metrics:
-                seen = seen.joined(item.mark)
-                yield message(item.kind, item.body, _position(seen, metrics))
-            if item.ends_run is not None and run_id is not None:
-                ended = item.ends_run  # a run that was resumed has ended before, and goes on
+        async for page in feed.pages(seen, newest, wanted.run_id, wanted.metrics):
+            texts = []
+            for item in page:
+                if item.kind == "event" or wanted.metrics:
+                    seen = seen.joined(item.mark)
+                    texts.append(message(item.kind, item.body, _position(seen, wanted.metrics)))
+                if item.ends_run is not None and wanted.run_id is not None:
+                    ended = item.ends_run  # a run that was resumed has ended before, and goes on
+            if texts:
+                yield "".join(texts)
         seen = seen.joined(newest)
         if ended:
-            yield message("end", "{}", _position(seen, metrics))
+            yield message("end", "{}", _position(seen, wanted.metrics))
             return
         left = deadline - time.monotonic()
         going_on = left > 0 and await feed.wait(seen, min(left, COMMENT_SECONDS))
         newest = seen.joined(feed.mark)
         if going_on and newest == seen:
             yield ": still here\n\n"  # tells proxies, and a reader that has gone, apart from silence
+
+
+async def _chart(feed: Feed, run_id: str, points: int, seen: Mark) -> AsyncIterator[str]:
+    """The thinned history. Who breaks off in it has seen no record, and is told it again."""
+    async for page in feed.chart(run_id, points):
+        yield "".join(message(item.kind, item.body, _position(seen, metrics=True)) for item in page)
 
 
 def _position(mark: Mark, metrics: bool) -> str:

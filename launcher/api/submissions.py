@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,29 @@ import yaml
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.run_registry import Run, RunRegistry, RunState
 from gemfleet.train.config_errors import explain
+from gemfleet.train.deepspeed_json import read_deepspeed_json
 from pydantic import ValidationError
 
 from ..config import LaunchConfig
 from ..run_folder import RESOLVED_FILE
+from .allowed import Allowed, refused
 from .problems import ApiError
 from .schemas import ProblemDetail
 
-UNSAFE_SUFFIXES = (".bin", ".ckpt", ".dll", ".npy", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pth", ".py", ".sh", ".so")
-SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:(//|:)|^[\w.-]+@[\w.-]+:")
-LOOKS_LIKE_PATH = re.compile(r"^[~./\\]|\\|(^|/)\.\.(/|$)|\0")
-MAX_DEPTH = 12
 RAY_KEPT = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
-def checked_config(content: dict[str, Any], roots: Sequence[Path]) -> LaunchConfig:
-    """The validated configuration. ApiError 422 that lists every field that is wrong or not allowed over the API."""
-    problems = [ProblemDetail(field=field, detail=reason) for field, reason in _refused(content, "", roots)]
+def checked_config(content: dict[str, Any], allowed: Allowed) -> LaunchConfig:
+    """The validated configuration. ApiError 422 that lists every field that is wrong or not allowed over the API.
+
+    No file is opened, and no address asked, unless `allowed` names a place above it.
+    """
+    found = list(refused(content, allowed))
+    if not found:
+        content, found = _with_deepspeed(content, allowed)
+    problems = [ProblemDetail(field=field, detail=reason) for field, reason in found]
     try:
-        config = LaunchConfig.model_validate(content)
+        config = LaunchConfig.model_validate(content if not found else _without_deepspeed(content))
     except ValidationError as error:
         lines = [line.partition(": ") for line in explain(error, LaunchConfig)]
         problems += [ProblemDetail(field=field, detail=detail) for field, _, detail in lines]
@@ -47,40 +50,34 @@ def checked_config(content: dict[str, Any], roots: Sequence[Path]) -> LaunchConf
     return config
 
 
-def _refused(value: Any, where: str, roots: Sequence[Path], depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Every text that names code, a pickle, another program's protocol, or a path outside the allowed folders."""
-    if depth > MAX_DEPTH:
-        yield where, "nested too deeply to be a configuration"
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _refused(inner, f"{where}.{key}" if where else str(key), roots, depth + 1)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _refused(inner, f"{where}[{index}]", roots, depth + 1)
-    elif isinstance(value, str) and (reason := _reason_against(value, roots)):
-        yield where, reason
+def _with_deepspeed(content: dict[str, Any], allowed: Allowed) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """The content of a DeepSpeed file in place of its path, which is allowed, and what of it is not."""
+    section = _section(content, "train", "deepspeed")
+    path = section.get("config")
+    if not isinstance(path, str):
+        return content, []
+    try:
+        inline = read_deepspeed_json(path)
+    except ValueError as error:
+        return content, [("train.deepspeed.config", str(error))]
+    train = {**content["train"], "deepspeed": {**section, "config": inline}}
+    content = {**content, "train": train}
+    return content, list(refused(content, allowed))
 
 
-def _reason_against(text: str, roots: Sequence[Path]) -> str | None:
-    if text.lower().endswith(UNSAFE_SUFFIXES):
-        return "names code or a pickle, which is never loaded"
-    if LOOKS_LIKE_PATH.search(text):
-        return None if _is_below(text, roots) else _outside(roots)
-    if SCHEME.match(text):
-        return "names an address; give a hub id, or a path below the allowed folders"
-    return None
+def _without_deepspeed(content: dict[str, Any]) -> dict[str, Any]:
+    """For naming the other problems, without opening a path."""
+    section = _section(content, "train", "deepspeed")
+    if not isinstance(section.get("config"), str):
+        return content
+    return {**content, "train": {**content["train"], "deepspeed": {**section, "config": None}}}
 
 
-def _is_below(text: str, roots: Sequence[Path]) -> bool:
-    if "\0" in text or "\\" in text or not text.startswith("/"):
-        return False
-    path = Path(text).resolve()  # links are followed first, so that none leads out
-    return any(path.is_relative_to(root.resolve()) for root in roots)
-
-
-def _outside(roots: Sequence[Path]) -> str:
-    allowed = ", ".join(str(root) for root in roots)
-    return f"is outside the folders that the API may use ({allowed or 'none'}); give an absolute path below one"
+def _section(content: dict[str, Any], *names: str) -> dict[str, Any]:
+    value: Any = content
+    for name in names:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value if isinstance(value, dict) else {}
 
 
 class ProcessSubmitter:

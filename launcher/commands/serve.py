@@ -23,6 +23,14 @@ def serve(
         list[Path] | None,
         typer.Option(help="A folder below which submitted configurations may name paths; may be repeated."),
     ] = None,
+    allow_source: Annotated[
+        list[str] | None,
+        typer.Option(help="An address below which they may name models and data (git+https://…, s3://…)."),
+    ] = None,
+    allow_delivery: Annotated[
+        list[str] | None,
+        typer.Option(help="An address below which their results may go (git+https://…, s3://…, hub:OWNER)."),
+    ] = None,
 ) -> None:
     """Serve the dashboard, the status API and Prometheus metrics of this head node's runs, until Ctrl-C.
 
@@ -34,8 +42,10 @@ def serve(
 
       gemfleet serve --host 0.0.0.0 --allow-host head.example.org
     """
+    from gemfleet.cluster.private import is_open
     from gemfleet.train.home import gemfleet_home
 
+    from ..api.allowed import Allowed
     from ..api.app import create_app
     from ..api.server import bind, make_server
     from ..api.settings import ApiSettings, base_url, needs_tokens
@@ -49,11 +59,13 @@ def serve(
         port=port,
         tokens=tokens,
         allowed_hosts=frozenset(allow_host or ()),
-        data_roots=tuple(data_root or ()),
+        allowed=Allowed(tuple(data_root or ()), tuple(allow_source or ()), tuple(allow_delivery or ())),
     )
     listener = bind(settings)
     server = make_server(create_app(settings))
     typer.echo(f"dashboard: {base_url(host, listener.getsockname()[1])}/")
+    if tokens is not None and is_open(home):
+        typer.echo(f"warning: other accounts can read {home}, which the token guards; run `chmod 700 {home}`", err=True)
     if tokens is not None:
         typer.echo(f"tokens: {token_folder(home)}/read.token to look, admin.token to change")
     server.run(sockets=[listener])

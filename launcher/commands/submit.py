@@ -28,9 +28,10 @@ def submit(
 ) -> None:
     """Run a configuration on a cluster from any machine, through Ray's job API.
 
-    The folder of CONFIG travels with the job: small files do; model weights, repositories and files over 10 MiB do not,
-    and the whole may be 100 MiB. A `.gemfleetignore` in it names, as a .gitignore does, what else stays. Put larger
-    data on the head node and give its absolute path there.
+    The folder of CONFIG travels with the job, and what does is listed: small files do; hidden files, credentials, links
+    that lead out, model weights, repositories and files over 10 MiB do not, and the whole may be 100 MiB. A
+    `.gemfleetignore` in it names, as a .gitignore does, what else stays. Put larger data on the head node and give its
+    absolute path there.
 
     Examples:
 
@@ -70,7 +71,7 @@ def _submit(
     from ..config_file import load_config
 
     head = address or submission.default_address()
-    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume, run_id)
+    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell)
     if as_json:
         typer.echo(json.dumps({"job": job, "address": head}))
     else:
@@ -85,6 +86,10 @@ def _submit(
     if status != "SUCCEEDED":
         typer.echo(f"error: job {job} ended as {status}", err=True)
         raise typer.Exit(1)
+
+
+def _tell(sentence: str) -> None:
+    typer.echo(sentence, err=True)
 
 
 def _write(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import socket
 import threading
 import time
@@ -11,9 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from gemfleet.cluster.checkpoint_store import stream
+from gemfleet.cluster.checkpoint_store import client, stream
+from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
 from gemfleet.cluster.checkpoint_store.stream import StreamServer, Ticket, send_file
@@ -100,21 +103,92 @@ def test_it_listens_at_one_address_only(server: StreamServer, disk: CheckpointDi
         socket.create_connection(("127.0.0.2", ticket_for(server, disk).port), 5)
 
 
-def test_silent_connections_do_not_fill_the_head(
+def hold(address: Ticket, stop: threading.Event) -> None:
+    """Connect, say nothing, and come again when cut off, until told to stop."""
+    while not stop.is_set():
+        with suppress(OSError), connect(address) as connection:
+            connection.settimeout(0.5)
+            connection.recv(1)
+
+
+def test_silent_connections_hinder_nobody_who_has_a_ticket(
     server: StreamServer, disk: CheckpointDisk, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than places and guests, each coming again at once: files arrive meanwhile, at the first attempt."""
+    monkeypatch.setattr(stream, "MOST_GUESTS", 40)
+    stop, address = threading.Event(), ticket_for(server, disk)
+    squatters = [threading.Thread(target=hold, args=(address, stop), daemon=True) for _ in range(80)]
+    for squatter in squatters:
+        squatter.start()
+    time.sleep(0.5)
+    for _ in range(20):
+        disk.begin(3, 1, "a.bin")
+        _, check = send_file(ticket_for(server, disk), source, len(CONTENT))
+        disk.finish(3, 1, ENTRY, check)
+        assert len(server._guests) <= 41
+    stop.set()
+    for squatter in squatters:
+        squatter.join(10)
+
+
+def test_silent_connections_are_cut_off_after_seconds(
+    server: StreamServer, disk: CheckpointDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "GREETING_SECONDS", 0.2)
     ticket = ticket_for(server, disk)
-    silent = [connect(ticket) for _ in range(2 * stream.CONNECTIONS)]
-    threads = sum(thread.name == "checkpoint-stream" for thread in threading.enumerate())
-    assert threads <= stream.CONNECTIONS
-    deadline = time.monotonic() + 30
-    while any(thread.name == "checkpoint-stream" for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    for said in (b"", ticket.token[:-1]):
+        with connect(ticket) as connection:
+            connection.sendall(said)
+            assert connection.recv(1) == b""
+    assert not server._guests
+
+
+def test_it_goes_on_after_the_process_had_no_descriptors_left(
+    server: StreamServer, disk: CheckpointDisk, source: Path
+) -> None:
+    ticket = ticket_for(server, disk)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    connection = socket.socket()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))  # accepting fails while connecting does not
+    try:
+        connection.connect((ticket.host, ticket.port))
+        time.sleep(0.5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    connection.close()
     send_file(ticket, source, len(CONTENT))
-    for connection in silent:
-        connection.close()
+
+
+class ByCalls:
+    """The store's methods called directly, and its streams at a port where every connection is closed at once."""
+
+    def __init__(self, disk: CheckpointDisk, port: int) -> None:
+        self.disk, self.port, self.handle, self.write = disk, port, self, self
+        self.asked: list[str] = []
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        self.asked.append(method)
+        if method == "begin":
+            return self.disk.begin(*arguments[:3])
+        if method == "open_stream":
+            return Ticket("127.0.0.1", self.port, bytes(32))
+        return getattr(self.disk, method)(*arguments)
+
+    def remote(self, *arguments: Any) -> None:
+        self.disk.write(*arguments)
+
+
+def test_a_checkpoint_goes_through_calls_when_its_streams_are_cut_off(
+    server: StreamServer, disk: CheckpointDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(client.ray, "get", lambda reference: reference)
+    (tmp_path / "upload").mkdir()
+    (tmp_path / "upload" / "a.bin").write_bytes(CONTENT)
+    store = ByCalls(disk, ticket_for(server, disk).port)
+    assert StoreClient(cast(Any, store), 1).upload(3, tmp_path / "upload", 0, [0])
+    assert (disk.shelf.at_hand(3) / "a.bin").read_bytes() == CONTENT
+    assert store.asked.count("open_stream") == client.STREAM_ATTEMPTS
 
 
 def test_a_sender_that_stops_early_poisons_the_file(server: StreamServer, disk: CheckpointDisk, source: Path) -> None:

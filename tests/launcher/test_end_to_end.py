@@ -50,6 +50,7 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     assert [entry["step"] for entry in registry.checkpoints(run.id)] == [4, 8, 12, 15]
     assert len(list(folder.glob("runs/*/events.out.tfevents.*"))) == 1
     assert "rank 1 on" in (folder / "logs" / "rank-1.log").read_text()
+    assert [path for path in [home, *home.rglob("*")] if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,20 @@ def test_a_failure_leaves_the_older_result_whole(run: Path) -> None:
         published(run, merge=True)
     assert (output / "README.md").is_file()
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
+
+
+def test_secrets_of_the_configuration_are_not_published_and_files_are_the_users_own(run: Path) -> None:
+    config = run / "checkpoints" / "checkpoint-2" / "training_config.json"
+    content = json.loads(config.read_text())
+    content["train"]["deepspeed"]["config"] = {"monitor": {"api_key": "Zx9Qw7Lk2Mn4"}, "note": "HF_TOKEN=Zx9Qw7Lk2Mn4"}
+    config.write_text(json.dumps(content))
+    for path in run.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)  # as a run leaves them
+    before = os.umask(0o077)
+    try:
+        folder = published(run, merge=True)
+    finally:
+        os.umask(before)
+    assert not any(b"Zx9Qw7Lk2Mn4" in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert json.loads((folder / "training_config.json").read_text())["train"]["lora"] == content["train"]["lora"]
+    assert {path.stat().st_mode & 0o077 for path in [folder, *folder.rglob("*")]} == {0}

@@ -52,7 +52,51 @@ def test_an_ignore_file_leaves_out_what_it_names(tmp_path: Path) -> None:
     sent = {str(file.relative_to(tmp_path / "package")) for file in (tmp_path / "package").rglob("*") if file.is_file()}
     assert sent == {"run.yaml", "rows.csv", "sub/out/b.txt"}
     with pytest.raises(UserError, match=r"old\.csv does not travel with a job \(\.gemfleetignore names it\)"):
-        submission.check_inputs_travel(config, path.parent)
+        submission.check_inputs_travel(config, Luggage(path.parent))
+
+
+CREDENTIALS = (
+    *(".env", ".netrc", ".git-credentials", ".ssh/id_ed25519", ".aws/credentials", ".config/gcloud/x.json", ".npmrc"),
+    *(".gemfleet/api/admin.token", ".cache/huggingface/token", "sub/.env.local", "server.pem", "tls/server.KEY"),
+    *(
+        "credentials.json",
+        "service-account-1.json",
+        "client_secret_1.json",
+        "kubeconfig",
+        "prod.env",
+        "token",
+        "id_rsa",
+    ),
+)
+
+
+def test_credentials_and_links_that_lead_out_stay_and_all_is_listed(tmp_path: Path) -> None:
+    path, _ = folder_with(tmp_path, {"rows.jsonl": 10, "sub/tokenizer.json": 10, **dict.fromkeys(CREDENTIALS, 9)})
+    folder, outside = path.parent, tmp_path / "outside"
+    outside.mkdir()
+    (outside / "notes.txt").write_text("outside")
+    (folder / "deploy").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nMII\n")
+    (folder / "robot.json").write_text('{"type": "x", "private_key": "-----BEGIN PRIVATE KEY-----\\nMII"}')
+    (folder / "notes.txt").symlink_to(outside / "notes.txt")
+    (folder / "elsewhere").symlink_to(outside)
+    (folder / "plain.txt").symlink_to(folder / ".env")
+    (folder / "again.jsonl").symlink_to("rows.jsonl")
+    packed = Luggage(folder, "run.yaml").copy_to(tmp_path / "package")
+    sent = {str(file.relative_to(tmp_path / "package")) for file in (tmp_path / "package").rglob("*") if file.is_file()}
+    assert sent == set(packed.sent) == {"run.yaml", "rows.jsonl", "sub/tokenizer.json", "again.jsonl"}
+    told = "\n".join(packed.sentences())
+    assert "sends 4 files" in told
+    for name in (*sent, "deploy", "robot.json", "notes.txt", "elsewhere", "server.pem", ".env", ".ssh"):
+        assert name in told, name
+
+
+def test_a_hidden_configuration_travels_and_hidden_data_is_refused(tmp_path: Path) -> None:
+    path, _ = folder_with(tmp_path, {".rows.jsonl": 10, "m/.gitattributes": 5, "m/config.json": 5})
+    hidden = path.rename(path.with_name(".run.yaml"))
+    assert set(Luggage(path.parent, hidden.name).copy_to(tmp_path / "package").sent) == {".run.yaml", "m/config.json"}
+    path, config = folder_with(tmp_path, {}, data={"train": ".rows.jsonl"}, model="m")
+    with pytest.raises(UserError, match=r"rows\.jsonl does not travel with a job \(hidden\)"):
+        submission.check_inputs_travel(config, Luggage(path.parent))
 
 
 def test_a_folder_above_the_limit_names_its_largest_files(tmp_path: Path) -> None:
@@ -64,10 +108,10 @@ def test_a_folder_above_the_limit_names_its_largest_files(tmp_path: Path) -> Non
 def test_data_that_cannot_travel_is_refused_before_anything_is_sent(tmp_path: Path) -> None:
     path, config = folder_with(tmp_path, {"rows.jsonl": 11 << 20}, data={"train": "rows.jsonl"})
     with pytest.raises(UserError, match=r"train\.data\.train.*rows\.jsonl does not travel"):
-        submission.check_inputs_travel(config, path.parent)
+        submission.check_inputs_travel(config, Luggage(path.parent))
     path, config = folder_with(tmp_path, {"m/model.safetensors": 5}, model="m")
     with pytest.raises(UserError, match=r"train\.model.*model\.safetensors does not travel"):
-        submission.check_inputs_travel(config, path.parent)
+        submission.check_inputs_travel(config, Luggage(path.parent))
 
 
 def test_data_in_the_working_directory_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +119,7 @@ def test_data_in_the_working_directory_only_is_refused(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here.jsonl").touch()
     with pytest.raises(UserError, match=r"here\.jsonl.*not beside the configuration"):
-        submission.check_inputs_travel(config, path.parent)
+        submission.check_inputs_travel(config, Luggage(path.parent))
 
 
 def test_a_relative_path_is_found_in_the_working_directory_then_beside_the_configuration(

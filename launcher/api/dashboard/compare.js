@@ -25,7 +25,7 @@ export async function comparePage(signal, ids) {
     h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
     h("td", {}, number(run.eval_loss, 4)))));
   chosen.forEach((id, index) => {
-    follow(`/api/v1/runs/${encodeURIComponent(id)}/events?metrics=true`, signal, (kind, record) => {
+    follow(`/api/v1/runs/${encodeURIComponent(id)}/events?metrics=true&points=2000`, signal, (kind, record) => {
       if (kind !== "metric" || record.kind !== "step") return;
       for (const [field, chart] of Object.entries(charts)) chart.add(index, record.step, record[field]);
     });

@@ -80,7 +80,7 @@ export async function runPage(signal, id) {
 
   showRun();
   await showCheckpoints();
-  follow(`${path}/events?metrics=true`, signal, (kind, body) => {
+  follow(`${path}/events?metrics=true&points=2000`, signal, (kind, body) => {
     if (kind === "metric") {
       if (body.kind === "eval") charts.loss.add(1, body.step, body.eval_loss);
       else {

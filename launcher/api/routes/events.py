@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from pydantic import Field
 
 from ..problems import responses
 from ..schemas import Event, Listing, Metric, MetricPage
 from ..services import Needed
-from ..sse import CONTENT, MEDIA_TYPE, Start, parse_position, stream
+from ..sse import CONTENT, MEDIA_TYPE, Start, Wanted, parse_position, stream
 from ..views import event_view, metric_view
-from .parameters import AfterEvent, Limit, RunId, SinceStep
+from .parameters import Absent, AfterEvent, Limit, RunId, SinceStep
 
 router = APIRouter(tags=["events"])
 LastEventId = Annotated[
@@ -37,6 +38,10 @@ async def run_events(
     after: AfterEvent = 0,
     limit: Limit = 100,
     metrics: Annotated[bool, Query(description="in a stream, the figures of steps too, as `metric` messages")] = False,
+    points: Annotated[
+        Annotated[int, Field(ge=2, le=10_000)] | Absent,
+        Query(description="for charts: of the history in a stream with metrics, so many steps and the newest events"),
+    ] = None,
     last_event_id: LastEventId = "",
 ) -> Listing[Event] | Response:
     """Oldest first, as JSON. With `Accept: text/event-stream` a stream of server-sent events, which goes on after
@@ -46,7 +51,8 @@ async def run_events(
     if MEDIA_TYPE in request.headers.get("accept", ""):
         start = Start(run.state.is_terminal, services.reader.head())
         seen = parse_position(last_event_id or str(after))
-        return stream(services.feed, run_id, seen, start, metrics, services.settings.stream_seconds)
+        wanted = Wanted(run_id, metrics, points if metrics else None)
+        return stream(services.feed, wanted, seen, start, services.settings.stream_seconds)
     found = services.reader.events(run_id, after, limit + 1)
     return Listing[Event].of([event_view(row) for row in found], limit)
 
@@ -65,7 +71,7 @@ async def all_events(
     """A stream of server-sent events of all runs: from now on, or after `Last-Event-ID`."""
     head = services.reader.head()
     seen = parse_position(last_event_id) if last_event_id else head
-    return stream(services.feed, None, seen, Start(False, head), metrics, services.settings.stream_seconds)
+    return stream(services.feed, Wanted(None, metrics), seen, Start(False, head), services.settings.stream_seconds)
 
 
 @router.get("/runs/{run_id}/metrics", summary="The figures of its steps", responses=responses(404, 422))

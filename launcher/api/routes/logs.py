@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -22,6 +23,7 @@ from .parameters import Absent, RunId
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["logs"])
 POLL_SECONDS = 0.5
+PAGE_LINES = 1000
 
 
 @router.get(
@@ -48,21 +50,27 @@ def _line(source: str, text: str) -> LogLine:
     return LogLine(source=source, line=redact_text(text))
 
 
+async def _pages(lines: Iterator[tuple[str, str]]) -> AsyncIterator[str]:
+    """Messages of lines, so many at once: the lines of a minute may be more than memory holds."""
+    while page := await run_in_threadpool(lambda: list(islice(lines, PAGE_LINES))):
+        yield "".join(message("line", _line(source, text).model_dump_json()) for source, text in page)
+
+
 async def _lines(services: Services, run_id: str, reader: LogReader, tail: int) -> AsyncIterator[str]:
     deadline = time.monotonic() + services.settings.stream_seconds
     spoke = time.monotonic()
-    lines = await run_in_threadpool(lambda: list(reader.tail(tail)))
+    lines = reader.tail(tail)
     while True:
-        for source, text in lines:
-            yield message("line", _line(source, text).model_dump_json())
+        async for texts in _pages(lines):
+            yield texts
             spoke = time.monotonic()
         if time.monotonic() > deadline or services.feed.closed:
             return
         run = await run_in_threadpool(services.reader.run, run_id)
-        lines = await run_in_threadpool(lambda: list(reader.new_lines()))
+        lines = reader.new_lines()
         if run is None or run.state.is_terminal:
-            for source, text in lines:
-                yield message("line", _line(source, text).model_dump_json())
+            async for texts in _pages(lines):
+                yield texts
             yield message("end", json.dumps({}))
             return
         if time.monotonic() - spoke > COMMENT_SECONDS:

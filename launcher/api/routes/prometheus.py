@@ -16,5 +16,5 @@ router = APIRouter()
 def metrics(services: Needed) -> Response:
     """The figures of runs that have not ended, and how many runs there are in each state."""
     collectors = CollectorRegistry()
-    collectors.register(RunCollector(services.reader))
+    collectors.register(RunCollector(services.reader, services.totals))
     return Response(generate_latest(collectors), media_type=CONTENT_TYPE_LATEST)

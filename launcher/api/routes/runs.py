@@ -36,9 +36,9 @@ def list_runs(
 def submit_run(services: Needed, submission: Submission, response: Response) -> RunDetail:
     """Start a run from the content of a configuration file. It goes on without the API.
 
-    Paths must lie below the folders that the API was started with; code and pickles cannot be named.
+    Paths and addresses must lie below those that the API was started with; code and pickles cannot be named.
     """
-    config = checked_config(submission.config, services.settings.data_roots)
+    config = checked_config(submission.config, services.settings.allowed)
     run_id = new_run_id(config.name or "run")
     services.submitter.start(run_id, config.model_dump(mode="json", by_alias=True))
     response.headers["Location"] = f"/api/v1/runs/{run_id}"

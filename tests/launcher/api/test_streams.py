@@ -8,12 +8,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from api_live import Live, step_record
 from gemfleet.cluster.registry_reader import Mark, RegistryReader
 from gemfleet.cluster.run_registry import RunState
+from gemfleet.launcher.api import feed as feed_module
 from gemfleet.launcher.api.feed import Feed
 
 Message = tuple[str, str, Any]
@@ -143,3 +145,98 @@ def test_readers_that_are_cancelled_twice_just_end(live: Live) -> None:
         return [type(outcome) for outcome in await asyncio.gather(*readers, return_exceptions=True)]
 
     assert asyncio.run(leave()) == [asyncio.CancelledError] * 20
+
+
+@pytest.fixture
+def most_rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Pages of 50 rows; the sizes of all that is read of the registry."""
+    sizes: list[int] = []
+    real = RegistryReader._query
+
+    def counted(reader: RegistryReader, query: str, values: Any) -> Any:
+        rows = real(reader, query, values)
+        sizes.append(len(rows))
+        return rows
+
+    monkeypatch.setattr(feed_module, "PAGE_ROWS", 50)
+    monkeypatch.setattr(RegistryReader, "_query", counted)
+    return sizes
+
+
+def write_steps(live: Live, first: int, last: int) -> None:
+    """Of two runs in turn."""
+    for step in range(first, last + 1, 10):
+        for run_id in ("alpha-2", "alpha-3"):
+            live.registry.add_metrics(run_id, [step_record(n, 10_000) for n in range(step, min(step + 10, last + 1))])
+
+
+def steps_of(told: list[Message]) -> list[int]:
+    return [body["step"] for kind, _, body in told if kind == "metric" and body["kind"] == "step"]
+
+
+def test_a_long_history_is_read_in_pages(live: Live, most_rows: list[int]) -> None:
+    write_steps(live, 4, 700)
+    for number in range(120):
+        live.registry.add_event("alpha-2", "note", f"note {number}")
+    live.registry.transition("alpha-2", RunState.STOPPED)
+    most_rows.clear()
+    told = list(messages(live, "/api/v1/runs/alpha-2/events?metrics=true"))
+    assert steps_of(told) == list(range(1, 701))
+    assert sum(body.get("type") == "note" for _, _, body in told) == 120
+    assert max(most_rows) <= 50
+
+
+def test_a_stream_of_events_reads_no_records(live: Live, most_rows: list[int]) -> None:
+    write_steps(live, 4, 700)
+    live.registry.transition("alpha-2", RunState.STOPPED)
+    time.sleep(1)  # the feed itself has looked at them by then
+    most_rows.clear()
+    assert [kind for kind, _, _ in messages(live, "/api/v1/runs/alpha-2/events")][-1] == "end"
+    assert sum(most_rows) < 50
+
+
+def test_a_page_gets_a_thinned_history_and_then_all_that_comes(live: Live, most_rows: list[int]) -> None:
+    write_steps(live, 4, 700)
+    live.registry.add_metrics("alpha-2", [{"kind": "eval", "step": 350, "eval_loss": 1.0}])
+    time.sleep(0.5)
+    most_rows.clear()
+    path = "/api/v1/runs/alpha-2/events?metrics=true&points=20"
+    stream = messages(live, path)
+    told = [next(stream) for _ in range(20 + 1 + 2)]  # steps, an evaluation, two states
+    steps = steps_of(told)
+    assert (len(steps), steps[0], steps[-1]) == (20, 1, 700)
+    assert max(b - a for a, b in pairwise(steps)) < 40
+    assert max(most_rows) <= 50
+    live.registry.add_metrics("alpha-2", [step_record(701), step_record(702)])
+    assert steps_of([next(stream), next(stream)]) == [701, 702]
+    stream.close()  # type: ignore[attr-defined]
+    again = messages(live, path, told[10][1])  # broken off within the history: it comes again, as nothing was seen
+    assert steps_of([next(again) for _ in range(21)])[-1] == 702
+    again.close()  # type: ignore[attr-defined]
+    after = messages(live, path, told[-1][1])
+    assert steps_of([next(after), next(after)]) == [701, 702]
+    after.close()  # type: ignore[attr-defined]
+
+
+def test_a_page_gets_the_newest_of_many_events(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed_module, "MOST_EVENTS", 10)
+    for number in range(30):
+        live.registry.add_event("alpha-2", "note", f"note {number}")
+    live.registry.transition("alpha-2", RunState.STOPPED)
+    told = list(messages(live, "/api/v1/runs/alpha-2/events?metrics=true&points=20"))
+    shown = [body["message"] for kind, _, body in told if kind == "event"]
+    assert shown == [*(f"note {number}" for number in range(21, 30)), "stopped"]
+
+
+def test_a_burst_is_told_whole_and_not_remembered_whole(
+    live: Live, most_rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "REMEMBERED_ITEMS", 100)
+    ending = threading.Timer(0.5, lambda: live.registry.transition("alpha-2", RunState.STOPPED))
+    stream = messages(live, "/api/v1/runs/alpha-2/events?metrics=true")
+    told = [next(stream)]
+    live.registry.add_metrics("alpha-2", [step_record(n, 10_000) for n in range(4, 2000)])
+    ending.start()
+    told += list(stream)
+    assert steps_of(told) == list(range(1, 2000))
+    assert max(most_rows) <= 50

@@ -1,0 +1,41 @@
+"""Keeps a terminal from obeying what came from data, models or other programs."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TextIO, cast
+
+from gemfleet.cluster.redaction import printable
+
+# What our own bars and tables say to a terminal: colours, and moving within the lines they have written.
+OURS = re.compile(r"\x1b\[[0-9;]*[ABCDGHJKm]|\x1b\[\?25[hl]|\r")
+
+
+class PlainOutput:
+    """A text stream that writes every other control sequence out. On what is no terminal, all of them."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if not self._stream.isatty():
+            self._stream.write(printable(text.replace("\r\n", "\n")))
+            return len(text)
+        end = 0
+        for found in OURS.finditer(text):
+            self._stream.write(printable(text[end : found.start()]) + found[0])
+            end = found.end()
+        self._stream.write(printable(text[end:]))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def plain(stream: TextIO) -> TextIO:
+    """The stream, guarded once."""
+    return stream if isinstance(stream, PlainOutput) else cast(TextIO, PlainOutput(stream))

@@ -1,0 +1,181 @@
+"""What a submitted configuration may name: nothing that opens a file or a connection of the head's, unless allowed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from api_live import Live
+from gemfleet.launcher.api.allowed import Allowed, refused
+from gemfleet.launcher.api.problems import ApiError
+from gemfleet.launcher.api.submissions import checked_config
+from gemfleet.launcher.config import LaunchConfig
+from pydantic import BaseModel
+
+NEVER_OPENED = {"predict.answer_after"}  # it is looked for in rows
+ADDRESSES = (
+    *("git+https://host/repo", "git+ssh://me@host/repo", "git+me@host:repo", "git+file:///srv/repo", "GIT+https://h/r"),
+    *("git@host:repo", "host:repo", "ssh://host/repo", "https://host/x", "http:host", "s3://bucket/x", "gs://bucket/x"),
+    *("hf://datasets/x/y", "file:/etc/passwd", "ext::sh -c id", " git+https://host/repo", "ftp://host/x", "//host/x"),
+    *(
+        "git+https://host/ok/../evil",
+        "git+https://host/ok%2f..%2fevil",
+        "git+https://host/okay",
+        "git+https://me@host/ok",
+    ),
+)
+
+
+def with_value(field: str, value: Any) -> dict[str, Any]:
+    """A valid configuration with this value at a dotted field."""
+    content: dict[str, Any] = {"train": {"model": "demo", "data": {"train": "demo"}}}
+    *sections, last = field.split(".")
+    section = content
+    for name in sections:
+        section = section.setdefault(name, {})
+    section[last] = value
+    return content
+
+
+def text_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every field that takes any text, dotted; those of choices and patterns too."""
+    for name, field in model.model_fields.items():
+        dotted = f"{prefix}{field.alias or name}"
+        kinds = list(flat(field.annotation))
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from text_fields(kind, f"{dotted}.")
+        if str in kinds:
+            yield dotted
+
+
+def flat(annotation: Any) -> Iterator[Any]:
+    yield annotation
+    for inner in get_args(annotation):
+        yield from flat(inner)
+
+
+def problems(content: dict[str, Any], allowed: Allowed = Allowed()) -> dict[str, str]:
+    return dict(refused(content, allowed))
+
+
+@pytest.mark.parametrize("value", ["/etc/passwd", "../x", "~/x", "git+ssh://host/x", "me@host:x", "https://host/x"])
+def test_no_field_takes_a_path_or_an_address_that_is_not_allowed(value: str) -> None:
+    fields = set(text_fields(LaunchConfig)) - NEVER_OPENED
+    assert {"train.model", "train.deepspeed.config", "cluster.storage", "output.deliver.repository"} < fields
+    assert {field for field in fields if not problems(with_value(field, value))} == set()
+
+
+@pytest.mark.parametrize("field", ["train.model", "train.data.train", "train.data.eval", "cluster.storage"])
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_address_makes_the_head_connect(field: str, address: str) -> None:
+    allowed = Allowed(sources=("git+https://host/ok",), deliveries=("git+https://host/ok",))
+    assert list(problems(with_value(field, address), allowed)) == [field]
+
+
+def test_allowed_addresses_pass_with_all_below_them() -> None:
+    allowed = Allowed(sources=("git+https://host/ok", "git+git@host:", "s3://bucket/data/"))
+    for address in (
+        "git+https://host/ok",
+        "git+https://host/ok/repo.git#main",
+        "git+git@host:a/b",
+        "s3://bucket/data/x",
+    ):
+        assert problems(with_value("train.model", address), allowed) == {}
+    assert problems(with_value("cluster.storage", "s3://bucket/data/x"), allowed) != {}  # read from, not written to
+
+
+@pytest.mark.parametrize(
+    ("kind", "repository", "place"),
+    [
+        ("hub", "owner/name", "hub:owner"),
+        ("git", "https://host/group/repo", "git+https://host/group"),
+        ("s3", "s3://bucket/results/x", "s3://bucket/results"),
+    ],
+)
+def test_results_go_to_allowed_places_only(kind: str, repository: str, place: str) -> None:
+    content = with_value("output.deliver", {"type": kind, "repository": repository})
+    assert list(problems(content)) == ["output.deliver.repository"]
+    assert problems(content, Allowed(deliveries=(place,))) == {}
+    assert problems(content, Allowed(sources=(place,))) != {}
+    assert problems(content, Allowed(deliveries=(place + "x",))) != {}
+
+
+def test_hub_ids_and_the_packaged_demo_pass() -> None:
+    for model in ("demo", "google/gemma-3-270m-it", "imdb", "_owner/a.b-c"):
+        assert problems(with_value("train.model", model)) == {}
+    assert problems(with_value("train.data.train", "demo:korean")) == {}
+
+
+def test_a_folder_is_searched_for_links_that_lead_out(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "set" / "deep").mkdir(parents=True)
+    outside.mkdir()
+    allowed, content = Allowed(roots=(root,)), with_value("train.data.train", str(root / "set"))
+    (root / "set" / "rows.jsonl").write_text("{}\n")
+    (root / "set" / "again.jsonl").symlink_to("rows.jsonl")
+    (root / "set" / "round").symlink_to(root)
+    assert problems(content, allowed) == {}
+    (root / "other").mkdir()
+    (root / "set" / "deep" / "beside").symlink_to(root / "other")
+    (root / "other" / "out.csv").symlink_to(outside / "private")  # dangling or not makes no difference
+    assert "link that leads out" in problems(content, allowed)["train.data.train"]
+
+
+def test_lists_that_name_files_elsewhere_and_pipes_are_refused(tmp_path: Path) -> None:
+    allowed = Allowed(roots=(tmp_path,))
+    content = with_value("train.data.train", str(tmp_path))
+    (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": "data.arrow"}]}))
+    assert problems(content, allowed) == {}
+    for name in ("../../x.arrow", "/srv/x.arrow"):
+        (tmp_path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name}]}))
+        assert "state.json" in problems(content, allowed)["train.data.train"]
+    (tmp_path / "state.json").unlink()
+    os.mkfifo(tmp_path / "rows.jsonl")
+    assert "neither a file nor a folder" in problems(content, allowed)["train.data.train"]
+
+
+def test_a_deepspeed_file_outside_is_never_opened_and_answers_tell_nothing_of_it(tmp_path: Path) -> None:
+    """A pipe that nobody writes to would hold whoever opens it."""
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "there.json").write_text('{"train_batch_size": "SECRET"}')
+    answers = set()
+    for name in ("pipe.json", "there.json", "missing.json"):
+        with pytest.raises(ApiError) as error:
+            checked_config(with_value("train.deepspeed.config", str(tmp_path / name)), Allowed())
+        answers.add(json.dumps([problem.model_dump() for problem in error.value.errors or []]))
+    assert len(answers) == 1
+    assert "SECRET" not in answers.pop()
+
+
+def test_a_deepspeed_file_below_a_root_is_read_and_checked_like_its_content(tmp_path: Path) -> None:
+    path, allowed = tmp_path / "ds.json", Allowed(roots=(tmp_path,))
+    content = with_value("train.deepspeed.config", str(path))
+    path.write_text('{"zero_optimization": {"overlap_comm": true}}')
+    assert checked_config(content, allowed).train.deepspeed.config == {"zero_optimization": {"overlap_comm": True}}
+    for inside in ('{"wandb": {"enabled": true}}', '{"aio": {"path": "/etc/x"}}', '{"x": ' * 200_000, "[" * 2000, "no"):
+        path.write_text(inside)
+        with pytest.raises(ApiError):
+            checked_config(content, allowed)
+    with path.open("w") as file:
+        file.truncate(1 << 30)  # must not be read whole
+    with pytest.raises(ApiError) as error:
+        checked_config(content, allowed)
+    assert "1 MiB" in str(error.value.errors)
+
+
+def test_numbers_and_texts_that_no_configuration_holds_are_422(live: Live) -> None:
+    kind = {"Content-Type": "application/json"}
+    for written in ("NaN", "Infinity", "-Infinity", "1e999", "1" + "0" * 400, '"\\ud800"', '"a\\u001b[2Jb"'):
+        body = json.dumps({"config": with_value("train.optim.learning_rate", 0.5)}).replace("0.5", written)
+        problem = live.post("/api/v1/runs", 422, content=body, headers=kind)
+        assert "train.optim.learning_rate" in [error["field"] for error in problem["errors"]], written
+    deep = json.dumps({"config": with_value("train.lora.target_modules", ["\ud800"])})
+    live.post("/api/v1/runs", 422, content=deep, headers=kind)
+    nested = json.dumps({"config": with_value("train.deepspeed.config", {"\ud800": [float("nan")]})})
+    live.post("/api/v1/runs", 422, content=nested, headers=kind)
+    assert live.submitter.started == []
