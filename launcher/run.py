@@ -35,6 +35,7 @@ from .fit import first_cause
 from .fitness import fitness
 from .fits import fit
 from .inputs import check_everything, with_clones
+from .nothing_left import nothing_left
 from .placement import Placement
 from .places import Ground, StoppedBeforeFit, await_admission, find_places, heed_stop, stage_to
 from .progress import Display
@@ -135,10 +136,13 @@ def launch(
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
-    With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
+    With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint; one that has
+    succeeded and is asked for nothing more is left alone, and the outcome says so.
     With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
+    if resumed and (sentence := nothing_left(RunRegistry(gemfleet_home() / "gemfleet.db"), resumed, config)):
+        return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
     if submitted is None:
         check_everything(config)
     run = Run(config, config_path, display, resumed, submitted, new_id)
@@ -250,7 +254,7 @@ def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:
         raise TrainingFailedError(message, run.folder / "logs") from error
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
     run.registry.transition(run.id, state)
-    return Outcome(run.id, state, output, interrupted, trained.result)
+    return Outcome(run.id, state, output, interrupted, {**trained.result, "figures": run.registry.figures(run.id)})
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def _list(found: list[dict[str, Any]], as_json: bool) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     rows = [[str(c["step"]), size(c["bytes"]), moment(c["created_at"]), c["path"]] for c in found]
-    print_table(["step", "size", "committed", "folder"], rows)
+    print_table(["step", "size", "committed", "folder"], rows, ("folder",))
 
 
 def _verify(folder: Path, as_json: bool) -> None:
@@ -86,7 +86,8 @@ def _verify(folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([{"checkpoint": name, "problem": problem} for name, problem in verdicts], indent=2))
     else:
-        print_table(["checkpoint", "verdict"], [[name, problem or "whole"] for name, problem in verdicts])
+        rows = [[name, problem or "whole"] for name, problem in verdicts]
+        print_table(["checkpoint", "verdict"], rows, ("verdict",))
     if any(problem for _, problem in verdicts):
         raise typer.Exit(1)
 

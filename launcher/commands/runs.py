@@ -13,7 +13,7 @@ def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the runs of this head node, newest first.
+    """List the runs of this head node, newest first. The loss is of the newest step; once a run has ended, its mean.
 
     Examples:
 
@@ -29,12 +29,16 @@ def runs(
     registry = open_registry()
     found = registry.list_runs(limit=limit)
     steps = {run.id: registry.latest_metrics(run.id, "step") for run in found}
+    figures = {run.id: registry.end_figures(run.id) for run in found}
     if as_json:
-        typer.echo(json.dumps([{**run.to_dict(), "newest_step": steps[run.id]} for run in found], indent=2))
+        facts = [{**run.to_dict(), "newest_step": steps[run.id], "figures": figures[run.id]} for run in found]
+        typer.echo(json.dumps(facts, indent=2))
         return
     rows = []
     for run in found:
-        step = steps[run.id]
+        step = steps[run.id] or {}
+        loss = figures[run.id].get("loss", step.get("loss"))
         progress = f"{step['step']}/{step['total_steps']}" if step else ""
-        rows.append([run.id, str(run.state), progress, f"{step['loss']:.3f}" if step else "", moment(run.created_at)])
+        shown = "" if loss is None else f"{loss:.3f}"
+        rows.append([run.id, str(run.state), progress, shown, moment(run.created_at)])
     print_table(["run", "state", "step", "loss", "created"], rows)
