@@ -1,4 +1,4 @@
-"""What a run came to: figures over all its steps, in place of those of its last step, whose batch may be a small one."""
+"""What a run came to: figures over all its steps, not those of the last one, whose batch may be small."""
 
 from __future__ import annotations
 

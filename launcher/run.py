@@ -122,7 +122,12 @@ class Run:
         self.display.note(text)
         path = self.folder / "logs" / "driver.log"
         with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk must not end the run here
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            file.write(f"{log_stamp(time.time())} {text}\n")
+
+
+def log_stamp(seconds: float) -> str:
+    """Local time to the millisecond, as ranks write it, so that the lines of all can be put in order."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))},{int(seconds % 1 * 1000):03}"
 
 
 def launch(

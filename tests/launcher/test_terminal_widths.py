@@ -75,7 +75,7 @@ def detail(total: int) -> RunDetail:
         loss=1.8342,
         eval_loss=1.9021,
         throughput=Throughput(tokens_per_second=151_212.4, peak_memory_bytes=10**11),
-        waiting_for="the cluster has room for 2 of 8 ranks with 1 GPU each; 6 more are taken by the run before this one",
+        waiting_for="the cluster has room for 2 of 8 ranks with 1 GPU each; 6 more are taken by the run before it",
         ranks=ranks,
         checkpoint_totals=CheckpointTotals(saved=0, failed=0, bytes=0, seconds=0.0),
         restarts=1,

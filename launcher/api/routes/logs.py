@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from ...log_order import by_time
 from ...logs import LogReader
 from ..problems import responses
 from ..redaction import redact_text
@@ -37,11 +38,14 @@ def run_logs(
     tail: Annotated[int, Query(ge=0, le=10_000, description="so many of the last lines of each file")] = 200,
     follow: Annotated[bool, Query(description="go on with `line` messages as server-sent events")] = False,
 ) -> LogPage | Response:
-    """The last lines of each file. With `follow`, a stream that begins with them and closes when the run has ended."""
+    """The last lines of each file, by their time. With `follow`, a stream that begins with them and goes on.
+
+    It closes when the run has ended.
+    """
     reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank)
     if follow:
         return EventStream(_lines(services, run_id, reader, tail))
-    return LogPage(data=[_line(source, text) for source, text in reader.tail(tail)])
+    return LogPage(data=[_line(source, text) for source, text in by_time(reader.tail(tail))])
 
 
 def _line(source: str, text: str) -> LogLine:
@@ -51,7 +55,7 @@ def _line(source: str, text: str) -> LogLine:
 async def _lines(services: Services, run_id: str, reader: LogReader, tail: int) -> AsyncIterator[str]:
     deadline = time.monotonic() + services.settings.stream_seconds
     spoke = time.monotonic()
-    lines = await run_in_threadpool(lambda: list(reader.tail(tail)))
+    lines = await run_in_threadpool(lambda: list(by_time(reader.tail(tail))))
     while True:
         for source, text in lines:
             yield message("line", _line(source, text).model_dump_json())
@@ -59,7 +63,7 @@ async def _lines(services: Services, run_id: str, reader: LogReader, tail: int) 
         if time.monotonic() > deadline or services.feed.closed:
             return
         run = await run_in_threadpool(services.reader.run, run_id)
-        lines = await run_in_threadpool(lambda: list(reader.new_lines()))
+        lines = await run_in_threadpool(lambda: list(by_time(reader.new_lines())))
         if run is None or run.state.is_terminal:
             for source, text in lines:
                 yield message("line", _line(source, text).model_dump_json())
