@@ -26,7 +26,7 @@ from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
 
-from .api.beside import status_api
+from .api.beside import seen_to_the_end, status_api
 from .config import LaunchConfig
 from .config_file import dump_config
 from .data_tasks import pack_on_cluster, tokenise_on_cluster
@@ -160,12 +160,13 @@ def launch(
 
 def carry_out(run: Run, batch_cache: bool) -> Outcome:
     """The phases of a run, on its cluster."""
-    with connected(run.config.cluster):
+    home, api = gemfleet_home(), run.config.api
+    with connected(run.config.cluster) as owned, seen_to_the_end(home, api, owned), ends_in_the_registry(run):
         run.note(f"run {run.id} in {run.folder}")
         run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
         tell_what_differs(run)
         try:
-            with status_api(gemfleet_home(), run.config.api, run.id, run.note):
+            with status_api(home, api, run.id, run.note):
                 await_admission(run)
                 placement = preflight(run)
                 options = settle_strategy(run, placement)

@@ -38,7 +38,7 @@ export async function follow(path, signal, take) {
     } catch (error) {
       if (signal.aborted) return;
       if (error.status && error.status < 500) throw error;
-      connection("connection lost, trying again");
+      connection("connection lost, trying again; if the API ended with its cluster, `gemfleet serve` on the head shows the same");
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
