@@ -3,6 +3,7 @@
 const REDRAW_MILLISECONDS = 500;
 const MOST_POINTS = 2000;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
+const [LETTER_PIXELS, MARK_PIXELS, ROW_PIXELS] = [7, 45, 19]; // of an entry of the legend
 const WHY_CHARACTERS = 44; // in a line of the reason why a chart is empty
 const drawn = new Set();
 export const COLORS = ["one", "two", "three", "four"];
@@ -51,6 +52,10 @@ export class Chart {
     return this.lines.some((line) => line.points.size > 0);
   }
 
+  hasLegend() {
+    return this.hasPoints() && this.lines.length > 1 && this.lines.length <= MOST_IN_LEGEND;
+  }
+
   draw() {
     clearTimeout(this.timer);
     this.timer = null;
@@ -66,9 +71,10 @@ export class Chart {
       };
     });
     const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true, exponentformat: "e" };
+    this.element.style.height = heightFor(this.hasLegend() ? this.lines : [], this.element.clientWidth);
     Plotly.react(this.element, traces, {
       margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.hasPoints() && this.lines.length > 1 && this.lines.length <= MOST_IN_LEGEND,
+      font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.hasLegend(),
       // Its lower edge stands on the plot's upper one, and the margin grows with it: no line is ever below it.
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       annotations: this.hasPoints() ? [] : [reason(this.why, color("quiet"))],
@@ -88,6 +94,13 @@ export function clearCharts() {
     Plotly.purge(chart.element);
   }
   drawn.clear();
+}
+
+/** A chart's height with room for the legend's rows, of which one is in the style sheet's height; empty: that height. */
+function heightFor(lines, width) {
+  const entry = Math.max(0, ...lines.map((line) => line.name.length)) * LETTER_PIXELS + MARK_PIXELS;
+  const rows = Math.ceil(lines.length / Math.max(1, Math.floor(width / entry)));
+  return rows > 1 ? `calc(var(--chart) + ${(rows - 1) * ROW_PIXELS}px)` : "";
 }
 
 /** Plotly's form of a sentence in the middle of an empty chart. */

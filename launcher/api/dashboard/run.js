@@ -147,7 +147,7 @@ function statusOf(run, act, problem) {
   const why = run.waiting_for ?? run.reason;
   const asked = run.stop_requested && !ended;
   return [
-    h("div", { class: "top" }, stateLabel(run.status), ended
+    h("div", { class: "top" }, stateLabel(run.status), run.status === "succeeded" ? null : ended
       ? h("button", { onclick: act.resume, class: "plain", id: "resume" }, "Resume")
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,

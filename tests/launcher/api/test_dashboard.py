@@ -63,6 +63,11 @@ def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, b
 
 def test_an_ended_run_is_resumed_and_what_is_refused_is_said(live: Live, browser: Any) -> None:
     browser.get(f"{live.url}/#/runs/alpha-1")
+    wait_for(lambda: text_of(browser, ".top .state") == "succeeded")
+    assert browser.find_elements("id", "resume") == []  # nothing is left to do
+    live.registry.reopen("alpha-1", "{}")
+    live.registry.transition("alpha-1", RunState.STOPPED)
+    browser.refresh()
     wait_for(lambda: text_of(browser, "#resume") == "Resume")
     assert "8 (ddp)" in text_of(browser, ".facts")
     browser.find_element("id", "resume").click()
@@ -159,6 +164,21 @@ def test_a_legend_covers_no_line(live: Live, browser: Any, width: int, ranks: in
     for chart in found:
         assert chart["legend"] <= chart["plot"] + 1, chart
         assert chart["below"], chart  # nor is it cut off above
+        assert chart["height"] > 40, chart
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_cover_no_line_either(live: Live, browser: Any, width: int) -> None:
+    names = [f"{letter * 40}-20260102-030405-1a2b" for letter in "pqrs"]
+    for name in names:
+        live.registry.create_run(name, "x", "{}")
+        live.registry.add_metrics(name, [step_record(step) for step in (1, 2)])
+    emulate(browser, width=width)
+    browser.get(f"{live.url}/#/compare/{','.join(names)}")
+    wait_for(lambda: points(browser, 1, 3) == 2)
+    time.sleep(0.6)
+    for chart in browser.execute_script(LEGEND_AND_PLOT):
+        assert chart["legend"] <= chart["plot"] + 1, chart
         assert chart["height"] > 40, chart
 
 
