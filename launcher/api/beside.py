@@ -33,6 +33,8 @@ def _is_watched(home: Path) -> bool:
 
     from .actor import actor_name
 
+    if not ray.is_initialized():  # it would be started for the question
+        return False
     try:
         actor = ray.get_actor(actor_name(home), namespace=NAMESPACE)
         return bool(ray.get(actor.connections.remote(), timeout=END_IS_SEEN_SECONDS))
