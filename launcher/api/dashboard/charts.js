@@ -73,7 +73,7 @@ export class Chart {
     const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true, exponentformat: "e" };
     this.element.style.height = heightFor(this.hasLegend() ? this.lines : [], this.element.clientWidth);
     Plotly.react(this.element, traces, {
-      margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      height: this.element.clientHeight, margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.hasLegend(),
       // Its lower edge stands on the plot's upper one, and the margin grows with it: no line is ever below it.
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
