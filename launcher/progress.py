@@ -83,7 +83,7 @@ class PhasesProgress(Progress):
 class LiveDisplay:
     """One live bar, for the phase that runs."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._progress: Progress = PhasesProgress(
             SpinnerColumn(finished_text="[green]✓"),
             WordsColumn(console),
@@ -92,6 +92,7 @@ class LiveDisplay:
             TimeElapsedColumn(),
             console=console,
             refresh_per_second=4,
+            get_time=clock,
         )
         self._task: TaskID | None = None
         self._progress.start()

@@ -8,7 +8,6 @@ import typer
 
 from .options import Json
 
-
 WIDE = 100  # terminals that are narrower leave the room to the ids, which people copy
 MONTH_TO_MINUTE = slice(5, 16)  # of a date and time
 

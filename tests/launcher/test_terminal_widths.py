@@ -115,7 +115,7 @@ def test_runs(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_train(width: int) -> None:
     """The bars while it trains, and once training is over."""
     console = terminal(width)
-    display = LiveDisplay(console)
+    display = LiveDisplay(console, clock=lambda: 100.0)
     assert display.bars is not None
     display.bars.stop()
     display.phase("preparing data")
