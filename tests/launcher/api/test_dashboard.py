@@ -235,3 +235,8 @@ def test_the_end_is_shown_though_the_api_ends_with_it(tmp_path: Path, browser: A
     facts = text_of(browser, ".facts").split("\n")
     assert facts[facts.index("Loss (mean)") + 1] == "2.8"
     assert facts[facts.index("Tokens/s (median)") + 1] == "200"
+    for hidden in ("true", "false"):  # another tab, and back
+        browser.execute_script(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})")
+        browser.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: "this is what was heard last" in text_of(browser, "#connection"))
+    assert text_of(browser, ".top .state") == "failed"
