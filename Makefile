@@ -54,9 +54,9 @@ test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu e
 	@echo "== tests on a GPU"
 	$(BIN)/python -m pytest -m gpu --durations=10
 
-test-real: $(INSTALLED) ## the platform's request as it stands with the real 270M: int4, a batch that finds itself, two workers
+test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
-	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py
+	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py tests/launcher/test_chat_real.py
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts, but for their faults (network namespaces; needs root)
 	@echo "== tests on several hosts"

@@ -70,6 +70,11 @@ class RegistryReader:
         rows = self._query(query, (run_id, *kinds))
         return _event(rows[0]) if rows else None
 
+    def end_figures(self, run_id: str) -> dict[str, Any]:
+        """What the run came to, kept when it ended; empty while it goes on. See `run_figures`."""
+        event = self.last_event(run_id, ("state",))
+        return {} if event is None else dict(event["data"].get("figures", {}))
+
     def restarts(self, run_id: str) -> int:
         """How many attempts there were after the first."""
         query = (

@@ -17,6 +17,7 @@ import psutil
 from .errors import RunConflict, UnknownRun
 from .redaction import clean_text, redact
 from .run_database import RunDatabase
+from .run_figures import figures_of
 from .run_records import Run, RunState
 
 __all__ = ["Run", "RunRegistry", "RunState"]
@@ -75,8 +76,12 @@ class RunRegistry(RunDatabase):
             db.execute("UPDATE runs SET driver_pid = ?, driver_started = ? WHERE id = ?", (pid, started, run_id))
 
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
-        """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change."""
+        """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change.
+
+        The event of an end keeps the run's figures, so that nobody has to add them up again.
+        """
         reason = clean_text(reason)
+        figures = {"figures": self.figures(run_id)} if state.is_terminal else {}
         with self._connect() as db:
             current = self._state(db, run_id)
             if current == state:
@@ -89,7 +94,22 @@ class RunRegistry(RunDatabase):
                 (state, reason, now, now if state.is_terminal else None, run_id),
             )
             message = f"{state}: {reason}" if reason else state
-            self._event(db, run_id, "state", message, {"state": state, "reason": reason})
+            self._event(db, run_id, "state", message, {"state": state, "reason": reason, **figures})
+
+    def figures(self, run_id: str) -> dict[str, Any]:
+        """What the run's steps so far come to, read step by step. See `figures_of`."""
+        with self._reading() as db:
+            where = "FROM metrics WHERE run_id = ? AND kind = 'step'"
+            count = db.execute(f"SELECT COUNT(*) {where}", (run_id,)).fetchone()[0]
+            rows = db.execute(f"SELECT record {where} ORDER BY step", (run_id,))
+            return figures_of((json.loads(row["record"]) for row in rows), count)
+
+    def end_figures(self, run_id: str) -> dict[str, Any]:
+        """The figures that were kept when the run ended; empty while it goes on."""
+        with self._reading() as db:
+            query = "SELECT data FROM events WHERE run_id = ? AND kind = 'state' ORDER BY seq DESC LIMIT 1"
+            row = db.execute(query, (run_id,)).fetchone()
+        return {} if row is None else dict(json.loads(row["data"]).get("figures", {}))
 
     def set_reason(self, run_id: str, reason: str) -> None:
         """Why the run stands where it does, until its state changes: what it waits for, for example."""

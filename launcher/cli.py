@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from gemfleet.cluster.errors import ClusterError
@@ -16,34 +17,36 @@ from .commands.cluster import cluster
 from .commands.convert import convert
 from .commands.doctor import doctor
 from .commands.events import events
+from .commands.init import init
 from .commands.logs import logs
 from .commands.plan import plan
 from .commands.prune import prune
 from .commands.push import push
 from .commands.resume import resume
 from .commands.runs import runs
+from .commands.schema import schema
 from .commands.serve import serve
 from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
 from .commands.tensorboard import tensorboard
 from .commands.train import train
-from .commands.version import version
+from .commands.version import print_version, version
 from .commands.watch import watch
 from .plain_output import plain
 
 COMMANDS = (
-    *(train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, push, serve, tensorboard, doctor, version),
+    *(init, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
+    *(checkpoints, prune, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     name="gemfleet",
     help="Spread Gemma 3 LoRA fine-tuning over every GPU of a Ray cluster, and bring every checkpoint home.\n\n"
-    "Start with `gemfleet train CONFIG --dry-run`, then `gemfleet train CONFIG`.",
+    "Start with `gemfleet init`, then `gemfleet train CONFIG --dry-run` and `gemfleet train CONFIG`.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -52,6 +55,15 @@ for command in COMMANDS:
 app.command(context_settings=PASSES_ON, add_help_option=False)(bench)
 app.add_typer(batch_cache)
 app.add_typer(cluster)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
 
 
 def main() -> None:

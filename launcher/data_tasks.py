@@ -182,7 +182,7 @@ def _tokenise(
 ) -> TokenisedSet:
     source = open_rows(data.train, data.split, data.limit)
     if source.columns:
-        choose_format(data, source.columns)  # a wrong column is told before any task starts
+        report.format = choose_format(data, source.columns)  # a wrong column is told before any task starts
     nodes, cpus = _worker_nodes(folders)
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None

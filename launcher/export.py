@@ -13,8 +13,7 @@ from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.private import as_the_user_has_it
 
-from .publish import PUBLISHED
-from .tokenizer_files import copy_tokenizer
+from .publish import Publication, copy_adapter, write_merged
 
 
 def verified_checkpoint(shelf: Shelf, run_id: str, step: int | None) -> tuple[Path, Manifest]:
@@ -44,22 +43,17 @@ def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
     return destination
 
 
-def export_adapter(checkpoint: Path, model_folder: Path, destination: Path) -> Path:
+def export_adapter(publication: Publication, destination: Path) -> Path:
     """Adapter, tokenizer and history, as peft loads them."""
     with appears_whole(destination) as staging:
-        for name in PUBLISHED:
-            shutil.copyfile(checkpoint / name, staging / name)
-        copy_tokenizer(model_folder, staging)
+        copy_adapter(publication, staging)
     return destination
 
 
-def export_merged(checkpoint: Path, model_folder: Path, destination: Path) -> Path:
+def export_merged(publication: Publication, destination: Path) -> Path:
     """The base model with the adapter added to its weights, as transformers loads it."""
-    from gemfleet.train.merge import merge_adapter
-
     with appears_whole(destination) as staging:
-        merge_adapter(model_folder, checkpoint, staging)
-        copy_tokenizer(model_folder, staging)
+        write_merged(publication, staging)
     return destination
 
 

@@ -26,7 +26,7 @@ from .fit import FitSettings, FitThread, build_trainer, watch
 from .memory_restart import MemoryRestart
 from .moves import MoveWatch, move_after
 from .places import Ground, most_ranks, move
-from .progress import training_facts
+from .progress import run_facts, training_facts
 from .worker import FaultPolicy, RankJob
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def fit(run: Run, train: TrainConfig, ground: Ground) -> Fitted:
         ground = move(run, ground, train, store, *onward)
     with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
         store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
-    return Fitted(interrupted, recorder.call("snapshot"), thread.error, ground, store)
+    last = recorder.call("snapshot")
+    show_end(run, last)
+    return Fitted(interrupted, last, thread.error, ground, store)
 
 
 def fit_thread(
@@ -101,8 +103,17 @@ def look(run: Run, recorder: HeadActor, moves: MoveWatch) -> None:
     """What the driver does twice a second while ranks train."""
     snapshot = recorder.call("snapshot")
     if step := snapshot["step"]:
-        run.display.advance(step["step"], step["total_steps"], training_facts(step, snapshot["eval"]))
+        ending = step["step"] == step["total_steps"]
+        facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
+        run.display.advance(step["step"], step["total_steps"], facts)
     moves.look()
+
+
+def show_end(run: Run, snapshot: dict[str, Any]) -> None:
+    """The last picture is of the whole run, not of its last step."""
+    if step := snapshot["step"]:
+        figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
+        run.display.advance(step["step"], step["total_steps"], figures)
 
 
 def ask_to_stop(run: Run) -> None:

@@ -6,10 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
 from gemfleet.cluster.redaction import redact_text
+
+from .card_usage import usage
+from .public_names import base_reference, is_hub_id, public_name
 
 TERMS = "https://ai.google.dev/gemma/terms"
 
@@ -17,7 +21,7 @@ TERMS = "https://ai.google.dev/gemma/terms"
 @dataclass(frozen=True)
 class CardFacts:
     """folder: what is published, complete but for the card; base: what the person called the base model;
-    facts: `data`, `ranks`, `device`, `tokens_per_second`, `state`, where known."""
+    facts: `data`, `format`, `ranks`, `device`, `tokens_per_second`, `state`, where known."""
 
     folder: Path
     base: str
@@ -28,13 +32,13 @@ def model_card(card: CardFacts) -> str:
     """README.md. Figures that are not known are left out, never invented."""
     written = json.loads((card.folder / "training_config.json").read_text())
     state = json.loads((card.folder / "trainer_state.json").read_text())
-    train, base = written["train"], _without_prefix(card.base)
+    train, base = written["train"], _named(card.base)
     parts = [
-        _front_matter(base),
+        _front_matter(card.base),
         f"# LoRA adapter for {base}",
         _summary(card, train, state),
         "## Use\n",
-        _usage(base, (card.folder / "merged").is_dir()),
+        usage(card.base, str(card.facts.get("format") or ""), (card.folder / "merged").is_dir()),
         "## Data\n\n" + _data(card, train),
         "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state),
         "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
@@ -49,8 +53,8 @@ def model_card(card: CardFacts) -> str:
 
 
 def _front_matter(base: str) -> str:
-    is_hub_id = base.count("/") == 1 and not base.startswith((".", "/", "~")) and ":" not in base
-    content: dict[str, Any] = {"base_model": base} if is_hub_id else {}
+    reference = base_reference(base)
+    content: dict[str, Any] = {"base_model": reference} if is_hub_id(reference) else {}
     content |= {"library_name": "peft", "license": "gemma", "pipeline_tag": "text-generation"}
     content["tags"] = ["gemma3", "lora", "sft", "gemfleet"]
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
@@ -61,31 +65,15 @@ def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]
         "" if card.facts.get("state") in (None, "succeeded") else f" The run was {card.facts['state']} before its end."
     )
     return (
-        f"Supervised fine-tuning of `{_without_prefix(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
+        f"Supervised fine-tuning of `{_named(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
         f"{_words(train['lora']['target_modules'])}, {state['global_step']} of {state['max_steps']} optimizer steps, "
         f"{state['num_input_tokens_seen']:,} tokens seen.{ended}"
     )
 
 
-def _usage(base: str, merged: bool) -> str:
-    code = [
-        "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForCausalLM, AutoTokenizer",
-        "",
-        "here = 'folder of this card'",
-        f"base = AutoModelForCausalLM.from_pretrained({base!r})  # or a folder that holds it",
-        "model = PeftModel.from_pretrained(base, here)",
-        "tokenizer = AutoTokenizer.from_pretrained(here)",
-        "```",
-    ]
-    note = "\n`merged/` holds the base with the adapter added; it loads with `from_pretrained` alone." if merged else ""
-    return "\n".join(code) + note
-
-
 def _data(card: CardFacts, train: Mapping[str, Any]) -> str:
     data = train["data"]
-    source = _without_prefix(str(card.facts.get("data", data["train"])))
+    source = _named(str(card.facts.get("data", data["train"])))
     held_out = "an evaluation set of its own" if data["eval"] else f"a seeded {data['eval_fraction']:.0%} held out"
     report = f"\n\n{card.facts['data_report']}" if card.facts.get("data_report") else ""
     return f"`{source}`, with {held_out}; examples of at most {data['max_length']} tokens.{report}"
@@ -93,9 +81,10 @@ def _data(card: CardFacts, train: Mapping[str, Any]) -> str:
 
 def _losses(state: Mapping[str, Any]) -> str:
     evaluations = [entry for entry in state["log_history"] if "eval_loss" in entry]
-    losses = [entry for entry in state["log_history"] if "loss" in entry]
+    losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     rows = [(f"step {entry['step']}, evaluation", f"{entry['eval_loss']:.4f}") for entry in evaluations]
-    rows += [(f"step {entry['step']}, training", f"{entry['loss']:.4f}") for entry in losses[:1] + losses[-1:]]
+    if losses:
+        rows.append((f"training, mean of {len(losses)} steps", f"{fmean(losses):.4f}"))
     return _table(("where", "mean cross-entropy per supervised token"), rows)
 
 
@@ -148,5 +137,7 @@ def _words(names: Any) -> str:
     return ", ".join(names) if isinstance(names, list) else str(names)
 
 
-def _without_prefix(source: str) -> str:
-    return source.removeprefix("git+").partition("#")[0] if source.startswith("git+") else source
+def _named(source: str) -> str:
+    """A source as people write it: a repository's address alone, a folder of this machine by its name."""
+    name = public_name(source)
+    return name.removeprefix("git+").partition("#")[0] if name.startswith("git+") else name

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TextIO
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,12 +16,14 @@ from rich.progress import (
     SpinnerColumn,
     Task,
     TaskID,
-    TextColumn,
     TimeElapsedColumn,
 )
 from rich.text import Text
 
 PLAIN_INTERVAL_SECONDS = 10.0
+BAR_CELLS = 20
+BESIDE_CELLS = 48  # the widest that all but the words takes: bar, counts of a million, and times
+LEAST_CELLS = 16
 
 
 class Display(Protocol):
@@ -54,26 +56,43 @@ def open_display(output: TextIO | None = None) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(target)
 
 
-class FactsColumn(ProgressColumn):
-    """What a task says of itself besides its count; empty for tasks that say nothing."""
+class WordsColumn(ProgressColumn):
+    """What a task does, cut to what the terminal has beside the bar."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
 
     def render(self, task: Task) -> Text:
-        return Text(task.fields.get("facts", ""))
+        text = Text(task.description, no_wrap=True)
+        text.truncate(max(LEAST_CELLS, self._console.width - BESIDE_CELLS), overflow="ellipsis")
+        text.pad_right(max(0, LEAST_CELLS - text.cell_len))
+        return text
+
+
+class PhasesProgress(Progress):
+    """A line for each phase, and below them what the newest one that has facts says of itself."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        facts = [task.fields["facts"] for task in self.tasks if task.fields.get("facts")]
+        if facts:
+            yield Text(f"  {facts[-1]}", overflow="fold")
 
 
 class LiveDisplay:
     """One live bar, for the phase that runs."""
 
-    def __init__(self, console: Console) -> None:
-        self._progress = Progress(
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        self._progress: Progress = PhasesProgress(
             SpinnerColumn(finished_text="[green]✓"),
-            TextColumn("{task.description:16}"),
-            BarColumn(bar_width=24),
+            WordsColumn(console),
+            BarColumn(bar_width=BAR_CELLS),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            FactsColumn(),
             console=console,
             refresh_per_second=4,
+            get_time=clock,
         )
         self._task: TaskID | None = None
         self._progress.start()
@@ -113,21 +132,21 @@ class PlainDisplay:
         self._clock = clock
         self._phase = ""
         self._last_line = 0.0
-        self._last_done = -1
+        self._last: tuple[int, str] = (-1, "")
 
     @property
     def bars(self) -> Progress | None:
         return None
 
     def phase(self, text: str) -> None:
-        self._phase, self._last_line, self._last_done = text, self._clock(), -1
+        self._phase, self._last_line, self._last = text, self._clock(), (-1, "")
         self._write(text)
 
     def advance(self, done: int, total: int, facts: str = "") -> None:
         due = self._clock() - self._last_line >= PLAIN_INTERVAL_SECONDS or (total and done == total)
-        if done == self._last_done or not due:
+        if (done, facts) == self._last or not due:
             return
-        self._last_line, self._last_done = self._clock(), done
+        self._last_line, self._last = self._clock(), (done, facts)
         self._write(f"{self._phase}: {done}/{total}" + (f"  {facts}" if facts else ""))
 
     def note(self, text: str) -> None:
@@ -151,6 +170,18 @@ def training_facts(step: Mapping[str, Any] | None, evaluation: Mapping[str, Any]
     if step:
         facts.append(f"{step['tokens_per_second']:,.0f} tokens/s")
         facts.append(f"ETA {clock_time(step['seconds_left'])}")
+    return "  ".join(facts)
+
+
+def run_facts(figures: Mapping[str, Any], evaluation: Mapping[str, Any] | None) -> str:
+    """`loss 1.834 on average  eval 1.902  512 tokens/s at the median`: of a run whose training is over."""
+    facts = []
+    if "loss" in figures:
+        facts.append(f"loss {figures['loss']:.3f} on average")
+    if evaluation:
+        facts.append(f"eval {evaluation['eval_loss']:.3f}")
+    if "tokens_per_second" in figures:
+        facts.append(f"{figures['tokens_per_second']:,.0f} tokens/s at the median")
     return "  ".join(facts)
 
 

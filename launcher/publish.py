@@ -13,19 +13,22 @@ from typing import Any
 
 from gemfleet.cluster.redaction import redact
 from gemfleet.train.checkpoint import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
-from gemfleet.train.merge import Progress, merge_adapter
+from gemfleet.train.merge import INDEX_FILE, Progress, merge_adapter
 
 from .config import OutputConfig
 from .config_file import read_mapping
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
 from .platform.request import is_platform_request
-from .tokenizer_files import copy_tokenizer
+from .public_names import base_reference, clean_json, copy_board
+from .tokenizer_files import copy_companions, copy_processor
 
 PUBLISHED = ("adapter_config.json", ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
 LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
+# Written by tokenizers and by the merge, and too large to be read for nothing.
+NOT_CLEANED = frozenset({"tokenizer.json", INDEX_FILE})
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Publication:
     run_folder: with `config.*` as given, `runs/` and perhaps `predictions/`
     checkpoint: the verified one that is published
     base:       what the person called the base model
-    facts:      what the card says beyond what lies in the checkpoint
-    names:      what to write in place of paths of this machine, such as a clone's
+    facts:      what the card says beyond what lies in the checkpoint; `format`: of the rows trained on
+    names:      what to write in place of paths of this machine
     """
 
     run_folder: Path
@@ -46,6 +49,11 @@ class Publication:
     output: OutputConfig
     facts: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def chat(self) -> bool:
+        """Whether it was trained on chats, in Gemma's turns."""
+        return self.facts.get("format") == "messages"
 
 
 def publish(publication: Publication, progress: Progress | None = None) -> Path:
@@ -70,27 +78,48 @@ def output_folder(run_folder: Path) -> Iterator[Path]:
 
 
 def _write_all(publication: Publication, folder: Path, progress: Progress | None) -> None:
-    side = publication.output.padding_side
-    for name in PUBLISHED:
-        shutil.copyfile(publication.checkpoint / name, folder / name)
-    copy_tokenizer(publication.model_folder, folder, side)
+    copy_adapter(publication, folder)
     copy_checkpoint(publication, folder / publication.checkpoint.name)
-    for place in (folder, folder / publication.checkpoint.name):
-        for name in ("adapter_config.json", CONFIG_FILE):
-            text = renamed((place / name).read_text(), publication.names)
-            (place / name).write_text(without_secrets(text))
     copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
-        shutil.copytree(publication.run_folder / "runs", folder / "runs")
+        copy_board(publication.run_folder / "runs", folder / "runs")
     if (publication.run_folder / "predictions").is_dir():
         shutil.copytree(publication.run_folder / "predictions", folder, dirs_exist_ok=True)
     if publication.output.merge:
-        merge_adapter(publication.model_folder, publication.checkpoint, folder / "merged", progress)
-        copy_tokenizer(publication.model_folder, folder / "merged", side)
+        write_merged(publication, folder / "merged", progress)
     write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
     (folder / "loss.svg").write_text(loss_plot(history))
     (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+
+
+def copy_adapter(publication: Publication, folder: Path) -> None:
+    """Adapter, history and configuration with the tokenizer, in a folder that is there."""
+    for name in PUBLISHED:
+        shutil.copyfile(publication.checkpoint / name, folder / name)
+    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
+    clean_folder(publication, folder)
+
+
+def write_merged(publication: Publication, folder: Path, progress: Progress | None = None) -> None:
+    """The base with the adapter added, ready for `from_pretrained`; of a multimodal one with its processor."""
+    merge_adapter(publication.model_folder, publication.checkpoint, folder, progress)
+    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
+    copy_processor(publication.model_folder, folder)
+    clean_folder(publication, folder)
+
+
+def clean_folder(publication: Publication, folder: Path) -> None:
+    """No path of this machine and no secret stays in settings; the adapter names its base as the person did."""
+    for path in folder.glob("*.json"):
+        if path.name not in NOT_CLEANED:
+            clean_json(path, publication.names)
+        if path.name in ("adapter_config.json", CONFIG_FILE):
+            path.write_text(without_secrets(path.read_text()))
+    path = folder / "adapter_config.json"
+    if path.is_file():
+        content = json.loads(path.read_text()) | {"base_model_name_or_path": base_reference(publication.base)}
+        path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def write_attributes(folder: Path) -> None:
@@ -105,20 +134,14 @@ def copy_checkpoint(publication: Publication, target: Path) -> None:
     for path in sorted(publication.checkpoint.iterdir()):
         if path.is_file() and path.name not in NOT_PUBLISHED:
             shutil.copyfile(path, target / path.name)
-    copy_tokenizer(publication.model_folder, target, publication.output.padding_side)
+    copy_companions(publication.model_folder, target, publication.output.padding_side, publication.chat)
+    clean_folder(publication, target)
     (target / "README.md").write_text(
         f"# {target.name}\n\nThe full state of the run after that step: adapter, optimizer "
         "(`optimizer.safetensors`), history (`trainer_state.json`) and position in the data (`data_state.json`). The "
         "learning rate and every random stream are functions of the step and the seed in it, so no scheduler or "
         "generator state is kept. The model card is one folder up.\n"
     )
-
-
-def renamed(text: str, names: Mapping[str, str]) -> str:
-    """A text with this machine's paths replaced by what the person wrote for them."""
-    for path, name in names.items():
-        text = text.replace(path, name)
-    return text
 
 
 def without_secrets(text: str) -> str:

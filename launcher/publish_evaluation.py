@@ -10,6 +10,7 @@ from typing import Any
 
 from gemfleet.train.config import TrainConfig
 
+from .public_names import public_name
 from .publish import copy_request, output_folder, write_attributes
 
 
@@ -31,6 +32,7 @@ def evaluation_card(model: str, metrics: Mapping[str, Any], facts: Mapping[str, 
     """What was scored on what, and how it did."""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
     return (
-        f"# How `{model}` does on `{facts['data']}`\n\nNothing was trained: the base model alone was scored on the "
-        f"evaluation set.\n\n{facts['data_report']}\n\n| metric | value |\n|---|---|\n{rows}\n"
+        f"# How `{public_name(model)}` does on `{facts['data']}`\n\n"
+        "Nothing was trained: the base model alone was scored on the evaluation set."
+        f"\n\n{facts['data_report']}\n\n| metric | value |\n|---|---|\n{rows}\n"
     )

@@ -13,14 +13,14 @@ from .config import ClusterConfig, WorkerRange
 
 
 @contextmanager
-def connected(cluster: ClusterConfig) -> Iterator[None]:
-    """Attached to the configured cluster; one that had to be started for the run ends with it."""
+def connected(cluster: ClusterConfig) -> Iterator[bool]:
+    """Attached to the configured cluster. Yields whether it had to be started for the run: then it ends with it."""
     workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     workers = 1 if workers == "auto" else workers
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
     connection = connect(address_of(cluster), workers, cpus)
     try:
-        yield
+        yield connection.owned
     finally:
         connection.close()
 

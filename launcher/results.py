@@ -14,9 +14,9 @@ from gemfleet.train.config import TrainConfig
 from .delivery.deliver import deliver_folder
 from .places import Ground
 from .prediction_tasks import predict_on_cluster, write_predictions
-from .publish import Publication, publish, renamed
+from .public_names import public_name, renamed, written_names
+from .publish import Publication, publish
 from .publish_evaluation import publish_evaluation
-from .sources.fetch import is_remote
 
 if TYPE_CHECKING:
     from .run import Run
@@ -79,20 +79,14 @@ def publish_and_deliver(run: Run, trained: Trained) -> Path:
     return output
 
 
-def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
-    """For each copy that the run used, the repository or store it came from."""
-    pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
-    pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
-    return {path: source for path, source in pairs if path != source and is_remote(source)}
-
-
 def card_facts(
     asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained, names: Mapping[str, str]
 ) -> dict[str, Any]:
     """What the card says beyond the checkpoint's own files. `steps` are the records of the optimizer steps."""
     rates = [record["tokens_per_second"] for record in steps]
     return {
-        "data": asked.data.train,
+        "data": public_name(asked.data.train),
+        "format": trained.ground.data.report.format,
         "data_report": renamed(trained.ground.data.report.summary(), names),
         "ranks": trained.ground.placement.describe(),
         "device": trained.result.get("device"),

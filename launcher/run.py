@@ -26,7 +26,7 @@ from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
 
-from .api.beside import status_api
+from .api.beside import seen_to_the_end, status_api
 from .config import LaunchConfig
 from .config_file import dump_config
 from .data_tasks import pack_on_cluster, tokenise_on_cluster
@@ -35,6 +35,7 @@ from .fit import first_cause
 from .fitness import fitness
 from .fits import fit
 from .inputs import check_everything, with_clones
+from .nothing_left import nothing_left
 from .placement import Placement
 from .places import Ground, StoppedBeforeFit, await_admission, find_places, heed_stop, stage_to
 from .progress import Display
@@ -121,7 +122,12 @@ class Run:
         self.display.note(text)
         path = self.folder / "logs" / "driver.log"
         with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk must not end the run here
-            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            file.write(f"{log_stamp(time.time())} {text}\n")
+
+
+def log_stamp(seconds: float) -> str:
+    """Local time to the millisecond, as ranks write it, so that the lines of all can be put in order."""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))},{int(seconds % 1 * 1000):03}"
 
 
 def launch(
@@ -135,10 +141,13 @@ def launch(
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
-    With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint.
+    With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint; one that has
+    succeeded and is asked for nothing more is left alone, and the outcome says so.
     With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
+    if resumed and (sentence := nothing_left(RunRegistry(gemfleet_home() / "gemfleet.db"), resumed, config)):
+        return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
     if submitted is None:
         check_everything(config)
     run = Run(config, config_path, display, resumed, submitted, new_id)
@@ -151,12 +160,13 @@ def launch(
 
 def carry_out(run: Run, batch_cache: bool) -> Outcome:
     """The phases of a run, on its cluster."""
-    with connected(run.config.cluster):
+    home, api = gemfleet_home(), run.config.api
+    with connected(run.config.cluster) as owned, seen_to_the_end(home, api, owned), ends_in_the_registry(run):
         run.note(f"run {run.id} in {run.folder}")
         run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
         tell_what_differs(run)
         try:
-            with status_api(gemfleet_home(), run.config.api, run.id, run.note):
+            with status_api(home, api, run.id, run.note):
                 await_admission(run)
                 placement = preflight(run)
                 options = settle_strategy(run, placement)
@@ -250,7 +260,7 @@ def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:
         raise TrainingFailedError(message, run.folder / "logs") from error
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
     run.registry.transition(run.id, state)
-    return Outcome(run.id, state, output, interrupted, trained.result)
+    return Outcome(run.id, state, output, interrupted, {**trained.result, "figures": run.registry.figures(run.id)})
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from .plan import local_model_facts
 
 GIB = 2**30
 MOST_GPUS = 512
+WIDE_TABLE = 112  # cells that the table with every part takes
 
 
 @dataclass(frozen=True)
@@ -129,21 +130,32 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
     return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
 
 
-def table_rows(report: SizingReport) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, in GiB: one line for each strategy, the chosen one marked."""
+def table_rows(report: SizingReport, width: int = WIDE_TABLE) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells, in GiB: one line for each strategy, the chosen one marked.
+
+    width: cells that there are for a line; below `WIDE_TABLE` the smaller parts are one column, `other`
+    """
     columns = ["strategy", "weights", "adapters", "grads", "AdamW", "activations", "logits", "comm", "rest", "GiB"]
     columns += ["fits", "tokens/s/GPU", "of ceiling"]
-    return columns, [_cells(row, row.sharing.name == report.choice.sharing.name) for row in report.rows]
+    rows = [_cells(row, row.sharing.name == report.choice.sharing.name, width >= WIDE_TABLE) for row in report.rows]
+    if width < WIDE_TABLE:
+        columns = ["strategy", "weights", "activations", "other", "GiB", "fits", "tokens/s/GPU", "of ceiling"]
+    return columns, rows
 
 
-def _cells(row: Row, chosen: bool) -> list[str]:
+def _cells(row: Row, chosen: bool, wide: bool) -> list[str]:
     m = row.memory
-    parts = (m.weights, m.adapters, m.gradients, m.optimizer, m.activations + m.transient, m.logits)
-    shared, rest = m.gathered + m.communication, m.runtime
+    shared, rest, work = m.gathered + m.communication, m.runtime, m.activations + m.transient
+    small = (m.adapters, m.gradients, m.optimizer)
+    parts = (
+        (m.weights, *small, work, m.logits, shared, rest)
+        if wide
+        else (m.weights, work, sum(small) + m.logits + shared + rest)
+    )
     speed = [f"{row.speed.expected:,.0f}", f"{row.speed.share_of_ceiling:.0%}"] if row.fits else ["", ""]
     return [
         row.sharing.name + (" *" if chosen else ""),
-        *(f"{part / GIB:.2f}" for part in (*parts, shared, rest)),
+        *(f"{part / GIB:.2f}" for part in parts),
         f"{m.total / GIB:.1f}",
         "yes" if row.fits else "no",
         *speed,

@@ -7,7 +7,8 @@ import os
 import shlex
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -47,12 +48,13 @@ def submit(
         for sentence in luggage.copy_to(Path(package)).sentences():
             tell(sentence)
         try:
-            job = client.submit_job(
-                entrypoint=entrypoint(config_path.name, overrides, resume, run_id),
-                submission_id=run_id,
-                runtime_env={"working_dir": package, "env_vars": dict(JOB_VARIABLES)},
-                metadata={"gemfleet_config": config_path.name},
-            )
+            with token_told(address):
+                job = client.submit_job(
+                    entrypoint=entrypoint(config_path.name, overrides, resume, run_id),
+                    submission_id=run_id,
+                    runtime_env={"working_dir": package, "env_vars": dict(JOB_VARIABLES)},
+                    metadata={"gemfleet_config": config_path.name},
+                )
         except RuntimeError as error:
             if run_id is None or "already exists" not in str(error):
                 raise
@@ -87,9 +89,27 @@ def connect(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     try:
-        return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{port}")
+        with token_told(address):
+            return JobSubmissionClient(f"{parts.scheme}://{parts.hostname}:{port}")
     except (ConnectionError, RuntimeError) as error:
         raise UserError(f"{address} answers, but not as a Ray dashboard: {str(error).splitlines()[0]}") from None
+
+
+@contextmanager
+def token_told(address: str) -> Iterator[None]:
+    """A Ray that asks for a token, or takes another one, becomes a UserError that says how to give it."""
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError as error:
+        said = str(error).splitlines()[0]
+        asks = "asks for a token" if "required" in said.lower() else "does not take the token that it was given"
+        raise UserError(
+            f"the Ray at {address} {asks}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a copy of the head's "
+            "token file (on the head: ~/.ray/auth_token, or what its own RAY_AUTH_TOKEN_PATH names), or RAY_AUTH_TOKEN "
+            "to the token itself. For a cluster of `gemfleet cluster up` give --hosts FILE instead of --address"
+        ) from None
 
 
 def default_address() -> str:

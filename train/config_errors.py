@@ -12,6 +12,8 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic.fields import FieldInfo
 
+from .foreign_keys import name_here
+
 NOUNS: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
@@ -30,7 +32,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         path, owner, field = locate(problem["loc"], model)
         if path.partition("[")[0] in lines:
             continue
-        lines.setdefault(path, f"{path or 'the file'}: {_sentence(problem, owner, field)}")
+        lines.setdefault(path, f"{path or 'the file'}: {_sentence(problem, owner, field, model)}")
     return list(lines.values())
 
 
@@ -58,10 +60,12 @@ def locate(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[str, type[
     return path, owner, field
 
 
-def _sentence(problem: Any, owner: type[BaseModel] | None, field: FieldInfo | None) -> str:
+def _sentence(problem: Any, owner: type[BaseModel] | None, field: FieldInfo | None, whole: type[BaseModel]) -> str:
     kind, found = problem["type"], problem["input"]
     if kind == "extra_forbidden" and owner:
-        return f"unknown key{_suggestion(str(problem['loc'][-1]), keys_of(owner))}"
+        key = str(problem["loc"][-1])
+        elsewhere = name_here(key, whole)
+        return f"unknown key; {elsewhere}" if elsewhere else f"unknown key{_suggestion(key, keys_of(owner))}"
     if kind == "missing" and field:
         return f"missing; give {describe(field.annotation, field.metadata)}{_why(field)}"
     if kind == "value_error":

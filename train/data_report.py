@@ -22,9 +22,13 @@ class Reason:
 
 @dataclass
 class DataReport:
-    """Counts over the training data and, where it is split off or given, the evaluation data."""
+    """Counts over the training data and, where it is split off or given, the evaluation data.
+
+    format: which columns were read, as `train.data.format` names it; empty until the data is opened
+    """
 
     source: str
+    format: str = ""
     rows: int = 0
     examples: int = 0
     eval_examples: int = 0

@@ -123,6 +123,7 @@ def _tokenise(
 ) -> TokenBlock:
     """One block of all usable rows, in the order read; counts the others in `report`."""
     encoder = Encoder(tokenizer, data, source.columns) if source.columns else None
+    report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     blocks: list[TokenBlock] = []
     for chunk in chunks(source):

@@ -31,7 +31,10 @@ log = logging.getLogger("gemfleet.train")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How training ended. Losses are means per supervised token over the evaluation set; None where there is none."""
+    """How training ended. Losses are means per supervised token; None where there is none.
+
+    eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
+    """
 
     steps: int
     total_steps: int
@@ -282,7 +285,7 @@ class Trainer:
             stopped=stopped,
             eval_loss_before=evaluations[0] if evaluations else None,
             eval_loss=evaluations[-1] if evaluations else None,
-            train_loss=losses[-1] if losses else None,
+            train_loss=math.fsum(losses) / len(losses) if losses else None,
         )
 
     def _last_evaluated_step(self) -> int | None:

@@ -166,6 +166,8 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     )
     head_weight = model.lm_head.weight
     peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    # peft has put the folder there that the weights came from.
+    peft_model.peft_config["default"].base_model_name_or_path = base_name
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()

@@ -79,6 +79,10 @@ class ApiActor:
     def facts(self) -> ApiFacts:
         return self._facts
 
+    def connections(self) -> int:
+        """How many are open: somebody watches where it is more than none."""
+        return len(self._server.server_state.connections)
+
     def stop(self) -> None:
         """Close all streams and the socket, before a newer one takes the address."""
         self._server.should_exit = True

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..config import ApiConfig
+
+END_IS_SEEN_SECONDS = 2.5  # a page hears of the end at once, and asks for the last figures a second later
+
+
+@contextmanager
+def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Iterator[None]:
+    """For whoever watches a run whose cluster, and API with it, ends when the run does: the API stays a moment longer.
+
+    The run's end has to be in the registry when the block is left. Without watchers nothing is waited for.
+    """
+    try:
+        yield
+    finally:
+        if config.enabled and ends_with_run and _is_watched(home):
+            time.sleep(END_IS_SEEN_SECONDS)
+
+
+def _is_watched(home: Path) -> bool:
+    """Whether a connection to the API is open; whatever goes wrong with it is no concern of the run."""
+    import ray
+    from gemfleet.cluster.head import NAMESPACE
+
+    from .actor import actor_name
+
+    if not ray.is_initialized():  # it would be started for the question
+        return False
+    try:
+        actor = ray.get_actor(actor_name(home), namespace=NAMESPACE)
+        return bool(ray.get(actor.connections.remote(), timeout=END_IS_SEEN_SECONDS))
+    except Exception:
+        return False
 
 
 @contextmanager

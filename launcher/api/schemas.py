@@ -66,7 +66,10 @@ class Progress(BaseModel):
 
 
 class Throughput(BaseModel):
-    """The newest step's record, over all ranks: raw, non-pad and supervised tokens are never mixed."""
+    """The newest step's record, over all ranks: raw, non-pad and supervised tokens are never mixed.
+
+    Of a run that has ended: the median of all its steps, and the highest of their peak memories.
+    """
 
     model_config = ConfigDict(extra="allow")
     step_seconds: float | None = None
@@ -130,7 +133,9 @@ class RunSummary(BaseModel):
     finished_at: int | None = None
     stop_requested: bool
     progress: Progress
-    loss: float | None = None
+    loss: Annotated[
+        float | None, Field(description="of the newest step; of a run that has ended the mean of all steps")
+    ] = None
     eval_loss: float | None = None
 
 

@@ -46,8 +46,10 @@ def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:
     )
 
 
-def summary_fields(run: Run, step: dict[str, Any] | None, evaluation: dict[str, Any] | None) -> dict[str, Any]:
-    """What the list and the single view share."""
+def summary_fields(
+    run: Run, step: dict[str, Any] | None, evaluation: dict[str, Any] | None, figures: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the list and the single view share. figures: of the whole run, once it has ended."""
     return {
         "id": run.id,
         "name": run.name,
@@ -59,14 +61,14 @@ def summary_fields(run: Run, step: dict[str, Any] | None, evaluation: dict[str, 
         "finished_at": None if run.ended_at is None else int(run.ended_at),
         "stop_requested": run.stop_requested,
         "progress": progress_of(step, run.state.is_terminal),
-        "loss": redact((step or {}).get("loss")),
+        "loss": redact(figures.get("loss", (step or {}).get("loss"))),
         "eval_loss": redact((evaluation or {}).get("eval_loss")),
     }
 
 
 def run_summary(reader: RegistryReader, run: Run) -> RunSummary:
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
-    return RunSummary(**summary_fields(run, step, evaluation))
+    return RunSummary(**summary_fields(run, step, evaluation, reader.end_figures(run.id)))
 
 
 def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> RunDetail:
@@ -74,10 +76,10 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
     batch = reader.last_event(run.id, BATCH_EVENTS)
     strategy = reader.last_event(run.id, ("strategy",))
-    fields = set(Throughput.model_fields)
-    throughput = redact({key: value for key, value in (step or {}).items() if key in fields})
+    fields, figures = set(Throughput.model_fields), reader.end_figures(run.id)
+    throughput = redact({key: value for key, value in {**(step or {}), **figures}.items() if key in fields})
     return RunDetail(
-        **summary_fields(run, step, evaluation),
+        **summary_fields(run, step, evaluation, figures),
         waiting_for=waiting_for(reader, run),
         precision=precision_of(run),
         learning_rate=redact((step or {}).get("learning_rate")),

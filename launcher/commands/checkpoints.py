@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import Json, Run
+
+if TYPE_CHECKING:
+    from ..publish import Publication
 
 
 class Action(StrEnum):
@@ -69,7 +72,7 @@ def _list(found: list[dict[str, Any]], as_json: bool) -> None:
         typer.echo(json.dumps(found, indent=2))
         return
     rows = [[str(c["step"]), size(c["bytes"]), moment(c["created_at"]), c["path"]] for c in found]
-    print_table(["step", "size", "committed", "folder"], rows)
+    print_table(["step", "size", "committed", "folder"], rows, ("folder",))
 
 
 def _verify(folder: Path, as_json: bool) -> None:
@@ -83,7 +86,8 @@ def _verify(folder: Path, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps([{"checkpoint": name, "problem": problem} for name, problem in verdicts], indent=2))
     else:
-        print_table(["checkpoint", "verdict"], [[name, problem or "whole"] for name, problem in verdicts])
+        rows = [[name, problem or "whole"] for name, problem in verdicts]
+        print_table(["checkpoint", "verdict"], rows, ("verdict",))
     if any(problem for _, problem in verdicts):
         raise typer.Exit(1)
 
@@ -110,22 +114,33 @@ def _copy(
             written = pull(checkpoint, manifest, destination)
         else:
             export = export_merged if merged else export_adapter
-            written = export(checkpoint, _base_model(folder), destination)
+            written = export(_publication(folder, checkpoint), destination)
     if as_json:
         typer.echo(json.dumps({"step": manifest.step, "folder": str(written.resolve())}))
     else:
         typer.echo(f"checkpoint-{manifest.step}: {written}")
 
 
-def _base_model(run_folder: Path) -> Path:
-    """The base model of a run, as it would be found if the run were launched again."""
-    import os
-
+def _publication(run_folder: Path, checkpoint: Path) -> Publication:
+    """A checkpoint with its base model, as it would be found if the run were launched again."""
     from gemfleet.train.resolve import resolve_model_folder
 
+    from ..config import OutputConfig
     from ..config_file import load_config
+    from ..public_names import written_names
+    from ..publish import Publication
     from ..run_folder import RESOLVED_FILE, launch_folder
 
-    model = load_config(run_folder / RESOLVED_FILE).train.model
-    beside = launch_folder(run_folder) / model
-    return resolve_model_folder(os.fspath(beside) if model != "demo" and beside.exists() else model)
+    train = load_config(run_folder / RESOLVED_FILE).train
+    launched = launch_folder(run_folder)
+
+    def found(source: str) -> str:
+        return str(launched / source) if source != "demo" and (launched / source).exists() else source
+
+    data = train.data.model_copy(update={"train": found(train.data.train)})
+    used = train.model_copy(update={"model": found(train.model), "data": data})
+    names = written_names(used, used) | written_names(train, train)
+    facts = {"format": train.data.format}
+    return Publication(
+        run_folder, checkpoint, resolve_model_folder(used.model), used.model, OutputConfig(), facts, names
+    )

@@ -84,7 +84,11 @@ def _print(findings: list[Finding]) -> None:
         level = Text(finding.level.value, COLOURS[finding.level.value])
         return [level, finding.check, finding.where, finding.figure, finding.remedy]
 
-    print_table(["", "check", "where", "figure", "remedy"], [row(finding) for finding in findings])
+    print_table(
+        ["", "check", "where", "figure", "remedy"],
+        [row(finding) for finding in findings],
+        ("where", "figure", "remedy"),
+    )
     counts = {level: sum(finding.level == level for finding in findings) for level in COLOURS}
     typer.echo(", ".join(f"{count} {level}" for level, count in counts.items()))
 

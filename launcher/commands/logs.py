@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from ..log_order import by_time
 from ..logs import LogReader
 from .options import Json, Run
 
@@ -23,7 +24,7 @@ def logs(
     tail: Annotated[int, typer.Option(min=0, help="Begin with this many of the last lines of each file.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Show the log lines of a run, which come home to this head node while it goes on.
+    """Show the log lines of a run in the order of their times. They come home to this head node while it goes on.
 
     Examples:
 
@@ -42,7 +43,7 @@ def logs(
     def write(source: str, line: str) -> None:
         typer.echo(json.dumps({"source": source, "line": line}) if as_json else f"{source:8} {line}")
 
-    for source, line in reader.tail(tail):
+    for source, line in by_time(reader.tail(tail)):
         write(source, line)
     if follow:
         try:
@@ -55,7 +56,7 @@ def follow_until(ended: Callable[[], bool], reader: LogReader, write: Callable[[
     """Write new lines as they come; once the run has ended, what is left, then return."""
     while True:
         last = ended()
-        for source, line in reader.new_lines():
+        for source, line in by_time(reader.new_lines()):
             write(source, line)
         if last:
             return

@@ -13,8 +13,26 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Replace one value of the file; may be given many times."),
 ]
 Name = Annotated[str | None, typer.Option("--name", help="Begins the run's id, in place of the file's `name`.")]
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Ids of runs on this head that begin so, for a shell's completion; none where there is no registry."""
+    from gemfleet.cluster.run_registry import RunRegistry
+    from gemfleet.train.home import gemfleet_home
+
+    path = gemfleet_home() / "gemfleet.db"
+    ids = [run.id for run in RunRegistry(path).list_runs()] if path.is_file() else []
+    return [name for name in ("latest", *ids) if name.startswith(incomplete)]
+
+
 Run = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's id, the beginning of one, or `latest`.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="A run's id, the beginning of one, or `latest`.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
 ]
 Resume = Annotated[
     str | None,
@@ -22,6 +40,7 @@ Resume = Annotated[
         "--resume",
         metavar="RUN",
         help="Go on with this run, with this configuration; `latest`: the newest run of its name.",
+        autocompletion=complete_run,
     ),
 ]
 RunId = Annotated[

@@ -59,8 +59,9 @@ def plan(
 
     How to read the columns: `weights` is the frozen base; `grads` and `AdamW` belong to the adapters alone and are
     small; `activations` grow with length times micro, so halve those first when nothing fits; `comm` holds gathered
-    weights and buffers; `rest` is CUDA itself and the allocator's slack. The ceiling is what the GPU's matrix units
-    could do with no other work.
+    weights and buffers; `rest` is CUDA itself and the allocator's slack. On a narrow terminal all that is neither
+    weights nor activations is one column, `other`. The ceiling is what the GPU's matrix units could do with no other
+    work.
 
     Examples:
 
@@ -107,17 +108,17 @@ def _print(report: SizingReport, as_json: bool) -> None:
     import json
 
     from ..sizing import table_rows
-    from .tables import print_table
+    from .tables import open_console, print_table, print_text
 
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
         return
-    typer.echo(f"{_heading(report)}\n{_work_sentence(report.work)}")
-    print_table(*table_rows(report))
-    typer.echo(f"{'chosen' if report.choice.fits else 'refused'}: {report.choice.reason}")
+    print_text(f"{_heading(report)}\n{_work_sentence(report.work)}")
+    print_table(*table_rows(report, open_console().width))
+    print_text(f"{'chosen' if report.choice.fits else 'refused'}: {report.choice.reason}")
     if report.choice.fits:
-        typer.echo(_speed_sentence(report))
-    typer.echo("\n".join(report.notes))
+        print_text(_speed_sentence(report))
+    print_text("\n".join(report.notes))
 
 
 def _heading(report: SizingReport) -> str:
@@ -138,8 +139,9 @@ def _work_sentence(work: Workload) -> str:
 
 def _speed_sentence(report: SizingReport) -> str:
     speed = report.speed
+    passes = "1 pass" if speed.passes == 1 else f"{speed.passes} passes"
     return (
         f"expected: {speed.expected:,.0f} tokens/s per GPU of a ceiling of {speed.ceiling:,.0f} (MFU {speed.mfu:.0%}); "
-        f"a step takes {speed.step_seconds:.2f} s in {speed.passes} passes, "
+        f"a step takes {speed.step_seconds:.2f} s in {passes}, "
         f"{speed.communication_seconds / speed.step_seconds:.1%} of it waiting for communication"
     )

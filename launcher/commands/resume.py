@@ -22,7 +22,8 @@ def resume(
     """Go on with a run that ended, from its newest verified checkpoint and with the configuration kept in its folder.
 
     A checkpoint holds everything: the number of workers may differ (`--set cluster.workers=1`). One that is damaged is
-    passed over for the one before. A run without any starts again at step 0, under the same id.
+    passed over for the one before. A run without any starts again at step 0, under the same id. Of a run that has
+    succeeded nothing is left to do, unless `--set` asks for more of it.
 
     Examples:
 
@@ -33,25 +34,29 @@ def resume(
     from gemfleet.train.errors import UserError
 
     from ..config_file import load_config
+    from ..nothing_left import nothing_left
     from ..run_folder import RESOLVED_FILE, launch_folder
     from .home import open_registry, run_folder
     from .train import run_to_its_end
 
-    found = open_registry().find_run(run)
+    registry = open_registry()
+    found = registry.find_run(run)
     folder = run_folder(found.id)
     if not (folder / RESOLVED_FILE).is_file():
         raise UserError(f"{folder} has no {RESOLVED_FILE}; start the run anew with `gemfleet train CONFIG`")
     os.chdir(launch_folder(folder))
     config = load_config(folder / RESOLVED_FILE, overrides or [])
     if dry_run:
-        _print_start(found.id, as_json)
+        sentence = None if reopened else nothing_left(registry, found.id, config)
+        _print_start(found.id, sentence, as_json)
     else:
         # The API has opened the row again before it starts this process.
         resumed, submitted = (None, found.id) if reopened else (found.id, None)
         run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted)
 
 
-def _print_start(run_id: str, as_json: bool) -> None:
+def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:
+    """Where the run would go on; finished: why it would not."""
     import json
 
     from ..run_storage import shelf_of
@@ -60,8 +65,12 @@ def _print_start(run_id: str, as_json: bool) -> None:
     with shelf_of(run_folder(run_id)) as shelf:
         newest, damaged = shelf.newest_verified()
     if as_json:
-        typer.echo(json.dumps({"run": run_id, "step": newest.step if newest else 0, "damaged": damaged}))
+        facts = {"run": run_id, "step": newest.step if newest else 0, "damaged": damaged, "finished": finished}
+        typer.echo(json.dumps(facts))
         return
     for sentence in damaged:
         typer.echo(f"damaged, passed over: {sentence}")
+    if finished:
+        typer.echo(finished)
+        return
     typer.echo(f"{run_id} would go on from {f'checkpoint-{newest.step}' if newest else 'step 0'}")

@@ -8,12 +8,15 @@ import typer
 
 from .options import Json
 
+WIDE = 100  # terminals that are narrower leave the room to the ids, which people copy
+MONTH_TO_MINUTE = slice(5, 16)  # of a date and time
+
 
 def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the runs of this head node, newest first.
+    """List the runs of this head node, newest first. The loss is of the newest step; once a run has ended, its mean.
 
     Examples:
 
@@ -24,17 +27,22 @@ def runs(
     import json
 
     from .home import moment, open_registry
-    from .tables import print_table
+    from .tables import open_console, print_table
 
     registry = open_registry()
     found = registry.list_runs(limit=limit)
     steps = {run.id: registry.latest_metrics(run.id, "step") for run in found}
+    figures = {run.id: registry.end_figures(run.id) for run in found}
     if as_json:
-        typer.echo(json.dumps([{**run.to_dict(), "newest_step": steps[run.id]} for run in found], indent=2))
+        facts = [{**run.to_dict(), "newest_step": steps[run.id], "figures": figures[run.id]} for run in found]
+        typer.echo(json.dumps(facts, indent=2))
         return
-    rows = []
+    rows, narrow = [], open_console().width < WIDE
     for run in found:
-        step = steps[run.id]
+        step = steps[run.id] or {}
+        loss = figures[run.id].get("loss", step.get("loss"))
         progress = f"{step['step']}/{step['total_steps']}" if step else ""
-        rows.append([run.id, str(run.state), progress, f"{step['loss']:.3f}" if step else "", moment(run.created_at)])
+        shown = "" if loss is None else f"{loss:.3f}"
+        created = moment(run.created_at)
+        rows.append([run.id, str(run.state), progress, shown, created[MONTH_TO_MINUTE] if narrow else created])
     print_table(["run", "state", "step", "loss", "created"], rows)

@@ -27,6 +27,7 @@ def show(run: Run, as_json: Json = False) -> None:
     facts: dict[str, Any] = {
         **found.to_dict(),
         "folder": str(run_folder(found.id)),
+        "figures": registry.end_figures(found.id),
         "newest_step": registry.latest_metrics(found.id, "step"),
         "newest_eval": registry.latest_metrics(found.id, "eval"),
         "ranks": registry.ranks(found.id),
@@ -41,6 +42,7 @@ def show(run: Run, as_json: Json = False) -> None:
 
 def _print(facts: dict[str, Any]) -> None:
     from .home import moment
+    from .tables import print_facts
 
     step, evaluation = facts["newest_step"], facts["newest_eval"]
     lines = {
@@ -48,13 +50,20 @@ def _print(facts: dict[str, Any]) -> None:
         "state": facts["state"] + (f": {facts['reason']}" if facts["reason"] else ""),
         "created": moment(facts["created_at"]),
         "ended": moment(facts["ended_at"]),
-        "step": f"{step['step']}/{step['total_steps']}, loss {step['loss']:.4f}" if step else "",
+        "step": f"{step['step']}/{step['total_steps']}, {_figures(step, facts['figures'])}" if step else "",
         "evaluation": f"loss {evaluation['eval_loss']:.4f} at step {evaluation['step']}" if evaluation else "",
         "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
         "folder": facts["folder"],
     }
-    typer.echo("\n".join(f"{name:12} {value}" for name, value in lines.items() if value))
+    print_facts({name: value for name, value in lines.items() if value})
     typer.echo("")
     for event in facts["events"]:
         typer.echo(f"{moment(event['time'])}  {event['message']}")
+
+
+def _figures(step: dict[str, Any], figures: dict[str, Any]) -> str:
+    """Loss and speed: of the newest step, or of the whole run once it has ended."""
+    known = {**step, **figures}
+    speed = f", {known['tokens_per_second']:,.0f} tokens/s" if known.get("tokens_per_second") else ""
+    return f"loss {known['loss']:.4f}{speed}" + (" (mean and median of all steps)" if figures else "")

@@ -84,6 +84,7 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
 
     from ..config_file import dump_config
     from ..plan import describe_plan
+    from .tables import print_facts
 
     plan = describe_plan(config, gemfleet_home() / "runs")
     if as_json:
@@ -91,7 +92,7 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
         typer.echo(json.dumps({"config": resolved, "plan": plan}, indent=2, ensure_ascii=False))
         return
     typer.echo(dump_config(config))
-    typer.echo("\n".join(f"{topic:12} {sentence}" for topic, sentence in plan.items()))
+    print_facts(plan)
 
 
 def run_to_its_end(
@@ -145,19 +146,26 @@ def run_to_its_end(
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     import json
 
+    from .tables import print_text
+
     result = outcome.result or {}
     if as_json:
-        facts = {"run": outcome.run_id, "state": str(outcome.state), "output": str(outcome.output), **result}
-        typer.echo(json.dumps(facts))
+        output = None if outcome.output is None else str(outcome.output)
+        facts = {"run": outcome.run_id, "state": str(outcome.state), "output": output, "reason": outcome.reason}
+        typer.echo(json.dumps({**facts, **result}))
         return
     if outcome.output is None:
-        typer.echo(outcome.reason)
+        print_text(outcome.reason)
         return
-    losses = ""
+    evaluated = ""
     if result.get("eval_loss") is not None:
         before = f"{result['eval_loss_before']:.4f} -> " if result["total_steps"] else ""
-        losses = f"; evaluation loss {before}{result['eval_loss']:.4f}"
-    typer.echo(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{losses}")
+        evaluated = f"; evaluation loss {before}{result['eval_loss']:.4f}"
+    print_text(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{evaluated}")
+    figures = result.get("figures") or {}
+    if "tokens_per_second" in figures:
+        speed = f"{figures['tokens_per_second']:,.0f} tokens/s at the median"
+        print_text(f"training loss {figures['loss']:.4f} on average, {speed}")
     typer.echo(f"{'adapter' if result['total_steps'] else 'result'}: {outcome.output}")
     typer.echo(f"curves: gemfleet tensorboard {outcome.run_id}")
     typer.echo("dashboard: gemfleet serve")

@@ -20,3 +20,12 @@ def version(as_json: Json = False) -> None:
         typer.echo(json.dumps(versions, indent=2))
     else:
         typer.echo("\n".join(f"{name:13} {number}" for name, number in versions.items()))
+
+
+def print_version(asked: bool) -> None:
+    """`gemfleet --version`"""
+    from importlib.metadata import version as installed
+
+    if asked:
+        typer.echo(f"gemfleet {installed('gemfleet')}")
+        raise typer.Exit

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..api.schemas import RunDetail
 
 
+BAR_CELLS = 60
+
+
 def watch(
     run: Run,
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
@@ -52,13 +55,18 @@ def view(run: RunDetail) -> Any:
     from rich.text import Text
 
     facts = Table.grid(padding=(0, 2))
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
     for name, value in facts_of(run).items():
         facts.add_row(Text(name, "dim"), Text(value))
-    ranks = Table("rank", "address", "process", "last heard of", box=box.SIMPLE_HEAD, pad_edge=False)
+    ranks = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("rank", "address", "process", "last heard of"):
+        ranks.add_column(name, overflow="fold", no_wrap=name != "address")
     for rank in run.ranks:
         ranks.add_row(str(rank.rank), rank.address, str(rank.pid), f"{rank.heartbeat_age_seconds:.0f} s ago")
     head = Text.assemble((run.id, "bold"), "  ", (run.status.replace("_", " "), "cyan"))
-    bar = ProgressBar(total=1.0, completed=run.progress.fraction, width=60)
+    bar = Table.grid()  # a bar of its own would not end its line
+    bar.add_row(ProgressBar(total=1.0, completed=run.progress.fraction, width=BAR_CELLS))
     return Group(head, bar, facts, *([ranks] if run.ranks else []))
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 from gemfleet.cluster.errors import ClusterError, RunConflict, UnknownRun
+from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.run_figures import figures_of
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 
 
@@ -196,3 +198,30 @@ def test_a_file_that_another_process_is_switching_is_waited_for(
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
     assert RunRegistry(tmp_path / "gemfleet.db").list_runs() == []
     assert refusals == 0
+
+
+def test_the_figures_of_a_run_are_kept_when_it_ends(tmp_path: Path) -> None:
+    """Mean loss, median rates, highest memory: not the last step's, whose batch was a small one."""
+    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry.create_run("run-1", "run", "{}")
+    values = [(3.0, 100.0, 5), (2.0, 110.0, 7), (float("nan"), 90.0, 6), (9.0, 4.0, 6)]
+    names = ("loss", "tokens_per_second", "peak_memory_bytes")
+    steps = [{"kind": "step", "step": n, **dict(zip(names, row, strict=True))} for n, row in enumerate(values)]
+    registry.add_metrics("run-1", [*steps, {"kind": "eval", "step": 3, "eval_loss": 1.0}])
+    assert registry.end_figures("run-1") == {}
+    registry.transition("run-1", RunState.SUCCEEDED)
+    figures = {"steps": 4, "loss": 14.0 / 3, "tokens_per_second": 95.0, "peak_memory_bytes": 7}
+    assert registry.end_figures("run-1") == figures
+    assert RegistryReader(registry.path).end_figures("run-1") == figures
+    registry.reopen("run-1", "{}")
+    assert registry.end_figures("run-1") == {}  # it goes on: the newest step's are shown again
+    registry.create_run("run-2", "run", "{}")
+    registry.transition("run-2", RunState.FAILED)
+    assert registry.end_figures("run-2") == {}
+
+
+def test_medians_of_a_long_run_are_taken_from_every_nth_step() -> None:
+    records = ({"loss": 1.0, "tokens_per_second": float(n)} for n in range(100_000))
+    figures = figures_of(records, 100_000)
+    assert figures["loss"] == 1.0
+    assert abs(figures["tokens_per_second"] - 50_000) < 10

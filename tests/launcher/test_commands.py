@@ -155,3 +155,46 @@ def test_a_job_resumes_with_the_same_words() -> None:
 
     assert entrypoint("run.yaml", ["name=x"], "latest") == "gemfleet train run.yaml --set name=x --resume latest"
     assert entrypoint("run.yaml", []) == "gemfleet train run.yaml"
+
+
+def test_the_figures_of_a_run_that_ended_are_the_runs(registry: RunRegistry) -> None:
+    """Its last step had one example: neither its loss nor its speed is shown as the run's."""
+    registry.create_run("beta-1", "beta", "{}", os.getpid())
+    values = [(2.0, 100.0), (1.0, 100.0), (9.0, 3.0)]
+    steps = [
+        {**STEP, "step": n, "total_steps": 3, "loss": loss, "tokens_per_second": rate, "step_seconds": 1.0}
+        for n, (loss, rate) in enumerate(values, 1)
+    ]
+    registry.add_metrics("beta-1", steps)
+    assert " 9.000 " in output_of("runs")
+    assert "loss 9.0000, 3 tokens/s" in output_of("show", "beta-1")
+    registry.transition("beta-1", RunState.SUCCEEDED)
+    assert " 4.000 " in output_of("runs")
+    assert "loss 4.0000, 100 tokens/s (mean and median of all steps)" in output_of("show", "beta-1")
+    watched = [line.split() for line in output_of("watch", "beta-1").splitlines()]
+    assert ["loss", "4.0000"] in watched
+    assert ["tokens/s", "100"] in watched
+    assert json_of("runs")[0]["figures"]["loss"] == 4.0
+    assert json_of("show", "beta-1")["newest_step"]["loss"] == 9.0
+
+
+def test_resume_of_a_run_that_succeeded_leaves_it_alone(registry: RunRegistry, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "alpha-1"
+    (folder / "output").mkdir()
+    resolved = "name: alpha\ntrain: {model: demo, data: {train: demo}}\ncluster: {address: local}\n"
+    (folder / "config.resolved.yaml").write_text(resolved)
+    (tmp_path / "run.yaml").write_text(resolved.replace("local", "auto"))
+    for arguments in (
+        ("resume", "alpha-1"),
+        ("resume", "alpha-1", "--dry-run"),
+        ("resume", "alpha-1", "--set", "cluster.workers=2"),
+        ("train", str(tmp_path / "run.yaml"), "--resume", "alpha-1"),
+    ):
+        text = output_of(*arguments)
+        assert "alpha-1 has succeeded after 3 of 8 steps, so nothing is left to do" in text
+        assert registry.get_run("alpha-1").state is RunState.SUCCEEDED
+    more = output_of("resume", "alpha-1", "--dry-run", "--set", "train.epochs=3")
+    assert "would go on from step 0" in more
+    answer = json.loads(output_of("resume", "alpha-1", "--json"))
+    assert (answer["state"], answer["output"]) == ("succeeded", None)
+    assert "nothing is left to do" in answer["reason"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import socket
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from gemfleet.cluster.run_registry import RunRegistry
-from tiny_run import ends, history, local_ray, make_workplace, start, states, wait_for_step
+from tiny_run import ends, gemfleet, history, local_ray, make_workplace, start, states, wait_for_step
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,32 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     assert len(list(folder.glob("runs/*/events.out.tfevents.*"))) == 1
     assert "rank 1 on" in (folder / "logs" / "rank-1.log").read_text()
     assert [path for path in [home, *home.rglob("*")] if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
+    check_figures(registry, run.id, output)
+    check_names(folder / "output", workplace, home)
+    again = ends(gemfleet(workplace, home, "resume", "latest"))
+    assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
+
+
+def check_figures(registry: RunRegistry, run_id: str, output: str) -> None:
+    """What the command, the registry and the card say is of all steps; the last has two examples, the others four."""
+    steps = registry.metrics(run_id, kind="step")
+    loss = statistics.fmean(step["loss"] for step in steps)
+    speed = statistics.median(step["tokens_per_second"] for step in steps)
+    assert registry.end_figures(run_id)["loss"] == pytest.approx(loss)
+    assert registry.end_figures(run_id)["tokens_per_second"] == pytest.approx(speed)
+    assert f"training loss {loss:.4f} on average, {speed:,.0f} tokens/s at the median" in output
+    assert f"training: 15/15  loss {loss:.3f} on average" in output
+
+
+def check_names(published: Path, workplace: Path, home: Path) -> None:
+    """No path and no host of the head is in what was published; the model's folder keeps its name."""
+    files = [path for path in published.rglob("*") if path.is_file()]
+    words = [str(workplace), str(home)]
+    assert [path for path in files for word in words if word.encode() in path.read_bytes()] == []
+    assert [path for path in files if socket.gethostname() in str(path.relative_to(published))] == []
+    assert list(published.glob("runs/*/events.out.tfevents.*"))
+    for name in ("adapter_config.json", "checkpoint-15/adapter_config.json"):
+        assert json.loads((published / name).read_text())["base_model_name_or_path"] == "./model"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 
-from gemfleet.launcher.progress import LiveDisplay, PlainDisplay, clock_time, open_display, training_facts
+from gemfleet.launcher.progress import LiveDisplay, PlainDisplay, clock_time, open_display, run_facts, training_facts
 from rich.console import Console
 
 STEP = {"epoch": 0.5, "epochs": 2.0, "loss": 1.8341, "tokens_per_second": 1512.4, "seconds_left": 185.0}
@@ -42,3 +42,15 @@ def test_facts_name_epoch_losses_speed_and_time_left() -> None:
     assert training_facts(STEP, {"eval_loss": 1.9}) == "epoch 0.50/2  loss 1.834  eval 1.900  1,512 tokens/s  ETA 3:05"
     assert training_facts(None, None) == ""
     assert clock_time(3723) == "1:02:03"
+
+
+def test_the_last_line_of_a_log_is_of_the_whole_run() -> None:
+    output = io.StringIO()
+    display = PlainDisplay(output)
+    display.phase("training")
+    display.advance(40, 40, "scoring and saving")
+    facts = run_facts({"loss": 1.5, "tokens_per_second": 1512.4}, {"eval_loss": 1.25})
+    display.advance(40, 40, facts)
+    said = "training: 40/40  loss 1.500 on average  eval 1.250  1,512 tokens/s at the median"
+    assert output.getvalue().splitlines()[-1] == said
+    assert run_facts({}, None) == ""

@@ -60,14 +60,14 @@ def published(run: Path, base: str = "git+git@host:group/model.git#main", **outp
 def test_the_layout_is_complete_and_holds_no_pickle(run: Path) -> None:
     output = published(run)
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
-    tokenizer = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
+    tokenizer = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"}
     adapter = {"adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "training_config.json"}
     state = adapter | tokenizer | {"README.md", "optimizer.safetensors", "data_state.json"}
     assert files == {
         *(adapter | tokenizer),
         *(f"checkpoint-2/{name}" for name in state),
         *(".gitattributes", "README.md", "loss.svg", REQUEST_FILE, "predictions.jsonl", "metrics.json"),
-        "runs/Nov23_host/events.out.tfevents.1.host",
+        "runs/Nov23/events.out.tfevents.1.0",
     }
     assert not {path for path in files if path.endswith((".bin", ".pt", ".pth", ".pkl"))}
     assert (output / REQUEST_FILE).read_bytes() == (run / "config.json").read_bytes()
@@ -82,7 +82,8 @@ def test_the_card_is_filled_in(run: Path) -> None:
     assert "None" not in card
     for fact in (
         *("git@host:group/model.git", "https://host/rows.git", "1,234", "A CPU", "2 ranks", "4,321 tokens seen"),
-        *("| step 2, evaluation | 5.4000 |", "![training and evaluation loss](loss.svg)", "| chrf | 12.5 |"),
+        *("| step 2, evaluation | 5.4000 |", "| training, mean of 2 steps | 5.8000 |"),
+        *("![training and evaluation loss](loss.svg)", "| chrf | 12.5 |"),
         *("r 16", "0.0002, linear", "gemma/terms", "2 of 2 optimizer steps"),
     ):
         assert fact in card
@@ -98,7 +99,7 @@ def test_the_plot_shows_every_loss() -> None:
     assert "no losses" in loss_plot([])
 
 
-def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_path(run: Path) -> None:
+def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_name(run: Path) -> None:
     output = published(run)
     for place in (output, output / "checkpoint-2"):
         config = json.loads((place / "adapter_config.json").read_text())
@@ -106,7 +107,7 @@ def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_path(run: Path) 
         written = json.loads((place / "training_config.json").read_text())
         assert written["train"]["model"] == "git+git@host:group/model.git#main"
     local = json.loads((published(run, base=str(run.parent / "model")) / "adapter_config.json").read_text())
-    assert local["base_model_name_or_path"] == str(run.parent / "model")
+    assert local["base_model_name_or_path"] == "./model"
 
 
 def test_padding_side_tensorboard_and_merge_do_what_they_say(run: Path) -> None:

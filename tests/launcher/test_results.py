@@ -8,7 +8,8 @@ from typing import Any
 from gemfleet.launcher.data_tasks import PreparedData
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.places import Ground
-from gemfleet.launcher.results import Trained, card_facts, written_names
+from gemfleet.launcher.public_names import written_names
+from gemfleet.launcher.results import Trained, card_facts
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.data_report import DataReport
 
@@ -25,7 +26,8 @@ def test_clones_are_written_as_their_repositories() -> None:
         "/cache/d/train.jsonl": "git+https://host/d.git",
         "/cache/d/test.jsonl": "git+https://host/d.git",
     }
-    assert written_names(train("./m", "d.jsonl"), train("./m", "d.jsonl")) == {}
+    local = train("/home/me/m", "demo", "owner/rows")
+    assert set(written_names(local, local).items()) == {("/home/me/m", "m")}
 
 
 def test_facts_name_no_clone_and_take_the_median_rate() -> None:

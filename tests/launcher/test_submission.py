@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -148,3 +151,41 @@ def test_a_dashboard_that_does_not_answer() -> None:
         address = f"http://127.0.0.1:{probe.getsockname()[1]}"
     with pytest.raises(UserError, match=f"nobody answers at --address {address}"):
         submission.connect(address)
+
+
+class AsksForToken(BaseHTTPRequestHandler):
+    """Answers as the dashboard of a Ray with token authentication does to whoever has none, or another one."""
+
+    def do_GET(self) -> None:
+        given = self.headers.get("Authorization")
+        self.send_response(403 if given else 401)
+        self.end_headers()
+        said = b"Forbidden: Invalid authentication token" if given else b"Unauthorized: Missing authentication token"
+        self.wfile.write(said)
+
+    def log_message(self, *_: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), AsksForToken)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_ray_that_asks_for_a_token_says_how_to_give_it(guarded: str) -> None:
+    from ray.exceptions import AuthenticationError
+
+    with pytest.raises(UserError, match=rf"{guarded} asks for a token; set RAY_AUTH_MODE=token.*--hosts FILE") as error:
+        submission.connect(guarded)
+    assert "\n" not in str(error.value)
+    with (
+        pytest.raises(UserError, match="does not take the token that it was given; set RAY_AUTH_MODE"),
+        submission.token_told(guarded),
+    ):
+        raise AuthenticationError("Authentication failed: Forbidden: Invalid authentication token")

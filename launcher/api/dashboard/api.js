@@ -2,10 +2,21 @@
 // EventSource cannot send a token, so the few lines that read a stream are here.
 
 const TOKEN = "gemfleet-token";
+const ELSEWHERE = "if the API ended with its cluster, `gemfleet serve` on the head shows the same";
 let asking = null;
 
 export async function get(path) {
   return (await answered(path, {})).json();
+}
+
+/** Whether the API answers; where it does not, the page says that it shows what it heard last. */
+export async function answers() {
+  try {
+    return (await fetch("/healthz", { cache: "no-store" })).ok;
+  } catch {
+    connection(`no answer: this is what was heard last; ${ELSEWHERE}`);
+    return false;
+  }
 }
 
 export async function post(path) {
@@ -38,7 +49,7 @@ export async function follow(path, signal, take) {
     } catch (error) {
       if (signal.aborted) return;
       if (error.status && error.status < 500) throw error;
-      connection("connection lost, trying again");
+      connection(`connection lost, trying again; ${ELSEWHERE}`);
     }
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }

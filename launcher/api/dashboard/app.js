@@ -1,5 +1,6 @@
 // Which page is shown: the part of the address after `#` says it.
 
+import { answers } from "./api.js";
 import { clearCharts } from "./charts.js";
 import { comparePage } from "./compare.js";
 import { h, show } from "./dom.js";
@@ -36,6 +37,9 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   document.getElementById("content").focus();
 });
 window.addEventListener("hashchange", open);
-// A hidden tab holds no connection; shown again, it starts anew.
-document.addEventListener("visibilitychange", () => (document.hidden ? leaving.abort() : open()));
+// A hidden tab holds no connection; shown again, it starts anew, or keeps what it shows where nobody answers any more.
+document.addEventListener("visibilitychange", async () => {
+  if (document.hidden) leaving.abort();
+  else if (await answers()) open();
+});
 open();

@@ -3,8 +3,11 @@
 const REDRAW_MILLISECONDS = 500;
 const MOST_POINTS = 2000;
 const DASHES = ["solid", "dash", "dot", "dashdot"];
+const [LETTER_PIXELS, MARK_PIXELS, ROW_PIXELS] = [7, 45, 19]; // of an entry of the legend
+const WHY_CHARACTERS = 44; // in a line of the reason why a chart is empty
 const drawn = new Set();
 export const COLORS = ["one", "two", "three", "four"];
+const MOST_IN_LEGEND = COLORS.length * DASHES.length; // more lines than that look alike; pointing at one names it
 
 /** A chart of one or more lines over steps. `lines`: [{name, color}]; add(index, step, value) puts a point, and
  * addRanks(step, values) one on the line of each rank, which is made when it is first heard of.
@@ -14,11 +17,12 @@ export class Chart {
     this.rangemode = fromZero ? "tozero" : "normal";
     this.title = title;
     this.unit = unit;
+    this.why = "no points yet";
     this.lines = lines.map((line) => ({ ...line, points: new Map() }));
     this.element = document.createElement("div");
     this.element.className = "chart";
     this.element.setAttribute("role", "img");
-    this.element.setAttribute("aria-label", `${title}: no points yet`);
+    this.element.setAttribute("aria-label", `${title}: ${this.why}`);
     drawn.add(this);
   }
 
@@ -37,7 +41,23 @@ export class Chart {
     (values ?? []).forEach((value, rank) => this.add(rank, step, value));
   }
 
+  /** Say why there are no points, for as long as there are none. */
+  explain(why) {
+    if (why === this.why) return;
+    this.why = why;
+    if (!this.hasPoints()) this.draw();
+  }
+
+  hasPoints() {
+    return this.lines.some((line) => line.points.size > 0);
+  }
+
+  hasLegend() {
+    return this.hasPoints() && this.lines.length > 1 && this.lines.length <= MOST_IN_LEGEND;
+  }
+
   draw() {
+    clearTimeout(this.timer);
     this.timer = null;
     if (!this.element.isConnected) return;
     const style = getComputedStyle(document.documentElement);
@@ -51,14 +71,19 @@ export class Chart {
       };
     });
     const axis = { gridcolor: color("line"), zerolinecolor: color("line"), linecolor: color("line"), automargin: true, exponentformat: "e" };
+    this.element.style.height = heightFor(this.hasLegend() ? this.lines : [], this.element.clientWidth);
     Plotly.react(this.element, traces, {
-      margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.lines.length > 1,
-      legend: { orientation: "h", y: 1.15 }, hovermode: "x unified", hoverlabel: { bgcolor: color("card") },
-      xaxis: { ...axis, title: { text: "step" } }, yaxis: { ...axis, rangemode: this.rangemode, title: { text: this.unit } },
+      height: this.element.clientHeight, margin: { l: 50, r: 12, t: 8, b: 40 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: color("text"), size: 12, family: "system-ui, sans-serif" }, showlegend: this.hasLegend(),
+      // Its lower edge stands on the plot's upper one, and the margin grows with it: no line is ever below it.
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
+      annotations: this.hasPoints() ? [] : [reason(this.why, color("quiet"))],
+      hovermode: "x unified", hoverlabel: { bgcolor: color("card") },
+      xaxis: { ...axis, visible: this.hasPoints(), title: { text: "step" } },
+      yaxis: { ...axis, visible: this.hasPoints(), rangemode: this.rangemode, title: { text: this.unit } },
     }, { displayModeBar: false, responsive: true });
     document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // plotly measures texts in it
-    this.element.setAttribute("aria-label", `${this.title}: ${this.lines.map(spoken).join("; ") || "no points yet"}`);
+    this.element.setAttribute("aria-label", `${this.title}: ${this.hasPoints() ? this.lines.map(spoken).join("; ") : this.why}`);
   }
 }
 
@@ -69,6 +94,25 @@ export function clearCharts() {
     Plotly.purge(chart.element);
   }
   drawn.clear();
+}
+
+/** A chart's height with room for the legend's rows, of which one is in the style sheet's height; empty: that height. */
+function heightFor(lines, width) {
+  const entry = Math.max(0, ...lines.map((line) => line.name.length)) * LETTER_PIXELS + MARK_PIXELS;
+  const rows = Math.ceil(lines.length / Math.max(1, Math.floor(width / entry)));
+  return rows > 1 ? `calc(var(--chart) + ${(rows - 1) * ROW_PIXELS}px)` : "";
+}
+
+/** Plotly's form of a sentence in the middle of an empty chart. */
+function reason(why, color) {
+  const lines = [""];
+  for (const word of why.split(" ")) {
+    const last = lines.length - 1;
+    if (lines[last] && lines[last].length + word.length >= WHY_CHARACTERS) lines.push(word);
+    else lines[last] = `${lines[last]} ${word}`.trim();
+  }
+  const text = lines.map((line) => line.replaceAll("&", "&amp;").replaceAll("<", "&lt;")).join("<br>");
+  return { text, showarrow: false, xref: "paper", yref: "paper", x: 0.5, y: 0.5, font: { color, size: 13 } };
 }
 
 function spoken(line) {

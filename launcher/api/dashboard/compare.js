@@ -24,6 +24,7 @@ export async function comparePage(signal, ids) {
   body.replaceChildren(...runs.map((run) => h("tr", {}, h("td", {}, h("a", { href: `#/runs/${run.id}` }, run.id)),
     h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
     h("td", {}, number(run.eval_loss, 4)))));
+  if (runs.every((run) => run.progress.step === 0)) Object.values(charts).forEach((chart) => chart.explain("None of these runs has done a step."));
   chosen.forEach((id, index) => {
     follow(`/api/v1/runs/${encodeURIComponent(id)}/events?metrics=true&points=2000`, signal, (kind, record) => {
       if (kind !== "metric" || record.kind !== "step") return;

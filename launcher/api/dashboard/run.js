@@ -5,6 +5,9 @@ import { Chart } from "./charts.js";
 import { announce, clock, h, moment, number, progressBar, replace, show, size, stateLabel, table } from "./dom.js";
 
 const MOST_LINES = 500;
+const STATES = { queued: "queued", preflight: "being checked", staging: "sending the model to its nodes",
+  preparing_data: "preparing its data", finding_batch: "looking for a batch size", training: "doing its first step",
+  restarting: "starting its ranks again", publishing: "writing its result" };
 const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]);
 
 export async function runPage(signal, id) {
@@ -31,6 +34,7 @@ export async function runPage(signal, id) {
 
   let problem = "";
   function showRun() {
+    for (const [name, chart] of Object.entries(charts)) chart.explain(whyEmpty(run, name));
     replace(parts.status, ...statusOf(run, { stop, resume }, problem));
     parts.ranks.replaceChildren(...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
       h("td", {}, `${rank.address} (${rank.node.slice(0, 8)})`), h("td", {}, moment(rank.heartbeat_at)))));
@@ -38,7 +42,8 @@ export async function runPage(signal, id) {
 
   let shown = "";
   async function showCheckpoints() {
-    const { data } = await get(`${path}/checkpoints`);
+    const { data } = await get(`${path}/checkpoints`).catch(() => ({ data: null }));
+    if (data === null) return; // the stream tells of a lost connection
     if (JSON.stringify(data) === shown) return; // the stream also tells of checkpoints that are shown already
     shown = JSON.stringify(data);
     replace(parts.checkpoints, ...data.map(checkpointRow));
@@ -68,6 +73,14 @@ export async function runPage(signal, id) {
     return !problem;
   }
 
+  /** The end as the event tells it: the API may end with its cluster before it can be asked once more. */
+  function showEnd({ data, created_at: moment }) {
+    const { figures = {} } = data;
+    run = { ...run, status: data.state, reason: data.reason ?? run.reason, waiting_for: null, updated_at: moment,
+      loss: figures.loss ?? run.loss, throughput: { ...run.throughput, ...figures }, progress: { ...run.progress, eta_seconds: null } };
+    showRun();
+  }
+
   let refreshing = null;
   function refresh() {
     refreshing ??= setTimeout(async () => {
@@ -92,6 +105,7 @@ export async function runPage(signal, id) {
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
       if (body.type === "checkpoint") showCheckpoints();
+      if (endsRun(run, body)) showEnd(body);
       if (body.type === "state" && Date.now() / 1000 - body.created_at < 5) announce(`The run is ${body.message}.`);
     }
     refresh();
@@ -104,21 +118,36 @@ export async function runPage(signal, id) {
   });
 }
 
+/** Whether an event is the newest end of this run; the stream begins with older ones. */
+function endsRun(run, event) {
+  return event.type === "state" && ENDED.has(event.data.state) && !ENDED.has(run.status) && event.created_at >= run.updated_at;
+}
+
+/** Why a chart has no points: a sentence. */
+function whyEmpty(run, chart) {
+  const done = run.progress.step > 0;
+  if (done && chart === "memory") return "The ranks of this run did not report their memory.";
+  if (done) return "The steps of this run have no such figure.";
+  if (ENDED.has(run.status)) return `The run ended before its first step (${run.status}${run.reason ? `: ${run.reason}` : ""}).`;
+  if (run.waiting_for) return `No step yet: ${run.waiting_for}.`;
+  return `No step yet: the run is ${STATES[run.status] ?? run.status}.`;
+}
+
 function statusOf(run, act, problem) {
   const { progress } = run;
+  const ended = ENDED.has(run.status); // its figures are those of all steps
   const facts = {
     Step: `${progress.step} of ${progress.total_steps}`, Epoch: `${number(progress.epoch, 2)} of ${number(progress.epochs, 2)}`,
-    "Time left": clock(progress.eta_seconds), Loss: number(run.loss, 4), "Evaluation loss": number(run.eval_loss, 4),
-    "Tokens/s": number(run.throughput?.tokens_per_second, 0), Ranks: String(run.ranks.length),
+    "Time left": clock(progress.eta_seconds), [ended ? "Loss (mean)" : "Loss"]: number(run.loss, 4),
+    "Evaluation loss": number(run.eval_loss, 4), [ended ? "Tokens/s (median)" : "Tokens/s"]: number(run.throughput?.tokens_per_second, 0), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
     Model: run.model ?? "–",
   };
   const why = run.waiting_for ?? run.reason;
-  const ended = ENDED.has(run.status);
   const asked = run.stop_requested && !ended;
   return [
-    h("div", { class: "top" }, stateLabel(run.status), ended
+    h("div", { class: "top" }, stateLabel(run.status), run.status === "succeeded" ? null : ended
       ? h("button", { onclick: act.resume, class: "plain", id: "resume" }, "Resume")
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,

@@ -4,6 +4,7 @@ import { follow, get } from "./api.js";
 import { h, moment, number, progressBar, show, stateLabel, table } from "./dom.js";
 
 const MOST_COMPARED = 4;
+const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]); // whose figures are of the whole run
 
 export async function runsPage(signal) {
   const rows = new Map();
@@ -67,7 +68,7 @@ export async function runsPage(signal) {
     if (kind === "metric" && known) {
       const fraction = body_.total_steps ? body_.step / body_.total_steps : known.run.progress.fraction;
       const progress = { ...known.run.progress, step: body_.step, total_steps: body_.total_steps ?? 0, fraction };
-      if (body_.kind === "step") update({ ...known.run, loss: body_.loss, progress });
+      if (body_.kind === "step" && !ENDED.has(known.run.status)) update({ ...known.run, loss: body_.loss, progress });
     } else if (kind === "event" && body_.type === "state") {
       update(await get(`/api/v1/runs/${body_.run_id}`));
     }

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
+from ...log_order import by_time
 from ...logs import LogReader
 from ..problems import responses
 from ..redaction import redact_text
@@ -39,11 +40,14 @@ def run_logs(
     tail: Annotated[int, Query(ge=0, le=10_000, description="so many of the last lines of each file")] = 200,
     follow: Annotated[bool, Query(description="go on with `line` messages as server-sent events")] = False,
 ) -> LogPage | Response:
-    """The last lines of each file. With `follow`, a stream that begins with them and closes when the run has ended."""
+    """The last lines of each file, by their time. With `follow`, a stream that begins with them and goes on.
+
+    It closes when the run has ended.
+    """
     reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank)
     if follow:
         return EventStream(_lines(services, run_id, reader, tail))
-    return LogPage(data=[_line(source, text) for source, text in reader.tail(tail)])
+    return LogPage(data=[_line(source, text) for source, text in by_time(reader.tail(tail))])
 
 
 def _line(source: str, text: str) -> LogLine:
@@ -51,15 +55,15 @@ def _line(source: str, text: str) -> LogLine:
 
 
 async def _pages(lines: Iterator[tuple[str, str]]) -> AsyncIterator[str]:
-    """Messages of lines, so many at once: the lines of a minute may be more than memory holds."""
-    while page := await run_in_threadpool(lambda: list(islice(lines, PAGE_LINES))):
+    """Messages of lines, so many at once and by their time: the lines of a minute may be more than memory holds."""
+    while page := await run_in_threadpool(lambda: list(by_time(islice(lines, PAGE_LINES)))):
         yield "".join(message("line", _line(source, text).model_dump_json()) for source, text in page)
 
 
 async def _lines(services: Services, run_id: str, reader: LogReader, tail: int) -> AsyncIterator[str]:
     deadline = time.monotonic() + services.settings.stream_seconds
     spoke = time.monotonic()
-    lines = reader.tail(tail)
+    lines = iter(await run_in_threadpool(lambda: list(by_time(reader.tail(tail)))))
     while True:
         async for texts in _pages(lines):
             yield texts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.run_registry import RunState
 
 from ...run_names import new_run_id
@@ -64,11 +65,15 @@ def stop_run(services: Needed, run_id: RunId) -> RunDetail:
     responses=responses(403, 404, 409, 422),
 )
 def resume_run(services: Needed, run_id: RunId) -> RunDetail:
-    """Launch a run that has ended again, under its id, with the configuration kept in its folder. 409 while it runs.
+    """Launch a run that has ended again, under its id, with the configuration kept in its folder.
 
-    It goes on without the API, like a run that was started here.
+    It goes on without the API, like a run that was started here. 409 while it runs, and once it has succeeded.
     """
-    services.submitter.resume(services.run(run_id))
+    run = services.run(run_id)
+    if run.state is RunState.SUCCEEDED:
+        more = f"gemfleet resume {run_id} --set train.epochs=N"
+        raise RunConflict(f"run {run_id} has succeeded, so nothing is left to do; on the head, `{more}` asks for more")
+    services.submitter.resume(run)
     return _detail(services, run_id)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tarfile
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,11 @@ def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, b
 
 def test_an_ended_run_is_resumed_and_what_is_refused_is_said(live: Live, browser: Any) -> None:
     browser.get(f"{live.url}/#/runs/alpha-1")
+    wait_for(lambda: text_of(browser, ".top .state") == "succeeded")
+    assert browser.find_elements("id", "resume") == []  # nothing is left to do
+    live.registry.reopen("alpha-1", "{}")
+    live.registry.transition("alpha-1", RunState.STOPPED)
+    browser.refresh()
     wait_for(lambda: text_of(browser, "#resume") == "Resume")
     assert "8 (ddp)" in text_of(browser, ".facts")
     browser.find_element("id", "resume").click()
@@ -132,3 +139,104 @@ def test_a_token_is_asked_for_once(tmp_path: Path, browser: Any) -> None:
         field.send_keys(TOKENS.read + "\n")
         wait_for(lambda: points(browser) == 8)
         assert not field.is_displayed()
+
+
+LEGEND_AND_PLOT = """
+return [...document.querySelectorAll('.chart')].filter((chart) => chart.querySelector('.legend')).map((chart) => {
+  const box = (selector) => chart.querySelector(selector).getBoundingClientRect();
+  return { legend: box('.legend').bottom, plot: box('.nsewdrag').top, height: box('.nsewdrag').height,
+    below: box('.legend').top >= chart.getBoundingClientRect().top - 1, lines: chart.data.length };
+});
+"""
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("ranks", [2, 9, 16])
+def test_a_legend_covers_no_line(live: Live, browser: Any, width: int, ranks: int) -> None:
+    live.registry.add_metrics("alpha-2", [{**step_record(4), "memory_bytes": [10**9 + n for n in range(ranks)]}])
+    browser.get("about:blank")
+    emulate(browser, width=width)
+    browser.get(f"{live.url}/#/runs/alpha-2")
+    wait_for(lambda: points(browser, 3, ranks - 1) >= 1)
+    time.sleep(0.6)  # a redraw that is under way
+    found = browser.execute_script(LEGEND_AND_PLOT)
+    assert sorted(chart["lines"] for chart in found) == [2, ranks] if ranks > 2 else [2, 2]
+    for chart in found:
+        assert chart["legend"] <= chart["plot"] + 1, chart
+        assert chart["below"], chart  # nor is it cut off above
+        assert chart["height"] > 40, chart
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_cover_no_line_either(live: Live, browser: Any, width: int) -> None:
+    names = [f"{letter * 40}-20260102-030405-1a2b" for letter in "pqrs"]
+    for name in names:
+        live.registry.create_run(name, "x", "{}")
+        live.registry.add_metrics(name, [step_record(step) for step in (1, 2)])
+    emulate(browser, width=width)
+    browser.get(f"{live.url}/#/compare/{','.join(names)}")
+    wait_for(lambda: points(browser, 1, 3) == 2)
+    time.sleep(0.6)
+    for chart in browser.execute_script(LEGEND_AND_PLOT):
+        assert chart["legend"] <= chart["plot"] + 1, chart
+        assert chart["height"] > 40, chart
+
+
+def test_more_lines_than_can_be_told_apart_have_no_legend(live: Live, browser: Any) -> None:
+    live.registry.add_metrics("alpha-2", [{**step_record(4), "memory_bytes": [10**9] * 17}])
+    browser.get(f"{live.url}/#/runs/alpha-2")
+    wait_for(lambda: points(browser, 3, 16) == 1)
+    time.sleep(0.6)
+    assert [chart["lines"] for chart in browser.execute_script(LEGEND_AND_PLOT)] == [2]
+
+
+def chart_texts(browser: Any) -> list[str]:
+    """What stands in each chart, without the places where lines are broken."""
+    texts = browser.execute_script("return [...document.querySelectorAll('.chart')].map((chart) => chart.textContent)")
+    return ["".join(text.split()) for text in texts]
+
+
+def test_an_empty_chart_says_why(live: Live, browser: Any) -> None:
+    live.registry.create_run("beta-1", "beta", "{}")
+    live.registry.transition("beta-1", RunState.PREPARING_DATA)
+    for run_id, why in (
+        ("alpha-3", "No step yet: asked for 8 workers"),
+        ("alpha-4", "The run ended before its first step (failed"),
+        ("beta-1", "No step yet: the run is preparing its data."),
+    ):
+        browser.get(f"{live.url}/#/runs/{run_id}")
+        said = partial(
+            lambda words: [words in text for text in chart_texts(browser)] == [True] * 4, why.replace(" ", "")
+        )
+        wait_for(said)
+        labels = "return [...document.querySelectorAll('.chart')].map((chart) => chart.getAttribute('aria-label'))"
+        assert all(why in label for label in browser.execute_script(labels))
+    live.registry.transition("beta-1", RunState.TRAINING)
+    live.registry.add_metrics("beta-1", [step_record(1)])
+    wait_for(lambda: points(browser) == 1)
+    assert not any("Nostepyet" in text for text in chart_texts(browser))
+    browser.get(f"{live.url}/#/compare/alpha-3,alpha-4")
+    wait_for(lambda: all("Noneoftheseruns" in text for text in chart_texts(browser)))
+
+
+def test_the_end_is_shown_though_the_api_ends_with_it(tmp_path: Path, browser: Any) -> None:
+    """As on a cluster that was started for the run: the event is the last thing that the page hears."""
+    ending = serve(tmp_path)
+    live = next(ending)
+    browser.get(f"{live.url}/#/runs/alpha-2")
+    wait_for(lambda: points(browser) == 3)
+    wait_for(lambda: text_of(browser, ".top .state") == "training")
+    time.sleep(1.5)  # no look at the run is due any more
+    live.registry.transition("alpha-2", RunState.FAILED, "rank 1 found no memory")
+    time.sleep(0.4)
+    next(ending, None)
+    wait_for(lambda: text_of(browser, ".top .state") == "failed")
+    assert "rank 1 found no memory" in text_of(browser, ".top ~ p")
+    facts = text_of(browser, ".facts").split("\n")
+    assert facts[facts.index("Loss (mean)") + 1] == "2.8"
+    assert facts[facts.index("Tokens/s (median)") + 1] == "200"
+    for hidden in ("true", "false"):  # another tab, and back
+        browser.execute_script(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})")
+        browser.execute_script("document.dispatchEvent(new Event('visibilitychange'))")
+    wait_for(lambda: "this is what was heard last" in text_of(browser, "#connection"))
+    assert text_of(browser, ".top .state") == "failed"

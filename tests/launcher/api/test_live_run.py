@@ -49,7 +49,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
     yield from open_browser(tmp_path / "downloads")
 
 
-def start(work: Path, home: Path, address: str) -> subprocess.Popen[str]:
+def start(work: Path, home: Path, address: str, **train: Any) -> subprocess.Popen[str]:
     config = {
         "name": "tiny",
         "train": {
@@ -58,6 +58,7 @@ def start(work: Path, home: Path, address: str) -> subprocess.Popen[str]:
             "batch": {"global": 4},
             "epochs": 1000.0,
             "checkpoint": {"every": 50},
+            **train,
         },
         "cluster": {"address": address, "workers": 2, "keep_checkpoints": 3},
         "api": {"port": 0},
@@ -131,6 +132,29 @@ def test_a_run_is_watched_survives_its_api_is_stopped_and_downloaded(
     text = (work / "output.txt").read_text()
     assert "Token authentication is enabled" not in text
     assert "Setting accelerator to CPU" not in text
+
+
+@pytest.mark.parametrize(
+    ("train", "end"), [({"epochs": 4.0}, "succeeded"), ({"optim": {"learning_rate": 1e30}}, "failed")]
+)
+def test_the_end_is_seen_of_a_run_whose_cluster_ends_with_it(
+    work: Path, tmp_path: Path, browser: Any, train: dict[str, Any], end: str
+) -> None:
+    process = start(work, tmp_path / "home", "local", **train)
+    try:
+        page = wait_for(lambda: dashboard_of(work) or (process.poll() is not None and "ended"), WAIT_SECONDS)
+        assert page != "ended", (work / "output.txt").read_text()
+        browser.get(page)
+        assert process.wait(WAIT_SECONDS) == (0 if end == "succeeded" else 1), (work / "output.txt").read_text()
+        wait_for(lambda: text_of(browser, ".top .state") == end)
+        if end == "succeeded":
+            facts = text_of(browser, ".facts").split("\n")
+            assert facts[facts.index("Step") + 1] == "60 of 60"
+            assert facts[facts.index("Last checkpoint") + 1] == "step 60"
+        else:
+            assert "loss" in text_of(browser, ".problem")
+    finally:
+        process.kill()
 
 
 def kill_api(home: Path, client: Any) -> None:

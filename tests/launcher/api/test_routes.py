@@ -10,6 +10,7 @@ import tarfile
 
 import pytest
 from api_live import Live
+from gemfleet.cluster.run_registry import RunState
 
 
 def test_the_list_pages_newest_first(live: Live) -> None:
@@ -28,7 +29,7 @@ def test_the_list_pages_newest_first(live: Live) -> None:
 def test_a_run_tells_all_that_is_known(live: Live) -> None:
     run = live.get("/api/v1/runs/alpha-1")
     assert (run["status"], run["model"]) == ("succeeded", "demo")
-    assert run["loss"] == pytest.approx(2.2)
+    assert run["loss"] == pytest.approx(2.55)  # it has ended: the mean of all steps
     assert run["eval_loss"] is None  # it was infinite, which JSON cannot say
     assert run["throughput"]["tokens_per_second"] == 200.0
     assert run["last_checkpoint"]["id"] == "checkpoint-8"
@@ -129,6 +130,9 @@ def test_stop_asks_a_living_run_and_refuses_an_ended_one(live: Live) -> None:
 
 
 def test_resume_launches_an_ended_run_again_and_refuses_one_that_goes_on(live: Live) -> None:
+    assert "nothing is left to do" in live.post("/api/v1/runs/alpha-1/resume", 409)["detail"]
+    live.registry.reopen("alpha-1", "{}")
+    live.registry.transition("alpha-1", RunState.STOPPED)
     run = live.post("/api/v1/runs/alpha-1/resume", 202)
     assert (run["status"], run["finished_at"]) == ("queued", None)
     assert live.get("/api/v1/runs/alpha-1/events?limit=1000")["data"][-1]["message"] == "queued: resumed"

@@ -1,0 +1,32 @@
+"""`gemfleet schema`"""
+
+from __future__ import annotations
+
+import typer
+
+
+def schema() -> None:
+    """Write the JSON Schema of a configuration file, by which editors complete keys and mark mistakes.
+
+    Editors with a YAML language server read the first line of a file:
+    `# yaml-language-server: $schema=gemfleet.schema.json`. `gemfleet init` writes it.
+
+    Examples:
+
+      gemfleet schema > gemfleet.schema.json
+    """
+    import json
+
+    typer.echo(json.dumps(config_schema(), indent=2, ensure_ascii=False))
+
+
+def config_schema() -> dict[str, object]:
+    """Every section and key with its meaning, default and bounds, in the 2020-12 dialect."""
+    from ..config import LaunchConfig
+
+    content = LaunchConfig.model_json_schema(by_alias=True)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **content,
+        "title": "A gemfleet run",
+    }

@@ -1,0 +1,33 @@
+"""The lines of several log files in the order in which they were written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from heapq import merge
+from itertools import groupby
+from operator import itemgetter
+
+STAMP = re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?")
+Line = tuple[str, str]
+
+
+def by_time(lines: Iterable[Line]) -> Iterator[Line]:
+    """(source, line) pairs, each file's together, as one stream by the time at the beginning of each line.
+
+    A line without a time, as in a traceback, stays with the line above it. The order within a file is kept, also where
+    its clock was set back; lines of the same time keep the order of their files.
+    """
+    files = [_timed(list(group)) for _, group in groupby(lines, key=itemgetter(0))]
+    return (line for _, line in merge(*files, key=itemgetter(0)))
+
+
+def _timed(lines: list[Line]) -> list[tuple[str, Line]]:
+    """Each line with its time. What stands before the first time belongs to it."""
+    stamps = [found[0].replace("T", " ").replace(",", ".") if (found := STAMP.match(text)) else "" for _, text in lines]
+    newest = next(filter(None, stamps), "")
+    timed = []
+    for stamp, line in zip(stamps, lines, strict=True):
+        newest = max(newest, stamp)
+        timed.append((newest, line))
+    return timed
