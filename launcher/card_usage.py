@@ -40,7 +40,7 @@ def _imports(base: str, merged: bool) -> list[str]:
 def _loading(base: str, merged: bool) -> list[str]:
     if merged:
         return [
-            'here = "merged"  # in the folder of this card',
+            'here = "./merged"  # in the folder of this card',
             "tokenizer = AutoTokenizer.from_pretrained(here)",
             'model = AutoModelForCausalLM.from_pretrained(here, dtype="auto")',
         ]
