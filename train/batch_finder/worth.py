@@ -61,5 +61,5 @@ def sheet_of(gpu: str) -> Device:
 def duration(seconds: float) -> str:
     """`0.4 s`, `40 s`, `12 min`, `3.5 h`"""
     if seconds < 100:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+        return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
