@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
-from gemfleet.train.auto_strategy import leaves_recomputation_open
 from gemfleet.train.config_file import beside, parse_yaml, read_mapping, validated
 from gemfleet.train.errors import UserError
 from gemfleet.train.precision import precision_note
@@ -45,12 +44,10 @@ def refuse(conversion: Conversion, path: Path) -> None:
 def dump_config(config: LaunchConfig) -> str:
     """Every value spelled out, as YAML that `load_config` reads back to an equal configuration.
 
-    A choice that is not carried out to the letter is said in a comment at the top. Activation checkpointing is left out
-    where it is still to be chosen, so that a run that is launched again may choose it anew.
+    A choice that is not carried out to the letter is said in a comment at the top. What is `auto` stays so, as a run
+    that is launched again chooses anew.
     """
     note = precision_note(config.train.precision)
     head = f"# {note}\n" if note else ""
     values = config.model_dump(mode="json", by_alias=True)
-    if leaves_recomputation_open(config.train):
-        del values["train"]["activation_checkpointing"]
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)

@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 from gemfleet.train.batch_finder.memory import container_bytes, machine_bytes
+from gemfleet.train.cpu import cpu_gains_from_bf16
 
 
 def device_facts() -> dict[str, Any]:
@@ -17,6 +18,7 @@ def device_facts() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory": machine_bytes(),
         "container": container_bytes(),
+        "bf16_gains": cpu_gains_from_bf16(),
         "gpus": _gpus(),
     }
 

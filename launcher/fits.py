@@ -63,7 +63,7 @@ def fit(run: Run, train: TrainConfig, ground: Ground) -> Fitted:
         if interrupted:
             break
         if memory.wanted():
-            train = memory.lowered(train, run.note)
+            train = memory.lowered(train, run.note, run.asked.activation_checkpointing == "auto")
             continue
         snapshot = recorder.call("snapshot")
         onward = move_after(run.registry, run.id, moves.asked, snapshot["result"], thread.error is not None)

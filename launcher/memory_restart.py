@@ -12,7 +12,7 @@ from typing import Any
 from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.train.batch_finder.cache import BatchCache, batch_cache_file
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config import ActivationCheckpointing, TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.out_of_memory import remedy
 from ray.train import UserCallback
@@ -20,6 +20,10 @@ from ray.train import UserCallback
 log = logging.getLogger("gemfleet.launcher")
 RANK_EVENT = "rank_out_of_memory"  # a rank's own words; several ranks may say so at once
 RUN_EVENT = "out_of_memory"  # the head's answer to it, once
+MORE_RECOMPUTATION: Mapping[ActivationCheckpointing, ActivationCheckpointing] = {
+    "off": "selective",
+    "selective": "full",
+}
 MOVED_EVENT = "moved"  # the ranks start anew on other nodes, or in another number
 
 
@@ -59,22 +63,42 @@ class MemoryRestart:
         newest = [event["kind"] for event in self._events() if event["kind"] in (RANK_EVENT, RUN_EVENT)]
         return newest[-1:] == [RANK_EVENT]
 
-    def lowered(self, train: TrainConfig, note: Callable[[str], None]) -> TrainConfig:
-        """The same recipe with half the rows in a pass, an evaluation's too; one event. UserError at one row."""
+    def lowered(self, train: TrainConfig, note: Callable[[str], None], recomputation_open: bool = False) -> TrainConfig:
+        """The same recipe with half the rows in a pass, an evaluation's too; one event.
+
+        At one row more is recomputed, where that was left open; else UserError.
+        """
         cause = next(event for event in reversed(self._events()) if event["kind"] == RANK_EVENT)
         rank, rows, scored = cause["data"]["rank"], train.batch.rows_per_pass, train.evaluation.micro
         if rows == 1 and scored in (None, 1):
-            raise UserError(f"rank {rank} ran out of memory with one row in a pass; {remedy(1)}")
+            more = MORE_RECOMPUTATION.get(train.recomputation) if recomputation_open else None
+            if more is None:
+                raise UserError(f"rank {rank} ran out of memory with one row in a pass; {remedy(1)}")
+            return self._recomputing(train, more, cause, note)
         smaller, fewer = max(1, rows // 2), None if scored is None else max(1, scored // 2)
         sentence = f"rank {rank} ran out of memory; the micro-batch goes from {rows} to {smaller} rows"
         if scored is not None:
             sentence += f", an evaluation's from {scored} to {fewer}"
-        facts = {"rank": rank, "from": rows, "to": smaller, "global": train.batch.global_, "cause": cause["message"]}
+        self._answer(sentence, {"from": rows, "to": smaller}, train, cause)
+        note(sentence)
+        return train.with_micro(smaller, fewer)
+
+    def _recomputing(
+        self, train: TrainConfig, more: ActivationCheckpointing, cause: Mapping[str, Any], note: Callable[[str], None]
+    ) -> TrainConfig:
+        rank, before = cause["data"]["rank"], train.recomputation
+        change = f"activation checkpointing goes from {before} to {more}"
+        sentence = f"rank {rank} ran out of memory with one row in a pass; {change}"
+        self._answer(sentence, {"from": 1, "to": 1, "activation_checkpointing": more}, train, cause)
+        note(sentence)
+        return train.model_copy(update={"activation_checkpointing": more})
+
+    def _answer(self, sentence: str, change: Mapping[str, Any], train: TrainConfig, cause: Mapping[str, Any]) -> None:
+        """One event, and the state that goes with it."""
+        facts = {"rank": cause["data"]["rank"], **change, "global": train.batch.global_, "cause": cause["message"]}
         self._registry.add_event(self._run_id, RUN_EVENT, sentence, facts)
         self._forget_found()
         self._registry.transition(self._run_id, RunState.RESTARTING, "out of memory")
-        note(sentence)
-        return train.with_micro(smaller, fewer)
 
     def failures_left(self, allowed: int) -> int:
         """Of the allowed failures, those not used up; below 0 when one more than them has happened.

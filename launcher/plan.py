@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.auto_strategy import is_open, leaves_recomputation_open, needs
-from gemfleet.train.config import LoraConfig
+from gemfleet.train.auto_strategy import Settled, is_open, needs
+from gemfleet.train.batch_finder.decision import planned_rows
+from gemfleet.train.config import LoraConfig, TrainConfig
 from gemfleet.train.demo import MODEL_FOLDER
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.planning import shape_of_config
@@ -31,8 +32,8 @@ class ModelFacts:
     weight_bytes: int
 
 
-def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
-    """The plan as (topic, sentence), in the order a person reads it."""
+def describe_plan(config: LaunchConfig, runs_folder: Path, settled: Settled | None = None) -> dict[str, str]:
+    """The plan as (topic, sentence), in the order a person reads it. settled: what is chosen on this machine."""
     train, cluster = config.train, config.cluster
     facts = local_model_facts(train.model)
     return {
@@ -40,13 +41,11 @@ def describe_plan(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
         "adapters": _adapter_sentence(train.lora, facts),
         "data": f"{train.data.train}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
         "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
-        "strategy": _strategy_sentence(config, facts),
+        "strategy": _strategy_sentence(config, facts, settled),
         "precision": describe_precision(train.precision),
         "base": "frozen, not quantised" if train.quantization == "none" else f"frozen, in {train.quantization}",
-        "recomputation": "where memory needs it"
-        if leaves_recomputation_open(train)
-        else train.activation_checkpointing,
-        "batch": f"{train.batch.global_} examples a step; {_rows_sentence(train.batch.micro)} in memory at once",
+        "recomputation": _recomputation_sentence(train, settled),
+        "batch": f"{train.batch.global_} examples a step; {_rows_sentence(train, settled)}",
         "length": f"{train.epochs:g} epochs"
         + ("" if train.max_steps is None else f", at most {train.max_steps} steps"),
         "cluster": f"address {cluster.address}; waits up to {cluster.wait_for_resources_s:g} s for room",
@@ -116,10 +115,12 @@ def _adapter_sentence(lora: LoraConfig, facts: ModelFacts | None) -> str:
     return f"LoRA r={lora.r}, alpha={lora.alpha:g} on {targets}{parameters}"
 
 
-def _strategy_sentence(config: LaunchConfig, facts: ModelFacts | None) -> str:
+def _strategy_sentence(config: LaunchConfig, facts: ModelFacts | None, settled: Settled | None) -> str:
     train, cluster = config.train, config.cluster
     if not is_open(train):
         return train.strategy
+    if settled is not None:
+        return f"{settled.sentence.removeprefix('strategy ')} (on this machine; settled anew at each launch)"
     if facts is None or cluster.workers == "auto":
         return f"{train.strategy}, settled by the plan once model and cluster are known"
     kind: DeviceKind = "cpu" if cluster.gpus_per_worker == 0 else "cuda"
@@ -127,8 +128,24 @@ def _strategy_sentence(config: LaunchConfig, facts: ModelFacts | None) -> str:
     return needs(train, shape_of_config(facts.config, train.model), workers, kind)
 
 
-def _rows_sentence(micro: int | str) -> str:
-    return "as many packed rows of a rank as are fastest" if micro == "auto" else f"{micro} packed rows of a rank"
+def _recomputation_sentence(train: TrainConfig, settled: Settled | None) -> str:
+    if settled is not None:
+        return settled.config.activation_checkpointing
+    return "where memory needs it" if train.activation_checkpointing == "auto" else train.activation_checkpointing
+
+
+def _rows_sentence(train: TrainConfig, settled: Settled | None) -> str:
+    micro = train.batch.micro
+    if isinstance(micro, int):
+        return f"{micro} packed rows of a rank in memory at once"
+    if micro == "probe":
+        return "as many packed rows of a rank in memory at once as probes find to be fastest"
+    if settled is None:
+        return "packed rows of a rank in memory at once by the plan, or by probes where a run on GPUs earns them back"
+    most = math.ceil(train.batch.global_ / settled.devices.ranks)  # no example fills more than a row
+    planned = planned_rows(train, settled, most)
+    sentence = f"{planned.rows} packed rows of a rank in memory at once by the plan, as {planned.reason}"
+    return sentence if settled.devices.kind == "cpu" else f"{sentence}; or by probes, if the run is long enough"
 
 
 def _ranks_sentence(workers: int | str | WorkerRange, gpus: int | str) -> str:

@@ -169,10 +169,10 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
             with status_api(home, api, run.id, run.note):
                 await_admission(run)
                 placement = preflight(run)
-                options = settle_strategy(run, placement)
+                plan = settle_strategy(run, placement)
                 model, folders = stage(run)
             ground = prepare_data(run, placement, model, folders)
-            train = find_micro(run, placement, ground.source, folders, options, batch_cache)
+            train = find_micro(run, placement, ground.source, folders, plan, batch_cache)
             fitted = fit(run, train, ground)
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from gemfleet.train.planning import (
 from gemfleet.train.planning.choice import all_sharings, fits
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from gemfleet.train.planning.options import Checkpointing
+from gemfleet.train.planning.rows import rows_by_plan
 from gemfleet.train.resolve import read_model_config
 
 from .plan import local_model_facts
@@ -83,9 +85,17 @@ class SizingReport:
 
 
 def size_up(
-    shape: ModelShape, work: Workload, device: Device, fleet: Fleet, checkpointing: Checkpointing | None
+    shape: ModelShape,
+    work: Workload,
+    device: Device,
+    fleet: Fleet,
+    checkpointing: Checkpointing | None,
+    rows_open: bool = False,
 ) -> SizingReport:
-    """Every strategy on this fleet. checkpointing: None lets the choice decide; the table shows what it decided."""
+    """Every strategy on this fleet. checkpointing: None lets the choice decide; the table shows what it decided.
+
+    rows_open: whether the rows of a pass are the plan's to choose, too, rather than `work.micro`
+    """
     if not 1 <= fleet.ranks <= MOST_GPUS:
         raise UserError(f"--gpus is {fleet.ranks}; give a number from 1 to {MOST_GPUS}")
     notes = []
@@ -93,6 +103,12 @@ def size_up(
         work = replace(work, dtype="fp32")
         notes.append(f"{device.name} has no bf16, so the run would be in fp32.")
     choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
+    if rows_open and choice.fits:
+        most = math.ceil(work.global_batch / fleet.ranks)  # no example fills more than a row
+        planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
+        notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
+        work = replace(work, micro=planned.rows)
+        choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
     rows = tuple(_row(shape, work, s, device, fleet) for s in all_sharings(work, fleet, choice.sharing.checkpointing))
     notes += _notes(work, device, fleet)
     speed = expected_speed(shape, work, choice.sharing, device, fleet)

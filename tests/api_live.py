@@ -75,6 +75,7 @@ def fill(home: Path) -> RunRegistry:
         registry.add_checkpoint("alpha-1", step, str(folder), 3009, 1, seconds=0.25)
     registry.add_event("alpha-1", "checkpoint_failed", "checkpoint-6 was lost: the disk is full")
     registry.add_event("alpha-1", "batch_found", "micro-batch 8 after 5 trials", {"rows": 8, "variant": "ddp"})
+    registry.add_event("alpha-2", "batch_planned", "micro-batch 4 by the plan: a pass holds all rows", {"rows": 4})
     registry.add_event("alpha-1", "strategy", "strategy for 2 ranks: ddp fits", {"strategy": "ddp", "fitting": ["ddp"]})
     registry.transition("alpha-1", RunState.SUCCEEDED)
     registry.transition("alpha-3", RunState.PREFLIGHT)

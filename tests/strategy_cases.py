@@ -76,6 +76,8 @@ def strategy_config(**changes: Any) -> TrainConfig:
         "data": {"train": "x.jsonl", "max_length": 64},
         "lora": {"r": 4, "dropout": 0.0},
         "batch": {"global": 3, "micro": 1},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "optim": {"learning_rate": 0.002, "max_grad_norm": 0.5, "weight_decay": 0.01},
         "epochs": 7.0,
         "max_steps": 20,

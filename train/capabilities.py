@@ -85,13 +85,14 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
 def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
     """What this run uses where that much is offered."""
     compiled = _compile(config, able)
-    recompute = config.activation_checkpointing
+    rows = config.batch.micro if isinstance(config.batch.micro, int) else 1
+    recompute = config.recomputation
     return Choices(
         attention=best_attention(able, dtype),
         elementwise=_elementwise(able, compiled),
         compile=compiled,
-        # A probe for `micro: auto` goes through many sizes: whole rows are all it can be padded to.
-        pad_to=config.data.max_length * (1 if config.batch.micro == "auto" else config.batch.micro) if compiled else 0,
+        # A probe goes through many sizes: whole rows are all it can be padded to.
+        pad_to=config.data.max_length * rows if compiled else 0,
         # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
         activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
     )

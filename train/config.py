@@ -97,16 +97,19 @@ class BatchConfig(StrictModel):
         int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")
     ] = 32
     micro: Annotated[
-        Literal["auto"] | Annotated[int, Field(gt=0)],
-        Field(description="packed rows of max_length one rank holds in one pass; `auto`: the fastest that fits"),
-    ] = 1
+        Literal["auto", "probe"] | Annotated[int, Field(gt=0)],
+        Field(
+            description="packed rows of max_length one rank holds in one pass; `probe`: the fastest that fits, found "
+            "before training; `auto`: so on CUDA where the run is long enough to earn that back, else by the plan"
+        ),
+    ] = "auto"
     device_memory_limit: Annotated[
         int | str | None,
         Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
     ] = None
-    memory_margin: Annotated[float, Field(ge=0, lt=1, description="share of the memory that `auto` keeps free")] = 0.08
+    memory_margin: Annotated[float, Field(ge=0, lt=1, description="share of the memory that probes keep free")] = 0.08
     probe_timeout_s: Annotated[
-        float, Field(gt=0, description="a trial of `auto` whose ranks do not answer for this long has failed")
+        float, Field(gt=0, description="a trial by probes whose ranks do not answer for this long has failed")
     ] = 120.0
 
     @field_validator("device_memory_limit")
@@ -122,8 +125,8 @@ class BatchConfig(StrictModel):
 
     @property
     def rows_per_pass(self) -> int:
-        """`micro` where it is settled: `auto` is replaced before ranks train."""
-        assert self.micro != "auto"
+        """`micro` where it is settled: `auto` and `probe` are replaced before ranks train."""
+        assert isinstance(self.micro, int)
         return self.micro
 
 
@@ -225,14 +228,17 @@ class TrainConfig(StrictModel):
     strategy: Annotated[
         Literal["auto", "ddp", "fsdp2", "deepspeed"],
         Field(description="how ranks share the work; `auto`: the first of ddp and fsdp2 that fits, by the plan"),
-    ] = "ddp"
+    ] = "auto"
     fsdp2: Fsdp2Config = Fsdp2Config()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     activation_checkpointing: Annotated[
-        ActivationCheckpointing,
+        Literal["auto"] | ActivationCheckpointing,
         BeforeValidator(lambda value: "off" if value is False else value),  # YAML reads a bare `off` as false
-        Field(description="`selective`: keep only matrix products and attention; `full`: keep only layer inputs"),
-    ] = "off"
+        Field(
+            description="`selective`: keep only matrix products and attention; `full`: keep only layer inputs; "
+            "`auto`: as little as memory needs, by the plan or by probes"
+        ),
+    ] = "auto"
     attention: Annotated[
         Literal["auto", "flash"],
         Field(description="`auto`: the best packed attention the device has; `flash`: the CUDA kernel or an error"),
@@ -289,9 +295,18 @@ class TrainConfig(StrictModel):
         return self.compile is True or (self.compile == "auto" and self.hinders_compiling() is None)
 
     def hinders_compiling(self) -> tuple[str, str, str] | None:
-        """A field whose value was never tried with compiled layers, that value, and the one that was; None: none."""
+        """A field whose value was never tried with compiled layers, that value, and the one that was; None: none.
+
+        An open strategy hinders nothing: where layers are to be compiled, one is chosen that allows it.
+        """
         fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))
-        return next((entry for entry in fields if entry[1] != entry[2]), None)
+        return next((entry for entry in fields if entry[1] not in (entry[2], "auto")), None)
+
+    @property
+    def recomputation(self) -> ActivationCheckpointing:
+        """`activation_checkpointing` where it is settled: `auto` is replaced before ranks train."""
+        assert self.activation_checkpointing != "auto"
+        return self.activation_checkpointing
 
     def with_micro(self, rows: int, evaluation_rows: int | None = None) -> TrainConfig:
         """The same recipe with this many rows in a pass. evaluation_rows: of an evaluation; None: as configured."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
 
 from .config import Precision
+from .cpu import cpu_gains_from_bf16, cpu_name
 from .errors import UserError
 from .quiet import hide_known_lines
 
@@ -73,33 +73,6 @@ def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:
     if precision in ("auto", "fp16"):
         return torch.bfloat16 if facts.bf16_gains else torch.float32
     return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def cpu_gains_from_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices faster than fp32 ones."""
-    return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
-
-
-@cache
-def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of the first CPU as Linux names them; empty where /proc/cpuinfo does not exist."""
-    return frozenset(_cpuinfo("flags").split())
-
-
-@cache
-def cpu_name() -> str:
-    return _cpuinfo("model name") or "CPU"
-
-
-def _cpuinfo(field: str) -> str:
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return ""
-    for line in path.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == field:
-            return value.strip()
-    return ""
 
 
 def prepare_process(ranks_on_node: int) -> int:

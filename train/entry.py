@@ -73,13 +73,13 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     model_folder = resolve_model_folder(config.model)
     check_context(model_folder, config.data.max_length)
-    config, options = settle_here(config, model_folder, local_rank, ranks_on_node)
+    config, settled = settle_here(config, model_folder, local_rank, ranks_on_node)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
         source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)
     held = max(0, resident_bytes() - before)
-    config = settle_micro(config, options, model_folder, source, rank, world_size, held)
+    config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
     if rank == 0:
         print(report.summary())

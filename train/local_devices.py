@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from .auto_strategy import Option, RankDevices, is_open, settle_strategy
+from .auto_strategy import RankDevices, Settled, is_open, needs_devices, settle_strategy
 from .batch_finder.memory import usable_limit
 from .config import TrainConfig
 from .device import choose_dtype, current_device
@@ -21,16 +21,16 @@ log = logging.getLogger("gemfleet.train")
 
 def settle_here(
     config: TrainConfig, model_folder: Path, local_rank: int, ranks_on_node: int
-) -> tuple[TrainConfig, tuple[Option, ...]]:
-    """The configuration with nothing of the strategy left open, and all that would fit where it was. The same on every
-    rank. Collective."""
-    if not is_open(config):
-        return config, ()
+) -> tuple[TrainConfig, Settled | None]:
+    """The configuration with nothing left open but the micro-batch, and the plan's choice; None where nothing was open.
+    The same on every rank. Collective."""
+    if not needs_devices(config):
+        return config, None
     shape = shape_of_config(read_model_config(model_folder), config.model)
     settled = settle_strategy(config, shape, rank_devices(config, local_rank, ranks_on_node))
-    if not dist.is_initialized() or dist.get_rank() == 0:
+    if is_open(config) and (not dist.is_initialized() or dist.get_rank() == 0):
         log.info("%s", settled.sentence)
-    return settled.config, settled.options
+    return settled.config, settled
 
 
 def rank_devices(config: TrainConfig, local_rank: int, ranks_on_node: int) -> RankDevices:
@@ -44,4 +44,5 @@ def rank_devices(config: TrainConfig, local_rank: int, ranks_on_node: int) -> Ra
         -most_over_ranks(-limit, device),
         "cuda" if device.type == "cuda" else "cpu",
         "fp32" if most_over_ranks(int(fp32), device) else "bf16",
+        facts.name if device.type == "cuda" else "",
     )

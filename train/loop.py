@@ -58,7 +58,7 @@ class Trainer:
         work_folder: Path,
     ) -> None:
         self.config = config
-        self.flops = flop_counter(model, config.activation_checkpointing)
+        self.flops = flop_counter(model, config.recomputation)
         self.rated_flops = rated_flops_per_second(model.device, model.criterion.head_weight.dtype)
         self.model = strategy.setup(model)
         self.strategy = strategy

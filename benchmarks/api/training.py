@@ -39,7 +39,9 @@ CONFIG: dict[str, Any] = {
     "train": {
         "model": "demo",
         "data": {"train": "rows.jsonl", "max_length": 96, "too_long": "truncate", "eval_fraction": 0.0},
-        "batch": {"global": 2},
+        "batch": {"global": 2, "micro": 1},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "epochs": 1000.0,
         "evaluation": {"every": "never"},
         "checkpoint": {"every": "never"},

@@ -117,7 +117,8 @@ def _config(max_length: int) -> TrainConfig:
     values = {
         "model": "demo",
         "data": {"train": "demo", "max_length": max_length},
-        "batch": {"global": 64, "micro": "auto"},
+        "batch": {"global": 64, "micro": "probe"},
+        "strategy": "ddp",
         "activation_checkpointing": "off",
     }
     return TrainConfig.model_validate(values)

@@ -76,6 +76,7 @@ def config_of(case: Case) -> TrainConfig:
         fields["fsdp2"] = {"reshard_after_forward": case.reshard}
     if case.strategy.startswith("zero"):
         fields = {"strategy": "deepspeed", "deepspeed": {"stage": int(case.strategy.removeprefix("zero"))}}
+    fields["activation_checkpointing"] = case.checkpointing
     return TrainConfig.model_validate({"model": "random", "data": {"train": "none"}, **fields})
 
 

@@ -31,7 +31,9 @@ def make_workplace(folder: Path, address: str, name: str, epochs: float, save_ev
         "train": {
             "model": "./model",
             "data": {"train": "rows.jsonl", "max_length": 128, "eval_fraction": 0.0},
-            "batch": {"global": GLOBAL_BATCH},
+            "batch": {"global": GLOBAL_BATCH, "micro": 1},
+            "strategy": "ddp",
+            "activation_checkpointing": "off",
             "epochs": epochs,
             "precision": "fp32",
             "checkpoint": {"every": save_every or "never"},

@@ -29,7 +29,7 @@ from .schemas import (
     Throughput,
 )
 
-BATCH_EVENTS = ("batch_found", "batch_cached")
+BATCH_EVENTS = ("batch_planned", "batch_found", "batch_cached")
 
 
 def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:

@@ -80,14 +80,15 @@ def plan(
 
     from ..sizing import find_device, find_shape, size_up, work_of_config
 
-    work = Workload(example_tokens=example_tokens, supervised=supervised)
+    work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     if config is not None:
         from ..config_file import load_config
 
         train = load_config(config).train
         work = work_of_config(train, example_tokens, supervised)
         model = model or train.model
-        if "activation_checkpointing" in train.model_fields_set:
+        rows_open = micro is None and not isinstance(train.batch.micro, int)
+        if train.activation_checkpointing != "auto":
             checkpointing = checkpointing or train.activation_checkpointing
     if model is None:
         raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
@@ -100,7 +101,8 @@ def plan(
         "quantization": quantization,
     }
     work = replace(work, **{name: value for name, value in given.items() if value is not None})
-    report = size_up(find_shape(model), work, find_device(gpu), Fleet(gpus, gpus_per_node, network), checkpointing)
+    fleet = Fleet(gpus, gpus_per_node, network)
+    report = size_up(find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open)
     _print(report, as_json)
 
 

@@ -83,10 +83,10 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     from gemfleet.train.home import gemfleet_home
 
     from ..config_file import dump_config
-    from ..plan import describe_plan
+    from ..plan_here import describe_here
     from .tables import print_facts
 
-    plan = describe_plan(config, gemfleet_home() / "runs")
+    plan = describe_here(config, gemfleet_home() / "runs")
     if as_json:
         resolved = config.model_dump(mode="json", by_alias=True)
         typer.echo(json.dumps({"config": resolved, "plan": plan}, indent=2, ensure_ascii=False))

@@ -130,7 +130,7 @@ def combine_batch(request: Request, draft: Draft) -> None:
             f"holds {found} x {request.get(steps)} = {found * request.get(steps)} examples"
         )
     draft.put("train.batch.global", batch * request.get(steps), source, steps)
-    draft.put("train.batch.micro", "auto" if request.get(auto) else batch, auto, source)
+    draft.put("train.batch.micro", "probe" if request.get(auto) else batch, auto, source)
     if request.has(P + "per_device_eval_batch_size"):
         draft.put(
             "train.evaluation.micro", request.get(P + "per_device_eval_batch_size"), P + "per_device_eval_batch_size"
@@ -198,7 +198,7 @@ def combine_sharing(request: Request, draft: Draft) -> None:
     chosen = request.values.get(backend)
     if request.get(fsdp2) and chosen not in (None, "fsdp2"):
         draft.problems.append(f"{backend}: found '{chosen}' while {fsdp2} is true; choose one of the two")
-    strategy = "fsdp2" if request.get(fsdp2) else chosen or "ddp"
+    strategy = "fsdp2" if request.get(fsdp2) else request.get(backend)
     draft.put("train.strategy", strategy, fsdp2 if request.get(fsdp2) else backend)
     if request.get(P + "use_flash_attention"):
         draft.put("train.attention", "flash", P + "use_flash_attention")

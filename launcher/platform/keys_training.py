@@ -124,7 +124,6 @@ BATCH_KEYS = (
         Flag(),
         "less memory for more computation",
         how="together",
-        default=False,
     ),
     Key(
         P + "disable_gc",
@@ -133,7 +132,6 @@ BATCH_KEYS = (
         Flag(),
         "true keeps every activation; together with gradient_checkpointing it is a contradiction",
         how="together",
-        default=False,
     ),
     Key(
         P + "distributed_backend",
@@ -142,6 +140,7 @@ BATCH_KEYS = (
         Choice({"ddp": "ddp", "deepspeed": "deepspeed", "fsdp2": "fsdp2"}),
         "`ddp`, `deepspeed` or `fsdp2`; none: `ddp`",
         how="together",
+        default="ddp",
     ),
     Key(
         P + "use_fsdp2",

@@ -56,7 +56,8 @@ def test_packed_kernels_equal_sdpa_in_fp32(kernel: AttentionKernel, head_dim: in
 
 def test_the_choices_on_this_gpu_are_those_of_its_capability() -> None:
     facts = current_device(0)
-    config = TrainConfig.model_validate({"model": "demo", "data": {"train": "demo"}})
+    settled = {"strategy": "ddp", "activation_checkpointing": "off", "batch": {"micro": 1}}
+    config = TrainConfig.model_validate({"model": "demo", "data": {"train": "demo"}, **settled})
     choices = choose(config, facts.device, choose_dtype("auto", facts))
     able = abilities_of(facts.device)
     assert able.capability == torch.cuda.get_device_capability()

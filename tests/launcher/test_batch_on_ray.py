@@ -166,18 +166,18 @@ def one_row_losses(workplace: Path) -> list[float]:
 
 
 @pytest.mark.faults
-def test_auto_is_found_once_and_changes_no_loss(
+def test_it_is_found_once_and_changes_no_loss(
     workplace: Path, tmp_path: Path, ray_address: str, one_row_losses: list[float]
 ) -> None:
     home = tmp_path / "home"
-    registry, first = run_to_its_end(workplace, home, ray_address, "auto", 5, OPEN)
+    registry, first = run_to_its_end(workplace, home, ray_address, "probe", 5, OPEN)
     trials = events(registry, first, "batch_trial")
     assert len(trials) >= 3
     assert all(trial["data"]["fits"] for trial in trials)
     (found,) = events(registry, first, "batch_found")
     assert trials_are_told(workplace, home, registry, first, trials)
 
-    registry, second = run_to_its_end(workplace, home, ray_address, "auto", 5, OPEN)
+    registry, second = run_to_its_end(workplace, home, ray_address, "probe", 5, OPEN)
     (cached,) = events(registry, second, "batch_cached")
     assert cached["data"]["rows"] == found["data"]["rows"]
     assert not events(registry, second, "batch_trial")
@@ -206,7 +206,7 @@ def trials_are_told(workplace: Path, home: Path, registry: RunRegistry, run: str
 @pytest.mark.faults
 def test_a_stop_is_heeded_after_the_trial_it_falls_into(workplace: Path, tmp_path: Path, ray_address: str) -> None:
     home = tmp_path / "home"
-    (workplace / "run.yaml").write_text(yaml.safe_dump(configuration(ray_address, "auto", 5)))
+    (workplace / "run.yaml").write_text(yaml.safe_dump(configuration(ray_address, "probe", 5)))
     command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "run.yaml", "--no-batch-cache"]
     environment = {**os.environ, "GEMFLEET_HOME": str(home), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=workplace, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -265,7 +265,8 @@ def test_a_probe_lost_on_a_node_ends_the_trial_for_all(workplace: Path, number: 
     from gemfleet.train.batch_finder.variants import variants_of
     from gemfleet.train.config import TrainConfig
 
-    train = TrainConfig.model_validate({"model": "x", "data": {"train": "y", "max_length": 32}, "batch": {"global": 8}})
+    values = {"model": "x", "data": {"train": "y", "max_length": 32}, "batch": {"global": 8}}
+    train = TrainConfig.model_validate({**values, "strategy": "ddp", "activation_checkpointing": "off"})
     trials: list[Trial] = []
     bound_s = 20.0
 

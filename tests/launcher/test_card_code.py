@@ -26,7 +26,8 @@ END_OF_TURN = 5  # of the tiny tokenizer
 
 def make_result(folder: Path, model: Path, base: str, row_format: str, **output: Any) -> Path:
     """A published adapter that changes the model's answers. base: what the person called the folder `model`."""
-    config = TrainConfig.model_validate({"model": base, "data": {"train": "rows.jsonl"}})
+    values = {"model": base, "data": {"train": "rows.jsonl"}, "batch": {"micro": 1}}
+    config = TrainConfig.model_validate(values)
     trainable = attach_lora(load_base_model(model, torch.float32, torch.device("cpu")), LoraConfig(r=2), 0, base)
     for name, parameter in trainable.adapter_parameters().items():
         if "lora_B" in name:

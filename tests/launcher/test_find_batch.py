@@ -17,16 +17,20 @@ from gemfleet.launcher import find_batch
 from gemfleet.launcher.api.metrics import RunCollector
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.find_batch import FindTask, find_micro, settle_micro
+from gemfleet.launcher.memory_restart import RUN_EVENT
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.probe_host import HostFacts
-from gemfleet.train.batch_finder.cache import BatchCache
+from gemfleet.train.auto_strategy import RankDevices, Settled, settle_strategy
+from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch
 from gemfleet.train.batch_finder.child import ProbeTask
+from gemfleet.train.batch_finder.decision import Decision, decide
 from gemfleet.train.batch_finder.probe import worst_rows
 from gemfleet.train.batch_finder.process import Answer
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.planning import SIZES
 from typer.testing import CliRunner
 
 MIB = 2**20
@@ -82,7 +86,8 @@ class Search:
     """A task, its probes, and what was told: kind, sentence, facts."""
 
     def __init__(self, patch: pytest.MonkeyPatch, limits_mib: tuple[int, int], **train: Any) -> None:
-        values = {"model": "x", "data": {"train": "y"}, "batch": {"global": 64, "micro": "auto", "memory_margin": 0.0}}
+        values = {"model": "x", "data": {"train": "y"}, "batch": {"global": 64, "micro": "probe", "memory_margin": 0.0}}
+        values["strategy"] = "ddp"
         self.config = TrainConfig.model_validate(values | train)
         folders = dict.fromkeys(NODES, "/model")
         placement = Placement(2, 1.0, 0, "PACK")
@@ -109,7 +114,8 @@ def test_every_trial_the_table_and_the_choice_are_told(monkeypatch: pytest.Monke
     settled = search.run()
     assert (settled.batch.micro, settled.batch.global_) == (64, 64)
     assert settled.evaluation.micro is None
-    assert settled.with_micro(1) == search.config.with_micro(1)  # nothing else of the recipe changed
+    chosen = search.config.model_copy(update={"activation_checkpointing": "off"})
+    assert settled.with_micro(1) == chosen.with_micro(1)  # nothing else of the recipe changed
     trials = [facts for kind, _, facts in search.told if kind == "batch_trial"]
     assert [facts["rows"] for facts in trials if facts["evaluation"]] == [64]
     assert {facts["variant"] for facts in trials} == {"ddp"}  # memory was no limit, so nothing was computed again
@@ -169,10 +175,11 @@ def test_trials_are_on_the_screen_in_the_registry_and_counted(
         registry=registry,
         note=lines.append,
         enter=lambda state, _: registry.transition("run-1", state),
+        asked=search.config,
         config=SimpleNamespace(train=search.config, cluster=SimpleNamespace(wait_for_resources_s=1.0)),
     )
     folders = dict.fromkeys(NODES, "/model")
-    find_micro(run, search.task.placement, Source(64), folders, (), use_cache=True)  # type: ignore[arg-type]
+    find_micro(run, search.task.placement, Source(64), folders, None, use_cache=True)  # type: ignore[arg-type]
     assert registry.get_run("run-1").state == RunState.FINDING_BATCH
     trials = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_trial"]
     shown = CliRunner().invoke(app, ["show", "run-1"], catch_exceptions=False).output
@@ -182,3 +189,53 @@ def test_trials_are_on_the_screen_in_the_registry_and_counted(
     assert [sample.value for sample in counter.samples] == [len(trials)]
     listed = CliRunner().invoke(app, ["batch-cache", "list", "--json"], catch_exceptions=False).output
     assert [(found["variant"], found["rows"]) for found in json.loads(listed)] == [("ddp, selective", 8)]
+
+
+H200 = RankDevices(2, 140 * 2**30, "cuda", "bf16", "NVIDIA H200")
+
+
+def settled_by(devices: RankDevices, search: Search) -> Settled:
+    asked = search.config.model_copy(update={"batch": search.config.batch.model_copy(update={"micro": "auto"})})
+    return settle_strategy(asked, SIZES["1b"], devices)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_short_run_on_gpus_takes_what_is_known_or_the_plan(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, known: bool
+) -> None:
+    search, cache = Search(monkeypatch, (10_000, 10_000)), BatchCache(tmp_path / "batch.json")
+    if known:
+        cache.put("key", CachedBatch("ddp", 3, 1.0, 1))
+    plan = settled_by(H200, search)
+    decision = decide(plan.config, plan, Source(64), 2)
+    found = settle_micro(search.task, cache, "key", lambda *event: search.told.append(event), decision)
+    assert found.batch.micro == (3 if known else 32)
+    assert search.kinds() == ["batch_cached" if known else "batch_planned"]
+    assert [probe.starts for probe in search.probes] == [0, 0]
+
+
+def test_a_search_that_was_cut_short_is_not_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    search, cache = Search(monkeypatch, (10_000, 160)), BatchCache(tmp_path / "batch.json")
+    decision = Decision(probes=True, planned=None, budget_s=0.0, reason="of the 9 min, probes may save 54 s")
+    settle_micro(search.task, cache, "key", lambda *event: search.told.append(event), decision)
+    assert search.told[0][:2] == ("batch_note", decision.reason)
+    assert cache.entries() == {}
+    assert "batch_found" in search.kinds()
+
+
+def test_a_run_on_cpus_takes_the_plan_and_asks_no_node(monkeypatch: pytest.MonkeyPatch, gemfleet_home: Path) -> None:
+    """Not more rows than an earlier launch of the same run came down to."""
+    search = Search(monkeypatch, (10_000, 10_000))
+    registry = RunRegistry(gemfleet_home / "gemfleet.db")
+    registry.create_run("run-1", "run", "{}", os.getpid())
+    plan = settled_by(RankDevices(2, 16 * 2**30, "cpu", "fp32"), search)
+    length = plan.config.data.model_copy(update={"max_length": 128})
+    train = plan.config.model_copy(update={"data": length})
+    run = SimpleNamespace(id="run-1", registry=registry, note=print, asked=train, config=SimpleNamespace(train=train))
+    found = find_micro(run, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
+    registry.add_event("run-1", RUN_EVENT, "halved", {"to": 2})
+    again = find_micro(run, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
+    assert (found.batch.micro, again.batch.micro) == (8, 2)
+    told = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_planned"]
+    assert told[0].startswith("micro-batch 8 by the plan: a pass of 1,024 tokens")
+    assert told[1] == "micro-batch 2 by the plan: with more, memory ran out before"

@@ -26,7 +26,8 @@ def registry(gemfleet_home: Path) -> RunRegistry:
 
 
 def train(micro: int) -> TrainConfig:
-    return TrainConfig.model_validate({"model": "x", "data": {"train": "y"}, "batch": {"global": 64, "micro": micro}})
+    values = {"model": "x", "data": {"train": "y"}, "batch": {"global": 64, "micro": micro}}
+    return TrainConfig.model_validate({**values, "activation_checkpointing": "off"})
 
 
 def out_of_memory(registry: RunRegistry, rank: int = 1) -> None:
@@ -66,6 +67,20 @@ def test_at_one_row_the_error_says_what_to_change(registry: RunRegistry) -> None
     out_of_memory(registry)
     with pytest.raises(UserError, match=r"rank 1 ran out of memory with one row.*train\.data\.max_length"):
         MemoryRestart(registry, RUN).lowered(train(1), print)
+
+
+def test_at_one_row_more_is_recomputed_where_that_was_left_open(registry: RunRegistry) -> None:
+    restart, notes, config = MemoryRestart(registry, RUN), list[str](), train(1)
+    for mode in ("selective", "full"):
+        out_of_memory(registry)
+        config = restart.lowered(config, notes.append, recomputation_open=True)
+        assert (config.activation_checkpointing, config.batch.micro) == (mode, 1)
+        assert not restart.wanted()
+        assert f"to {mode}" in notes[-1]
+    assert config.model_copy(update={"activation_checkpointing": "off"}) == train(1)
+    out_of_memory(registry)
+    with pytest.raises(UserError, match="one row"):
+        restart.lowered(config, notes.append, recomputation_open=True)
 
 
 def test_such_a_restart_uses_none_of_the_allowed_failures(registry: RunRegistry) -> None:

@@ -59,6 +59,18 @@ def test_a_configuration_is_read_and_options_come_first(tmp_path: Path) -> None:
     assert changed["model"]["name"] == "1b"
 
 
+def test_a_configuration_that_names_only_model_and_data_gets_the_plans_rows(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("train:\n  model: google/gemma-3-4b-it\n  data: {train: x.jsonl}\n")
+    roomy, tight = json_of(str(file), "--gpus", "4"), json_of(str(file), "--gpu", "rtx4090")
+    assert (roomy["workload"]["micro"], tight["workload"]["micro"]) == (8, 1)
+    assert "8 rows in a pass by the plan: a pass holds all rows" in " ".join(roomy["notes"])
+    assert "2 rows would take" in " ".join(tight["notes"])
+    assert all(report["chosen"]["fits"] for report in (roomy, tight))
+    assert roomy["chosen"]["memory_bytes"]["total"] > 1.5 * tight["chosen"]["memory_bytes"]["total"]
+    assert json_of(str(file), "--micro", "2")["workload"]["micro"] == 2
+
+
 def test_a_gpu_without_bf16_computes_in_fp32() -> None:
     report = json_of("--model", "270m", "--gpu", "t4")
     assert report["workload"]["dtype"] == "fp32"

@@ -33,7 +33,7 @@ def run(tmp_path: Path) -> Path:
     """A run's folder with one checkpoint of a tiny model, TensorBoard files, predictions and the request."""
     base = save_tiny_gemma3(tmp_path / "model")
     tiny_tokenizer(base)
-    config = TrainConfig.model_validate({"model": str(base), "data": {"train": "rows.jsonl"}})
+    config = TrainConfig.model_validate({"model": str(base), "data": {"train": "rows.jsonl"}, "batch": {"micro": 1}})
     model = load_base_model(base, torch.float32, torch.device("cpu"))
     trainable = attach_lora(model, LoraConfig(r=2), 0, str(base))
     adapter = {name: parameter.detach() for name, parameter in trainable.adapter_parameters().items()}

@@ -39,7 +39,8 @@ def publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publication:
         (base / name).write_text(json.dumps(content))
     extra = {"aio": {"nvme_path": f"{home}/scratch disk"}}
     data = {"train": f"{home}/data/rows.jsonl", "eval": str(tmp_path / "held out.jsonl")}
-    config = TrainConfig.model_validate({"model": str(base), "data": data, "deepspeed": {"config": extra}})
+    values = {"model": str(base), "data": data, "batch": {"micro": 1}, "deepspeed": {"config": extra}}
+    config = TrainConfig.model_validate(values)
     model = attach_lora(load_base_model(base, torch.float32, torch.device("cpu")), LoraConfig(r=2), 0, str(base))
     adapter = {name: parameter.detach() for name, parameter in model.adapter_parameters().items()}
     run, progress = tmp_path / "run-1", Progress(step=1, epoch=1.0, total_steps=1, log_history=HISTORY)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 from gemfleet.cluster.inventory import Node
 from gemfleet.launcher.config import LaunchConfig
 from gemfleet.launcher.config_file import dump_config, load_config
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan import describe_plan
-from gemfleet.launcher.settle_strategy import NodeMemory, least_devices, node_memory
+from gemfleet.launcher.plan_here import describe_here, settled_here
+from gemfleet.launcher.settle_strategy import NodeMemory, all_known, blind_sentence, least_devices, node_memory
+from gemfleet.train.auto_strategy import needs_devices, settled_blindly
 from gemfleet.train.config import TrainConfig
-from gemfleet.train.errors import UserError
 from tiny_model import save_tiny_gemma3
 
 GIB = 2**30
@@ -21,7 +22,7 @@ GPU, CPU = Placement(4, 1.0, 1, "PACK"), Placement(4, 2.0, 0, "PACK")
 
 
 def launch_config(**train: Any) -> LaunchConfig:
-    train = {"model": "x", "data": {"train": "x.jsonl"}, "strategy": "auto", **train}
+    train = {"model": "x", "data": {"train": "x.jsonl"}, **train}
     return LaunchConfig.model_validate({"train": train, "cluster": {"workers": 4}})
 
 
@@ -52,9 +53,22 @@ def test_a_limit_in_the_configuration_counts() -> None:
     assert least_devices(limited, GPU, [node("10.0.0.1", 4, 64, (80,))]).memory_bytes == 12 * GIB
 
 
-def test_gpus_that_tell_nothing_of_themselves_are_named() -> None:
-    with pytest.raises(UserError, match=r"nvidia-smi tells nothing of the GPUs of 10\.0\.0\.9.*set train\.strategy"):
-        least_devices(train_config(), GPU, [node("10.0.0.9", 4, 64)])
+def test_gpus_that_tell_nothing_of_themselves_leave_no_plan_and_are_told() -> None:
+    silent = [node("10.0.0.8", 4, 64, (80,)), node("10.0.0.9", 4, 64)]
+    assert all_known(GPU, silent[:1])
+    assert not all_known(GPU, silent)
+    assert not all_known(GPU, [])
+    assert all_known(CPU, silent)
+    assert "ddp, activation checkpointing off; no plan" in blind_sentence(settled_blindly(train_config()))
+
+
+def test_the_slowest_gpu_counts_for_speed_and_for_what_it_can_compute_in() -> None:
+    nodes = [replace(node("10.0.0.1", 1, 64, (80,)), gpu_names=(name,)) for name in ("NVIDIA H100", "Tesla T4")]
+    assert [least_devices(train_config(), GPU, found).gpu for found in (nodes[:1], nodes)] == [
+        "NVIDIA H100",
+        "Tesla T4",
+    ]
+    assert [least_devices(train_config(), GPU, found).dtype for found in (nodes[:1], nodes)] == ["bf16", "fp32"]
 
 
 def test_what_a_node_answers_is_read() -> None:
@@ -74,9 +88,11 @@ def test_a_run_that_is_launched_again_may_choose_again(tmp_path: Path) -> None:
     path.write_text(dump_config(launch_config()))
     read = load_config(path)
     assert read == launch_config()
-    assert "activation_checkpointing" not in read.train.model_fields_set
-    path.write_text(dump_config(launch_config(activation_checkpointing="off")))
-    assert "activation_checkpointing" in load_config(path).train.model_fields_set
+    assert needs_devices(read.train)
+    named = {"strategy": "ddp", "batch": {"micro": 2}, "activation_checkpointing": "off"}
+    path.write_text(dump_config(launch_config(**named)))
+    assert load_config(path) == launch_config(**named)
+    assert not needs_devices(load_config(path).train)
 
 
 def test_the_plan_of_a_dry_run_names_every_way(tmp_path: Path) -> None:
@@ -87,3 +103,38 @@ def test_the_plan_of_a_dry_run_names_every_way(tmp_path: Path) -> None:
     assert plan["recomputation"] == "where memory needs it"
     unknown = describe_plan(launch_config(model="google/gemma-3-1b-it"), tmp_path)
     assert unknown["strategy"] == "auto, settled by the plan once model and cluster are known"
+    assert "by the plan, or by probes" in unknown["batch"]
+
+
+MACHINE = {"cores": 2, "memory": 24 * GIB, "container": None, "bf16_gains": False, "gpus": []}
+
+
+def test_a_dry_run_says_what_this_machine_would_settle_on_and_why(tmp_path: Path) -> None:
+    save_tiny_gemma3(tmp_path)
+    config = launch_config(model=str(tmp_path), data={"train": "x.jsonl", "max_length": 256})
+    plan = describe_plan(config, tmp_path, settled_here(config, MACHINE))
+    assert plan["strategy"].startswith("for 4 ranks: ddp: the whole base fits on every rank (takes 0.")
+    assert "; activation checkpointing is off (on this machine" in plan["strategy"]
+    assert plan["recomputation"] == "off"
+    assert "4 packed rows of a rank in memory at once by the plan, as a pass of 1,024 tokens is long" in plan["batch"]
+    gpus = ["NVIDIA H200, 143771 MiB"] * 4
+    plan = describe_plan(config, tmp_path, settled_here(config, {**MACHINE, "gpus": gpus}))
+    assert "8 packed rows of a rank in memory at once by the plan, as a pass holds all rows" in plan["batch"]
+    assert plan["batch"].endswith("or by probes, if the run is long enough")
+
+
+def test_a_dry_run_tells_what_a_run_here_would_be_refused_for(tmp_path: Path) -> None:
+    save_tiny_gemma3(tmp_path)
+    limited = launch_config(model=str(tmp_path), batch={"device_memory_limit": "420MiB"})
+    plan = describe_here(limited, tmp_path)
+    assert plan["strategy"].startswith("refused on this machine: train.strategy is auto, but nothing fits: ")
+    assert plan["recomputation"] == "where memory needs it"
+
+
+def test_a_dry_run_says_nothing_of_this_machine_where_another_trains(tmp_path: Path) -> None:
+    save_tiny_gemma3(tmp_path)
+    config = launch_config(model=str(tmp_path))
+    elsewhere = config.model_copy(update={"cluster": config.cluster.model_copy(update={"address": "10.0.0.1:6379"})})
+    assert settled_here(config, MACHINE) is not None
+    assert settled_here(elsewhere, MACHINE) is None
+    assert settled_here(launch_config(), MACHINE) is None

@@ -16,7 +16,7 @@ from tiny_tokenizer import tiny_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.long]
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "auto": {"strategy": "auto"},
+    "auto": {},
     "fsdp2": {"strategy": "fsdp2"},
     "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": "zero.json"}},
 }
@@ -75,9 +75,20 @@ def test_auto_is_settled_and_told(workplace: Path) -> None:
     assert event["data"]["strategy"] == "ddp"
     assert event["data"]["fitting"][0] == "ddp"
     folder = workplace / "home-auto" / "runs" / run.id
-    assert yaml.safe_load((folder / "config.resolved.yaml").read_text())["train"]["strategy"] == "auto"
-    (trained,) = folder.glob("checkpoints/*/training_config.json")
-    assert json.loads(trained.read_text())["train"]["strategy"] == "ddp"
+    (planned,) = [event for event in registry.events(run.id) if event["kind"] == "batch_planned"]
+    assert planned["message"].startswith("micro-batch 2 by the plan: a pass holds all rows")
+    log = (folder / "logs" / "driver.log").read_text()
+    assert event["message"] in log
+    assert planned["message"] in log
+    asked, (trained,) = folder / "config.resolved.yaml", folder.glob("checkpoints/*/training_config.json")
+    assert settings(yaml.safe_load(asked.read_text())) == ("auto", "auto", "auto")
+    assert settings(json.loads(trained.read_text())) == ("ddp", "off", 2)
+    assert "finding_batch" not in [event["data"].get("state") for event in registry.events(run.id)]
+
+
+def settings(config: dict[str, Any]) -> tuple[Any, ...]:
+    train = config["train"]
+    return train["strategy"], train["activation_checkpointing"], train["batch"]["micro"]
 
 
 def test_layers_stay_gathered_where_that_fits(workplace: Path) -> None:

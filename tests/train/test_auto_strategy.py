@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.train.auto_strategy import RankDevices, fitting_strategies, is_open, needs, settle_strategy
+from gemfleet.train.auto_strategy import (
+    RankDevices,
+    fitting_strategies,
+    is_open,
+    needs,
+    settle_strategy,
+    settled_blindly,
+)
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.local_devices import settle_here
@@ -20,7 +27,8 @@ FOUR = RankDevices(ranks=4, memory_bytes=80 * GB, kind="cuda", dtype="bf16")
 
 
 def config(**train: Any) -> TrainConfig:
-    return TrainConfig.model_validate({"model": "x", "data": {"train": "x.jsonl"}, "strategy": "auto", **train})
+    """With nothing named but `train`."""
+    return TrainConfig.model_validate({"model": "x", "data": {"train": "x.jsonl"}, **train})
 
 
 def with_memory(gigabytes: float) -> RankDevices:
@@ -31,6 +39,7 @@ def test_ddp_where_the_base_fits_and_why() -> None:
     settled = settle_strategy(config(), SIZES["4b"], FOUR)
     assert (settled.config.strategy, settled.config.activation_checkpointing) == ("ddp", "off")
     assert settled.sentence.startswith("strategy for 4 ranks: ddp: the whole base fits on every rank")
+    assert settled.sentence.endswith("; activation checkpointing is off")
     assert settled.facts["asked"] == "auto"
     assert settled.facts["strategy"] == "ddp"
     assert settled.facts["predicted_memory_bytes"]["total"] < 80 * GB
@@ -70,10 +79,43 @@ def test_what_a_person_has_set_stays(mode: str) -> None:
 
 @pytest.mark.parametrize(("gigabytes", "reshard"), [(80, False), (16, True), (2, True)])
 def test_fsdp2_asked_for_settles_only_whether_layers_stay_gathered(gigabytes: float, reshard: bool) -> None:
-    settled = settle_strategy(config(strategy="fsdp2"), SIZES["12b"], with_memory(gigabytes))
+    asked = config(strategy="fsdp2", activation_checkpointing="off")
+    settled = settle_strategy(asked, SIZES["12b"], with_memory(gigabytes))
     assert settled.config.strategy == "fsdp2"
     assert settled.config.fsdp2.reshard_after_forward is reshard
-    assert "activation_checkpointing" not in settled.config.model_fields_set
+    assert settled.config.activation_checkpointing == "off"
+
+
+ZERO3 = {"strategy": "deepspeed", "deepspeed": {"stage": 3}}
+
+
+@pytest.mark.parametrize("named", [{"strategy": "ddp"}, {"strategy": "fsdp2"}, ZERO3], ids=["ddp", "fsdp2", "zero3"])
+def test_a_named_strategy_recomputes_as_little_as_memory_needs(named: dict[str, Any]) -> None:
+    """By the rows that a pass is to hold; the strategy stays, even where nothing fits."""
+    asked = config(**named, batch={"micro": 32})
+    found = [settle_strategy(asked, SIZES["4b"], with_memory(gigabytes)) for gigabytes in (800, 120, 2)]
+    assert [settled.config.activation_checkpointing for settled in found] == ["off", "selective", "full"]
+    assert {settled.config.strategy for settled in found} == {named["strategy"]}
+    assert not any(is_open(settled.config) for settled in found)
+    assert "activation checkpointing" in found[1].sentence
+    assert "nothing fits" in found[2].sentence
+
+
+def test_nothing_is_compiled_that_was_to_be_compiled_under_a_strategy_that_cannot() -> None:
+    asked = config(compile=True)
+    assert {option.choice.sharing.name for option in fitting_strategies(asked, SIZES["4b"], FOUR)} == {"ddp"}
+
+
+def test_scoring_alone_is_not_refused_for_what_training_would_take() -> None:
+    assert settle_strategy(config(max_steps=0), SIZES["27b"], with_memory(24)).config.strategy == "fsdp2"
+
+
+def test_devices_that_say_nothing_get_the_simplest_choice() -> None:
+    found = settled_blindly(config())
+    assert (found.strategy, found.activation_checkpointing) == ("ddp", "off")
+    assert settled_blindly(config(strategy="fsdp2", activation_checkpointing="full")) == config(
+        strategy="fsdp2", activation_checkpointing="full"
+    )
 
 
 def test_a_quantised_base_is_replicated() -> None:
@@ -105,7 +147,8 @@ def test_needs_name_every_way() -> None:
 def test_one_process_settles_by_this_machine(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_tiny_gemma3(tmp_path)
     with caplog.at_level(logging.INFO, "gemfleet.train"):
-        settled, options = settle_here(config(), tmp_path, 0, 1)
-    assert settled.strategy == "ddp"
-    assert options[0].name == "ddp"
+        train, settled = settle_here(config(), tmp_path, 0, 1)
+    assert train.strategy == "ddp"
+    assert settled is not None
+    assert settled.options[0].name == "ddp"
     assert "strategy for 1 rank: ddp: the whole base fits" in caplog.text

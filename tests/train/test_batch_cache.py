@@ -136,7 +136,7 @@ def test_worst_rows_are_full_and_all_supervised() -> None:
     ("asked", "seen", "result"), [(None, 8, None), (None, 0, None), (16, 16, 16), (16, 8, 8), (None, 3, 3), (2, 8, 2)]
 )
 def test_an_evaluation_takes_no_larger_passes_than_fit(asked: int | None, seen: int, result: int | None) -> None:
-    values = {"model": "x", "data": {"train": "y"}, "batch": {"micro": "auto"}, "evaluation": {"micro": asked}}
+    values = {"model": "x", "data": {"train": "y"}, "strategy": "ddp", "evaluation": {"micro": asked}}
     config = TrainConfig.model_validate(values)
     found = settled(config, variants_of(config), "ddp, selective", 4, seen)
     assert (found.batch.micro, found.evaluation.micro, found.activation_checkpointing) == (4, result, "selective")

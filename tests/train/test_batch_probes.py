@@ -56,7 +56,8 @@ def config(max_length: int = 32, **changes: Any) -> TrainConfig:
         "data": {"train": "x.jsonl", "max_length": max_length},
         "lora": {"r": 4},
         "precision": "fp32",
-        "batch": {"global": 8, "micro": "auto"},
+        "batch": {"global": 8, "micro": "probe"},
+        "strategy": "ddp",
         "activation_checkpointing": "off",
         **changes,
     }

@@ -254,3 +254,26 @@ def test_facts_of_a_trial_for_programs() -> None:
     assert (facts["tightest_rank"], facts["peak_bytes"], facts["fits"], facts["pass_seconds"]) == (1, 30, True, 2.5)
     assert trial_facts("ddp", Trial(4, failure=Failure.MEMORY))["failure"] == "memory"
     assert math.isclose(measured(1, [1], [2], 0.25).seconds, 0.25)
+
+
+@pytest.mark.parametrize(("budget_s", "tried"), [(0.0, {"off"}), (1e9, {"off", "selective"})])
+def test_a_search_that_used_its_time_up_takes_the_best_so_far(budget_s: float, tried: set[str]) -> None:
+    """The largest size of the first variant is found and timed in any case."""
+    seconds = iter(range(10_000))
+    variants = [Variant("off"), Variant("selective", if_limited="off")]
+    groups = {"off": SimulatedGroup([1850]), "selective": SimulatedGroup([1850], row_bytes=2)}
+    limits = SearchLimits(64, 1e6, budget_s=budget_s)
+    found = find_batch(
+        variants,
+        lambda variant: opened(groups[variant.name]),
+        limits,
+        100,
+        lambda *_: None,
+        lambda: float(next(seconds)),
+    )
+    assert {candidate.variant for candidate in found.candidates} == tried
+    assert found.cut_short is (budget_s == 0.0)
+    assert found.choice.rows in groups[found.choice.variant].tried
+    assert any("ended early" in line for line in found_sentences(found, None)) is found.cut_short
+    if found.cut_short:
+        assert groups["off"].tried == [1, 2, 2, 1, 8]

@@ -15,7 +15,7 @@ GIB = 2**30
 
 
 def settled(gibibytes: float, **train: Any) -> tuple[TrainConfig, tuple[Option, ...]]:
-    values = {"model": "x", "data": {"train": "y"}, "strategy": "auto", "batch": {"micro": "auto"}, **train}
+    values = {"model": "x", "data": {"train": "y"}, **train}
     devices = RankDevices(4, int(gibibytes * GIB), "cuda", "bf16")
     found = settle_strategy(TrainConfig.model_validate(values), SIZES["4b"], devices)
     return found.config, found.options
@@ -27,7 +27,7 @@ def tried(config: TrainConfig, options: tuple[Option, ...] = ()) -> list[tuple[s
 
 @pytest.mark.parametrize("chosen", [{}, {"activation_checkpointing": "off"}])
 def test_recomputing_is_tried_only_where_nobody_chose(chosen: dict[str, Any]) -> None:
-    values = {"model": "x", "data": {"train": "y"}, "batch": {"micro": "auto"}, **chosen}
+    values = {"model": "x", "data": {"train": "y"}, "strategy": "ddp", **chosen}
     more = [] if chosen else [("ddp, selective", "ddp")]
     assert tried(TrainConfig.model_validate(values)) == [("ddp", None), *more]
 
@@ -53,7 +53,8 @@ def test_what_does_not_fit_by_the_plan_is_not_tried() -> None:
 
 def test_a_strategy_that_a_person_chose_stays() -> None:
     names = [name for name, _ in tried(*settled(80, strategy="fsdp2"))]
-    assert names == ["fsdp2, kept gathered", "fsdp2, kept gathered, selective", "fsdp2", "fsdp2, selective"]
+    assert names == ["fsdp2, kept gathered", "fsdp2", "fsdp2, kept gathered, selective", "fsdp2, selective"]
+    assert [name for name, _ in tried(*settled(80, strategy="ddp"))] == ["ddp", "ddp, selective"]
     assert next(name for name, _ in tried(*settled(80, activation_checkpointing="full"))) == "ddp, full"
 
 

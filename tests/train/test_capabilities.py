@@ -16,7 +16,8 @@ OLD_TORCH = Abilities(capability=(9, 0), varlen=False)
 
 def config(**changes: Any) -> TrainConfig:
     values = {"model": "demo", "data": {"train": "demo", "max_length": 64}, "batch": {"micro": 3}}
-    return TrainConfig.model_validate({**values, **changes})
+    settled = {"strategy": "ddp", "activation_checkpointing": "off"}
+    return TrainConfig.model_validate({**values, **settled, **changes})
 
 
 @pytest.mark.parametrize(

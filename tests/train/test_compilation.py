@@ -91,7 +91,8 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
 
 def config(**changes: Any) -> TrainConfig:
     values = {"model": "demo", "data": {"train": "demo", "max_length": 64}, "batch": {"micro": 3}}
-    return TrainConfig.model_validate({**values, **changes})
+    settled = {"strategy": "ddp", "activation_checkpointing": "off"}
+    return TrainConfig.model_validate({**values, **settled, **changes})
 
 
 CPU = torch.device("cpu")

@@ -22,6 +22,8 @@ BASELINE: dict[str, Any] = {
     "data": {"train": "x.jsonl", "max_length": 64},
     "lora": {"r": 4, "alpha": 8.0, "dropout": 0.0},
     "batch": {"global": 3, "micro": 4},
+    "strategy": "ddp",
+    "activation_checkpointing": "off",
     "optim": {
         "learning_rate": 0.01,
         "weight_decay": 0.0,

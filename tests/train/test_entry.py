@@ -107,7 +107,9 @@ def test_a_micro_batch_found_by_probes_changes_no_loss(config: Path, tmp_path: P
         train([], config, tmp_path / "1", "--set", "train.batch.micro=1"),
         train([], config, tmp_path / "2", "--set", "train.batch.micro=2"),
         train([], config, tmp_path / "4", "--set", "train.batch.micro=4"),
-        train(TORCHRUN, config, tmp_path / "auto", "--set", "train.batch.micro=auto", "--set", "train.strategy=auto"),
+        train(
+            TORCHRUN, config, tmp_path / "probes", "--set", "train.batch.micro=probe", "--set", "train.strategy=auto"
+        ),
     ]
     losses = [[entry["loss"] for entry in history if "loss" in entry] for history in histories]
     assert len(losses[0]) == 5

@@ -75,6 +75,8 @@ def config(**changes: Any) -> TrainConfig:
         "data": {"train": "x.jsonl", "max_length": 64},
         "lora": {"r": 4, "dropout": 0.1},
         "batch": {"global": 3, "micro": 1},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "optim": {"learning_rate": 0.02},
         "epochs": 2.0,
         "precision": "fp32",

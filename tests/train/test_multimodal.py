@@ -87,7 +87,9 @@ def test_a_run_from_the_saved_folder_learns(folder: Path, tmp_path: Path, quanti
     values = {
         "model": str(folder),
         "data": {"train": "unused.jsonl", "max_length": 64},
-        "batch": {"global": 8},
+        "batch": {"global": 8, "micro": 1},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "optim": {"learning_rate": 0.03},
         "lora": {"r": 8},
         "epochs": 30.0,

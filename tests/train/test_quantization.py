@@ -152,7 +152,9 @@ def demo_config(**changes: Any) -> TrainConfig:
     values = {
         "model": "demo",
         "data": {"train": "demo", "max_length": 256, "limit": 320},
-        "batch": {"global": 8},
+        "batch": {"global": 8, "micro": 1},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "optim": {"learning_rate": 5e-4},
         "max_steps": 30,
         "evaluation": {"every": "never"},

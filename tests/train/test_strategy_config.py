@@ -54,7 +54,7 @@ def test_a_quantised_base_is_not_divided(tmp_path: Path, strategy: str) -> None:
     ("content", "parts"),
     [
         ({"train_batch_size": 64}, ["train_batch_size to 64", "train.batch.global is 32"]),
-        ({"train_micro_batch_size_per_gpu": 4}, ["train_micro_batch_size_per_gpu to 4", "train.batch.micro is 1"]),
+        ({"train_micro_batch_size_per_gpu": 4}, ["train_micro_batch_size_per_gpu to 4", 'train.batch.micro is "auto"']),
         ({"gradient_accumulation_steps": 8}, ["gradient_accumulation_steps", "train.batch's to decide", "remove it"]),
         ({"optimizer": {"type": "Lamb"}}, ["optimizer", "train.optim's to decide"]),
         ({"fp16": {"enabled": True}}, ["fp16.enabled", "train.precision's to decide"]),

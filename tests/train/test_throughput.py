@@ -93,7 +93,9 @@ def trained_step(folder: Path, pad_to: int) -> dict[str, Any]:
         {
             "model": "tiny",
             "data": {"train": "in memory", "max_length": TOKENS},
-            "batch": {"global": 2},
+            "batch": {"global": 2, "micro": 1},
+            "strategy": "ddp",
+            "activation_checkpointing": "off",
             "precision": "fp32",
         }
     )

@@ -5,5 +5,6 @@ memory, probe, child    one probe process: measures one setting, and is thrown a
 process, group          its parent's side: bounded in time, whatever a rank does
 variants                which ways to train are tried
 variant_search, finder  the whole search over any `ProbeGroup`
+worth, decision         whether a run can earn back a search, or takes what the plan says
 cache, local            what was found before; probes beside `python -m train`
 """

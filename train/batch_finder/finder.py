@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Found:
     evaluation_rows: the most rows that an evaluation under the chosen variant was seen to fit with; 0: there is none
     tightest:        the rank with the least memory, where ranks differ in it; it decides for all
     memory_trials:   by variant, the trials that looked for the largest size
+    cut_short:       whether the search ended because it had taken all the time that it may
     """
 
     choice: Candidate
@@ -44,6 +46,7 @@ class Found:
     tightest: RankMeasure | None
     memory_trials: dict[str, int]
     trials: int
+    cut_short: bool = False
 
 
 Tell = Callable[[str, Trial], None]
@@ -51,12 +54,18 @@ OpenGroup = Callable[[Variant], AbstractContextManager[Group]]
 
 
 def find_batch(
-    variants: Sequence[Variant], open_group: OpenGroup, limits: SearchLimits, tokens_per_row: int, tell: Tell
+    variants: Sequence[Variant],
+    open_group: OpenGroup,
+    limits: SearchLimits,
+    tokens_per_row: int,
+    tell: Tell,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Found:
     """Try every variant, choose by measured speed. `tell` gets each trial as it ends, with its variant's name.
 
     tokens_per_row: supervised tokens of a full row, over all ranks. UserError when not one row fits anywhere.
     """
+    ends = clock() + limits.budget_s
     searches: dict[str, VariantSearch] = {}
     candidates: list[Candidate] = []
     evaluation: dict[str, int] = {}
@@ -64,8 +73,12 @@ def find_batch(
     for variant in variants:
         if variant.if_limited is not None and variant.if_limited not in limited:
             continue
+        if candidates and clock() >= ends:
+            break
         with open_group(variant) as group:
-            search = searches[variant.name] = VariantSearch(group, limits, partial(tell, variant.name))
+            search = searches[variant.name] = VariantSearch(
+                group, limits, partial(tell, variant.name), lambda: clock() >= ends
+            )
             sizes = search.run()
             evaluation[variant.name] = search.evaluation_fit() if limits.evaluates and sizes else 0
         if search.memory_limits:
@@ -83,6 +96,7 @@ def find_batch(
         _tightest(trials),
         {name: len(search.verdicts) for name, search in searches.items()},
         len(trials) + sum(search.evaluation_trials for search in searches.values()),
+        clock() >= ends,
     )
 
 

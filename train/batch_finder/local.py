@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 
-from ..auto_strategy import Option
+from ..auto_strategy import Settled
 from ..config import TrainConfig
 from ..errors import UserError
 from ..interfaces import BlockSource
+from .decision import Decision, decide
 from .finder import Variant, find_batch
 from .group import ProbeGroup
 from .process import LocalProbe
@@ -28,6 +29,7 @@ from .setting import (
     tokens_per_row,
     with_variant,
 )
+from .variant_search import ProbeError
 from .variants import variants_of
 
 log = logging.getLogger("gemfleet.train")
@@ -36,26 +38,26 @@ LONGEST_SEARCH = timedelta(hours=6)
 
 def settle_micro(
     config: TrainConfig,
-    options: Sequence[Option],
+    settled: Settled | None,
     model_folder: Path,
     source: BlockSource,
     rank: int,
     world_size: int,
     besides_bytes: int,
 ) -> TrainConfig:
-    """The configuration with a number for `micro: auto`, equal on all ranks. Collective under `torchrun`.
+    """The configuration with a number of rows in a pass, equal on all ranks. Collective under `torchrun`.
 
-    options: see `variants_of`; besides_bytes: what this process holds that a probe does not, such as the data
+    settled: what the plan chose; besides_bytes: what this process holds that a probe does not, such as the data
     """
-    if config.batch.micro != "auto":
+    if isinstance(config.batch.micro, int):
         return config
-    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) != world_size:
-        raise UserError(
-            "train.batch.micro is 'auto', which torchrun can find on one machine only; "
-            "give a number, or use `gemfleet train` on a Ray cluster"
-        )
+    if config.max_steps == 0:
+        return config.with_micro(1)
+    decision = _on_this_machine(config, decide(config, settled, source, world_size), world_size)
+    if settled is not None and settled.devices.kind == "cpu" and not decision.probes:
+        return _by_plan(config, decision, rank)  # all ranks come to the same
     if world_size == 1:
-        return find_here(config, options, model_folder, source, 1, besides_bytes)
+        return settle_as_decided(config, settled, decision, model_folder, source, 1, besides_bytes)
     import torch.distributed as dist
 
     # gloo: on GPUs nothing may take memory before the probes had them to themselves
@@ -63,7 +65,7 @@ def settle_micro(
     answer: list[TrainConfig | BaseException] = [config]
     if rank == 0:
         try:
-            answer = [find_here(config, options, model_folder, source, world_size, besides_bytes)]
+            answer = [settle_as_decided(config, settled, decision, model_folder, source, world_size, besides_bytes)]
         except Exception as error:
             answer = [error]
     dist.broadcast_object_list(answer, group=waiting)
@@ -73,16 +75,57 @@ def settle_micro(
     return answer[0]
 
 
-def find_here(
+def settle_as_decided(
     config: TrainConfig,
-    options: Sequence[Option],
+    settled: Settled | None,
+    decision: Decision,
     model_folder: Path,
     source: BlockSource,
     world_size: int,
     besides_bytes: int,
 ) -> TrainConfig:
+    """As decided, on one rank for all. Where probes fail that nobody has asked for, the plan's rows are taken."""
+    if not decision.probes:
+        return _by_plan(config, decision)
+    if decision.reason:
+        log.info("looking for a micro-batch: %s", decision.reason)
+    variants = variants_of(config, settled.options if settled else (), torch.cuda.is_available())
+    try:
+        return find_here(config, variants, model_folder, source, world_size, besides_bytes, decision.budget_s)
+    except ProbeError as error:
+        if config.batch.micro == "probe" or decision.planned is None:
+            raise
+        return _by_plan(config, decision.without_probes(f"probes failed: {error}"))
+
+
+def _by_plan(config: TrainConfig, decision: Decision, rank: int = 0) -> TrainConfig:
+    if rank == 0:
+        log.info(decision.sentence())
+    return config.with_micro(decision.rows)
+
+
+def _on_this_machine(config: TrainConfig, decision: Decision, world_size: int) -> Decision:
+    """UserError where probes are asked for and cannot be started on all machines."""
+    if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == world_size or not decision.probes:
+        return decision
+    if config.batch.micro == "probe":
+        raise UserError(
+            "train.batch.micro is 'probe', which torchrun can do on one machine only; "
+            "give a number or auto, or use `gemfleet train` on a Ray cluster"
+        )
+    return decision.without_probes("torchrun can start probes on one machine only")
+
+
+def find_here(
+    config: TrainConfig,
+    variants: Sequence[Variant],
+    model_folder: Path,
+    source: BlockSource,
+    world_size: int,
+    besides_bytes: int,
+    budget_s: float,
+) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
-    variants = variants_of(config, options, torch.cuda.is_available())
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 
     def open_group(variant: Variant) -> AbstractContextManager[ProbeGroup]:
@@ -92,7 +135,7 @@ def find_here(
     found = find_batch(
         variants,
         open_group,
-        search_limits(source, config, world_size),
+        search_limits(source, config, world_size, budget_s),
         tokens_per_row(config, world_size),
         lambda variant, trial: log.info(trial_line(variant, trial)),
     )

@@ -55,6 +55,8 @@ def found_sentences(found: Found, evaluation_asked: int | None) -> list[str]:
             f"memory differs between ranks: rank {least.rank} on {least.node} has the least, {gib:.2f} GiB less the "
             "margin, and decides for all"
         )
+    if found.cut_short:
+        sentences.append("the search ended early: the run could not earn back more of it")
     asked = evaluation_asked or choice.rows
     if 0 < found.evaluation_rows < asked:
         sentences.append(f"an evaluation of {asked} rows does not fit: it goes in passes of {found.evaluation_rows}")

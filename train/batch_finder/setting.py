@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import TrainConfig
-from ..interfaces import BlockSource
+from ..interfaces import BlockSource, StepRows
 from .child import ProbeTask
 from .finder import Variant
 from .group import GroupSettings
@@ -61,13 +61,18 @@ def probe_tasks(config: TrainConfig, places: Sequence[RankPlace]) -> list[ProbeT
 
 def largest_rows(source: BlockSource, config: TrainConfig, world_size: int) -> int:
     """The most rows that any rank has in the first steps: more in one pass would stay empty."""
+    return max(1, *(step.rows.row_count for step in first_steps(source, config, world_size)))
+
+
+def first_steps(source: BlockSource, config: TrainConfig, world_size: int) -> list[StepRows]:
+    """What so many ranks have in each of the first steps."""
     steps = min(STEPS_LOOKED_AT, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
-    return max(1, *(source.step(0, step, rank).rows.row_count for step in range(steps) for rank in range(world_size)))
+    return [source.step(0, step, rank) for step in range(steps) for rank in range(world_size)]
 
 
-def search_limits(source: BlockSource, config: TrainConfig, world_size: int) -> SearchLimits:
+def search_limits(source: BlockSource, config: TrainConfig, world_size: int, budget_s: float) -> SearchLimits:
     largest = largest_rows(source, config, world_size)
-    return SearchLimits(largest, config.batch.probe_timeout_s, source.has_eval, config.evaluation.micro)
+    return SearchLimits(largest, config.batch.probe_timeout_s, source.has_eval, config.evaluation.micro, budget_s)
 
 
 def group_settings(config: TrainConfig) -> GroupSettings:

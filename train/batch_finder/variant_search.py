@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,12 +22,14 @@ class SearchLimits:
 
     largest_rows: the most rows any rank has in a step; timeout_s: the bound of one trial
     evaluates: whether the run scores an evaluation set; evaluation_rows: in passes of so many rows, None: as it trains
+    budget_s: after so long nothing is tried any more that could only be faster
     """
 
     largest_rows: int
     timeout_s: float
     evaluates: bool = False
     evaluation_rows: int | None = None
+    budget_s: float = math.inf
 
 
 class Group(Protocol):
@@ -42,14 +45,21 @@ class ProbeError(RuntimeError):
 class VariantSearch:
     """All trials of one variant, on its group. `verdicts` are those that looked for the largest size."""
 
-    def __init__(self, group: Group, limits: SearchLimits, tell: Callable[[Trial], None]) -> None:
-        self._group, self._limits, self._tell = group, limits, tell
+    def __init__(
+        self,
+        group: Group,
+        limits: SearchLimits,
+        tell: Callable[[Trial], None],
+        is_over: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """is_over: whether the time for timings has been used up; the largest size is looked for all the same."""
+        self._group, self._limits, self._tell, self._is_over = group, limits, tell, is_over
         self.trials: list[Trial] = []
         self.verdicts: list[Trial] = []
         self.evaluation_trials = 0
 
     def run(self) -> list[int]:
-        """The sizes that fit and were timed twice; all measurements are in `trials`."""
+        """The sizes that fit and were timed, twice if there was time; all measurements are in `trials`."""
         while (rows := next_rows(self.verdicts, self._ceiling())) is not None:
             self.verdicts.append(self._keep(rows))
             if rows == 2 and self.largest == 2:  # how far to go on rests on the seconds of one row and of two
@@ -58,9 +68,9 @@ class VariantSearch:
         sizes = sizes_to_time(self.largest) if self.largest else []
         for _ in range(TIMINGS):
             for rows in sizes:
-                if self._fits(rows) and len(self._of(rows)) < TIMINGS:
+                if self._fits(rows) and len(self._of(rows)) < TIMINGS and not self._is_over():
                     self._keep(rows)
-        return [rows for rows in sizes if self._fits(rows)]
+        return [rows for rows in sizes if self._of(rows) and self._fits(rows)]
 
     def evaluation_fit(self) -> int:
         """The largest size tried in which an evaluation fits: what was asked for or training's largest, else halves of

@@ -11,8 +11,6 @@ from ..planning import Sharing
 from .finder import Variant
 from .setting import with_variant
 
-RECOMPUTE = (("activation_checkpointing", "selective"),)
-
 
 def variants_of(config: TrainConfig, options: Sequence[Option] = (), on_gpu: bool = False) -> list[Variant]:
     """What is tried, in this order.
@@ -20,9 +18,7 @@ def variants_of(config: TrainConfig, options: Sequence[Option] = (), on_gpu: boo
     options: what the plan says fits, where the configuration leaves the strategy open. Layers are recomputed only where
     nobody chose, and each variant but the first is tried only where memory limits the one that it saves memory of.
     """
-    found = _shared(options) or [Variant(config.strategy)]
-    if "activation_checkpointing" not in config.model_fields_set:
-        found = [variant for way in found for variant in (way, _recomputing(way))]
+    found = _shared(options) or _unshared(config)
     return [variant for variant in found if not (on_gpu and _changes_nothing(config, variant))] or found
 
 
@@ -32,8 +28,15 @@ def _changes_nothing(config: TrainConfig, variant: Variant) -> bool:
     return train.activation_checkpointing == "selective" and train.compiles_on_cuda()
 
 
-def _recomputing(way: Variant) -> Variant:
-    return Variant(f"{way.name}, selective", (*way.changes, *RECOMPUTE), if_limited=way.name)
+def _unshared(config: TrainConfig) -> list[Variant]:
+    """Of a strategy that no plan was asked about."""
+    if config.activation_checkpointing != "auto":
+        return [Variant(config.strategy)]
+    whole, less = ((("activation_checkpointing", mode),) for mode in ("off", "selective"))
+    return [
+        Variant(config.strategy, whole),
+        Variant(f"{config.strategy}, selective", less, if_limited=config.strategy),
+    ]
 
 
 def _shared(options: Sequence[Option]) -> list[Variant]:

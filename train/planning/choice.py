@@ -112,7 +112,8 @@ def _reason(
     plain = tried[0][1].total / GIB
     replicated = min((p.total for s, p in tried if s.name == "ddp"), default=None)
     if replicated is None:
-        return f"{sharing} {takes}"
+        less = sharing.checkpointing != tried[0][0].checkpointing
+        return f"{sharing} {takes}" + (f"; without recomputation it would take {plain:.1f} GiB" if less else "")
     if sharing.name == "ddp" and sharing.checkpointing == tried[0][0].checkpointing:
         return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
     if sharing.name == "ddp":

@@ -10,6 +10,14 @@ from ..errors import UserError
 
 SLIDING = "sliding_attention"
 SLIDING_PATTERN = 6  # five sliding layers to one global, where a configuration names no layer types
+# What transformers takes for what a file leaves out, as those of the published multimodal models do.
+LEFT_OUT = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "sliding_window": 4096,
+    "vocab_size": 262_208,
+}
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,7 @@ SIZES: dict[str, ModelShape] = {
 
 def shape_of_config(config: Mapping[str, Any], name: str) -> ModelShape:
     """The shape that a Gemma 3 `config.json` describes. Raises UserError naming a dimension that is missing."""
-    text = config.get("text_config", config)
+    text = {**LEFT_OUT, **config.get("text_config", config)}
     try:
         layers = int(text["num_hidden_layers"])
         kinds = text.get("layer_types")

@@ -65,7 +65,9 @@ def train_config(task: Task) -> TrainConfig:
         lora=LoraConfig(
             r=recipe.lora_r, alpha=float(recipe.lora_alpha), dropout=0.0, target_modules=list(recipe.target_modules)
         ),
-        batch=BatchConfig(global_=len(task.batches[0])),
+        batch=BatchConfig(global_=len(task.batches[0]), micro=1),
+        strategy="ddp",
+        activation_checkpointing="off",
         optim=OptimConfig(
             learning_rate=recipe.learning_rate,
             schedule="constant",

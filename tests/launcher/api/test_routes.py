@@ -37,6 +37,7 @@ def test_a_run_tells_all_that_is_known(live: Live) -> None:
     assert run["last_checkpoint"]["seconds"] == 0.25
     assert run["checkpoint_totals"] == {"saved": 2, "failed": 1, "bytes": 6018, "seconds": 0.5}
     assert run["batch_finder"]["rows"] == 8
+    assert live.get("/api/v1/runs/alpha-2")["batch_finder"] == {"rows": 4}
     assert run["ranks"][0]["address"] == "127.0.0.1"
     assert run["strategy"] == {"strategy": "ddp", "fitting": ["ddp"]}
     assert live.get("/api/v1/runs/alpha-3")["waiting_for"].startswith("asked for 8 workers")

@@ -12,8 +12,9 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.model import attach_lora
 from gemfleet.train.planning import SIZES, ModelShape, shape_of_config
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
+from gemfleet.train.planning.shapes import LEFT_OUT
 from tiny_model import tiny_config
-from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration
+from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 
 def multimodal_config(shape: ModelShape) -> Gemma3Config:
@@ -77,8 +78,17 @@ def test_a_multimodal_config_file_gives_the_published_shape(size: str) -> None:
     assert shape_of_config(multimodal_config(SIZES[size]).to_dict(), size) == SIZES[size]
 
 
+def test_what_a_published_config_file_leaves_out_is_what_transformers_takes_for_it() -> None:
+    """google/gemma-3-4b-it names the sizes of its decoder alone."""
+    whole = multimodal_config(SIZES["4b"]).to_dict()
+    text = {key: whole["text_config"][key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers")}
+    assert shape_of_config({**whole, "text_config": {**text, "sliding_window": 1024}}, "4b") == SIZES["4b"]
+    default = Gemma3TextConfig()
+    assert {name: getattr(default, name) for name in LEFT_OUT} == LEFT_OUT
+
+
 def test_what_the_plan_cannot_count_is_named() -> None:
-    with pytest.raises(UserError, match="head_dim"):
-        shape_of_config({k: v for k, v in tiny_config().to_dict().items() if k != "head_dim"}, "tiny")
+    with pytest.raises(UserError, match="hidden_size"):
+        shape_of_config({k: v for k, v in tiny_config().to_dict().items() if k != "hidden_size"}, "tiny")
     with pytest.raises(UserError, match="lm_head"):
         lora_parameters(SIZES["1b"], 8, ["lm_head"])

@@ -1,0 +1,87 @@
+"""How `micro: auto` is settled: by the plan, or by probes where the run can earn back the search."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from ..auto_strategy import Settled, workload_of
+from ..config import TrainConfig
+from ..interfaces import BlockSource
+from ..planning.rows import PlannedRows, rows_by_plan
+from .setting import first_steps, largest_rows
+from .worth import worth_of_search
+
+
+@dataclass(frozen=True)
+class Decision:
+    """probes: whether to search, for at most `budget_s` seconds; reason: why, or why not, as half a sentence.
+
+    planned: what the plan says; None where the devices are not known to it, so that only probes can tell
+    """
+
+    probes: bool
+    planned: PlannedRows | None
+    budget_s: float = math.inf
+    reason: str = ""
+
+    @property
+    def rows(self) -> int:
+        """Of one pass, where there are no probes."""
+        return 1 if self.planned is None else self.planned.rows
+
+    def at_most(self, rows: int | None) -> Decision:
+        """With no more rows by the plan than these; None: as it is."""
+        if rows is None or self.planned is None or self.planned.rows <= rows:
+            return self
+        return replace(self, planned=PlannedRows(rows, "with more, memory ran out before"))
+
+    def without_probes(self, reason: str) -> Decision:
+        return replace(self, probes=False, reason=reason)
+
+    def sentence(self) -> str:
+        """What was chosen without probes, and why."""
+        why = "" if self.planned is None else f" by the plan: {self.planned.reason}"
+        return f"micro-batch {self.rows}{why}" + (f"; {self.reason}" if self.reason else "")
+
+
+def decide(
+    config: TrainConfig,
+    settled: Settled | None,
+    source: BlockSource,
+    world_size: int,
+    steps_done: int = 0,
+    on_gpu: bool = True,
+) -> Decision:
+    """For a configuration whose micro-batch is open.
+
+    settled: what the plan chose for these devices, None where it could not; steps_done: of a run that goes on
+    on_gpu: whether the ranks have GPUs, where the plan could not say
+    """
+    planned = None if settled is None else planned_rows(config, settled, largest_rows(source, config, world_size))
+    if config.batch.micro == "probe":
+        return Decision(True, planned)
+    if settled is None or planned is None:
+        return Decision(on_gpu, None, reason="what the devices hold is not known without probes")
+    if settled.devices.kind == "cpu":
+        return Decision(False, planned)
+    steps = first_steps(source, config, 1)
+    worth = worth_of_search(
+        settled.shape,
+        replace(workload_of(config, settled.devices.dtype), micro=planned.rows),
+        settled.sharing,
+        world_size,
+        settled.devices.gpu,
+        max(0, config.total_steps(source.steps_per_epoch) - steps_done),
+        sum(step.step_tokens for step in steps) / len(steps),
+    )
+    return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
+
+
+def planned_rows(config: TrainConfig, settled: Settled, most_rows: int) -> PlannedRows:
+    """What the plan says without looking at anything."""
+    devices = settled.devices
+    work = workload_of(config, devices.dtype)
+    return rows_by_plan(
+        settled.shape, work, settled.sharing, devices.ranks, devices.memory_bytes, devices.kind, most_rows
+    )

@@ -1,0 +1,65 @@
+"""Whether a run can earn back the search for its micro-batch: arithmetic on what the plan expects.
+
+The constants are assumptions: no search has been timed on a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..planning import GPUS, Device, Fleet, ModelShape, Sharing, Workload, expected_speed
+from ..planning.devices import gpu_of_driver_name
+from ..planning.memory import weight_bytes
+
+EXPECTED_GAIN = 0.10  # share of the run's time that the fastest size saves over the plan's
+START_SECONDS = 30.0  # until probes are ready: imports, CUDA, communication, compiled layers
+LOADED_BYTES_PER_SECOND = 1e9
+PASSES = 12  # of the largest size, which all trials of a search take together
+UNKNOWN_GPU = "a100-80"  # what a GPU without a known data sheet is taken for
+
+
+@dataclass(frozen=True)
+class Worth:
+    """Seconds: what is left of the run, what a search may save of that, and what it takes."""
+
+    run_s: float
+    gain_s: float
+    search_s: float
+
+    @property
+    def pays(self) -> bool:
+        return self.gain_s > self.search_s
+
+    def sentence(self) -> str:
+        """Why there is a search, or none."""
+        saved = f"of the {duration(self.run_s)} that training should take, probes may save {duration(self.gain_s)}"
+        if self.pays:
+            return f"{saved}, and take {duration(self.search_s)}"
+        return f"{saved}, less than the {duration(self.search_s)} that they take"
+
+
+def worth_of_search(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, gpu: str, steps_left: int, step_tokens: float
+) -> Worth:
+    """By the plan's speed with `work.micro` rows in a pass.
+
+    gpu: as its driver calls it; steps_left: optimizer steps; step_tokens: mean tokens of one over all ranks
+    """
+    example = max(1, round(step_tokens / work.global_batch))
+    speed = expected_speed(shape, replace(work, example_tokens=example), sharing, sheet_of(gpu), Fleet(ranks))
+    passes = PASSES * speed.compute_seconds / speed.passes
+    run = steps_left * speed.step_seconds
+    search = START_SECONDS + weight_bytes(shape, work) / LOADED_BYTES_PER_SECOND + passes
+    return Worth(run, EXPECTED_GAIN * run, search)
+
+
+def sheet_of(gpu: str) -> Device:
+    """Its data sheet, or that of `UNKNOWN_GPU`."""
+    return gpu_of_driver_name(gpu) or GPUS[UNKNOWN_GPU]
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `40 s`, `12 min`, `3.5 h`"""
+    if seconds < 100:
+        return f"{max(seconds, 0.1):.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
