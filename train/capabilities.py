@@ -46,19 +46,17 @@ class Choices:
 
     attention: one kernel for all documents, or one SDPA call for each
     elementwise: who computes norms and the MLP's gating where layers are not compiled
-    pad_to:    tokens that every pass is padded to; 0: passes hold no padding
     activation_checkpointing: what is left of it to do beside compilation
     """
 
     attention: AttentionKernel
     elementwise: Elementwise
     compile: bool
-    pad_to: int
     activation_checkpointing: ActivationCheckpointing
 
     def describe(self) -> str:
         """One line for the log."""
-        compiled = f"layers compiled, passes of {self.pad_to} tokens" if self.compile else "layers not compiled"
+        compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
         return (
             f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
             f"recomputation: {self.activation_checkpointing}; AdamW: fused"
@@ -90,8 +88,6 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choic
         attention=best_attention(able, dtype),
         elementwise=_elementwise(able, compiled),
         compile=compiled,
-        # A probe for `micro: auto` goes through many sizes: whole rows are all it can be padded to.
-        pad_to=config.data.max_length * (1 if config.batch.micro == "auto" else config.batch.micro) if compiled else 0,
         # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
         activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
     )

@@ -239,7 +239,7 @@ class TrainConfig(StrictModel):
     ] = "auto"
     compile: Annotated[
         Literal["auto"] | bool,
-        Field(description="compile the decoder layer; passes are padded to batch.micro rows; `auto`: on CUDA"),
+        Field(description="compile the decoder layer, once for passes of any length; `auto`: on CUDA"),
     ] = "auto"
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()

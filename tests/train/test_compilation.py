@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,25 @@ import pytest
 import torch
 from gemfleet.train import compilation
 from gemfleet.train.capabilities import Choices, choose
-from gemfleet.train.compilation import allow_many_shapes, compile_layers, has_compiler
+from gemfleet.train.compilation import compile_layers, has_compiler
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model import TrainableModel, prepare_layers
-from reference_step import Gradients, relative_difference, trainable
-from torch._dynamo.testing import CompileCounter
+from reference_step import Gradients, trainable
 
-TOKENS = 96
-COMPILED = Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing="off")
+# Passes of one document and of many; some as long as the tiny model is wide (64), as a head is (16) or as it has heads
+# (4), some of documents beyond the sliding window, of one token each, or of one token in all.
+PASSES = ((40, 30, 5), (64,), (16,), (4,), (2, 2), (1,), (1, 1, 1), (9, 80, 3, 3, 3, 60), (33, 1), (128, 128), (2,))
 
 
-def some_rows(seed: int) -> PackedRows:
-    """A pass of a random number of documents that do not fill it, some longer than the sliding window."""
-    rng = np.random.default_rng(seed)
-    total = int(rng.integers(TOKENS // 2, TOKENS + 1))
-    cuts = np.sort(rng.choice(np.arange(2, total - 1), int(rng.integers(1, 6)), replace=False))
-    lengths = np.diff([0, *cuts.tolist(), total]).astype(np.int32)
+def rows_of(lengths: Sequence[int], seed: int = 0) -> PackedRows:
+    """A pass of these documents, about half of their tokens supervised."""
+    rng, total = np.random.default_rng(seed), sum(lengths)
     supervised = rng.random(total) > 0.5
     supervised[np.cumsum(lengths) - lengths] = False
     tokens = rng.integers(3, 512, total).astype(np.int32)
-    return PackedRows(tokens, supervised, lengths, np.array([len(lengths)], np.int32))
+    return PackedRows(tokens, supervised, np.array(lengths, np.int32), np.array([len(lengths)], np.int32))
 
 
 def step(model: TrainableModel, rows: PackedRows) -> tuple[float, Gradients]:
@@ -51,18 +49,6 @@ def evaluate(model: TrainableModel, rows: PackedRows) -> float:
     return loss
 
 
-def test_padding_changes_no_loss() -> None:
-    plain, padded = trainable(), trainable()
-    padded.pad_to = TOKENS
-    for seed in range(3):
-        rows = some_rows(seed)
-        (loss, gradients), (expected_loss, expected) = step(padded, rows), step(plain, rows)
-        assert padded.computed_tokens(rows) == TOKENS
-        assert plain.computed_tokens(rows) == len(rows.tokens)
-        assert loss == pytest.approx(expected_loss, rel=1e-6)
-        assert relative_difference(gradients, expected) < 1e-5
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["off", "full"])
 def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> None:
@@ -71,17 +57,19 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
     torch._dynamo.reset()
     counters.clear()
     eager, compiled = trainable(), trainable()
-    prepare_layers(compiled, Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing=recompute))
-    step(compiled, some_rows(0))
-    evaluate(compiled, some_rows(0))
+    prepare_layers(compiled, Choices("sdpa", "torch", compile=True, activation_checkpointing=recompute))
+    # In the first pass everything is equal that may be: its tokens, those of its longest document and the model's width.
+    step(compiled, rows_of((64,)))
+    evaluate(compiled, rows_of((64,)))
     graphs = counters["stats"]["unique_graphs"]
     assert 0 < graphs <= 16
     with torch._dynamo.config.patch(error_on_recompile=True):
-        for seed in range(1, 6):
-            rows = some_rows(seed)
+        for seed, lengths in enumerate(PASSES):
+            rows = rows_of(lengths, seed)
             (loss, gradients), (expected_loss, expected) = step(compiled, rows), step(eager, rows)
             assert loss == pytest.approx(expected_loss, rel=1e-5)
-            assert relative_difference(gradients, expected) < 1e-4
+            for name, gradient in expected.items():  # all zero where a pass has nothing to score
+                assert float((gradients[name] - gradient).norm()) <= 1e-4 * float(gradient.norm())
             assert evaluate(compiled, rows) == pytest.approx(expected_loss, rel=1e-5)
     print(
         f"recomputation {recompute}: {graphs} graphs after the warm-up, {counters['stats']['unique_graphs']} at the end"
@@ -158,14 +146,3 @@ def test_triton_does_not_build_without(lacking: str, monkeypatch: pytest.MonkeyP
         UserError, match=r"no Triton that can build .* gcc and Python's headers .* train\.compile: false"
     ):
         compilation.refuse_without_compiler(on_gpu=True)
-
-
-def test_probes_compile_every_size_they_try() -> None:
-    counter = CompileCounter()
-    layer = torch.compile(lambda hidden: hidden * 2 + 1, backend=counter, dynamic=False)
-    with torch._dynamo.config.patch(recompile_limit=torch._dynamo.config.recompile_limit):  # put back at the end
-        allow_many_shapes()
-        for rows in range(1, 13):
-            layer(torch.ones(rows))
-    torch._dynamo.reset()
-    assert counter.frame_count == 12

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..compilation import allow_many_shapes
 from ..config import TrainConfig
 from ..device import current_device
 from ..interfaces import PackedRows
@@ -32,8 +31,6 @@ class Probe:
     def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int) -> None:
         facts = current_device(local_rank)
         self.device, self._config = facts.device, config
-        if config.compile is True or self.device.type == "cuda":
-            allow_many_shapes()
         model, self._strategy = prepare_model(config, model_folder, facts)
         self._vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
         self._model = self._strategy.setup(model)
