@@ -130,6 +130,8 @@ def _varlen(
 
     # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
     left = -1 if sliding_window is None else sliding_window - 1
+    # How it is told that several query heads share a key: torch 2.11 takes it without a word.
+    groups: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}
     output: Any = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
@@ -140,8 +142,7 @@ def _varlen(
         packing.longest,
         scale=scaling,
         window_size=(left, 0),
-        # How it is told that several query heads share a key: torch 2.11 takes it without a word.
-        **({"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}),
+        **groups,
     )
     batched: Tensor = output.unsqueeze(0)
     return batched

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .activation_checkpointing import checkpoint_layers
+from .adapter_copies import AdapterCopies
 from .attention import prepare_for_graphs, register_packed_attention
 from .capabilities import Choices, attention_kernel
 from .compilation import compile_layers
@@ -26,6 +27,7 @@ from .passes import PassInputs, pass_inputs
 from .planning import shape_of_config
 from .planning.mixed_bits import eight_bit_projections
 from .quantization import loading_options, multiply_exactly, store_in_8_bits
+from .shared_inputs import share_inputs
 
 log = logging.getLogger("gemfleet.train")
 
@@ -41,12 +43,14 @@ class TrainableModel:
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        where a pass runs, and where its tokens go
+    copies:        of the adapters, made for each pass; None where a strategy gathers them layer by layer
     """
 
     peft_model: Any
     text_model: nn.Module
     criterion: SupervisedCrossEntropy
     device: torch.device
+    copies: AdapterCopies | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -75,6 +79,8 @@ class TrainableModel:
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
         """Final hidden states [T, hidden size]."""
+        if self.copies is not None:
+            self.copies.refresh()
         # The masks are given (as none) so that the model builds none: the attention function knows the documents.
         output = self.text_model(
             input_ids=inputs.tokens.unsqueeze(0),
@@ -169,6 +175,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
+    share_inputs(peft_model)
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
     base = peft_model.get_base_model()
     peft_model.train()
@@ -177,6 +184,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         language_model_of(base),
         SupervisedCrossEntropy(head_weight, _softcap(base.config)),
         head_weight.device,
+        AdapterCopies(peft_model, head_weight.dtype),
     )
 
 

@@ -58,7 +58,7 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
     counters.clear()
     eager, compiled = trainable(), trainable()
     prepare_layers(compiled, Choices("sdpa", "torch", compile=True, activation_checkpointing=recompute))
-    # In the first pass everything is equal that may be: its tokens, those of its longest document and the model's width.
+    # In the first pass all is equal that may be: its tokens, those of its longest document and the model's width.
     step(compiled, rows_of((64,)))
     evaluate(compiled, rows_of((64,)))
     graphs = counters["stats"]["unique_graphs"]

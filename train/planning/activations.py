@@ -62,14 +62,15 @@ def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int
 
 
 def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of weights that backward needs in another form: adapters in the computation's dtype, norms in fp32.
-
-    In fp32, A is the parameter itself; B is scaled in either case.
-    """
-    sides = target_sides(shape, work.lora_targets).values()
-    scaled = sum(outputs if work.dtype == "fp32" else inputs + outputs for inputs, outputs in sides)
+    """Bytes of weights that backward needs in another form: copies of the adapters, and norms in fp32."""
     norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
-    return work.lora_rank * scaled * work.bytes_per_value + norms
+    return adapter_copies_of_layer(shape, work) + norms
+
+
+def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
+    """Bytes of the adapters in the computation's dtype (`train/adapter_copies.py`), made for each pass in fp32 too."""
+    sides = target_sides(shape, work.lora_targets).values()
+    return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 
 
 def kept_outside_layers(shape: ModelShape, work: Workload) -> float:

@@ -121,6 +121,8 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
         layers = shape.layers * activations.kept_by_layer_selective(shape, work, device) * work.tokens
     else:
         layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
+    if sharing.checkpointing != "off" and not sharing.divides_weights:
+        layers += shape.layers * activations.adapter_copies_of_layer(shape, work)  # of the whole pass
     return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
 
 
