@@ -25,6 +25,7 @@ from gemfleet.train.batch_finder.setting import (
     with_variant,
 )
 from gemfleet.train.batch_finder.trial import Trial
+from gemfleet.train.batch_finder.typical import typical_steps
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.interfaces import BlockSource
@@ -115,10 +116,11 @@ def _search(task: FindTask, tell: Tell) -> Found:
 
     with probe_hosts(task.placement, task.timeout_s) as hosts:
         places = rank_places([facts for _, facts in hosts], task.model_folders)
+        steps = typical_steps(task.source, config, world_size)
 
         @contextmanager
         def open_group(variant: Variant) -> Iterator[ProbeGroup]:
-            tasks = probe_tasks(with_variant(config, variant.changes), places)
+            tasks = probe_tasks(with_variant(config, variant.changes), places, steps)
             handles: list[RayProbe] = [handle for handle, _ in hosts]
             with ProbeGroup(handles, tasks, group_settings(config)) as group:
                 yield group

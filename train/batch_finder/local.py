@@ -28,6 +28,7 @@ from .setting import (
     tokens_per_row,
     with_variant,
 )
+from .typical import typical_steps
 from .variants import variants_of
 
 log = logging.getLogger("gemfleet.train")
@@ -83,10 +84,11 @@ def find_here(
 ) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
     variants = variants_of(config, options, torch.cuda.is_available())
+    steps = typical_steps(source, config, world_size)
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 
     def open_group(variant: Variant) -> AbstractContextManager[ProbeGroup]:
-        tasks = probe_tasks(with_variant(config, variant.changes), places)
+        tasks = probe_tasks(with_variant(config, variant.changes), places, steps)
         return ProbeGroup([LocalProbe() for _ in places], tasks, group_settings(config))
 
     found = find_batch(
