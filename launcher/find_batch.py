@@ -79,7 +79,7 @@ def find_micro(
         run.registry.add_event(run.id, kind, sentence, facts)
         heed_stop(run, "looked for a micro-batch")  # after each trial at the latest
 
-    variants = variants_of(train, options, on_gpu=placement.gpus_per_worker > 0)
+    variants = variants_of(train, options)
     key = batch_key(train, variants, placement, model_folders, resolve_model_folder(train.model))
     task = FindTask(train, variants, placement, source, model_folders, run.config.cluster.wait_for_resources_s)
     return settle_micro(task, BatchCache(batch_cache_file()) if use_cache else None, key, tell)

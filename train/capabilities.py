@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from .compilation import has_compiler, triton_builds
+from .compilation import SELECTIVE_BUDGET, has_compiler, triton_builds
 from .config import ActivationCheckpointing, TrainConfig
 
 AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
@@ -46,7 +46,7 @@ class Choices:
 
     attention: one kernel for all documents, or one SDPA call for each
     elementwise: who computes norms and the MLP's gating where layers are not compiled
-    activation_checkpointing: what is left of it to do beside compilation
+    activation_checkpointing: as configured
     """
 
     attention: AttentionKernel
@@ -57,10 +57,18 @@ class Choices:
     def describe(self) -> str:
         """One line for the log."""
         compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
+        recompute: str = self.activation_checkpointing
+        if self.compiler_recomputes:
+            recompute = f"selective, by the compiler, down to {SELECTIVE_BUDGET:.0%} of what it would keep"
         return (
             f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
-            f"recomputation: {self.activation_checkpointing}; AdamW: fused"
+            f"recomputation: {recompute}; AdamW: fused"
         )
+
+    @property
+    def compiler_recomputes(self) -> bool:
+        """Whether `selective` is the compiler's work: it knows what of its own code is cheap to run again."""
+        return self.compile and self.activation_checkpointing == "selective"
 
 
 @cache
@@ -83,13 +91,11 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
 def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
     """What this run uses where that much is offered."""
     compiled = _compile(config, able)
-    recompute = config.activation_checkpointing
     return Choices(
         attention=best_attention(able, dtype),
         elementwise=_elementwise(able, compiled),
         compile=compiled,
-        # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
-        activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
+        activation_checkpointing=config.activation_checkpointing,
     )
 
 

@@ -15,7 +15,7 @@ from .activation_checkpointing import checkpoint_layers
 from .adapter_copies import AdapterCopies
 from .attention import prepare_for_graphs, register_packed_attention
 from .capabilities import Choices, attention_kernel
-from .compilation import compile_layers
+from .compilation import SELECTIVE_BUDGET, compile_layers
 from .config import LoraConfig, Quantization
 from .errors import UserError
 from .interfaces import PackedRows
@@ -194,8 +194,9 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
         prepare_for_graphs(choices.attention)
-        compile_layers(model.layers)
-    checkpoint_layers(model.layers, choices.activation_checkpointing)
+        compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
+    if not choices.compiler_recomputes:
+        checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
 def _as_pattern(names: list[str]) -> str:

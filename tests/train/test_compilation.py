@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train import compilation
+from gemfleet.train.activation_checkpointing import RecomputedForward
 from gemfleet.train.capabilities import Choices, choose
-from gemfleet.train.compilation import compile_layers, has_compiler
+from gemfleet.train.compilation import SELECTIVE_BUDGET, compile_layers, has_compiler
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows
@@ -90,10 +91,47 @@ def test_a_quantised_base_is_not_compiled() -> None:
         config(quantization="int8", compile=True)
 
 
-def test_compiled_layers_leave_selective_recomputation_to_the_compiler() -> None:
-    for mode, left in (("off", "off"), ("selective", "off"), ("full", "full")):
-        changes = {"compile": True, "activation_checkpointing": mode}
-        assert choose(config(**changes), CPU, torch.float32).activation_checkpointing == left
+@pytest.mark.parametrize("mode", ["off", "selective", "full"])
+def test_what_is_recomputed_by_the_compiler_and_what_around_it(mode: Any) -> None:
+    """`selective` is the compiler's; under `full` it sees no less of a layer, which is run again as a whole."""
+    model = trainable()
+    choices = choose(config(compile=True, activation_checkpointing=mode), CPU, torch.float32)
+    prepare_layers(model, choices)
+    assert torch._functorch.config.activation_memory_budget == (SELECTIVE_BUDGET if mode == "selective" else 1.0)
+    assert isinstance(model.layers[0].forward, RecomputedForward) == (mode == "full")
+    assert ("selective, by the compiler" in choices.describe()) == (mode == "selective")
+
+
+@pytest.mark.slow
+def test_the_compiler_keeps_less_under_selective_and_changes_no_number() -> None:
+    kept, results = {}, {}
+    for mode in ("off", "selective"):
+        torch._dynamo.reset()
+        model = trainable()
+        prepare_layers(model, Choices("sdpa", "torch", compile=True, activation_checkpointing=mode))  # type: ignore[arg-type]
+        step(model, rows_of((40, 24)))
+        kept[mode] = saved_bytes(model, rows_of((40, 24)))
+        results[mode] = step(model, rows_of((40, 24)))
+    print(f"bytes kept for backward: {kept}")
+    assert kept["selective"] < 0.8 * kept["off"]
+    assert results["selective"][0] == pytest.approx(results["off"][0], rel=1e-6)
+    for name, gradient in results["off"][1].items():
+        assert float((results["selective"][1][name] - gradient).norm()) <= 1e-4 * float(gradient.norm())
+
+
+def saved_bytes(model: TrainableModel, rows: PackedRows) -> int:
+    """Of all storages that autograd keeps after a forward pass, parameters left out."""
+    parameters = {p.untyped_storage().data_ptr() for p in model.peft_model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = model.loss_sum(rows)
+    loss.backward()
+    return sum(size for pointer, size in kept.items() if pointer not in parameters)
 
 
 def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,6 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-
 from ..auto_strategy import Option
 from ..config import TrainConfig
 from ..errors import UserError
@@ -83,7 +81,7 @@ def find_here(
     besides_bytes: int,
 ) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
-    variants = variants_of(config, options, torch.cuda.is_available())
+    variants = variants_of(config, options)
     steps = typical_steps(source, config, world_size)
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 

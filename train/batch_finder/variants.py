@@ -9,12 +9,11 @@ from ..auto_strategy import Option
 from ..config import TrainConfig
 from ..planning import Sharing
 from .finder import Variant
-from .setting import with_variant
 
 RECOMPUTE = (("activation_checkpointing", "selective"),)
 
 
-def variants_of(config: TrainConfig, options: Sequence[Option] = (), on_gpu: bool = False) -> list[Variant]:
+def variants_of(config: TrainConfig, options: Sequence[Option] = ()) -> list[Variant]:
     """What is tried, in this order.
 
     options: what the plan says fits, where the configuration leaves the strategy open. Layers are recomputed only where
@@ -23,13 +22,7 @@ def variants_of(config: TrainConfig, options: Sequence[Option] = (), on_gpu: boo
     found = _shared(options) or [Variant(config.strategy)]
     if "activation_checkpointing" not in config.model_fields_set:
         found = [variant for way in found for variant in (way, _recomputing(way))]
-    return [variant for variant in found if not (on_gpu and _changes_nothing(config, variant))] or found
-
-
-def _changes_nothing(config: TrainConfig, variant: Variant) -> bool:
-    """A compiled layer recomputes what `selective` does in any case (`train/capabilities.py`)."""
-    train = with_variant(config, variant.changes)
-    return train.activation_checkpointing == "selective" and train.compiles_on_cuda()
+    return found
 
 
 def _recomputing(way: Variant) -> Variant:

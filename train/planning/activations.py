@@ -25,6 +25,23 @@ def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> floa
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
+def kept_by_layer_compiled(shape: ModelShape, work: Workload) -> float:
+    """One compiled decoder layer on CUDA, in bytes a token: what the compiler of torch 2.14 keeps for backward.
+
+    Inputs of the adapters as they multiply them, results of base products that norms and gating read again, queries,
+    keys and values as attention gets them; of the fp32 that norms compute in, one reciprocal root each.
+    """
+    b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
+    targets = target_sides(shape, work.lora_targets)
+    attention = (q + 2 * k) * b + (q + k) * b + _attention_output(shape, work, "cuda")
+    roots = (4 + shape.heads + shape.kv_heads) * FP32
+    inputs = h * any(n in targets for n in ("q_proj", "k_proj", "v_proj")) + h * any(
+        n in targets for n in ("gate_proj", "up_proj")
+    )
+    inputs += shape.inner * ("down_proj" in targets)
+    return (3 * h + 2 * shape.inner + inputs) * b + attention + roots + _adapter_inner(shape, work)
+
+
 def kept_by_layer_selective(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
     """`selective` keeps the layer's input, the results of matrix products, and attention's output, in bytes a token."""
     b = work.bytes_per_value
