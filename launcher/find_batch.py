@@ -27,6 +27,7 @@ from gemfleet.train.batch_finder.setting import (
     with_variant,
 )
 from gemfleet.train.batch_finder.trial import Trial
+from gemfleet.train.batch_finder.typical import typical_steps
 from gemfleet.train.batch_finder.variant_search import ProbeError
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config import TrainConfig
@@ -88,7 +89,7 @@ def find_micro(
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
     run.enter(RunState.FINDING_BATCH, "finding batch")
-    variants = variants_of(left_to_probes(run, plan), plan.options if plan else (), on_gpu)
+    variants = variants_of(left_to_probes(run, plan), plan.options if plan else ())
     key = batch_key(train, variants, placement, model_folders, resolve_model_folder(train.model))
     task = FindTask(train, variants, placement, source, model_folders, run.config.cluster.wait_for_resources_s)
     return settle_micro(task, BatchCache(batch_cache_file()) if use_cache else None, key, tell, decision)
@@ -162,10 +163,11 @@ def _search(task: FindTask, tell: Tell, budget_s: float) -> Found:
 
     with probe_hosts(task.placement, task.timeout_s) as hosts:
         places = rank_places([facts for _, facts in hosts], task.model_folders)
+        steps = typical_steps(task.source, config, world_size)
 
         @contextmanager
         def open_group(variant: Variant) -> Iterator[ProbeGroup]:
-            tasks = probe_tasks(with_variant(config, variant.changes), places)
+            tasks = probe_tasks(with_variant(config, variant.changes), places, steps)
             handles: list[RayProbe] = [handle for handle, _ in hosts]
             with ProbeGroup(handles, tasks, group_settings(config)) as group:
                 yield group

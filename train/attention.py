@@ -29,9 +29,10 @@ from .flex import DocumentMasks, flex
 ATTENTION_NAME = "gemfleet_packed"
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Packing:
-    """Where documents begin and end in a pass.
+    """Where documents begin and end in a pass. Nobody changes it; frozen it is not, as torch's compiler looks at every
+    field of a frozen dataclass, and would compile anew for each number of documents.
 
     lengths:    tokens of each document, in order
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
@@ -41,6 +42,12 @@ class Packing:
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     kernel: AttentionKernel = "sdpa"
+
+    def __post_init__(self) -> None:
+        # At least 2, the least number for which compiled code serves every other one too: it bounds, it need not meet.
+        self.longest = max(2, *self.lengths)
+        # Looked at here, because torch's compiler cannot look into signatures.
+        self.tells_groups = self.kernel == "varlen" and "enable_gqa" in _varlen_keywords()
 
     @cached_property
     def masks(self) -> DocumentMasks:
@@ -59,16 +66,17 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-@cache
-def keep_outside_graphs() -> None:
-    """Compiled layers call attention as it is: documents differ from pass to pass, what is around it does not.
+def prepare_for_graphs(kernel: AttentionKernel) -> None:
+    """Let compiled layers call attention: the variable-length kernel as a part of their graphs, as it is given the
+    documents in a tensor; the others from outside, as they loop over documents.
 
     A decorator would import torch's compiler wherever this module is imported, a second or two of every process.
     """
     from transformers import AttentionInterface
 
     name = register_packed_attention()
-    AttentionInterface.register(name, torch.compiler.disable(packed_attention))
+    inside = kernel == "varlen"
+    AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
 
 
 def packed_attention(
@@ -120,28 +128,24 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    longest = max(packing.lengths)
     # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
     left = -1 if sliding_window is None else sliding_window - 1
+    # How it is told that several query heads share a key: torch 2.11 takes it without a word.
+    groups: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}
     output: Any = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         packing.cu_seqlens,
         packing.cu_seqlens,
-        longest,
-        longest,
+        packing.longest,
+        packing.longest,
         scale=scaling,
         window_size=(left, 0),
-        **_grouped_heads(query.shape[1] != key.shape[1]),
+        **groups,
     )
     batched: Tensor = output.unsqueeze(0)
     return batched
-
-
-def _grouped_heads(grouped: bool) -> dict[str, Any]:
-    """How `varlen_attn` is told that several query heads share a key: torch 2.11 takes it without a word."""
-    return {"enable_gqa": grouped} if "enable_gqa" in _varlen_keywords() else {}
 
 
 @cache

@@ -102,7 +102,7 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
 
     Empty where nothing fits. What a person has set (activation checkpointing, reshard_after_forward) stays as it is.
     """
-    work = workload_of(config, devices.dtype)
+    work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     return [Option(choice, changes_for(config, choice.sharing)) for choice in found]
@@ -110,7 +110,7 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
 
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
     """Nothing is left open in what comes back. UserError where the strategy was open and none fits."""
-    work = workload_of(config, devices.dtype)
+    work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     if config.strategy == "auto" and not choice.fits and config.max_steps != 0:
@@ -138,7 +138,7 @@ def _nothing_recomputed(config: TrainConfig, choice: Choice) -> str:
 
 def needs(config: TrainConfig, shape: ModelShape, ranks: int, kind: DeviceKind) -> str:
     """What each way to share the work would take of one rank's device, for people; before any device is known."""
-    work = workload_of(config, "fp32" if config.precision == "fp32" else "bf16")
+    work = workload_of(config, "fp32" if config.precision == "fp32" else "bf16", kind)
     taken = [
         f"{sharing} {memory_per_rank(shape, work, sharing, ranks, kind).total / GIB:.2f}"
         for sharing in allowed_sharings(config, shape, work, Fleet(ranks))
@@ -202,7 +202,7 @@ def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
     return found
 
 
-def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"]) -> Workload:
+def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: DeviceKind = "cuda") -> Workload:
     """What a configuration says of one rank's work, with everything supervised: the worst case."""
     return Workload(
         length=config.data.max_length,
@@ -213,6 +213,7 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"]) -> Workload
         lora_dropout=config.lora.dropout,
         dtype=dtype,
         quantization=config.quantization,
+        compiled=kind == "cuda" and config.compiles_on_cuda(),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from .compilation import has_compiler, triton_builds
+from .compilation import SELECTIVE_BUDGET, has_compiler, triton_builds
 from .config import ActivationCheckpointing, TrainConfig
 
 AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
@@ -46,23 +46,29 @@ class Choices:
 
     attention: one kernel for all documents, or one SDPA call for each
     elementwise: who computes norms and the MLP's gating where layers are not compiled
-    pad_to:    tokens that every pass is padded to; 0: passes hold no padding
-    activation_checkpointing: what is left of it to do beside compilation
+    activation_checkpointing: as configured
     """
 
     attention: AttentionKernel
     elementwise: Elementwise
     compile: bool
-    pad_to: int
     activation_checkpointing: ActivationCheckpointing
 
     def describe(self) -> str:
         """One line for the log."""
-        compiled = f"layers compiled, passes of {self.pad_to} tokens" if self.compile else "layers not compiled"
+        compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
+        recompute: str = self.activation_checkpointing
+        if self.compiler_recomputes:
+            recompute = f"selective, by the compiler, down to {SELECTIVE_BUDGET:.0%} of what it would keep"
         return (
             f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
-            f"recomputation: {self.activation_checkpointing}; AdamW: fused"
+            f"recomputation: {recompute}; AdamW: fused"
         )
+
+    @property
+    def compiler_recomputes(self) -> bool:
+        """Whether `selective` is the compiler's work: it knows what of its own code is cheap to run again."""
+        return self.compile and self.activation_checkpointing == "selective"
 
 
 @cache
@@ -85,16 +91,11 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
 def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
     """What this run uses where that much is offered."""
     compiled = _compile(config, able)
-    rows = config.batch.micro if isinstance(config.batch.micro, int) else 1
-    recompute = config.recomputation
     return Choices(
         attention=best_attention(able, dtype),
         elementwise=_elementwise(able, compiled),
         compile=compiled,
-        # A probe goes through many sizes: whole rows are all it can be padded to.
-        pad_to=config.data.max_length * rows if compiled else 0,
-        # A compiled layer already recomputes what is cheap in backward and keeps what is dear: that is `selective`.
-        activation_checkpointing="off" if compiled and recompute == "selective" else recompute,
+        activation_checkpointing=config.recomputation,
     )
 
 

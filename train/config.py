@@ -245,7 +245,7 @@ class TrainConfig(StrictModel):
     ] = "auto"
     compile: Annotated[
         Literal["auto"] | bool,
-        Field(description="compile the decoder layer; passes are padded to batch.micro rows; `auto`: on CUDA"),
+        Field(description="compile the decoder layer, once for passes of any length; `auto`: on CUDA"),
     ] = "auto"
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -291,8 +291,8 @@ class TrainConfig(StrictModel):
         return self
 
     def compiles_on_cuda(self) -> bool:
-        """Whether layers are compiled on GPUs, where a compiler is found."""
-        return self.compile is True or (self.compile == "auto" and self.hinders_compiling() is None)
+        """Whether layers are compiled on GPUs that each have the whole base, where a compiler is found."""
+        return self.compile is True or (self.compile == "auto" and self.quantization == "none")
 
     def hinders_compiling(self) -> tuple[str, str, str] | None:
         """A field whose value was never tried with compiled layers, that value, and the one that was; None: none.

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .shared_inputs import SharedInput
+
 GEMMA_OFFSET = 1.0  # Gemma's norms multiply by 1 + weight
 
 
@@ -18,12 +20,17 @@ def use_liger(model: nn.Module) -> int:
     """Exchange every Gemma 3 norm and MLP below `model`; return how many modules there were."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3RMSNorm
 
-    kinds = {Gemma3RMSNorm: _norm_kind, Gemma3MLP: _mlp_kind}
-    modules = [module for module in model.modules() if type(module) in kinds]
-    for module in modules:
-        kind: Any = kinds[type(module)]()
-        module.__class__ = kind
-    return len(modules)
+    found = 0
+    for module in model.modules():
+        kind: Any = type(module)
+        if kind is Gemma3RMSNorm:
+            module.__class__ = _norm_kind()
+        elif isinstance(module, Gemma3MLP) and not isinstance(module, _LigerMlp):
+            module.__class__ = _mlp_kind(kind)
+        else:
+            continue
+        found += 1
+    return found
 
 
 @cache
@@ -41,13 +48,20 @@ def _norm_kind() -> Any:
 
 
 @cache
-def _mlp_kind() -> Any:
-    from liger_kernel.ops import LigerGELUMulFunction
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP
+def _mlp_kind(kind: Any) -> Any:
+    """kind: transformers' class, or the one of `shared_inputs.py` over it"""
+    return type("LigerMlp", (_LigerMlp, kind), {})
 
-    class LigerMlp(Gemma3MLP):
-        def forward(self, x: Tensor) -> Tensor:
-            output: Tensor = self.down_proj(LigerGELUMulFunction.apply(self.gate_proj(x), self.up_proj(x)))
-            return output
 
-    return LigerMlp
+class _LigerMlp:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        if isinstance(self, SharedInput) and self.copies is not None:
+            return super().forward(x)  # type: ignore[misc, no-any-return]
+        output: Tensor = self.down_proj(self.gated(self.gate_proj(x), self.up_proj(x)))
+        return output
+
+    def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        from liger_kernel.ops import LigerGELUMulFunction
+
+        output: Tensor = LigerGELUMulFunction.apply(gate, up)
+        return output

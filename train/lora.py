@@ -1,20 +1,31 @@
-"""LoRA projections as one autograd node each, over peft's own modules and parameters.
+"""LoRA projections as one autograd node for all that read the same input, over peft's own modules and parameters.
 
 peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, with the input cast to the adapter's
 fp32. Here the adapter's product is added in place onto the base's output, everything runs in the input's dtype, and
-backward reuses the one saved input. Parameter names, initialisation, saving and merging stay peft's; only `forward`
-is replaced.
+backward reuses the one saved input. Projections of one input (q, k and v; gate and up) share the product with their A
+matrices, stacked. Parameter names, initialisation, saving and merging stay peft's; only `forward` is replaced.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .quantization import Dequantise, dequantiser, is_quantised
+
+
+class Adapters(NamedTuple):
+    """Of projections that share their input, in the dtype of the computation.
+
+    down: [projections * r, in], their A matrices below one another; ups: [out, r] of each, B times the scaling
+    """
+
+    down: Tensor
+    ups: tuple[Tensor, ...]
 
 
 def fuse_lora_projections(model: nn.Module) -> int:
@@ -31,6 +42,31 @@ def fuse_lora_projections(model: nn.Module) -> int:
             module.__class__ = _fused_kind(kind)
             fused += 1
     return fused
+
+
+def is_fused(module: nn.Module) -> bool:
+    """Whether `fuse_lora_projections` has taken this layer over."""
+    return isinstance(module, _FusedForward)
+
+
+def has_dropout(layer: Any) -> bool:
+    """Whether the adapter's input differs from the layer's."""
+    return not isinstance(layer.lora_dropout["default"], nn.Identity)
+
+
+def project(x: Tensor, layers: Sequence[Any], adapters: Adapters) -> tuple[Tensor, ...]:
+    """All these layers of one x [..., in]; several only without dropout. Returns [..., out] of each."""
+    bases = [layer.base_layer for layer in layers]
+    outputs: tuple[Tensor, ...] = _Projections.apply(
+        x,
+        layers[0].lora_dropout["default"](x) if has_dropout(layers[0]) else None,
+        adapters.down,
+        *adapters.ups,
+        *[base.weight for base in bases],
+        *[base.bias for base in bases],
+        *[dequantiser(base) for base in bases],
+    )
+    return outputs
 
 
 def _is_plain(module: Any) -> bool:
@@ -52,69 +88,73 @@ def _fused_kind(kind: Any) -> Any:
 
 
 class _FusedForward:
+    copies: Adapters | None = None  # of this pass, see `adapter_copies.py`
+
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)  # type: ignore[misc, no-any-return]
-        base = self.base_layer
-        dropout = self.lora_dropout["default"]
-        output: Tensor = _LoraProjection.apply(
-            x,
-            None if isinstance(dropout, nn.Identity) else dropout(x),
-            base.weight,
-            base.bias,
-            self.lora_A["default"].weight,
-            self.lora_B["default"].weight,
-            self.scaling["default"],
-            dequantiser(base),
-        )
+        (output,) = project(x, [self], _own_adapters(self, x.dtype) if self.copies is None else self.copies)
         return output
 
 
-class _LoraProjection(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        adapter_input: Tensor | None,
-        weight: Tensor,
-        bias: Tensor | None,
-        a: Tensor,
-        b: Tensor,
-        scaling: float,
-        dequantise: Dequantise | None,
-    ) -> Tensor:
-        """x: [..., in]; weight: frozen, as stored; a: [r, in]; b: [out, r]. Returns [..., out].
+def _own_adapters(layer: Any, dtype: torch.dtype) -> Adapters:
+    """From the parameters as they are now: where they are gathered for this layer alone."""
+    up = (layer.lora_B["default"].weight * layer.scaling["default"]).to(dtype)
+    return Adapters(layer.lora_A["default"].weight.to(dtype), (up,))
 
-        adapter_input: [..., in], x after dropout; None: x itself.
+
+class _Projections(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, adapter_input: Tensor | None, down: Tensor, *of_each: Any) -> tuple[Tensor, ...]:
+        """x: [..., in]; adapter_input: x after dropout, None: x itself; down: [projections * r, in].
+
+        of_each: ups [out, r], frozen weights as stored, biases, and how to make weights dense, by kind.
         A quantised weight is kept for backward as it is stored, and made dense again there.
         """
-        down, up = a.to(x.dtype), (b * scaling).to(x.dtype)
+        ups, weights, biases, dequantise = _quarters(of_each)
         rows = x.reshape(-1, x.shape[-1])
         adapter_rows = rows if adapter_input is None else adapter_input.reshape(-1, x.shape[-1])
         inner = adapter_rows @ down.T
-        output = nn.functional.linear(rows, _dense(weight, dequantise, x.dtype), bias)
-        output.addmm_(inner, up.T)
-        ctx.save_for_backward(adapter_rows, inner, weight, down, up)
-        ctx.scaling, ctx.shape, ctx.same_input = scaling, x.shape, adapter_input is None
-        ctx.adapter_dtypes, ctx.dequantise = (a.dtype, b.dtype), dequantise
-        return output.view(*x.shape[:-1], up.shape[0])
+        outputs = []
+        for part, up, weight, bias, dense in zip(_parts(inner, ups), ups, weights, biases, dequantise, strict=True):
+            output = nn.functional.linear(rows, _dense(weight, dense, x.dtype), bias)
+            output.addmm_(part, up.T)
+            outputs.append(output.view(*x.shape[:-1], up.shape[0]))
+        ctx.save_for_backward(adapter_rows, inner, down, *ups, *weights)
+        ctx.dequantise, ctx.shape, ctx.same_input = dequantise, x.shape, adapter_input is None
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        adapter_rows, inner, weight, down, up = ctx.saved_tensors
-        gradient = upstream[0].reshape(-1, up.shape[0])
-        gradient_inner = gradient @ up
-        grad_a = (gradient_inner.T @ adapter_rows).to(ctx.adapter_dtypes[0])
-        grad_b = (gradient.T @ inner).to(ctx.adapter_dtypes[1]).mul_(ctx.scaling)
+        adapter_rows, inner, down, *of_each = ctx.saved_tensors
+        ups, weights = of_each[: len(upstream)], of_each[len(upstream) :]
+        gradients = [gradient.reshape(-1, up.shape[0]) for gradient, up in zip(upstream, ups, strict=True)]
+        of_inner = [gradient @ up for gradient, up in zip(gradients, ups, strict=True)]
+        gradient_inner = of_inner[0] if len(of_inner) == 1 else torch.cat(of_inner, 1)
+        grad_down = gradient_inner.T @ adapter_rows
+        grad_ups = [gradient.T @ part for gradient, part in zip(gradients, _parts(inner, ups), strict=True)]
         grad_x, grad_adapter_input = None, None
         if ctx.needs_input_grad[0]:
-            grad_x = gradient @ _dense(weight, ctx.dequantise, gradient.dtype)
+            dense = [_dense(w, d, gradients[0].dtype) for w, d in zip(weights, ctx.dequantise, strict=True)]
+            grad_x = gradients[0] @ dense[0]
+            for gradient, weight in zip(gradients[1:], dense[1:], strict=True):
+                grad_x.addmm_(gradient, weight)
             if ctx.same_input:
                 grad_x.addmm_(gradient_inner, down)
             grad_x = grad_x.view(ctx.shape)
         if ctx.needs_input_grad[1] and not ctx.same_input:
             grad_adapter_input = (gradient_inner @ down).view(ctx.shape)
-        return grad_x, grad_adapter_input, None, None, grad_a, grad_b, None, None
+        return grad_x, grad_adapter_input, grad_down, *grad_ups, *[None] * (3 * len(ups))
+
+
+def _quarters(values: Sequence[Any]) -> list[Sequence[Any]]:
+    size = len(values) // 4
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _parts(inner: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What each projection's B multiplies: its columns of [T, projections * r]."""
+    return (inner,) if len(ups) == 1 else inner.split(ups[0].shape[1], 1)
 
 
 def _dense(weight: Tensor, dequantise: Dequantise | None, dtype: torch.dtype) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .activation_checkpointing import checkpoint_layers
-from .attention import keep_outside_graphs, register_packed_attention
+from .adapter_copies import AdapterCopies
+from .attention import prepare_for_graphs, register_packed_attention
 from .capabilities import Choices, attention_kernel
-from .compilation import compile_layers
+from .compilation import SELECTIVE_BUDGET, compile_layers
 from .config import LoraConfig, Quantization
 from .errors import UserError
 from .interfaces import PackedRows
@@ -26,9 +27,11 @@ from .passes import PassInputs, pass_inputs
 from .planning import shape_of_config
 from .planning.mixed_bits import eight_bit_projections
 from .quantization import loading_options, multiply_exactly, store_in_8_bits
+from .shared_inputs import share_inputs
 
 log = logging.getLogger("gemfleet.train")
 
+LEAST_TOKENS = 2  # of a pass: compiled layers serve every length but 1 with the same code
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -40,14 +43,14 @@ class TrainableModel:
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        where a pass runs, and where its tokens go
-    pad_to:        passes are padded to a multiple of this many tokens, for compiled layers; 0: no padding
+    copies:        of the adapters, made for each pass; None where a strategy gathers them layer by layer
     """
 
     peft_model: Any
     text_model: nn.Module
     criterion: SupervisedCrossEntropy
     device: torch.device
-    pad_to: int = 0
+    copies: AdapterCopies | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -61,10 +64,8 @@ class TrainableModel:
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
 
     def computed_tokens(self, rows: PackedRows) -> int:
-        """Tokens that go through the decoder for these rows, padding among them."""
-        tokens = len(rows.tokens)
-        # A multiple, as an evaluation may hold more rows in a pass than a training step does.
-        return -(-tokens // self.pad_to) * self.pad_to if self.pad_to else tokens
+        """Tokens that go through the decoder for these rows: those there are, but no fewer than `LEAST_TOKENS`."""
+        return max(LEAST_TOKENS, len(rows.tokens))
 
     def loss_sum(self, rows: PackedRows) -> Tensor:
         """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
@@ -72,12 +73,14 @@ class TrainableModel:
         return self.criterion(self.hidden_states(inputs).index_select(0, inputs.predicting), inputs.targets)
 
     def inputs_of(self, rows: PackedRows) -> PassInputs:
-        """Some packed rows on the device, with padding where passes are padded."""
+        """Some packed rows on the device."""
         kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
         return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
         """Final hidden states [T, hidden size]."""
+        if self.copies is not None:
+            self.copies.refresh()
         # The masks are given (as none) so that the model builds none: the attention function knows the documents.
         output = self.text_model(
             input_ids=inputs.tokens.unsqueeze(0),
@@ -172,6 +175,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
+    share_inputs(peft_model)
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
     base = peft_model.get_base_model()
     peft_model.train()
@@ -180,6 +184,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         language_model_of(base),
         SupervisedCrossEntropy(head_weight, _softcap(base.config)),
         head_weight.device,
+        AdapterCopies(peft_model, head_weight.dtype),
     )
 
 
@@ -188,10 +193,10 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
-        keep_outside_graphs()
-        compile_layers(model.layers)
-        model.pad_to = choices.pad_to
-    checkpoint_layers(model.layers, choices.activation_checkpointing)
+        prepare_for_graphs(choices.attention)
+        compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
+    if not choices.compiler_recomputes:
+        checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
 def _as_pattern(names: list[str]) -> str:

@@ -25,7 +25,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Size:
-    """One size of the exhaustive measurement: supervised tokens per second of its fastest pass, peak in bytes."""
+    """One size of the exhaustive measurement: tokens per second of its fastest pass, peak in bytes."""
 
     rows: int
     speed: float
@@ -63,8 +63,8 @@ def every_size(config: TrainConfig, model_folder: Path, largest: int, repeats: i
                 seconds.setdefault(rows, []).append(trial.seconds)
                 peaks[rows] = max(peaks.get(rows, 0), trial.ranks[0].peak_bytes)
                 tell(f"every size, round {repeat + 1} of {repeats}: {rows} rows")
-    supervised = tokens_per_row(config, 1)
-    return [Size(rows, rows * supervised / min(times), peaks[rows]) for rows, times in sorted(seconds.items())]
+    full = tokens_per_row(config, 1)
+    return [Size(rows, rows * full / min(times), peaks[rows]) for rows, times in sorted(seconds.items())]
 
 
 def gemfleet_search(config: TrainConfig, model_folder: Path, largest: int, tell: Tell) -> Search:

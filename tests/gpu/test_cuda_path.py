@@ -22,7 +22,6 @@ from torch import Tensor, nn
 pytestmark = pytest.mark.gpu
 
 DOCUMENTS = (700, 5, 1300, 43)
-TOKENS = 192
 
 
 def attention(kernel: AttentionKernel, inputs: tuple[Tensor, ...], window: int | None) -> tuple[Tensor, list[Tensor]]:
@@ -84,7 +83,7 @@ def test_a_step_equals_the_cpus() -> None:
 def test_compiled_layers_equal_eager_ones_and_compile_once(recompute: Any) -> None:
     torch._dynamo.reset()
     eager, compiled = trainable(device="cuda"), trainable(device="cuda")
-    prepare_layers(compiled, Choices("sdpa", "torch", compile=True, pad_to=TOKENS, activation_checkpointing=recompute))
+    prepare_layers(compiled, Choices("sdpa", "torch", compile=True, activation_checkpointing=recompute))
     step(compiled)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for _ in range(3):

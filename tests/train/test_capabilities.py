@@ -52,8 +52,8 @@ def test_the_attention_kernel(able: Abilities, dtype: torch.dtype, kernel: str) 
 )
 def test_what_is_compiled(changes: Any, able: Abilities, compiled: bool) -> None:
     choices = choose_by(config(**changes), able, torch.float32)
-    assert (choices.compile, choices.pad_to) == (compiled, 3 * 64 if compiled else 0)
-    assert ("compiled, passes of 192 tokens" in choices.describe()) == compiled
+    assert choices.compile == compiled
+    assert ("compiled once for passes of any length" in choices.describe()) == compiled
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from .trial import Failure
 if TYPE_CHECKING:
     from ..config import TrainConfig
     from .probe import Probe
+    from .typical import Steps
 
 ALIVE_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
@@ -38,6 +39,7 @@ class ProbeTask:
     address:      host:port where the ranks of this group meet
     memory_limit: what the configuration lets this rank use; None: all there is
     besides_bytes: resident set of a rank of the real run for what a probe does not hold, such as Ray or the data
+    steps:        of the run, whose passes are timed; see `typical.py`
     """
 
     config: dict[str, Any]
@@ -49,6 +51,7 @@ class ProbeTask:
     address: str
     memory_limit: int | None
     besides_bytes: int = 0
+    steps: Steps = ()
 
 
 class Answers:
@@ -84,7 +87,7 @@ def _serve(task: ProbeTask, sizes: queue.Queue[dict[str, Any]], answers: Answers
 
     config = _prepare(task)
     watched = _watch_memory(task, answers)
-    probe = Probe(config, Path(task.model_folder), task.local_rank)
+    probe = Probe(config, Path(task.model_folder), task.local_rank, task.steps)
     answers.put("ready", limit_bytes=watched or _gpu_limit(task, probe))
     while True:
         asked = sizes.get()

@@ -15,7 +15,7 @@ OVERHEAD_NOISE = 0.05  # two timings cannot tell a cost per pass below this shar
 
 @dataclass(frozen=True)
 class Candidate:
-    """A size that fits under one variant; `speed` in supervised tokens per second over all ranks."""
+    """A size that fits under one variant; `speed` in tokens of text per second over all ranks."""
 
     variant: str
     rows: int

@@ -63,7 +63,7 @@ def find_batch(
 ) -> Found:
     """Try every variant, choose by measured speed. `tell` gets each trial as it ends, with its variant's name.
 
-    tokens_per_row: supervised tokens of a full row, over all ranks. UserError when not one row fits anywhere.
+    tokens_per_row: of a full row, over all ranks. UserError when not one row fits anywhere.
     """
     ends = clock() + limits.budget_s
     searches: dict[str, VariantSearch] = {}

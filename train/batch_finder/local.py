@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-import torch
 
 from ..auto_strategy import Settled
 from ..config import TrainConfig
@@ -29,6 +28,7 @@ from .setting import (
     tokens_per_row,
     with_variant,
 )
+from .typical import typical_steps
 from .variant_search import ProbeError
 from .variants import variants_of
 
@@ -89,7 +89,7 @@ def settle_as_decided(
         return _by_plan(config, decision)
     if decision.reason:
         log.info("looking for a micro-batch: %s", decision.reason)
-    variants = variants_of(config, settled.options if settled else (), torch.cuda.is_available())
+    variants = variants_of(config, settled.options if settled else ())
     try:
         return find_here(config, variants, model_folder, source, world_size, besides_bytes, decision.budget_s)
     except ProbeError as error:
@@ -126,10 +126,11 @@ def find_here(
     budget_s: float,
 ) -> TrainConfig:
     """Search with one probe process a rank on this machine, and log every trial."""
+    steps = typical_steps(source, config, world_size)
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 
     def open_group(variant: Variant) -> AbstractContextManager[ProbeGroup]:
-        tasks = probe_tasks(with_variant(config, variant.changes), places)
+        tasks = probe_tasks(with_variant(config, variant.changes), places, steps)
         return ProbeGroup([LocalProbe() for _ in places], tasks, group_settings(config))
 
     found = find_batch(

@@ -1,4 +1,5 @@
-"""One rank's part of a trial: real optimizer steps on rows as bad as rows can be."""
+"""One rank's part of a trial: real optimizer steps, their memory judged by rows as bad as rows can be, their time by
+passes as the run has them."""
 
 from __future__ import annotations
 
@@ -8,14 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..compilation import allow_many_shapes
 from ..config import TrainConfig
 from ..device import current_device
 from ..interfaces import PackedRows
 from ..worker import prepare_model
 from .memory import peak_bytes, reset_peak
-
-PASSES = 2  # the second accumulates onto gradients that exist, as all but the first of a step do
+from .typical import Steps, typical_passes
 
 
 def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> PackedRows:
@@ -29,18 +28,18 @@ def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> Pa
 class Probe:
     """The model of a run under its strategy, loaded once; measures one size after another. Collective."""
 
-    def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int) -> None:
+    def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int, steps: Steps = ()) -> None:
+        """steps: of the run, for its passes to be timed, equal on all ranks; none: full rows are timed."""
         facts = current_device(local_rank)
-        self.device, self._config = facts.device, config
-        if config.compile is True or self.device.type == "cuda":
-            allow_many_shapes()
+        self.device, self._config, self._steps = facts.device, config, steps
         model, self._strategy = prepare_model(config, model_folder, facts)
         self._vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
         self._model = self._strategy.setup(model)
         self._step(1)  # makes the optimizer's state, which every later step holds
 
     def measure(self, rows: int) -> tuple[int, float]:
-        """Peak bytes of one optimizer step of passes of `rows` rows, and the seconds of its shortest pass."""
+        """Peak bytes of one optimizer step of passes of `rows` rows, and how many seconds such a pass takes for as much
+        text as fills it."""
         reset_peak(self.device)
         seconds = self._step(rows)
         return peak_bytes(self.device), seconds
@@ -59,18 +58,25 @@ class Probe:
         return peak_bytes(self.device), seconds
 
     def _step(self, rows: int) -> float:
-        batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
-        self._strategy.passes(PASSES)  # equal on all ranks already; a strategy may need to know
-        seconds = min(self._timed_pass(batch) for _ in range(PASSES))
+        full = rows * self._config.data.max_length
+        worst = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        timed = typical_passes(self._steps, rows, self._vocabulary)
+        # The last pass accumulates onto gradients that exist, as all but the first of a step do.
+        passes = [worst, *timed, worst]
+        self._strategy.passes(len(passes))  # equal on all ranks already; a strategy may need to know
+        supervised = sum(batch.supervised_tokens for batch in passes)
+        seconds = [self._timed_pass(batch, supervised) for batch in passes]
         self._strategy.reduce_gradients()
         self._strategy.clip(self._config.optim.max_grad_norm)
         self._strategy.step(0.0)
-        return seconds
+        if not timed:
+            return min(seconds)
+        return sum(seconds[1:-1]) * full / sum(len(batch.tokens) for batch in timed)
 
-    def _timed_pass(self, batch: PackedRows) -> float:
+    def _timed_pass(self, batch: PackedRows, supervised: int) -> float:
         self._synchronize()
         started = time.perf_counter()
-        self._strategy.backward(self._model.loss_sum(batch) / (PASSES * batch.supervised_tokens))
+        self._strategy.backward(self._model.loss_sum(batch) / supervised)
         self._synchronize()
         return time.perf_counter() - started
 

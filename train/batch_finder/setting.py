@@ -11,6 +11,7 @@ from ..interfaces import BlockSource, StepRows
 from .child import ProbeTask
 from .finder import Variant
 from .group import GroupSettings
+from .typical import Steps
 from .variant_search import SearchLimits
 
 STEPS_LOOKED_AT = 32
@@ -40,8 +41,8 @@ def with_variant(config: TrainConfig, changes: Sequence[tuple[str, Any]]) -> Tra
     return config.model_copy(update=dict(changes))
 
 
-def probe_tasks(config: TrainConfig, places: Sequence[RankPlace]) -> list[ProbeTask]:
-    """One task a rank; the group fills in where the ranks meet."""
+def probe_tasks(config: TrainConfig, places: Sequence[RankPlace], steps: Steps = ()) -> list[ProbeTask]:
+    """One task a rank; the group fills in where the ranks meet. steps: of the run, see `typical.py`"""
     values = config.with_micro(1).model_dump(mode="json", by_alias=True)
     return [
         ProbeTask(
@@ -54,6 +55,7 @@ def probe_tasks(config: TrainConfig, places: Sequence[RankPlace]) -> list[ProbeT
             address="",
             memory_limit=config.batch.memory_limit_bytes,
             besides_bytes=place.besides_bytes,
+            steps=steps,
         )
         for rank, place in enumerate(places)
     ]
@@ -80,5 +82,5 @@ def group_settings(config: TrainConfig) -> GroupSettings:
 
 
 def tokens_per_row(config: TrainConfig, world_size: int) -> int:
-    """Supervised tokens of a full row, over all ranks; a document's first token is never supervised."""
-    return world_size * (config.data.max_length - 1)
+    """Of a full row, over all ranks."""
+    return world_size * config.data.max_length

@@ -18,7 +18,10 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True)
 class RankMeasure:
-    """One rank's figures. Memory in bytes; `seconds` is the shortest pass, `usable` the limit less the margin."""
+    """One rank's figures. Memory in bytes; `usable` is the limit less the margin.
+
+    seconds: what a pass full of text takes at the speed of the run's own passes
+    """
 
     rank: int
     node: str
@@ -51,7 +54,7 @@ class Trial:
 
     @property
     def seconds(self) -> float:
-        """Seconds of a pass: the slowest rank's, for the others wait for it."""
+        """Seconds of a pass full of text: the slowest rank's, for the others wait for it."""
         return max(rank.seconds for rank in self.ranks)
 
     @property

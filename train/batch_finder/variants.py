@@ -9,23 +9,15 @@ from ..auto_strategy import Option
 from ..config import TrainConfig
 from ..planning import Sharing
 from .finder import Variant
-from .setting import with_variant
 
 
-def variants_of(config: TrainConfig, options: Sequence[Option] = (), on_gpu: bool = False) -> list[Variant]:
+def variants_of(config: TrainConfig, options: Sequence[Option] = ()) -> list[Variant]:
     """What is tried, in this order.
 
     options: what the plan says fits, where the configuration leaves the strategy open. Layers are recomputed only where
     nobody chose, and each variant but the first is tried only where memory limits the one that it saves memory of.
     """
-    found = _shared(options) or _unshared(config)
-    return [variant for variant in found if not (on_gpu and _changes_nothing(config, variant))] or found
-
-
-def _changes_nothing(config: TrainConfig, variant: Variant) -> bool:
-    """A compiled layer recomputes what `selective` does in any case (`train/capabilities.py`)."""
-    train = with_variant(config, variant.changes)
-    return train.activation_checkpointing == "selective" and train.compiles_on_cuda()
+    return _shared(options) or _unshared(config)
 
 
 def _unshared(config: TrainConfig) -> list[Variant]:

@@ -25,6 +25,23 @@ def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> floa
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
+def kept_by_layer_compiled(shape: ModelShape, work: Workload) -> float:
+    """One compiled decoder layer on CUDA, in bytes a token: what the compiler of torch 2.14 keeps for backward.
+
+    Inputs of the adapters as they multiply them, results of base products that norms and gating read again, queries,
+    keys and values as attention gets them; of the fp32 that norms compute in, one reciprocal root each.
+    """
+    b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
+    targets = target_sides(shape, work.lora_targets)
+    attention = (q + 2 * k) * b + (q + k) * b + _attention_output(shape, work, "cuda")
+    roots = (4 + shape.heads + shape.kv_heads) * FP32
+    inputs = h * any(n in targets for n in ("q_proj", "k_proj", "v_proj")) + h * any(
+        n in targets for n in ("gate_proj", "up_proj")
+    )
+    inputs += shape.inner * ("down_proj" in targets)
+    return (3 * h + 2 * shape.inner + inputs) * b + attention + roots + _adapter_inner(shape, work)
+
+
 def kept_by_layer_selective(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
     """`selective` keeps the layer's input, the results of matrix products, and attention's output, in bytes a token."""
     b = work.bytes_per_value
@@ -62,14 +79,15 @@ def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int
 
 
 def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of weights that backward needs in another form: adapters in the computation's dtype, norms in fp32.
-
-    In fp32, A is the parameter itself; B is scaled in either case.
-    """
-    sides = target_sides(shape, work.lora_targets).values()
-    scaled = sum(outputs if work.dtype == "fp32" else inputs + outputs for inputs, outputs in sides)
+    """Bytes of weights that backward needs in another form: copies of the adapters, and norms in fp32."""
     norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
-    return work.lora_rank * scaled * work.bytes_per_value + norms
+    return adapter_copies_of_layer(shape, work) + norms
+
+
+def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
+    """Bytes of the adapters in the computation's dtype (`train/adapter_copies.py`), made for each pass in fp32 too."""
+    sides = target_sides(shape, work.lora_targets).values()
+    return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 
 
 def kept_outside_layers(shape: ModelShape, work: Workload) -> float:

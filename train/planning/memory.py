@@ -115,12 +115,15 @@ def optimizer_bytes(shape: ModelShape, work: Workload, sharing: Sharing) -> int:
 def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind) -> int:
     """What one pass keeps for backward."""
     if sharing.checkpointing == "off":
-        layers = _layers_kept_whole(shape, work, device, shape.layers, shape.sliding_layers)
-        layers -= activations.spared_by_frozen_input(shape) * work.tokens
+        layers = _layers_kept_whole(shape, work, sharing, device, shape.layers, shape.sliding_layers)
+        if not _is_compiled(work, sharing):
+            layers -= activations.spared_by_frozen_input(shape) * work.tokens
     elif sharing.checkpointing == "selective":
         layers = shape.layers * activations.kept_by_layer_selective(shape, work, device) * work.tokens
     else:
         layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
+    if sharing.checkpointing != "off" and not sharing.divides_weights:
+        layers += shape.layers * activations.adapter_copies_of_layer(shape, work)  # of the whole pass
     return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
 
 
@@ -131,13 +134,24 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
     """
     extra = activations.transient_of_layer(shape, work) * work.tokens
     if sharing.checkpointing != "off":
-        extra += _layers_kept_whole(shape, work, device, 1, min(1, shape.sliding_layers))
+        extra += _layers_kept_whole(shape, work, sharing, device, 1, min(1, shape.sliding_layers))
+    if sharing.checkpointing == "selective" and _is_compiled(work, sharing):  # what was kept serves, no second time
+        extra -= activations.kept_by_layer_selective(shape, work, device) * work.tokens
     if work.quantization != "none":
         extra += max(inputs * outputs for inputs, outputs in projections(shape).values()) * work.bytes_per_value
     return int(extra)
 
 
-def _layers_kept_whole(shape: ModelShape, work: Workload, device: DeviceKind, layers: int, sliding: int) -> float:
+def _is_compiled(work: Workload, sharing: Sharing) -> bool:
+    return work.compiled and sharing.name == "ddp"
+
+
+def _layers_kept_whole(
+    shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind, layers: int, sliding: int
+) -> float:
+    if _is_compiled(work, sharing):
+        kept = activations.kept_by_layer_compiled(shape, work) * work.tokens
+        return layers * (kept + activations.adapter_copies_of_layer(shape, work))
     masks = activations.masks_of_layer(shape, work, device)
     tokens = activations.kept_by_layer(shape, work, device) * work.tokens
     return layers * (tokens + activations.small_weights_of_layer(shape, work)) + sliding * masks

@@ -25,6 +25,7 @@ class Workload:
     example_tokens: tokens of an example, as many as fill a row; None: one example is one row, the worst case
     supervised:     share of tokens that the loss scores
     global_batch:   examples of one optimizer step, over all ranks
+    compiled:       whether layers are compiled where the base is whole on each rank; divided ones never are
     """
 
     length: int = 1024
@@ -37,6 +38,7 @@ class Workload:
     lora_dropout: float = 0.0
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
+    compiled: bool = False
 
     @property
     def document(self) -> int:

@@ -67,7 +67,10 @@ class DeepSpeedStrategy:
             )
             if self._stage == 3:
                 _gather_with_their_projection(model.text_model)
-        return dataclasses.replace(model, text_model=self._engine, criterion=criterion, device=self._device)
+        copies = model.copies if self._stage < 3 else None
+        return dataclasses.replace(
+            model, text_model=self._engine, criterion=criterion, device=self._device, copies=copies
+        )
 
     def passes(self, own: int) -> int:
         self._backwards_left = most_over_ranks(own, self._device)

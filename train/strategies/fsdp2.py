@@ -66,7 +66,7 @@ class Fsdp2Strategy:
         self._parameters = {name: p for name, p in model.adapter_parameters().items() if isinstance(p, DTensor)}
         self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         return dataclasses.replace(
-            model, criterion=_GatheredHead(root.embed_tokens, model.criterion), device=self._device
+            model, criterion=_GatheredHead(root.embed_tokens, model.criterion), device=self._device, copies=None
         )
 
     def _shard(self, root: Any) -> FSDPModule:

@@ -6,6 +6,11 @@ from dataclasses import asdict, replace
 
 import pytest
 from gemfleet.train.planning import SIZES, Sharing, Workload, memory_per_rank
+from gemfleet.train.planning.activations import (
+    adapter_copies_of_layer,
+    kept_by_layer_compiled,
+    kept_by_layer_selective,
+)
 from gemfleet.train.planning.memory import activation_bytes, weight_bytes
 from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, SharingName
 from hypothesis import given, settings
@@ -106,9 +111,30 @@ def test_base_weights_in_bf16(size: str, gib: float) -> None:
     [("270m", 730, 78), ("1b", 2307, 174), ("4b", 5472, 390), ("12b", 12197, 703), ("27b", 20609, 1109)],
 )
 def test_activations_beside_peaks_once_traced_with_fake_tensors(size: str, off: int, full: int) -> None:
-    """KiB a token that another program traced for packed attention and a chunked loss, transients included."""
+    """KiB a token that another program traced for packed attention and a chunked loss, transients included.
+
+    It cast the adapters of a layer when the layer ran; here those of all layers are cast for a pass at once.
+    """
     work = Workload(length=2048)
     kept = {m: memory_per_rank(SIZES[size], work, Sharing("ddp", m), 1) for m in ("off", "full")}
-    per_token = {m: (p.activations + p.transient) / work.tokens / 1024 for m, p in kept.items()}
+    copies = {"off": 0, "full": SIZES[size].layers * adapter_copies_of_layer(SIZES[size], work)}
+    per_token = {m: (p.activations + p.transient - copies[m]) / work.tokens / 1024 for m, p in kept.items()}
     assert per_token["off"] == pytest.approx(off, rel=0.04)
     assert per_token["full"] == pytest.approx(full, rel=0.08)
+
+
+@pytest.mark.parametrize(("size", "off", "selective"), [("1b", 60948, 37892)])
+def test_compiled_layers_keep_what_the_allocator_showed(size: str, off: int, selective: int) -> None:
+    """Bytes a token and layer between one layer's forward and the next one's, by torch 2.14's allocator on CUDA."""
+    work = Workload(length=2048, compiled=True)
+    assert kept_by_layer_compiled(SIZES[size], work) == off
+    assert kept_by_layer_selective(SIZES[size], work, "cuda") == pytest.approx(selective, rel=0.06)
+    totals = {
+        (compiled, mode): memory_per_rank(SIZES[size], replace(work, compiled=compiled), Sharing("ddp", mode), 1).total
+        for compiled in (False, True)
+        for mode in CHECKPOINTING
+    }
+    assert totals[True, "full"] < totals[True, "selective"] < totals[True, "off"] < totals[False, "off"]
+    divided = Sharing("fsdp2")  # never compiled
+    parts = [memory_per_rank(SIZES[size], replace(work, compiled=compiled), divided, 2) for compiled in (False, True)]
+    assert parts[0] == parts[1]

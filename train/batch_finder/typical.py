@@ -1,0 +1,55 @@
+"""The passes that a run will make, for probes to time: documents of its own lengths, packed as its steps hold them.
+
+Full rows, which memory is judged by, cannot tell how fast a size is: what more rows in a pass make fewer of is passes
+over rows that are not full, and last passes of a step that hold fewer of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..config import TrainConfig
+from ..interfaces import BlockSource, PackedRows
+
+STEPS = 4
+TIMED_PASSES = 4
+
+Row = Sequence[tuple[int, int]]  # the tokens of each document, and how many of them are supervised
+Steps = Sequence[Sequence[Row]]
+
+
+def typical_steps(source: BlockSource, config: TrainConfig, world_size: int) -> Steps:
+    """The rows of the first steps, each as the rank with the most tokens has it: the others wait for that one."""
+    count = min(STEPS, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
+    steps = [[source.step(0, step, rank).rows for rank in range(world_size)] for step in range(count)]
+    return [_rows_of(max(ranks, key=lambda rows: len(rows.tokens))) for ranks in steps]
+
+
+def typical_passes(steps: Steps, rows_per_pass: int, vocabulary: int, seed: int = 0) -> list[PackedRows]:
+    """Up to `TIMED_PASSES` of the passes that these steps make, from the first to the last; random tokens."""
+    passes = [part for rows in steps for part in _packed(rows, vocabulary, seed).micro_batches(rows_per_pass)]
+    chosen = np.linspace(0, len(passes) - 1, min(TIMED_PASSES, len(passes))).round().astype(int)
+    return [passes[index] for index in chosen]
+
+
+def _rows_of(rows: PackedRows) -> list[list[tuple[int, int]]]:
+    starts = np.cumsum(rows.document_lengths) - rows.document_lengths
+    supervised = np.add.reduceat(rows.supervised.astype(int), starts) if len(starts) else starts
+    documents = list(zip(rows.document_lengths.tolist(), supervised.tolist(), strict=True))
+    ends = np.cumsum(rows.row_documents)
+    return [documents[end - count : end] for end, count in zip(ends, rows.row_documents, strict=True)]
+
+
+def _packed(rows: Sequence[Row], vocabulary: int, seed: int) -> PackedRows:
+    """With the last tokens of each document supervised."""
+    documents = [document for row in rows for document in row]
+    flags = [np.arange(tokens) >= tokens - supervised for tokens, supervised in documents]
+    lengths = np.array([tokens for tokens, _ in documents], np.int32)
+    return PackedRows(
+        np.random.default_rng(seed).integers(3, vocabulary, int(lengths.sum())).astype(np.int32),
+        np.concatenate([np.empty(0, np.bool_), *flags]),
+        lengths,
+        np.array([len(row) for row in rows], np.int32),
+    )
