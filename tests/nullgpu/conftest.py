@@ -10,7 +10,7 @@ import pytest
 from support.nullgpu.build import built, why_not
 from support.nullgpu.cases import save_small_gemma3
 from support.nullgpu.pools import Pools
-from support.nullgpu.table import CASES, STEPS, print_tables
+from support.nullgpu.table import CASES, COUNTS, print_tables
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -42,6 +42,6 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if CASES or STEPS:
+    if CASES or COUNTS:
         terminalreporter.section("on pretended GPUs")
         print_tables(terminalreporter.write_line)

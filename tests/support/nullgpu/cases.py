@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -11,12 +12,19 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.distributed as dist
+from gemfleet.benchmarks.plan.random_base import random_model
 from gemfleet.train import worker
+from gemfleet.train.batch_finder.probe import worst_rows
+from gemfleet.train.capabilities import Choices, choose
 from gemfleet.train.config import TrainConfig
-from gemfleet.train.interfaces import StepRows
+from gemfleet.train.device import choose_dtype, current_device
+from gemfleet.train.interfaces import PackedRows, StepRows
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer
+from gemfleet.train.model import prepare_layers
+from gemfleet.train.out_of_memory import OutOfMemoryError
 from gemfleet.train.packing import TokenBlock
+from gemfleet.train.planning import SIZES
 from strategy_cases import FolderReporter
 
 from .counters import counts, zero_large_copies
@@ -30,7 +38,7 @@ MORE_STEPS = 2
 class Report:
     """What a rank saw of its run.
 
-    steps: of the resumed run; counted: what each step of the first run did; retries: of the allocator
+    steps: of the resumed run; counted: what each step of both runs did, its passes too; retries: of the allocator
     """
 
     steps: int = 0
@@ -105,7 +113,7 @@ def train_and_resume(model: str, folder: str, changes: dict[str, Any]) -> Report
     """Train with evaluations and checkpoints, then go on from the last one with everything made anew. Collective."""
     report = Report()
     before = counts()
-    zero_large_copies("offload" in str(changes))
+    zero_large_copies("cpu_offload" in str(changes))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     retries = torch.cuda.memory_stats().get("num_alloc_retries", 0)
@@ -119,17 +127,85 @@ def train_and_resume(model: str, folder: str, changes: dict[str, Any]) -> Report
 
 def _run(config: TrainConfig, folder: Path, report: Report) -> int:
     class CountingTrainer(Trainer):
+        def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
+            self.newest = super().passes(rows, rows_per_pass)
+            return self.newest
+
         def train_step(self, index: int, step: StepRows, data_wait_seconds: float) -> bool:
             before = counts()
             stop = super().train_step(index, step, data_wait_seconds)
-            report.counted.append(counts() - before)
+            report.counted.append(counts() - before + Counter(passes=len(self.newest)))
             return stop
 
+    with mock.patch.object(worker, "Trainer", CountingTrainer):
+        return _train(config, folder, source_of(config))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a run that leaves all open would use here."""
+
+    attention: str
+    dtype: str
+    compiled: bool
+
+
+def choices_here(model: str) -> Chosen:
+    """By the device that this process sees."""
+    facts = current_device(0)
+    config = configuration(model, compile="auto")
+    dtype = choose_dtype(config.precision, facts)
+    choices = choose(config, facts.device, dtype)
+    return Chosen(choices.attention, str(dtype), choices.compile)
+
+
+def runs_out_of_memory(model: str, folder: str, changes: dict[str, Any]) -> tuple[str, int]:
+    """The message of the error that a run ends with, and the steps of one that follows in the same process with two
+    rows in a pass: what was held is free again."""
+    config = configuration(model, **{"batch": {"global": 256, "micro": 2}, "max_steps": 1, **changes})
+    source = LocalBlockSource(
+        documents(256, (250,)),
+        documents(256, (250,), seed=1),
+        global_batch=256,
+        max_length=config.data.max_length,
+        seed=config.seed,
+        world_size=1,
+    )
+    try:
+        _train(config, Path(folder) / "too-much", source)
+        message = ""
+    except OutOfMemoryError as error:
+        message = str(error)
+    return message, _run(configuration(model), Path(folder) / "fits", Report())
+
+
+def _train(config: TrainConfig, folder: Path, source: LocalBlockSource) -> int:
     rank = dist.get_rank()
     work = folder / f"work-{rank}"
     work.mkdir(parents=True, exist_ok=True)
-    with mock.patch.object(worker, "Trainer", CountingTrainer):
-        result = worker.run_training(
-            config, Path(config.model), source_of(config), FolderReporter(folder), rank, rank, work
-        )
-    return result.steps
+    return worker.run_training(config, Path(config.model), source, FolderReporter(folder), rank, rank, work).steps
+
+
+@dataclass(frozen=True)
+class PassOutcome:
+    """One pass, forward and backward. milliseconds: of the host, the least of several."""
+
+    counted: Counter[str]
+    milliseconds: float
+
+
+def count_passes(compiled: bool) -> PassOutcome:
+    """The 1B's shape with random weights; one row of 2,048 tokens."""
+    length, repeats = 2048, 5
+    shape = replace(SIZES["1b"], vision=None)
+    model = random_model(shape, torch.bfloat16, torch.device("cuda", 0))
+    prepare_layers(model, Choices("varlen", "torch" if compiled else "liger", compiled, length * compiled, "off"))
+    rows = worst_rows(1, length, shape.vocabulary)
+    times = []
+    for repeat in range(repeats):
+        before, started = counts(), time.perf_counter()
+        model.loss_sum(rows).backward()
+        if repeat:
+            times.append(time.perf_counter() - started)
+        counted = counts() - before
+    return PassOutcome(counted, 1000 * min(times))

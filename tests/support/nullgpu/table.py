@@ -8,22 +8,41 @@ from collections.abc import Callable, Sequence
 from .counters import host_waits
 
 CASES: list[tuple[str, ...]] = []
-STEPS: list[tuple[str, ...]] = []
+COUNTS: list[tuple[str, ...]] = []
 HEADERS = {
     "cases": ("case", "result", "seconds"),
-    "steps": ("step of", "ranks", "passes", "launches", "matmuls", "collectives", "host waits", "pageable", "retries"),
+    "counts": (
+        "step or pass",
+        "ranks",
+        "launches",
+        "matmuls",
+        "collectives",
+        "host waits",
+        "pageable",
+        "retries",
+        "ms",
+    ),
 }
 
 
-def tell_step(name: str, ranks: int, passes: int, counted: Counter[str], retries: int) -> None:
+def tell_step(name: str, ranks: int, counted: Counter[str], retries: int) -> None:
     """One row: what a step did once everything was warm."""
-    figures = (passes, counted["launches"], counted["matmuls"], counted["collectives"], host_waits(counted))
-    STEPS.append((name, str(ranks), *map(str, figures), str(counted["pageable_copies"]), str(retries)))
+    COUNTS.append((f"step, {name}", str(ranks), str(counted["passes"]), *_figures(counted), str(retries), ""))
+
+
+def tell_pass(name: str, counted: Counter[str], milliseconds: float) -> None:
+    """One row: what a pass did, and the host's time for it."""
+    COUNTS.append((name, "1", "1", *_figures(counted), "", f"{milliseconds:.0f}"))
+
+
+def _figures(counted: Counter[str]) -> tuple[str, ...]:
+    figures = (counted["launches"], counted["matmuls"], counted["collectives"], host_waits(counted))
+    return (*map(str, figures), str(counted["pageable_copies"]))
 
 
 def print_tables(write: Callable[[str], None]) -> None:
     """Both tables, where they have rows."""
-    for name, rows in (("cases", CASES), ("steps", STEPS)):
+    for name, rows in (("cases", CASES), ("counts", COUNTS)):
         if rows:
             write("\n".join(_table(HEADERS[name], rows)) + "\n")
 
