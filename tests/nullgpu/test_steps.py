@@ -21,20 +21,20 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "zero-2": {"strategy": "deepspeed", "deepspeed": {"stage": 2}},
     "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3}},
 }
-# Waits for the GPU besides one for each pass's loss, and copies of pageable memory, on one rank and on two.
-# Ours: the norm of the gradients; with several ranks each agreement of theirs copies its numbers there and back.
-# DeepSpeed's own: ZeRO-3 waits for each parameter that it gathers.
+# Waits for the GPU, and copies of pageable memory, in a step on one rank and on two.
+# Ours: for the losses and for the norm of the gradients, and one for what ranks agree on (under fsdp2, passes besides).
+# The rest is DeepSpeed's own; under ZeRO-3 it waits for each parameter.
 LIMITS: dict[tuple[str, int], tuple[int, int]] = {
-    ("ddp", 1): (1, 0),
-    ("ddp int4", 1): (1, 0),
-    ("fsdp2", 1): (1, 0),
-    ("zero-2", 1): (10, 2),
-    ("zero-3", 1): (200, 2),
-    ("ddp", 2): (3, 1),
-    ("ddp int4", 2): (3, 1),
-    ("fsdp2", 2): (7, 3),
-    ("zero-2", 2): (13, 4),
-    ("zero-3", 2): (200, 12),
+    ("ddp", 1): (2, 0),
+    ("ddp int4", 1): (2, 0),
+    ("fsdp2", 1): (2, 0),
+    ("zero-2", 1): (12, 2),
+    ("zero-3", 1): (140, 2),
+    ("ddp", 2): (3, 0),
+    ("ddp int4", 2): (3, 0),
+    ("fsdp2", 2): (4, 0),
+    ("zero-2", 2): (14, 2),
+    ("zero-3", 2): (100, 8),
 }
 
 
@@ -45,7 +45,7 @@ def test_a_step_waits_for_the_gpu_no_more_than_it_must(
     (report,) = pools.alone(ranks).run(train_and_resume, small_model, str(tmp_path), STRATEGIES[name])
     step, (waits, pageable) = report.counted[WARM], LIMITS[name, ranks]
     tell_step(name, ranks, step, report.retries)
-    assert host_waits(step) <= step["passes"] + waits
+    assert host_waits(step) <= waits
     assert step["pageable_copies"] <= pageable
     assert report.retries == 0
 

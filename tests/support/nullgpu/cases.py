@@ -27,7 +27,7 @@ from gemfleet.train.packing import TokenBlock
 from gemfleet.train.planning import SIZES
 from strategy_cases import FolderReporter
 
-from .counters import counts, zero_large_copies
+from .counters import counts
 
 VOCABULARY = 1024
 STEPS, SAVED_AT = 4, 2
@@ -113,7 +113,6 @@ def train_and_resume(model: str, folder: str, changes: dict[str, Any]) -> Report
     """Train with evaluations and checkpoints, then go on from the last one with everything made anew. Collective."""
     report = Report()
     before = counts()
-    zero_large_copies("cpu_offload" in str(changes))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     retries = torch.cuda.memory_stats().get("num_alloc_retries", 0)

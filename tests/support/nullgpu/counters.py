@@ -1,4 +1,4 @@
-"""The stand-in as a process that runs on it sees it: what it counted, and what it hands back."""
+"""What the stand-in counted in this process: launches, waits for the device, copies, collectives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ def counts() -> Counter[str]:
 def host_waits(found: Counter[str]) -> int:
     """How often the host waited for the device."""
     return sum(found[name] for name in ("stream_syncs", "device_syncs", "event_syncs", "blocking_copies"))
-
-
-def zero_large_copies(on: bool) -> None:
-    """Whether copies of a KiB or more to the host hold zeros: gradients that a CPU goes on with were never computed."""
-    library, _ = _library()
-    library.nullgpu_zero_copies_from(ctypes.c_size_t(1024 if on else -1))
 
 
 @cache

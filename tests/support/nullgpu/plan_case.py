@@ -74,7 +74,7 @@ def measure(case: MemoryCase) -> MemoryOutcome:
 
 
 def _model(plan: Case, strategy: Strategy) -> TrainableModel:
-    """Weights of whatever memory holds: whole on the device, or placeholders of which `setup` makes this rank's share."""
+    """Weights of whatever memory holds: whole on the device, or placeholders of which `setup` makes a share."""
     import torch
     from gemfleet.benchmarks.plan.random_base import random_model, text_config
     from gemfleet.train.config import LoraConfig

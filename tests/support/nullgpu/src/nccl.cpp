@@ -34,6 +34,7 @@ struct Call {
   char kind[24];
   size_t count;
   int type, root;
+  bool written;  // by the host, and not by a kernel
 
   bool matches(const Call& other) const {
     return !strcmp(kind, other.kind) && count == other.count && type == other.type && root == other.root;
@@ -138,14 +139,22 @@ void reduce(Communicator& group, void* result, size_t first, size_t count, ncclD
   }
 }
 
+struct Result {
+  void* address;
+  size_t bytes;
+};
+
 // Hand over `bytes`, meet, take what `receive` takes from the slots, meet again before slots are written anew.
 template <typename Receive>
-ncclResult_t exchange(Communicator& group, const Call& call, const void* send, size_t bytes, Receive receive) {
+ncclResult_t exchange(Communicator& group, Call call, const void* send, size_t bytes, Result result, Receive receive) {
   Slot* slots = group.room->slots;
+  call.written = is_written(send, bytes);
   slots[group.rank].call = call;
   if (send && bytes <= SLOT_BYTES) memcpy(slots[group.rank].bytes, send, bytes);
   if (!meet(group)) return ncclRemoteError;
   bool matching = std::all_of(slots, slots + group.ranks, [&](const Slot& slot) { return call.matches(slot.call); });
+  bool written = slots[call.root].call.written;
+  if (written && result.address) note_written(result.address, result.bytes);
   if (matching && bytes <= SLOT_BYTES) receive(slots);
   if (!meet(group)) return ncclRemoteError;
   if (matching) return ncclSuccess;
@@ -166,8 +175,12 @@ Call counted(const char* kind, size_t count, ncclDataType_t type, int root = 0) 
   return call;
 }
 
-void copy_if_small(void* to, const void* from, size_t bytes) {
-  if (to != from && bytes <= SLOT_BYTES) memmove(to, from, bytes);
+// Alone: the other ranks' shares are what this one's is.
+void take_own(void* to, const void* from, size_t bytes, int shares = 1) {
+  bool written = is_written(from, bytes);
+  if (bytes <= SLOT_BYTES)
+    for (int share = 0; share < shares; share++) memmove(static_cast<char*>(to) + share * bytes, from, bytes);
+  if (written) note_written(to, bytes * shares);
 }
 
 struct Member {
@@ -215,7 +228,7 @@ ncclResult_t ncclCommSplit(ncclComm_t handle, int color, int key, ncclComm_t* pa
   if (!group.room) return join(part, group.name, group.ranks, group.rank);
   Member mine{color, key, group.rank};
   std::vector<Member> members;
-  auto result = exchange(group, counted("split", 1, ncclInt8), &mine, sizeof mine, [&](Slot* slots) {
+  auto result = exchange(group, counted("split", 1, ncclInt8), &mine, sizeof mine, {}, [&](Slot* slots) {
     for (int rank = 0; rank < group.ranks; rank++) {
       Member member;
       memcpy(&member, slots[rank].bytes, sizeof member);
@@ -253,8 +266,9 @@ ncclResult_t ncclAllReduce(const void* send, void* receive, size_t count, ncclDa
                            ncclComm_t handle, cudaStream_t) {
   Call call = counted(op == ncclSum ? "all_reduce sum" : "all_reduce", count, type);
   Communicator& group = *of(handle);
-  if (!group.room) return copy_if_small(receive, send, count * type_bytes(type)), ncclSuccess;
-  return exchange(group, call, send, count * type_bytes(type),
+  if (!group.room) return take_own(receive, send, count * type_bytes(type)), ncclSuccess;
+  size_t bytes = count * type_bytes(type);
+  return exchange(group, call, send, bytes, {receive, bytes},
                   [&](Slot*) { reduce(group, receive, 0, count, type, op); });
 }
 
@@ -264,8 +278,8 @@ ncclResult_t ncclReduceScatter(const void* send, void* receive, size_t count, nc
   Communicator& group = *of(handle);
   size_t bytes = count * type_bytes(type);
   const char* mine = static_cast<const char*>(send) + group.rank * bytes;
-  if (!group.room) return copy_if_small(receive, mine, bytes), ncclSuccess;
-  return exchange(group, call, send, bytes * group.ranks,
+  if (!group.room) return take_own(receive, mine, bytes), ncclSuccess;
+  return exchange(group, call, send, bytes * group.ranks, {receive, bytes},
                   [&](Slot*) { reduce(group, receive, group.rank * count, count, type, op); });
 }
 
@@ -275,8 +289,8 @@ ncclResult_t ncclAllGather(const void* send, void* receive, size_t count, ncclDa
   Communicator& group = *of(handle);
   size_t bytes = count * type_bytes(type);
   auto* all = static_cast<char*>(receive);
-  if (!group.room) return copy_if_small(all + group.rank * bytes, send, bytes), ncclSuccess;
-  return exchange(group, call, send, bytes, [&](Slot* slots) {
+  if (!group.room) return take_own(receive, send, bytes, group.ranks), ncclSuccess;
+  return exchange(group, call, send, bytes, {receive, bytes * group.ranks}, [&](Slot* slots) {
     for (int rank = 0; rank < group.ranks; rank++) memcpy(all + rank * bytes, slots[rank].bytes, bytes);
   });
 }
@@ -286,8 +300,8 @@ ncclResult_t ncclBroadcast(const void* send, void* receive, size_t count, ncclDa
   Call call = counted("broadcast", count, type, root);
   Communicator& group = *of(handle);
   size_t bytes = count * type_bytes(type);
-  if (!group.room) return copy_if_small(receive, send, bytes), ncclSuccess;
-  return exchange(group, call, send, bytes, [&](Slot* slots) { memcpy(receive, slots[root].bytes, bytes); });
+  if (!group.room) return take_own(receive, send, bytes), ncclSuccess;
+  return exchange(group, call, send, bytes, {receive, bytes}, [&](Slot* slots) { memcpy(receive, slots[root].bytes, bytes); });
 }
 
 ncclResult_t ncclBcast(void* buffer, size_t count, ncclDataType_t type, int root, ncclComm_t group, cudaStream_t stream) {
@@ -298,8 +312,8 @@ ncclResult_t ncclReduce(const void* send, void* receive, size_t count, ncclDataT
                         ncclComm_t handle, cudaStream_t) {
   Call call = counted("reduce", count, type, root);
   Communicator& group = *of(handle);
-  if (!group.room) return copy_if_small(receive, send, count * type_bytes(type)), ncclSuccess;
-  return exchange(group, call, send, count * type_bytes(type), [&](Slot*) {
+  if (!group.room) return take_own(receive, send, count * type_bytes(type)), ncclSuccess;
+  return exchange(group, call, send, count * type_bytes(type), {}, [&](Slot*) {
     if (group.rank == root) reduce(group, receive, 0, count, type, op);
   });
 }

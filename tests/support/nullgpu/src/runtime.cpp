@@ -257,6 +257,7 @@ cudaError_t cudaMemcpyPeerAsync(void* to, int, const void* from, int, size_t byt
 
 cudaError_t cudaMemset(void* address, int value, size_t bytes) {
   counters.memsets++;
+  note_written(address, bytes);
   if (bytes <= LARGEST_COPY) memset(address, value, bytes);
   return cudaSuccess;
 }

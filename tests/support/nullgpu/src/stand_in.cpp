@@ -45,7 +45,10 @@ auto& ranges = *new std::map<uintptr_t, Range>;
 auto& kernel_names = *new std::unordered_map<const void*, std::string>;
 size_t used[MOST_DEVICES];
 thread_local int current = 0;
-std::atomic<size_t> zeroed_from{SIZE_MAX};
+auto& written = *new std::map<uintptr_t, size_t>;  // start and bytes
+long written_before = 0;                           // so many kernels had been launched
+
+long kernels() { return counters.launches + counters.matmuls; }
 
 }  // namespace
 
@@ -223,8 +226,7 @@ void copy_bytes(void* to, const void* from, size_t bytes, bool blocking) {
   } else if (from_device && !to_device) {
     counters.copies_to_host++;
     log_event("copy to host: %zu%s%s", bytes, target ? "" : " pageable", how);
-    static size_t zeroed = setting("NULLGPU_ZERO_COPIES", 4);
-    if (bytes <= zeroed || bytes >= zeroed_from) {
+    if (bytes <= LARGEST_COPY && !is_written(from, bytes)) {
       memset(to, 0, bytes);
       return;
     }
@@ -232,7 +234,24 @@ void copy_bytes(void* to, const void* from, size_t bytes, bool blocking) {
     counters.copies_on_device++;
     log_event("copy on device: %zu", bytes);
   }
+  if (to_device && (!from_device || is_written(from, bytes))) note_written(to, bytes);
   if (bytes && bytes <= LARGEST_COPY) memmove(to, from, bytes);
+}
+
+void note_written(const void* address, size_t bytes) {
+  Locked lock(guard);
+  if (written_before != kernels()) written.clear();
+  written_before = kernels();
+  written[reinterpret_cast<uintptr_t>(address)] = bytes;
+}
+
+bool is_written(const void* address, size_t bytes) {
+  Locked lock(guard);
+  auto start = reinterpret_cast<uintptr_t>(address);
+  auto next = written.upper_bound(start);
+  if (written_before != kernels() || next == written.begin()) return false;
+  auto& [first, length] = *std::prev(next);
+  return start + bytes <= first + length;
 }
 
 // ---- Kernels
@@ -276,9 +295,6 @@ void nullgpu_counters(long* values) {
   NULLGPU_COUNTERS(WRITE)
 #undef WRITE
 }
-
-// From now on copies to the host of at least so many bytes hold zeros: for gradients that a CPU goes on with.
-void nullgpu_zero_copies_from(size_t bytes) { nullgpu::zeroed_from = bytes; }
 
 // A line in the log, for people and for tests that look at a part of it.
 void nullgpu_mark(const char* text) { nullgpu::log_event("# %s", text); }

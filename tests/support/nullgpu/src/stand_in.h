@@ -18,7 +18,6 @@ namespace nullgpu {
 //   NULLGPU_NAME      what they are called (NVIDIA H200)
 //   NULLGPU_SMS       multiprocessors of each (132)
 //   NULLGPU_UNUSABLE  NVML lists them, but CUDA says that the driver is too old for it
-//   NULLGPU_ZERO_COPIES  copies to the host of up to so many bytes hold zeros (4): a number that no kernel computed
 //   NULLGPU_LOG       file for one line an event
 constexpr int MOST_DEVICES = 64;
 constexpr size_t CONTEXT_BYTES = 520ul << 20;  // what a context takes on a real device
@@ -72,6 +71,11 @@ void adopt_pinned(void* address, size_t bytes);
 void forget_pinned(void* address);
 size_t device_bytes_free(int device);
 void copy_bytes(void* to, const void* from, size_t bytes, bool blocking);
+
+// Kernels write nothing, so memory of a device holds what lay there before. Only what the host wrote, with no kernel
+// launched since, is what a program would read: all else comes back to the host as zeros, never as numbers by chance.
+void note_written(const void* address, size_t bytes);
+bool is_written(const void* address, size_t bytes);
 
 // ---- Kernels.
 struct Shape {
