@@ -10,7 +10,7 @@ from support.nullgpu.cases import MORE_STEPS, STEPS, choices_here, train_and_res
 from support.nullgpu.device import PretendedGpu
 from support.nullgpu.pools import Pools
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 GPUS = [
     PretendedGpu("Tesla T4", "7.5", 15.8),

@@ -11,7 +11,7 @@ from support.nullgpu.commands import run, write_config
 from support.nullgpu.device import PretendedGpu
 from tiny_run import make_workplace
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "--no-python", "bash", "-c"]
 STRATEGIES = ("ddp", "fsdp2", "deepspeed", "auto")

@@ -11,7 +11,7 @@ import pytest
 from support.nullgpu.cases import MORE_STEPS, STEPS, Report, train_and_resume
 from support.nullgpu.pools import Pools
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 Case = dict[str, Any]
 # Tiny tensors would stay gathered under ZeRO-3, which is what these tests are to see divided.

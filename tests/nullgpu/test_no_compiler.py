@@ -11,7 +11,7 @@ from support.nullgpu.commands import run, write_config
 from support.nullgpu.device import PretendedGpu
 from tiny_run import make_workplace
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 COMPILERS = ("gcc", "g++", "cc", "c++", "clang", "x86_64-linux-gnu-")
 WITHOUT_PYTHONS_HEADERS = """#!/usr/bin/env bash

@@ -13,7 +13,7 @@ from support.nullgpu.pools import Pools
 from support.nullgpu.sparse_base import save_sparse_base
 from tiny_tokenizer import tiny_tokenizer
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 SMALL = PretendedGpu("a small GPU", gib=0.7)
 LENGTH, ROWS = 2048, 64

@@ -7,7 +7,7 @@ from support.nullgpu.device import PretendedGpu
 from support.nullgpu.plan_case import MemoryCase, measure
 from support.nullgpu.pools import Pools
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 CASES = [
     MemoryCase("270m", 2048, 8),

@@ -13,7 +13,7 @@ from support.nullgpu.commands import write_config
 from support.nullgpu.device import PretendedGpu
 from tiny_run import ends, gemfleet, make_workplace, states, wait_for_step
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 FEW_STEPS = 6
 

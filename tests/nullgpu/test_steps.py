@@ -11,7 +11,7 @@ from support.nullgpu.counters import host_waits
 from support.nullgpu.pools import Pools
 from support.nullgpu.table import tell_pass, tell_step
 
-pytestmark = pytest.mark.nullgpu
+pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 
 WARM = SAVED_AT - 1  # the step before the first checkpoint: nothing is made for the first time, and nothing is saved
 STRATEGIES: dict[str, dict[str, Any]] = {
