@@ -9,15 +9,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
+CUDA_VENV := .venv-cuda
+CUDA_INSTALLED := $(CUDA_VENV)/.installed
 TYPED := .cache/typed
 PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
+# The newest torch whose CUDA build is tested; on the machines of the other targets torch may be a CPU build.
+CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-hosts test-real check bench test-timing clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment test-hosts test-real check bench test-timing clean
 
 # What `make test` runs: each of the other markers has a target of its own.
-EVERYDAY := not gpu and not hosts and not faults and not timing and not real and not long
+EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
@@ -54,6 +58,12 @@ test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu e
 	@echo "== tests on a GPU"
 	$(BIN)/python -m pytest -m gpu --durations=10
 
+test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA build (7 GB, once), no GPU, kernels that do nothing
+	@echo "== tests on pretended GPUs"
+	$(CUDA_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu
+
+nullgpu-environment: $(CUDA_INSTALLED)
+
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
 	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py tests/launcher/test_chat_real.py
@@ -76,7 +86,7 @@ bench: $(BENCH_INSTALLED) ## one training step beside TRL, transformers and plai
 	$(BIN)/gemfleet bench peers
 
 clean: ## remove the environment and everything made by these targets; runs and models in ~/.gemfleet stay
-	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an interrupted installation is taken up again.
@@ -89,6 +99,15 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "== installing the trainers to compare with"
 	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,bench]'
+	@touch $@
+
+# Whatever CUDA build of torch the constraints do not name brings its own libraries along, so they are left to it.
+$(CUDA_INSTALLED): pyproject.toml constraints.txt
+	@$(CUDA_VENV)/bin/python -c '' 2> /dev/null || .ci/make-venv $(CUDA_VENV)
+	@echo "== installing $(CUDA_TORCH) with CUDA and gemfleet into $(CUDA_VENV); this takes some minutes, once"
+	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
+	PYTHONDONTWRITEBYTECODE= $(CUDA_VENV)/bin/python -m pip install --disable-pip-version-check \
+		--constraint $(CUDA_VENV)/constraints.txt '$(CUDA_TORCH)' --editable '.[demo,dev,gpu]'
 	@touch $@
 
 # The packages are installed below one name that no folder of the checkout has; mypy finds them through these links.

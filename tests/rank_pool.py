@@ -10,20 +10,30 @@ import multiprocessing
 import os
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from unittest import mock
 
 CASE_SECONDS = 240.0
 
 
-class RankPool:
-    """`size` processes in one gloo process group, until the context ends."""
+Join = Callable[[int, int, str], None]
 
-    def __init__(self, size: int) -> None:
+
+class RankPool:
+    """`size` processes in one process group, until the context ends.
+
+    join(rank, size, folder): called in each rank to make the group, over gloo unless another is given
+    variables: what their environment has besides ours from their very start
+    """
+
+    def __init__(self, size: int, join: Join | None = None, variables: Mapping[str, str] | None = None) -> None:
         self.size = size
+        self._join = join or join_gloo
+        self._variables = variables or {}
 
     def __enter__(self) -> RankPool:
         context = multiprocessing.get_context("spawn")
@@ -31,11 +41,12 @@ class RankPool:
         pipes = [context.Pipe() for _ in range(self.size)]
         self._pipes: list[Connection] = [ours for ours, _ in pipes]
         self._processes = [
-            context.Process(target=_serve, args=(rank, self.size, self._folder.name, theirs), daemon=True)
+            context.Process(target=_serve, args=(rank, self.size, self._folder.name, theirs, self._join), daemon=True)
             for rank, (_, theirs) in enumerate(pipes)
         ]
-        for process in self._processes:
-            process.start()
+        with mock.patch.dict(os.environ, self._variables):
+            for process in self._processes:
+                process.start()
         return self
 
     def __exit__(
@@ -72,19 +83,31 @@ class RankPool:
             raise AssertionError(f"rank {rank} of {self.size} failed:\n{failure}")
         return result
 
+    def is_alive(self) -> bool:
+        """Whether all ranks can be asked: a failure of one ends them all."""
+        return all(process.is_alive() for process in self._processes)
+
     def _kill(self) -> None:
         for process in self._processes:
             process.kill()
+            process.join()
 
 
-def _serve(rank: int, size: int, folder: str, pipe: Connection) -> None:
+def join_gloo(rank: int, size: int, folder: str) -> None:
+    """One group of all ranks that communicates between CPUs."""
+    import torch.distributed as dist
+
+    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+
+
+def _serve(rank: int, size: int, folder: str, pipe: Connection, join: Join) -> None:
     os.environ.update(GLOO_SOCKET_IFNAME="lo", RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size))
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)  # the models of these cases are tiny, and ranks share the cores with one another
-    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+    join(rank, size, folder)
     while (case := pipe.recv()) is not None:
         function, arguments = case
         try:

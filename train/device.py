@@ -38,7 +38,7 @@ def current_device(local_rank: int) -> DeviceFacts:
 
 def refuse_unusable_gpus() -> None:
     """UserError where the driver shows GPUs that torch cannot use: nobody means to train on the CPU beside them."""
-    if torch.cuda.is_available() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    if _cuda_runs() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return
     if gpus := _gpus_of_the_driver():
         shown = f"{gpus} GPU" + ("" if gpus == 1 else "s")
@@ -49,6 +49,11 @@ def refuse_unusable_gpus() -> None:
             f"the driver shows {shown} on this machine, but torch {torch.__version__} {reason}; "
             f"{remedy}, or hide the GPUs with CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
+
+
+def _cuda_runs() -> bool:
+    """As CUDA itself says: once DeepSpeed is imported, `is_available` only counts what the driver lists."""
+    return torch.cuda.is_available() and torch._C._cuda_getDeviceCount() > 0
 
 
 def _gpus_of_the_driver() -> int:
