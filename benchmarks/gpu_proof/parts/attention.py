@@ -1,6 +1,7 @@
 """Packed attention against SDPA for each document: output and gradients, windows, grouped queries, single tokens.
 
-Kernel and SDPA both compute in bf16 and are judged against SDPA in fp32: the kernel may err twice as much as SDPA does.
+The kernel computes in bf16 and is judged against SDPA in fp32 on the same inputs. bf16 rounds by up to 0.4%, and each of
+the four results stays within 1% of its norm; a token too many or too few in a window is far beyond that.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from gemfleet.train.attention import Packing, packed_attention
 from gemfleet.train.capabilities import AttentionKernel, abilities_of
 from torch import Tensor, nn
 
-from ..compare import apart, bf16_bound
+from ..compare import apart
 from ..stage import Stage
 
 HEADS = ((8, 4), (4, 1), (4, 4))  # of queries, and of keys
+BF16 = 1e-2
 NAMES = ("output", "query", "key", "value")
 
 
@@ -52,9 +54,8 @@ def _compare(stage: Stage, kernel: AttentionKernel, head_dim: int, heads: tuple[
         for count in (queries, keys, keys)
     )
     exact = attention(stage, "sdpa", tuple(tensor.float() for tensor in narrow), window)
-    ours, peer = attention(stage, kernel, narrow, window), attention(stage, "sdpa", narrow, window)
     name = f"{kernel}, heads of {head_dim}, {queries} over {keys}, {'no window' if window is None else f'window {window}'}"
-    stage.at_most(name, apart(ours, exact), bf16_bound(peer, exact))
+    stage.at_most(name, apart(attention(stage, kernel, narrow, window), exact), BF16)
 
 
 def attention(
