@@ -30,6 +30,11 @@ class Check:
             return math.inf if self.verdict == "failed" else 0.0
         return self.figure / self.bound if self.bound else math.inf if self.figure else 0.0
 
+    @property
+    def rank(self) -> tuple[bool, float, bool]:
+        """Sorts what is worth telling last: failed, near to its bound, any figure."""
+        return self.verdict == "failed", self.strain, self.bound is not None
+
     def __str__(self) -> str:
         if self.verdict in ("skipped", "failed") and self.detail:
             return f"{self.name}: {self.detail}"

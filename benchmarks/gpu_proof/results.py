@@ -57,7 +57,7 @@ class Result:
 
     def row(self) -> list[str]:
         """Cells of `COLUMNS`."""
-        worst = max(self.checks, key=lambda check: (check.verdict == "failed", check.strain, check.bound is not None), default=None)
+        worst = max(self.checks, key=lambda check: check.rank, default=None)
         judged = [check for check in self.checks if check.verdict != "skipped"]
         skipped = len(self.checks) - len(judged)
         count = f"{len(judged)}" + (f", {skipped} skipped" if skipped else "")
@@ -131,13 +131,15 @@ def table(results: Sequence[Result]) -> Table:
 def speed_lines(results: Sequence[Result]) -> list[str]:
     """One line for each case of speed."""
     columns = ("case", "tokens/s", "raw", "supervised", "MFU", "s/step", "GiB")
-    rows = [_speed_row(f"{r.part.removeprefix('speed-')}, {case}", found) for r in results for case, found in _speeds(r)]
+    rows = [_speed_row(case, found) for result in results for case, found in _speeds(result)]
     head = ["", "| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     return [*head, *("| " + " | ".join(row) + " |" for row in rows)] if rows else []
 
 
 def _speeds(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    return list(result.figures.items()) if result.part.startswith("speed-") else []
+    if not result.part.startswith("speed-"):
+        return []
+    return [(f"{result.part.removeprefix('speed-')}, {case}", found) for case, found in result.figures.items()]
 
 
 def _speed_row(name: str, found: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What every part works with: the device, a small model with each of Gemma 3's mechanisms, documents, configurations."""
+"""What every part works with: the device, a small model with each of Gemma 3's mechanisms, documents, a run."""
 
 from __future__ import annotations
 
@@ -73,11 +73,11 @@ class Stage(Findings):
     @property
     def documents(self) -> tuple[int, ...]:
         """Lengths of one pass: longer than the window, shorter, and single tokens."""
-        return (50, 1, 9, 70, 33, 1, 12) if self.quick else (700, 1, 5, 1300, 43, 1, 512)
+        return (50, 1, 9, 70, 33, 1, 12) if self.quick else (700, 1, 5, 512, 43, 1, 90)
 
     @property
     def row_tokens(self) -> int:
-        return 96 if self.quick else 1536
+        return 96 if self.quick else 768
 
     def model_folder(self) -> Path:
         """The weights of `shape`, random, in fp32; written once for all parts."""

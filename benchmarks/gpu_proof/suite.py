@@ -1,4 +1,4 @@
-"""Prove on this machine's GPU that the CUDA path computes what it should, then measure how fast: parts of a minute each,
+"""Prove on this machine's GPU that the CUDA path computes what it should, then measure how fast: parts of a minute,
 without network and without Ray. Each part leaves a record as it ends; docs/gpu-proof.md says how to read them.
 """
 
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prove, print the table, write records and summary; the last line printed is JSON. 1 where a part does not pass."""
+    """Prove, print the table, write records and summary; the last line printed is JSON. 1 unless all parts pass."""
     names, device, console = chosen_parts(arguments.parts), resolved_device(arguments.device), report_console()
     out = arguments.out or default_out(device)
     config = {"device": device, "quick": arguments.quick, "numbers": arguments.numbers, "minutes": arguments.minutes}
@@ -89,13 +89,18 @@ def _start(
     options = [*(["--quick"] if arguments.quick else []), *([] if arguments.numbers else ["--no-numbers"])]
     folder = Path(tempfile.mkdtemp(dir=work))
     command = [sys.executable, "-m", f"{__package__}.child", *parts, "--device", device, "--folder", str(folder)]
+    command += options
     environment = child_environment(machine.usable_cores(), hide_gpus=device == "cpu") | {
-        **{"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"},
-        **{"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"},
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "LOCAL_WORLD_SIZE": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
     }
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as messages:
-        return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=messages, env=environment, text=True)
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=messages, env=environment, text=True)
 
 
 def _keep(book: Book, console: Console, result: Result) -> None:

@@ -1,4 +1,4 @@
-"""The memory that the plan foretells against what the allocator reserved: two steps of published sizes, random weights."""
+"""The memory that the plan foretells against what the allocator reserved: two steps of published sizes."""
 
 from __future__ import annotations
 

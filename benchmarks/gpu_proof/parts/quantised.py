@@ -26,9 +26,7 @@ def prove(stage: Stage) -> None:
 def _compare(stage: Stage, quantization: str, precision: str) -> None:
     narrow = stage.model(stage.config(quantization=quantization, precision=precision))
     twin = stage.model(stage.config(precision=precision))
-    layers = {
-        name: layer for name, layer in narrow.peft_model.get_base_model().named_modules() if is_quantised(layer)
-    }
+    layers = {name: layer for name, layer in narrow.peft_model.get_base_model().named_modules() if is_quantised(layer)}
     name = f"{quantization}, {precision}"
     stage.holds(f"{name}: every projection", len(layers) == 7 * stage.shape.layers, f"{len(layers)} are quantised")
     _take_weights(twin.peft_model.get_base_model(), layers)

@@ -56,7 +56,6 @@ CASES = {
         SpeedCase(8, compiled=False),
         SpeedCase(16, checkpointing="selective"),
         SpeedCase(1),
-        SpeedCase(32, checkpointing="full"),
     ),
     "4b": (SpeedCase(4), SpeedCase(4, compiled=False), SpeedCase(8, checkpointing="selective")),
 }
