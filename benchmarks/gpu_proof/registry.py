@@ -36,7 +36,7 @@ PARTS = {
         Part("resume", 90, "whether a resumed run equals one without interruption"),
         Part("strategies", 120, "whether each strategy trains, saves and resumes as DDP on the CPU"),
         Part("speed-1b", 150, "tokens per second and MFU of the 1B", "speed", "prove_1b"),
-        Part("layers", 120, "whether recomputed and compiled layers equal plain ones, compiled once"),
+        Part("layers", 150, "whether recomputed and compiled layers equal plain ones, compiled once"),
         Part("vocabulary", 45, "whether the loss over 262,144 words equals torch's"),
         Part("quantised", 60, "whether 4 and 8 bits train as their dequantised twins"),
         Part("memory", 45, "whether running out of memory ends as documented"),

@@ -111,9 +111,9 @@ class Stage(Findings):
         fill_adapters(model.adapter_parameters())
         return model
 
-    def rows(self, seed: int = 0, lengths: Sequence[int] | None = None) -> PackedRows:
-        """One pass over `documents`, in another order for each seed."""
-        chosen = np.random.default_rng(seed).permutation(lengths or self.documents)
+    def rows(self, seed: int = 0) -> PackedRows:
+        """One pass over `documents` without the last `seed` of them, in another order for each seed."""
+        chosen = np.random.default_rng(seed).permutation(self.documents[: len(self.documents) - seed])
         return pack_block(random_documents(self.shape.vocabulary, chosen.tolist(), seed), self.row_tokens)
 
 
