@@ -19,14 +19,17 @@ Start = Callable[[Sequence[str]], subprocess.Popen[str]]
 Keep = Callable[[Result], None]
 
 
-def prove_all(names: Sequence[str], start: Start, deadline: float, keep: Keep) -> list[Result]:
-    """Results of all parts in their order. deadline: by `time.monotonic`; keep: hears of each result as it grows."""
+def prove_all(names: Sequence[str], start: Start, deadline: float, keep: Keep, patience: float = 1.0) -> list[Result]:
+    """Results of all parts in their order.
+
+    deadline: by `time.monotonic`; keep: hears of each result as it grows; patience: times a part's own seconds
+    """
     results: list[Result] = []
     while len(results) < len(names) and time.monotonic() < deadline:
         left = names[len(results) :]
         child = start(left)
         try:
-            found = _listen(child, deadline, keep)
+            found = _listen(child, deadline, keep, patience)
         finally:
             child.kill()
             code = child.wait()
@@ -36,7 +39,7 @@ def prove_all(names: Sequence[str], start: Start, deadline: float, keep: Keep) -
     return results + [_not_reached(name, keep, "the time was over") for name in names[len(results) :]]
 
 
-def _listen(child: subprocess.Popen[str], deadline: float, keep: Keep) -> list[Result]:
+def _listen(child: subprocess.Popen[str], deadline: float, keep: Keep, patience: float) -> list[Result]:
     """The results of the parts that this process began. Returns when it ends, or when a part takes too long."""
     assert child.stdout is not None
     lines = _lines(child.stdout)
@@ -55,7 +58,7 @@ def _listen(child: subprocess.Popen[str], deadline: float, keep: Keep) -> list[R
         event: dict[str, Any] = json.loads(line)
         if event["event"] == "begin":
             results.append(Result(event["part"]))
-            began, limit = time.monotonic(), PARTS[event["part"]].seconds
+            began, limit = time.monotonic(), patience * PARTS[event["part"]].seconds
         elif event["event"] == "end":
             _end(current, "ended", event["error"], began, keep)
         elif current is not None:

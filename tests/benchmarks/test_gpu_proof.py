@@ -31,7 +31,17 @@ ON_A_CPU = ("device", "step", "attention", "resume", "strategies", "speed-1b", "
 @pytest.mark.slow
 def test_all_parts_that_a_cpu_can_run_pass_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     archive = tmp_path / "all.tar.gz"
-    options = ("--device", "cpu", "--quick", "--out", str(tmp_path / "out"), "--archive", str(archive))
+    options = (
+        "--device",
+        "cpu",
+        "--quick",
+        "--minutes",
+        "14",
+        "--out",
+        str(tmp_path / "out"),
+        "--archive",
+        str(archive),
+    )
     assert main(["gpu-proof", *options]) == 0, capsys.readouterr().out
     verdicts = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["results"]
     assert {name: "passed" if name in (*ON_A_CPU, "speed-4b") else "skipped" for name in PARTS} == verdicts
