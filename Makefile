@@ -18,7 +18,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment test-hosts test-real check bench test-timing clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing clean
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
@@ -63,6 +63,17 @@ test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA
 	$(CUDA_VENV)/bin/python -m pytest -m nullgpu tests/nullgpu
 
 nullgpu-environment: $(CUDA_INSTALLED)
+
+# What `make gpu-proof` takes: options of the proof (ARGS), another Python (PYTHON), a folder of wheels it lacks (WHEELS).
+ARGS :=
+GPU_WHEELS := .cache/gpu-wheels
+
+gpu-proof: ## prove and measure the CUDA path on one GPU within 8 minutes; docs/gpu-proof.md
+	@echo "== the proof on a GPU"
+	PYTHON='$(PYTHON)' WHEELS='$(WHEELS)' .ci/gpu-proof $(ARGS)
+
+gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers lacks for the proof, in .cache/gpu-wheels
+	$(BIN)/python -m gemfleet.benchmarks.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"

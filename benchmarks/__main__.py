@@ -15,6 +15,7 @@ SUITES = {
     "plan": "the memory that the plan foretells against the memory that training takes",
     "checkpoint": "what saving costs a step, and throughput into the head beside a plain socket copy",
     "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",
+    "gpu-proof": "on a real GPU: whether the CUDA path computes what it should, and how fast, in 8 minutes",
     "throughput": "tokens per second, MFU and memory of training, by size, strategy, precision, length and batch",
     "scaling": "weak and strong scaling over workers of this machine, and bytes on the wire",
     "launch": "from `gemfleet train` and `gemfleet resume` to the first step, and where that time goes",

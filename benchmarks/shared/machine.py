@@ -15,7 +15,10 @@ from typing import Any
 import psutil
 from gemfleet.train.cpu import cpu_flags, cpu_name
 
-LIBRARIES = ("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "ray", "deepspeed")
+LIBRARIES = (
+    *("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "ray", "deepspeed"),
+    *("bitsandbytes", "liger_kernel", "triton"),
+)
 # The flags that decide how fast a bf16 or fp32 matrix product is.
 MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 

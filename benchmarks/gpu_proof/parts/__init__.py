@@ -1,0 +1,1 @@
+"""One module for each part; `prove(stage)` is its whole interface."""
