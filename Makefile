@@ -48,7 +48,7 @@ test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in a
 
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk and for hosts)
 	@echo "== faults"
-	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/launcher/test_batch_on_ray.py tests/train/test_batch_probes.py tests/launcher/test_elastic.py tests/hosts/test_network_faults.py
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/cluster/test_checkpoint_disk.py tests/cluster/test_run_recorder.py tests/launcher/test_repair.py tests/launcher/test_pruning.py tests/launcher/test_batch_on_ray.py tests/train/test_batch_probes.py tests/launcher/test_elastic.py tests/hosts/test_network_faults.py
 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"

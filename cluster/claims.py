@@ -12,7 +12,6 @@ from .admission import Claim, Verdict, judge
 from .inventory import Node
 from .run_registry import RunRegistry
 
-BUSY_SECONDS = 30.0
 TABLE = """
 CREATE TABLE IF NOT EXISTS claims (
     run_id TEXT PRIMARY KEY, cluster TEXT NOT NULL, workers INTEGER NOT NULL, cpus REAL NOT NULL, gpus REAL NOT NULL,
@@ -22,25 +21,32 @@ CREATE TABLE IF NOT EXISTS claims (
 
 
 class Claims:
-    """Claims on one cluster. A claim counts as long as its run has not ended and its driver lives."""
+    """Claims on one cluster. A claim counts as long as its run has not ended and its driver lives.
+
+    Those that were made here come back by themselves should the registry be rebuilt meanwhile.
+    """
 
     def __init__(self, registry: RunRegistry, cluster: str) -> None:
         """`cluster`: the address of its head, the same for all runs on it."""
         self._registry, self._cluster = registry, cluster
-        with self._connect() as db:
-            db.execute(TABLE)
+        self._made: dict[str, dict[str, object]] = {}
+        with self._connect():
+            pass
 
     def queue(self, run_id: str, workers: int, cpus: float, gpus: float, kind: str = "") -> None:
         """A run takes its place at the end of the queue, or, where it was launched before, anew."""
         self._registry.forget_ranks(run_id)
-        row = (run_id, self._cluster, workers, cpus, gpus, kind, time.time(), 0)
+        row = {"run_id": run_id, "cluster": self._cluster, "workers": workers, "cpus": cpus, "gpus": gpus, "kind": kind}
+        self._made[run_id] = {**row, "queued_at": time.time(), "admitted": 0}
         with self._connect() as db:
-            db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            db.execute("DELETE FROM claims WHERE run_id = ?", (run_id,))
+            self._restore(db)
 
     def resize(self, run_id: str, workers: int) -> None:
         """An elastic run has another number of ranks now."""
         with self._connect() as db:
             db.execute("UPDATE claims SET workers = ? WHERE run_id = ?", (workers, run_id))
+        self._made.get(run_id, {})["workers"] = workers
 
     def admit(self, run_id: str, nodes: Sequence[Node]) -> Verdict:
         """Decide on a queued run; one that may begin is marked in the same moment, so that two never see one place."""
@@ -50,6 +56,7 @@ class Claims:
             verdict = judge(mine, others, nodes)
             if verdict.admitted:
                 db.execute("UPDATE claims SET admitted = 1 WHERE run_id = ?", (run_id,))
+        self._made.get(run_id, {})["admitted"] = int(verdict.admitted)
         return verdict
 
     def split(self, run_id: str) -> tuple[Claim, list[Claim]]:
@@ -72,11 +79,12 @@ class Claims:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        db = sqlite3.connect(self._registry.path, timeout=BUSY_SECONDS, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        try:
-            db.execute("BEGIN IMMEDIATE")
+        with self._registry.connect() as db:
+            db.execute(TABLE)
+            self._restore(db)
             yield db
-            db.execute("COMMIT")
-        finally:
-            db.close()  # rolls back what was not committed
+
+    def _restore(self, db: sqlite3.Connection) -> None:
+        for row in self._made.values():
+            names, marks = ", ".join(row), ", ".join("?" for _ in row)
+            db.execute(f"INSERT OR IGNORE INTO claims ({names}) VALUES ({marks})", tuple(row.values()))

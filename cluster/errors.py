@@ -15,6 +15,18 @@ class UnknownRun(ClusterError):  # noqa: N818
     """No run of this id is in the registry."""
 
 
+class RegistryLost(ClusterError):  # noqa: N818
+    """There are folders of runs, but no registry that knows them."""
+
+
+class RegistryDamaged(ClusterError):  # noqa: N818
+    """The registry's file is not a database that can be read."""
+
+
+class DiskFull(ClusterError):  # noqa: N818
+    """The head's disk has no room for what the registry would write."""
+
+
 class StoreError(ClusterError):
     """The checkpoint store refused or could not finish something; nothing half-done was published."""
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from .errors import ClusterError
 from .inventory import LOCAL_ADDRESSES, check_address
 
 NAMESPACE = "gemfleet"
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,50 @@ class Connection:
         """Leave the cluster; one that was started here ends. May be called twice."""
         import ray
 
-        ray.shutdown()
+        with _signals_held():  # Ray's core takes away whatever handler there is for SIGTERM
+            ray.shutdown()
+
+
+@contextmanager
+def _signals_left_alone() -> Iterator[None]:
+    """While Ray starts: this process keeps its own handlers, and Ray's processes get a session of their own.
+
+    Ray puts a handler for SIGTERM in the place of any other, and its core another below Python's, which ends the
+    process with a stack trace; until ours are back, signals wait. Its processes would share the driver's group, so that
+    Ctrl-C, or whatever else signals the group, would end them before the ranks have saved a checkpoint.
+    """
+    from ray._private import services, utils, worker
+
+    popen, set_handler, join = services.ConsolePopen, utils.set_sigterm_handler, worker.connect
+
+    def joined(*arguments: Any, **options: Any) -> Any:
+        with _signals_held():
+            return join(*arguments, **options)
+
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    utils.set_sigterm_handler = lambda handler: None
+    worker.connect = joined
+    try:
+        yield
+    finally:
+        services.ConsolePopen, utils.set_sigterm_handler, worker.connect = popen, set_handler, join
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Signals that come meanwhile reach the handlers that there were before, afterwards."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in ENDING}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            if handler is not None:
+                signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def resolve_address(address: str | None) -> str | None:
@@ -72,7 +121,11 @@ def connect(
             check_address(chosen, timeout_s)
         common["address"] = chosen
     try:
-        context = ray.init(**common)
+        with _signals_left_alone():
+            context = ray.init(**common)
+    except KeyboardInterrupt:
+        ray.shutdown()  # what was started so far
+        raise
     except Exception as error:  # Ray raises plain Exception when a node is too slow to start
         where = f"at {chosen!r}" if chosen else "on this machine"
         raise ClusterError(f"no Ray cluster could be {'joined' if chosen else 'started'} {where}: {error}") from error

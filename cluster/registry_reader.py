@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .run_database import open_to_read, reads_alone, told_in_a_sentence
 from .run_registry import Run, RunState
 
-BUSY_SECONDS = 30.0
 KINDS = ("eval", "step")  # of records
 
 
@@ -198,13 +198,28 @@ class RegistryReader:
         return [Run.from_row(row) for row in self._query(query, (ended_after, limit))]
 
     def _query(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        connection = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None)
-            connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA query_only = 1")
-            self._local.connection = connection
-        return connection.execute(query, values).fetchall()  # type: ignore[no-any-return]
+        with told_in_a_sentence(self._path):
+            connection = self._connection()
+            try:
+                return connection.execute(query, values).fetchall()
+            finally:
+                if reads_alone(connection):  # on a full disk: a lasting one would keep all writers out
+                    connection.close()
+                    del self._local.connection
+
+    def _connection(self) -> sqlite3.Connection:
+        """This thread's, to the file that is there now: another one takes its place when the registry is rebuilt."""
+        try:
+            now = self._path.stat().st_ino
+        except FileNotFoundError:
+            now = 0
+        if getattr(self._local, "file", now) != now and hasattr(self._local, "connection"):
+            self._local.connection.close()
+            del self._local.connection
+        if not hasattr(self._local, "connection"):
+            self._local.connection, self._local.file = open_to_read(self._path), now
+        connection: sqlite3.Connection = self._local.connection
+        return connection
 
 
 def _event(row: sqlite3.Row) -> dict[str, Any]:

@@ -12,8 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .errors import DiskFull
 from .head import HeadActor, start_on_head
 from .private import keep_private
+from .record_batch import Batch, BatchLog
 from .redaction import clean_text
 from .run_registry import RunRegistry, RunState
 
@@ -50,6 +52,7 @@ class RunRecorder:
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         self._board: Any = None
         self._paused = False
+        self._counted: set[int] = set()  # ranks of whose log this process knows that it was counted
 
     def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
         """Take one rank's records; returns whether it should save and end: the run is to stop, or to pause.
@@ -57,9 +60,14 @@ class RunRecorder:
         Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
         mark: names this batch; one that comes again, as its answer was lost, is not written twice.
         """
-        if not mark or mark != self._registry.newest_received(self._run_id, rank):
-            self._keep(rank, batch)
-        self._registry.heartbeat(self._run_id, rank, who["node"], who["address"], who["pid"], mark)
+        sorted_out = Batch.sort(batch)
+        log = BatchLog(self._folder / "logs", f"rank-{rank}", sorted_out.lines)
+        if rank not in self._counted:
+            self._registry.count_log(self._run_id, log)
+            self._counted.add(rank)
+        if self._registry.keep_batch(self._run_id, rank, mark, sorted_out, who, log) and sorted_out.metrics:
+            with suppress(OSError):  # last, and not in the transaction: its import takes seconds
+                self._write_board(sorted_out.metrics)
         return self._paused or self._registry.stop_requested(self._run_id)
 
     def pause(self, paused: bool) -> None:
@@ -74,7 +82,8 @@ class RunRecorder:
         self._write_log(source, lines)
 
     def transition(self, state: str, reason: str = "") -> None:
-        self._registry.transition(self._run_id, RunState(state), reason)
+        with suppress(DiskFull):  # training goes on; the driver waits for room with the states that it tells
+            self._registry.transition(self._run_id, RunState(state), reason)
 
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
         self._registry.add_event(self._run_id, kind, message, data)
@@ -121,20 +130,6 @@ class RunRecorder:
         """Everything taken so far is on disk when this returns."""
         if self._board is not None:
             self._board.flush()
-
-    def _keep(self, rank: int, batch: Sequence[Record]) -> None:
-        """TensorBoard's file comes last: its import takes seconds, and a run can be killed meanwhile."""
-        for record in batch:
-            if record["kind"] in ("event", "result"):
-                name = record.get("event", record["kind"])
-                self._registry.add_event(self._run_id, name, str(record.get("message", name)), dict(record))
-        metrics = [record for record in batch if record["kind"] in ("step", "eval")]
-        if metrics:
-            self._registry.add_metrics(self._run_id, metrics)
-        self._write_log(f"rank-{rank}", [record["line"] for record in batch if record["kind"] == "log"])
-        if metrics:
-            with suppress(OSError):
-                self._write_board(metrics)
 
     def _launch_events(self) -> list[dict[str, Any]]:
         return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))

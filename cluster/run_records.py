@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 3
+FACTS_FILE = "state.json"  # in a run's folder: what the registry's row says, should the registry be lost
+KEPT_FACTS = ("name", "state", "reason", "created_at", "updated_at", "ended_at")
+
+SCHEMA_VERSION = 4
 SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
@@ -32,11 +39,26 @@ CREATE TABLE ranks (
     pid INTEGER NOT NULL, heartbeat REAL NOT NULL, received TEXT NOT NULL DEFAULT '', PRIMARY KEY (run_id, rank)
 );
 """
+# drivers: who carries a run out; a table of its own, as an older gemfleet reads whole rows of `runs`.
+# logs: how many bytes of a log belong to batches that are kept.
+# numbers: the last number that a table's records ever had, so that none is given twice.
+SINCE_VERSION_4 = """
+CREATE TABLE drivers (
+    run_id TEXT PRIMARY KEY REFERENCES runs(id), pid INTEGER NOT NULL, boot TEXT NOT NULL, ticks INTEGER NOT NULL
+);
+CREATE TABLE logs (
+    run_id TEXT NOT NULL REFERENCES runs(id), source TEXT NOT NULL, bytes INTEGER NOT NULL,
+    PRIMARY KEY (run_id, source)
+);
+CREATE TABLE numbers (name TEXT PRIMARY KEY, last INTEGER NOT NULL);
+"""
+SCHEMA += SINCE_VERSION_4
 # What turns a file of the version before into one of this version. `SCHEMA` says the same for a new file.
 # Statements elsewhere name their columns, so that a run of an older gemfleet goes on while a newer one reads the file.
 MIGRATIONS = {
     2: "ALTER TABLE checkpoints ADD COLUMN seconds REAL",
     3: "ALTER TABLE ranks ADD COLUMN received TEXT NOT NULL DEFAULT ''",
+    4: SINCE_VERSION_4,
 }
 
 
@@ -84,3 +106,12 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def keep_facts(home: Path, run: Run) -> None:
+    """Write what would be lost with the registry into the run's folder, where there is one and room in it."""
+    path = home / "runs" / run.id / FACTS_FILE
+    temporary = path.with_name(f".{FACTS_FILE}.{os.getpid()}")
+    with suppress(OSError):
+        temporary.write_text(json.dumps({key: value for key, value in run.to_dict().items() if key in KEPT_FACTS}))
+        temporary.replace(path)

@@ -10,33 +10,37 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from .errors import RunConflict, UnknownRun
-from .redaction import clean_text, redact
-from .run_database import RunDatabase
+from .driver import ProcessIdentity, is_held
+from .errors import DiskFull, RunConflict, UnknownRun
+from .record_batch import Batch, BatchLog
+from .redaction import clean_text
 from .run_figures import figures_of
-from .run_records import Run, RunState
+from .run_records import Run, RunState, keep_facts
+from .run_rows import RunRows
+
+if TYPE_CHECKING:
+    from .checkpoint_store.manifest import Manifest
 
 __all__ = ["Run", "RunRegistry", "RunState"]
 
 
-class RunRegistry(RunDatabase):
+class RunRegistry(RunRows):
     """What is known of all runs, in the file at `path`."""
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """A new run in state `queued`. RunConflict when the id exists."""
-        started = psutil.Process(driver_pid).create_time() if driver_pid is not None else None
         now = time.time()
         try:
             with self._connect() as db:
                 db.execute(
-                    "INSERT INTO runs (id, name, state, created_at, updated_at, config, driver_pid, driver_started) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (run_id, name, RunState.QUEUED, now, now, config, driver_pid, started),
+                    "INSERT INTO runs (id, name, state, created_at, updated_at, config) VALUES (?, ?, ?, ?, ?, ?)",
+                    (run_id, name, RunState.QUEUED, now, now, config),
                 )
+                self._drive(db, run_id, driver_pid)
                 self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
         except sqlite3.IntegrityError:
             raise RunConflict(
@@ -46,18 +50,19 @@ class RunRegistry(RunDatabase):
 
     def reopen(self, run_id: str, config: str, driver_pid: int | None = None) -> None:
         """A run that has ended is launched again: state `queued`. RunConflict while it has not ended."""
-        started = psutil.Process(driver_pid).create_time() if driver_pid is not None else None
         with self._connect() as db:
             state = self._state(db, run_id)
             if not state.is_terminal:
                 raise RunConflict(f"run {run_id} is {state}; stop it first (`gemfleet stop {run_id} --wait`)")
             db.execute(
-                "UPDATE runs SET state = ?, reason = '', updated_at = ?, ended_at = NULL, config = ?, driver_pid = ?, "
-                "driver_started = ?, stop_requested = 0 WHERE id = ?",
-                (RunState.QUEUED, time.time(), config, driver_pid, started, run_id),
+                "UPDATE runs SET state = ?, reason = '', updated_at = ?, ended_at = NULL, config = ?, "
+                "stop_requested = 0 WHERE id = ?",
+                (RunState.QUEUED, time.time(), config, run_id),
             )
+            self._drive(db, run_id, driver_pid)
             db.execute("DELETE FROM ranks WHERE run_id = ?", (run_id,))  # there may be fewer of them from now on
             self._event(db, run_id, "state", f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
+        keep_facts(self.path.parent, self.get_run(run_id))
 
     def launch_seq(self, run_id: str) -> int:
         """`seq` of the event by which the run was launched last; later events belong to that launch."""
@@ -68,12 +73,11 @@ class RunRegistry(RunDatabase):
 
     def set_driver(self, run_id: str, pid: int) -> None:
         """The process that carries the run out, where another one made its row. RunConflict when the run has ended."""
-        started = psutil.Process(pid).create_time()
         with self._connect() as db:
             state = self._state(db, run_id)
             if state.is_terminal:
                 raise RunConflict(f"run {run_id} is {state} already; submit it again")
-            db.execute("UPDATE runs SET driver_pid = ?, driver_started = ? WHERE id = ?", (pid, started, run_id))
+            self._drive(db, run_id, pid)
 
     def transition(self, run_id: str, state: RunState, reason: str = "") -> None:
         """Move to `state`: one row and one event. RunConflict when the run has ended; the same state is no change.
@@ -95,6 +99,7 @@ class RunRegistry(RunDatabase):
             )
             message = f"{state}: {reason}" if reason else state
             self._event(db, run_id, "state", message, {"state": state, "reason": reason, **figures})
+        keep_facts(self.path.parent, self.get_run(run_id))
 
     def figures(self, run_id: str) -> dict[str, Any]:
         """What the run's steps so far come to, read step by step. See `figures_of`."""
@@ -126,13 +131,60 @@ class RunRegistry(RunDatabase):
 
         The row's number always grows, also for a record that replaces another: readers go on from the last they saw.
         """
-        rows = [(run_id, r["kind"], r["step"], r.get("time", time.time()), _json(r)) for r in records]
         with self._connect() as db:
-            db.executemany(
-                "INSERT OR REPLACE INTO metrics (rowid, run_id, kind, step, time, record) "
-                "VALUES ((SELECT COALESCE(MAX(rowid), 0) + 1 FROM metrics), ?, ?, ?, ?, ?)",
-                rows,
+            self._metrics(db, run_id, records)
+
+    def count_log(self, run_id: str, log: BatchLog) -> None:
+        """Before the first batch of a log: all that lies there already is kept."""
+        with self._connect() as db:
+            query = "INSERT OR IGNORE INTO logs (run_id, source, bytes) VALUES (?, ?, ?)"
+            db.execute(query, (run_id, log.source, log.size()))
+
+    def keep_batch(
+        self, run_id: str, rank: int, mark: str, batch: Batch, who: Mapping[str, Any], log: BatchLog
+    ) -> bool:
+        """All that came from a rank at once, in one transaction: wholly or not at all, and once. Whether it was new.
+
+        mark: names the batch; one that is the newest of this rank already is not kept again. Empty: always kept.
+        who: the rank's `node`, `address` and `pid`, which lives
+        log: the file of its lines, which was counted; what lies there beyond is of a batch that was cut off
+        """
+        with self._connect() as db:
+            new = not mark or mark != self._newest_received(db, run_id, rank)
+            if new:
+                for kind, message, data in batch.events:
+                    self._event(db, run_id, kind, message, data)
+                self._metrics(db, run_id, batch.metrics)
+                self._append(db, run_id, log)
+            self._heartbeat(db, run_id, rank, who, mark)
+        return new
+
+    def restore_run(
+        self, run: Run, checkpoints: Sequence[tuple[str, Manifest]], driver: ProcessIdentity | None
+    ) -> None:
+        """A run that the registry does not know, with its checkpoints and their places. `driver`: if it has not ended,
+        the process that carries it out."""
+        facts = (run.id, run.name, run.state, run.reason, run.created_at, run.updated_at, run.ended_at, run.config)
+        with self._connect() as db:
+            db.execute(
+                "INSERT INTO runs (id, name, state, reason, created_at, updated_at, ended_at, config) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                facts,
             )
+            if driver is not None and not run.state.is_terminal:
+                self._drive(db, run.id, driver.pid)
+            db.executemany(
+                "INSERT OR REPLACE INTO checkpoints (run_id, step, path, bytes, created_at, generation) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                [(run.id, m.step, place, m.total_bytes, m.created_at, m.generation) for place, m in checkpoints],
+            )
+            message = f"{run.state}: the registry was rebuilt from the run's folder"
+            self._event(db, run.id, "state", message, {"state": run.state})
+
+    def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int, received: str = "") -> None:
+        """A rank lives; received: the mark of the newest batch that it sent and that is kept whole."""
+        with self._connect() as db:
+            self._heartbeat(db, run_id, rank, {"node": node, "address": address, "pid": pid}, received)
 
     def add_checkpoint(
         self, run_id: str, step: int, path: str, size: int, generation: int, seconds: float | None = None
@@ -161,24 +213,9 @@ class RunRegistry(RunDatabase):
             state = self._state(db, run_id)
             if not state.is_terminal:
                 raise RunConflict(f"run {run_id} is {state}; stop it first")
-            for table in ("events", "metrics", "checkpoints", "ranks"):
+            for table in ("events", "metrics", "checkpoints", "ranks", "drivers", "logs"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
             db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
-
-    def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int, received: str = "") -> None:
-        """A rank lives; received: the mark of the newest batch that it sent and that is kept whole."""
-        with self._connect() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO ranks (run_id, rank, node, address, pid, heartbeat, received) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (run_id, rank, node, address, pid, time.time(), received),
-            )
-
-    def newest_received(self, run_id: str, rank: int) -> str:
-        """The mark of the newest batch that is kept of this rank; empty where there is none."""
-        with self._reading() as db:
-            row = db.execute("SELECT received FROM ranks WHERE run_id = ? AND rank = ?", (run_id, rank)).fetchone()
-        return "" if row is None else str(row["received"])
 
     def forget_ranks(self, run_id: str) -> None:
         """Before ranks start anew, perhaps fewer of them on other nodes."""
@@ -214,8 +251,13 @@ class RunRegistry(RunDatabase):
         matching = [prefix] if prefix in ids else [i for i in ids if i.startswith(prefix)]
         if len(matching) != 1:
             found = f"{len(matching)} runs begin with" if matching else "there is no run"
-            raise UnknownRun(f"{found} {prefix!r}; `gemfleet runs` lists them")
+            raise UnknownRun(f"{found} {prefix!r}; `gemfleet runs` lists them{self._remedy(prefix)}")
         return self.get_run(matching[0])
+
+    def _remedy(self, run_id: str) -> str:
+        """For a run that has a folder but no row."""
+        there = run_id not in ("", "latest") and "/" not in run_id and (self.path.parent / "runs" / run_id).is_dir()
+        return ", and `gemfleet repair` brings a run back that has a folder" if there else ""
 
     def list_runs(self, limit: int = 50, state: RunState | None = None) -> list[Run]:
         """Newest first."""
@@ -258,40 +300,34 @@ class RunRegistry(RunDatabase):
     def mark_interrupted(self) -> list[str]:
         """Runs that have not ended but whose driver process is gone become `interrupted`; returns their ids.
 
-        Call it on the head, where drivers run. A process id that was given to another process is told by its start.
+        Call it on the head, where drivers run. On a full disk nothing is marked, so that reading goes on.
         """
-        marked = []
+        marked: list[str] = []
+        if not self._prepared:
+            return marked
         for run in self.list_runs(limit=1_000_000):
-            if not run.state.is_terminal and not _driver_lives(run):
-                with suppress(RunConflict):  # it ended between the two looks
+            if not run.state.is_terminal and not self._driver_lives(run):
+                with suppress(RunConflict, DiskFull):  # it ended between the two looks
                     self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")
                     marked.append(run.id)
         return marked
 
-    def _state(self, db: sqlite3.Connection, run_id: str) -> RunState:
-        row = db.execute("SELECT state FROM runs WHERE id = ?", (run_id,)).fetchone()
-        if row is None:
-            raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
-        return RunState(row["state"])
-
-    def _event(self, db: sqlite3.Connection, run_id: str, kind: str, message: str, data: Mapping[str, Any]) -> None:
-        values = (run_id, time.time(), kind, clean_text(message), _json(redact(dict(data))))
-        db.execute("INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, ?, ?, ?)", values)
+    def _driver_lives(self, run: Run) -> bool:
+        if run.driver_pid is None or is_held(self.path.parent / "runs" / run.id):
+            return True
+        with self._reading() as db:
+            query = "SELECT pid, boot, ticks FROM drivers WHERE run_id = ? AND pid = ?"
+            row = db.execute(query, (run.id, run.driver_pid)).fetchone()
+        return _older_driver_lives(run) if row is None else ProcessIdentity(**row).lives()
 
 
-def _json(record: Mapping[str, Any]) -> str:
-    """A value that JSON lacks, such as a NumPy number, must not keep a record from being kept."""
-    return json.dumps(dict(record), default=lambda value: value.item() if hasattr(value, "item") else str(value))
-
-
-def _driver_lives(run: Run) -> bool:
-    if run.driver_pid is None:
-        return True
+def _older_driver_lives(run: Run) -> bool:
+    """Of a run that was launched by a gemfleet which kept the wall-clock time of its driver's start alone."""
     try:
         process = psutil.Process(run.driver_pid)
-        started = process.create_time()
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
+        steady = run.driver_started is None or abs(process.create_time() - run.driver_started) < 2.0
+        return steady or any("gemfleet" in part for part in process.cmdline())
     except psutil.NoSuchProcess:
         return False
-    return run.driver_started is None or abs(started - run.driver_started) < 2.0

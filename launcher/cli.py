@@ -22,6 +22,7 @@ from .commands.logs import logs
 from .commands.plan import plan
 from .commands.prune import prune
 from .commands.push import push
+from .commands.repair import repair
 from .commands.resume import resume
 from .commands.runs import runs
 from .commands.schema import schema
@@ -37,7 +38,7 @@ from .plain_output import plain
 
 COMMANDS = (
     *(init, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, push, serve, tensorboard, doctor, schema, version),
+    *(checkpoints, prune, repair, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2
 

@@ -34,7 +34,7 @@ def verified_checkpoint(shelf: Shelf, run_id: str, step: int | None) -> tuple[Pa
 
 def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
     """Copy the whole checkpoint to `destination`, whose hashes are checked before it appears there."""
-    with appears_whole(destination) as staging:
+    with appears_whole(destination) as staging, _still_there(checkpoint):
         for entry in manifest.files:
             (staging / entry.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(checkpoint / entry.path, staging / entry.path)
@@ -45,7 +45,7 @@ def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
 
 def export_adapter(publication: Publication, destination: Path) -> Path:
     """Adapter, tokenizer and history, as peft loads them."""
-    with appears_whole(destination) as staging:
+    with appears_whole(destination) as staging, _still_there(publication.checkpoint):
         copy_adapter(publication, staging)
     return destination
 
@@ -70,6 +70,19 @@ def appears_whole(destination: Path) -> Iterator[Path]:
         (staging / "whole").rename(destination)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _still_there(checkpoint: Path) -> Iterator[None]:
+    """StoreError when the checkpoint goes while it is copied, as a run that trains keeps only its newest."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if checkpoint.exists():
+            raise
+        raise StoreError(
+            f"{checkpoint.name} was removed meanwhile by its run, which keeps its newest; repeat"
+        ) from error
 
 
 def _refuse_existing(destination: Path) -> None:

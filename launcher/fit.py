@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +21,7 @@ from ray.train.torch import TorchTrainer
 from .memory_restart import EndsForMemory
 from .moves import EndsForPlaces
 from .placement import Placement
+from .signals import SIGNALS
 from .torch_backend import PreparedTorchConfig
 from .worker import RankJob, train_rank
 
@@ -133,36 +132,25 @@ def first_line(error: BaseException) -> str:
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
-    """Call `poll` until training ends. The first Ctrl-C or SIGTERM asks the ranks to stop, the second gives up waiting.
+    """Call `poll` until training ends. The first signal asks the ranks to stop, the second gives up waiting.
 
     Returns whether one came. Raises KeyboardInterrupt at the second one. `ray job stop` sends SIGTERM.
     """
     interrupted = False
-    with sigterm_interrupts():
+    with SIGNALS.installed():
         while not fit.ended.is_set():
             try:
+                SIGNALS.heed()
                 poll()
                 fit.ended.wait(POLL_SECONDS)
             except KeyboardInterrupt:
                 if interrupted:
                     raise
                 interrupted = True
+                SIGNALS.heard()
                 ask_to_stop()
         poll()
     return interrupted
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM is as Ctrl-C meanwhile, where this is the main thread. (Ray's own handler leaves at once.)"""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def first_cause(error: BaseException) -> BaseException:

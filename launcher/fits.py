@@ -13,7 +13,7 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.filesystem import store_filesystem
-from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.errors import DiskFull, RegistryDamaged, RegistryLost, StoreError
 from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.run_recorder import start_recorder
 from gemfleet.cluster.run_registry import RunState
@@ -100,13 +100,16 @@ def fit_thread(
 
 
 def look(run: Run, recorder: HeadActor, moves: MoveWatch) -> None:
-    """What the driver does twice a second while ranks train."""
-    snapshot = recorder.call("snapshot")
-    if step := snapshot["step"]:
-        ending = step["step"] == step["total_steps"]
-        facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
-        run.display.advance(step["step"], step["total_steps"], facts)
-    moves.look()
+    """What the driver does twice a second while ranks train. They do so also while the registry cannot be read."""
+    try:
+        snapshot = recorder.call("snapshot")
+        if step := snapshot["step"]:
+            ending = step["step"] == step["total_steps"]
+            facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
+            run.display.advance(step["step"], step["total_steps"], facts)
+        moves.look()
+    except (DiskFull, RegistryLost, RegistryDamaged) as error:
+        run.note_once(str(error))
 
 
 def show_end(run: Run, snapshot: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ from .config import WorkerRange
 from .data_tasks import PreparedData, RayBlockSource, pack_on_cluster
 from .memory_restart import MOVED_EVENT
 from .placement import Placement, grown, mixture_note, place
+from .signals import SIGNALS
 
 if TYPE_CHECKING:
     from .run import Run
@@ -111,6 +112,7 @@ def await_admission(run: Run) -> None:
 
 def heed_stop(run: Run, doing: str = "waited for room") -> None:
     """StoppedBeforeFit when somebody asked the run to stop. doing: what it did meanwhile, in the past tense."""
+    SIGNALS.heed()
     if run.registry.stop_requested(run.id):
         raise StoppedBeforeFit(f"run {run.id} was stopped while it {doing}")
 

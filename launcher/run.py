@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.storage import check_storage
 from gemfleet.cluster.claims import Claims
 from gemfleet.cluster.doctor.examine import check_quickly
+from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.errors import ClusterError, DiskFull, RunConflict, UnknownRun
 from gemfleet.cluster.inventory import answering_nodes
-from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.cluster.run_registry import RunState
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.precision import precision_note
@@ -40,10 +42,15 @@ from .placement import Placement
 from .places import Ground, StoppedBeforeFit, await_admission, find_places, heed_stop, stage_to
 from .progress import Display
 from .ray_session import connected
+from .registry import registry_of
 from .results import Trained, predict_answers, publish_and_deliver
-from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE
+from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, refuse_leftovers
 from .run_names import new_run_id
 from .settle_strategy import settle as settle_strategy
+from .signals import SIGNALS
+
+ROOM_SECONDS = 600.0
+END_ROOM_SECONDS = 20.0
 
 
 class TrainingFailedError(RuntimeError):
@@ -89,17 +96,31 @@ class Run:
         """`resumed`: the id of the run to go on with; `submitted`: of a row that the API made, or opened again;
         `new_id`: of one that has no row yet, RunConflict where it has."""
         self.config, self.display = config, display
+        self._said: set[str] = set()
         self.asked = config.train  # as the person wrote it, repositories and all
         self.id = resumed or submitted or new_id or new_run_id(config.name or config_path.stem)
         self.folder = gemfleet_home() / "runs" / self.id
-        self.registry = RunRegistry(gemfleet_home() / "gemfleet.db")
+        self.registry = registry_of(gemfleet_home())
         resolved = dump_config(config)
-        if resumed:
-            self.registry.reopen(self.id, resolved, os.getpid())
-        elif submitted:
-            self.registry.set_driver(self.id, os.getpid())
-        else:
-            self.registry.create_run(self.id, config.name or config_path.stem, resolved, os.getpid())
+        self.is_new = not resumed and config_path.parent != self.folder
+        if not resumed and not submitted:
+            self._create_row(config.name or config_path.stem, resolved)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = DriverLock(self.folder)
+        try:
+            if resumed:
+                self.registry.reopen(self.id, resolved, os.getpid())
+            elif submitted:
+                self.registry.set_driver(self.id, os.getpid())
+            self._lay_out(config_path, resolved)
+        except BaseException:
+            self.lock.close()
+            raise
+
+    def _lay_out(self, config_path: Path, resolved: str) -> None:
+        """The run's folder, with the configuration as it was given and as it is."""
+        for left in self.folder.glob(".output-*"):  # of a driver that was killed while it published
+            shutil.rmtree(left, ignore_errors=True)
         for part in ("checkpoints", "logs"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
         if config_path.parent != self.folder:
@@ -107,15 +128,43 @@ class Run:
         (self.folder / RESOLVED_FILE).write_text(resolved)
         (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
 
+    def _create_row(self, name: str, resolved: str) -> None:
+        """Two that begin the same run at once meet here: the second is refused."""
+        try:
+            self.registry.get_run(self.id)
+        except UnknownRun:
+            refuse_leftovers(self.folder)
+        self.registry.create_run(self.id, name, resolved, os.getpid())
+
     def enter(self, state: RunState, text: str) -> None:
-        self.registry.transition(self.id, state)
+        SIGNALS.heed()
+        self.settle(state)
         self.display.phase(text)
+
+    def settle(self, state: RunState, reason: str = "", room_seconds: float = ROOM_SECONDS) -> None:
+        """Into the registry, once the head's disk has room for it. DiskFull when it has none for so long."""
+        deadline = time.monotonic() + room_seconds
+        while True:
+            try:
+                self.registry.transition(self.id, state, reason)
+                return
+            except DiskFull as error:
+                if time.monotonic() > deadline:
+                    raise
+                self.note_once(f"waits for room: {error}")
+                time.sleep(1.0)
 
     def waits_for(self, text: str) -> None:
         """Says what for: on the screen, as an event, and in the run's row."""
         self.note(text)
         self.registry.set_reason(self.id, text)
         self.registry.add_event(self.id, "waiting", text)
+
+    def note_once(self, text: str) -> None:
+        """As `note`, unless it was said already."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
 
     def note(self, text: str) -> None:
         """A line for the person and for the driver's log."""
@@ -146,12 +195,14 @@ def launch(
     With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
-    if resumed and (sentence := nothing_left(RunRegistry(gemfleet_home() / "gemfleet.db"), resumed, config)):
+    if resumed and (sentence := nothing_left(registry_of(gemfleet_home()), resumed, config)):
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
     if submitted is None:
         check_everything(config)
-    run = Run(config, config_path, display, resumed, submitted, new_id)
-    with ends_in_the_registry(run):
+    with SIGNALS.held():
+        run = Run(config, config_path, display, resumed, submitted, new_id)
+    with closing(run.lock), ends_in_the_registry(run):
+        SIGNALS.heed()
         if submitted is not None:
             check_everything(config)
         run.config = with_clones(config, run.folder, display)
@@ -185,7 +236,8 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
 def end_untrained(run: Run, reason: str) -> Outcome:
     """The end of a run that was stopped before ranks trained, or between two fits."""
     run.note(reason)
-    run.registry.transition(run.id, RunState.STOPPED, reason)
+    SIGNALS.ending()
+    run.settle(RunState.STOPPED, reason)
     return Outcome(run.id, RunState.STOPPED, None, False, None, reason)
 
 
@@ -200,7 +252,7 @@ def tell_what_differs(run: Run) -> None:
 def preflight(run: Run) -> Placement:
     """See that the nodes are fit for a run, decide on the ranks, and wait until the cluster has room for them."""
     run.enter(RunState.PREFLIGHT, "preflight")
-    check_storage(run.config.cluster.storage, run.folder)
+    check_storage(run.config.cluster.storage, run.folder, is_new=run.is_new)
     findings = check_quickly(answering_nodes(), gemfleet_home())
     for warning in fitness(findings, uses_gpus=run.config.cluster.gpus_per_worker != 0):
         run.note(warning)
@@ -259,20 +311,36 @@ def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:
         message = f"the result could not be written ({error}); `gemfleet checkpoints {run.id}` has the whole checkpoint"
         raise TrainingFailedError(message, run.folder / "logs") from error
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
-    run.registry.transition(run.id, state)
+    SIGNALS.ending()
+    run.settle(state)
     return Outcome(run.id, state, output, interrupted, {**trained.result, "figures": run.registry.figures(run.id)})
 
 
 @contextmanager
 def ends_in_the_registry(run: Run) -> Iterator[None]:
-    """Whatever ends the run, its row says so."""
+    """Whatever ends the run, its row says so. After a signal that is KeyboardInterrupt, whatever broke meanwhile."""
     try:
         yield
-    except KeyboardInterrupt:
-        run.registry.transition(run.id, RunState.INTERRUPTED, "Ctrl-C")
-        raise
     except BaseException as error:
-        if not run.registry.get_run(run.id).state.is_terminal:
-            reason = (str(error).strip() or repr(error)).splitlines()[0]
-            run.registry.transition(run.id, RunState.FAILED, reason)
+        SIGNALS.ending()
+        signalled = SIGNALS.asked is not None or isinstance(error, (KeyboardInterrupt, SystemExit))
+        try:
+            if not run.registry.get_run(run.id).state.is_terminal:
+                run.settle(*end_state(run, error, signalled), END_ROOM_SECONDS)
+        except RunConflict:
+            pass  # another process has just called it interrupted
+        except ClusterError as unwritten:
+            run.note(f"the registry does not say how the run ended: {unwritten}")
+        if signalled and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
         raise
+
+
+def end_state(run: Run, error: BaseException, signalled: bool) -> tuple[RunState, str]:
+    """The state of a run that did not end well, and why."""
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    if not signalled:
+        return RunState.FAILED, reason
+    state = run.registry.get_run(run.id).state
+    ended_by = f"ended by {SIGNALS.asked or 'a signal'} in the state {state}"
+    return RunState.INTERRUPTED, ended_by if isinstance(error, KeyboardInterrupt) else f"{ended_by}: {reason}"

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.run_database import RUN_PARTS
+
 RESOLVED_FILE = "config.resolved.yaml"
 LAUNCHED_FROM_FILE = "working_directory"  # relative paths of the configuration begin there
+
+
+def refuse_leftovers(run_folder: Path) -> None:
+    """RunConflict when a new run would find files of an older one in its folder, and take them for its own."""
+    if any((run_folder / part).exists() for part in RUN_PARTS):
+        raise RunConflict(
+            f"{run_folder} holds files of an older run of this id; choose another id, "
+            "or let `gemfleet repair` bring that run back"
+        )
 
 
 def launch_folder(run_folder: Path) -> Path:

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from gemfleet.cluster.checkpoint_store.places import checkpoints_folder
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.checkpoint_store.storage import open_shelf
+from gemfleet.cluster.scratch import scratch_folder
+from gemfleet.train.errors import UserError
 
 from .config_file import read_mapping
 from .run_folder import RESOLVED_FILE
 
 
 def storage_of(run_folder: Path) -> str | None:
-    """`cluster.storage` of a run; None where it has none, or was removed so far that nobody knows."""
+    """`cluster.storage` of a run; None where it has none, or nobody can read any more what it was."""
     try:
-        cluster = read_mapping(run_folder / RESOLVED_FILE).get("cluster") or {}
-    except FileNotFoundError:
+        cluster = read_mapping(run_folder / RESOLVED_FILE).get("cluster")
+    except (OSError, UserError):
         return None
-    storage = cluster.get("storage")
+    storage = cluster.get("storage") if isinstance(cluster, dict) else None
     return None if storage is None else str(storage)
 
 
 @contextmanager
 def shelf_of(run_folder: Path) -> Iterator[Shelf]:
-    """Of an object store, what is read is fetched to a temporary folder."""
-    with tempfile.TemporaryDirectory(prefix="gemfleet-checkpoint-") as cache:
-        yield open_shelf(storage_of(run_folder), run_folder, Path(cache) / "fetched")
+    """Of an object store, what is read is fetched to a temporary folder; nothing is written for one on the head."""
+    storage = storage_of(run_folder)
+    if checkpoints_folder(storage, run_folder) is not None:
+        yield open_shelf(storage, run_folder, run_folder)
+        return
+    with scratch_folder("gemfleet-checkpoint-") as cache:
+        yield open_shelf(storage, run_folder, cache / "fetched")

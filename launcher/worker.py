@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import ray.train
 import ray.util
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.scratch import scratch_folder
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
@@ -71,8 +71,8 @@ def train_rank(settings: dict[str, Any]) -> None:
     who = identity()
     outbox = Outbox(lambda batch, mark: bool(job.recorder.call("push", rank, batch, who, mark)))
     try:
-        with forwarded_logs(outbox), tempfile.TemporaryDirectory(prefix="gemfleet-rank-") as work:
-            result = _train(job, rank, outbox, Path(work))
+        with forwarded_logs(outbox), scratch_folder("gemfleet-rank-") as work:
+            result = _train(job, rank, outbox, work)
         if rank == 0:
             outbox.put({"kind": "result", "event": "result", "device": device_name(), **asdict(result)})
     except OutOfMemoryError as error:

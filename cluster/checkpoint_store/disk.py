@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 
 from ..errors import StaleGeneration, StoreError
 from .folder_shelf import FolderShelf
-from .manifest import FileEntry, Manifest, checked_name, sha256_of, sync_folder, write_durably
+from .manifest import FileEntry, Manifest, checked_name, remove_folder, sha256_of, sync_folder, write_durably
 from .shelf import Shelf
 from .stream import receive_file
 
@@ -48,17 +49,23 @@ class CheckpointDisk:
         self._begun: dict[Path, object] = {}  # tells the newest upload of a file from one that was given up
         self._received: dict[Path, tuple[int, str]] = {}  # size and check of what came over a connection
         self._verified: dict[Path, FileEntry] = {}  # files on their way whose bytes were compared with the sender's
+        self._committed: int | None = None  # the attempt of the newest checkpoint that this process committed
         self._resume_points: dict[int, tuple[Manifest | None, list[str]]] = {}
 
     @property
     def generation(self) -> int:
-        path = self.root / "generation"
-        return int(path.read_text()) if path.exists() else 0
+        """The newest attempt. Where the file that says so is damaged: the newest that left anything else."""
+        try:
+            return int((self.root / "generation").read_text())
+        except FileNotFoundError:
+            return 0
+        except (OSError, ValueError):
+            return self._newest_seen()
 
     def begin_attempt(self) -> int:
         """A new generation: from now on older ones can write nothing, and what they left half-done is removed."""
         with self._lock:
-            generation = max([self.generation, *(manifest.generation for manifest in self.shelf.manifests())]) + 1
+            generation = max(self.generation, self._newest_seen()) + 1
             write_durably(self.root / "generation", str(generation).encode())
             self.sweep()
             return generation
@@ -66,12 +73,14 @@ class CheckpointDisk:
     def sweep(self) -> list[str]:
         """Remove unfinished uploads of older generations, and checkpoints without manifest; returns their names.
 
-        A late write of an older attempt may put a file back while its folder goes: what is left then goes next time.
+        A store of an older attempt that commits one just now was faster, or finds that it is gone: its folder is
+        renamed before anything in it is deleted.
         """
         now = self.generation
         stale = self._arrivals(lambda step, generation: generation < now)
         for path in stale:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                remove_folder(path)
         return [path.name for path in stale] + self.shelf.sweep()
 
     def begin(self, step: int, generation: int, name: str) -> None:
@@ -155,7 +164,7 @@ class CheckpointDisk:
         """Rank `rank` has sent all its files; returns the manifest when that completed the checkpoint. May be repeated.
 
         A step that is committed already, by this attempt or an older one, stays as it is. `metrics` of the rank that
-        completes it are kept in the manifest.
+        completes it are kept in the manifest. None, too, when a newer attempt began meanwhile and took the files away.
         """
         with self._lock:
             folder = self._incoming(step, generation)
@@ -167,7 +176,12 @@ class CheckpointDisk:
             write_durably(folder / f".rank-{rank}", said)
             if not all((folder / f".rank-{r}").exists() for r in expected_ranks):
                 return None
-            return self._commit(step, generation, folder, expected_ranks, metrics or {})
+            try:
+                return self._commit(step, generation, folder, expected_ranks, metrics or {})
+            except (OSError, StoreError):
+                if generation == self.generation:
+                    raise
+                return None
 
     def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
         """`newest_verified`, and the same answer to every rank of one attempt."""
@@ -178,8 +192,11 @@ class CheckpointDisk:
             return self._resume_points[generation]
 
     def retain(self, keep: int, best_of: str | None = None) -> list[int]:
-        """See `Shelf.retain`."""
+        """See `Shelf.retain`. A store whose last commit was for an attempt that is over removes nothing any more: the
+        newer attempt may read it."""
         with self._lock:
+            if self._committed not in (None, self.generation):
+                return []
             return self.shelf.retain(keep, best_of)
 
     def read(self, step: int, name: str, offset: int, size: int) -> bytes:
@@ -206,6 +223,7 @@ class CheckpointDisk:
         if not all(self._verified.pop(folder / entry.path, None) == entry for entry in files):
             manifest.verify(folder)  # a restarted store did not see them arrive
         self.shelf.publish(manifest, folder)
+        self._committed = generation
         for path in self._arrivals(lambda s, g: g == generation and s <= step):
             shutil.rmtree(path, ignore_errors=True)  # of ranks that gave up; each sends one checkpoint after the other
         return manifest
@@ -214,6 +232,12 @@ class CheckpointDisk:
         """Folders of uploads on their way whose step and generation are wanted."""
         matches = [(path, INCOMING.fullmatch(path.name)) for path in sorted(self.root.iterdir())]
         return [path for path, match in matches if match and wanted(int(match["step"]), int(match["generation"]))]
+
+    def _newest_seen(self) -> int:
+        """The newest attempt that committed a checkpoint or has files on their way."""
+        arriving = [INCOMING.fullmatch(path.name) for path in self.root.iterdir()]
+        seen = [int(match["generation"]) for match in arriving if match]
+        return max([0, *seen, *(manifest.generation for manifest in self.shelf.manifests())])
 
     def _incoming(self, step: int, generation: int) -> Path:
         if generation != self.generation:

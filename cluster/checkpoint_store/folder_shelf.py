@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreError
-from .manifest import MANIFEST_FILE, Manifest, sync_folder, write_durably
+from .manifest import MANIFEST_FILE, REMOVED, Manifest, remove_folder, sync_folder, write_durably
 from .shelf import COMMITTED, Fingerprint, Shelf
 
 
@@ -21,11 +24,16 @@ class FolderShelf(Shelf):
         return self.root / f"checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        found = (COMMITTED.fullmatch(path.name) for path in self.root.iterdir()) if self.root.is_dir() else ()
+        try:
+            found = [COMMITTED.fullmatch(name) for name in os.listdir(self.root)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"{self.root} cannot be listed ({error.strerror})") from error
         return sorted(int(match["step"]) for match in found if match)
 
     def manifest(self, step: int) -> Manifest:
-        return Manifest.read(self.folder(step))
+        return Manifest.read(self.folder(step), step)
 
     def verify(self, manifest: Manifest) -> None:
         manifest.verify(self.folder(manifest.step))
@@ -40,8 +48,7 @@ class FolderShelf(Shelf):
     def publish(self, manifest: Manifest, folder: Path) -> None:
         target = self.folder(manifest.step)
         write_durably(folder / MANIFEST_FILE, manifest.to_json().encode())
-        if target.exists():
-            shutil.rmtree(target)
+        remove_folder(target)
         folder.rename(target)
         sync_folder(self.root)
         for path in target.glob(".rank-*"):  # only now: a store that died before the rename must find them again
@@ -49,16 +56,29 @@ class FolderShelf(Shelf):
         self.remember(manifest)
 
     def remove(self, step: int) -> None:
-        (self.folder(step) / MANIFEST_FILE).unlink(missing_ok=True)
-        shutil.rmtree(self.folder(step), ignore_errors=True)
+        try:
+            remove_folder(self.folder(step))
+        except OSError as error:
+            raise StoreError(f"{self.folder(step)} cannot be removed ({error.strerror})") from error
 
     def sweep(self) -> list[str]:
-        removed = []
-        for step in self.steps():
-            if self.folder(step).is_dir() and not (self.folder(step) / MANIFEST_FILE).exists():
-                shutil.rmtree(self.folder(step), ignore_errors=True)
-                removed.append(f"checkpoint-{step}")
-        return removed
+        for path in self.root.glob(f"{REMOVED}*"):  # whoever removed it was killed meanwhile
+            shutil.rmtree(path, ignore_errors=True)
+        return [f"checkpoint-{step}" for step in self.steps() if self._sweep(step)]
+
+    def _sweep(self, step: int) -> bool:
+        """Away with a folder that has no manifest; one that cannot be read may have one, and stays."""
+        folder = self.folder(step)
+        if not _lacks_manifest(folder):
+            return False
+        doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
+        with suppress(OSError):
+            folder.rename(doomed)
+            if not _lacks_manifest(doomed):  # another store put a whole one there between the two looks
+                doomed.rename(folder)
+                return False
+        shutil.rmtree(doomed, ignore_errors=True)
+        return True
 
     def probe(self) -> None:
         write_durably(self.root / ".probe", b"")
@@ -69,3 +89,13 @@ class FolderShelf(Shelf):
 
     def location(self, step: int) -> str:
         return str(self.folder(step))
+
+
+def _lacks_manifest(folder: Path) -> bool:
+    try:
+        os.stat(folder / MANIFEST_FILE)
+    except FileNotFoundError:
+        return folder.is_dir()
+    except OSError:
+        return False
+    return False

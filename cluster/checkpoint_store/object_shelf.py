@@ -50,7 +50,7 @@ class ObjectShelf(Shelf):
             self._reading(step, MANIFEST_FILE) as file,
         ):
             text = bytes(file.read())
-        return Manifest.parse(text, location)
+        return Manifest.parse(text, location, step)
 
     def verify(self, manifest: Manifest) -> None:
         for entry in manifest.files:
@@ -68,11 +68,14 @@ class ObjectShelf(Shelf):
             for entry in manifest.files:
                 with (folder / entry.path).open("rb") as file, self._writing(manifest.step, entry.path) as stream:
                     shutil.copyfileobj(file, stream, CHUNK_BYTES)
-            for entry, (size, _) in zip(manifest.files, self.fingerprint(manifest), strict=True):
-                if size != entry.size and entry.size:
-                    raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
+            self._compare_sizes(manifest)
             with self._writing(manifest.step, MANIFEST_FILE) as stream:
                 stream.write(manifest.to_json().encode())
+            try:
+                self._compare_sizes(manifest)  # a newer attempt may have swept what had no manifest yet
+            except StoreError:
+                self._filesystem.delete_file(self._key(manifest.step, MANIFEST_FILE))
+                raise
 
     def remove(self, step: int) -> None:
         with self._errors_named("removed"):
@@ -108,6 +111,18 @@ class ObjectShelf(Shelf):
 
     def location(self, step: int) -> str:
         return f"{self._url}/checkpoint-{step}"
+
+    def gone(self, step: int, found: Manifest | str) -> bool:
+        """A removal takes the manifest first."""
+        if not isinstance(found, Manifest):
+            return super().gone(step, found)
+        with self._errors_named("listed"):
+            return bool(self._filesystem.get_file_info(self._key(step, MANIFEST_FILE)).type == FileType.NotFound)
+
+    def _compare_sizes(self, manifest: Manifest) -> None:
+        for entry, (size, _) in zip(manifest.files, self.fingerprint(manifest), strict=True):
+            if size != entry.size and entry.size:
+                raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
 
     def _copy(self, step: int, entry: FileEntry, target: Path | None) -> None:
         """Read a file, compare it, and write it to `target` if there is one. StoreError when it is not as it was."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreError
 from .manifest import Manifest
 
+LOOKS = 5
 COMMITTED = re.compile(r"checkpoint-(?P<step>\d+)")
 Fingerprint = tuple[tuple[int, int], ...]
 
@@ -42,7 +44,7 @@ class Shelf(ABC):
 
     @abstractmethod
     def remove(self, step: int) -> None:
-        """The manifest first, so that half a checkpoint is never taken for a damaged one."""
+        """In such an order that half a checkpoint is never taken for a damaged one. StoreError when it cannot be."""
 
     @abstractmethod
     def sweep(self) -> list[str]:
@@ -65,18 +67,46 @@ class Shelf(ABC):
         return [found for _, found in self._read_all() if isinstance(found, Manifest)]
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
-        """The newest checkpoint whose every file verifies, and a sentence for each newer one that is damaged."""
-        damaged: list[str] = []
-        for step, found in reversed(self._read_all()):
-            problem = self._problem(found)
-            if isinstance(found, Manifest) and problem is None:
-                return found, damaged
-            damaged.append(f"checkpoint-{step}: {problem}")
+        """The newest checkpoint whose every file verifies, and a sentence for each newer one that is damaged.
+
+        What is removed meanwhile is not damaged; there is a newer one then, so that all are looked at again.
+        """
+        for _ in range(LOOKS):
+            damaged: list[str] = []
+            changed = False
+            for step, found in reversed(self._read_all()):
+                problem = self._problem(found)
+                if isinstance(found, Manifest) and problem is None:
+                    return found, damaged
+                if self._changed(step, found):
+                    changed = True
+                else:
+                    damaged.append(f"checkpoint-{step}: {problem}")
+            if not changed:
+                break
         return None, damaged
 
     def verify_all(self) -> list[tuple[str, str | None]]:
-        """Each checkpoint by ascending step, with what is wrong with it; None for one that is whole."""
-        return [(f"checkpoint-{step}", self._problem(found)) for step, found in self._read_all()]
+        """Each checkpoint by ascending step, with what is wrong with it; None for one that is whole.
+
+        One that is removed meanwhile, as by the retention of a run that goes on, is left out.
+        """
+        each = [(step, found, self._problem(found)) for step, found in self._read_all()]
+        kept = [(step, problem) for step, found, problem in each if not problem or not self.gone(step, found)]
+        return [(f"checkpoint-{step}", problem) for step, problem in kept]
+
+    def gone(self, step: int, found: Manifest | str) -> bool:
+        """Whether the checkpoint that was found is not there any more. `found`: see `_read_all`."""
+        return step not in self.steps()
+
+    def _changed(self, step: int, found: Manifest | str) -> bool:
+        """Whether the checkpoint that has a problem is not there any more, or another one has taken its place."""
+        if self.gone(step, found):
+            return True
+        try:
+            return isinstance(found, Manifest) and self.manifest(step) != found
+        except StoreError:
+            return False
 
     def committed(self, step: int) -> Manifest | None:
         """The checkpoint of this step, if it is here and whole."""
@@ -99,9 +129,12 @@ class Shelf(ABC):
             return []
         newest = next((manifest.step for manifest in reversed(manifests) if self._is_whole(manifest)), None)
         doomed = [step for step in doomed if newest is not None and step != newest]
+        removed = []
         for step in doomed:
-            self.remove(step)
-        return doomed
+            with suppress(StoreError):  # one that cannot be removed now is tried again after the next
+                self.remove(step)
+                removed.append(step)
+        return removed
 
     def remember(self, manifest: Manifest) -> None:
         """Its bytes were compared with their hashes just now."""

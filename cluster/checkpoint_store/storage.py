@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.fs
 
-from ..errors import ClusterError, StoreError
+from ..errors import ClusterError, RunConflict, StoreError
 from .disk import CheckpointDisk
 from .folder_shelf import FolderShelf
 from .object_shelf import ObjectShelf
@@ -44,17 +44,25 @@ def open_disk(storage: str | None, run_folder: Path) -> CheckpointDisk:
     return CheckpointDisk(folder, open_shelf(storage, run_folder, folder / ".at-hand"))
 
 
-def check_storage(storage: str | None, run_folder: Path) -> None:
-    """ClusterError when checkpoints could not be written there, before anything else is begun."""
+def check_storage(storage: str | None, run_folder: Path, *, is_new: bool = False) -> None:
+    """ClusterError when checkpoints could not be written there, or those of another run are there, before anything else
+    is begun. `is_new`: the run has written none yet."""
     try:
         if storage is not None and storage.startswith("/") and not Path(storage).is_dir():
             raise StoreError("that folder does not exist; mount it, or make it")
-        open_disk(storage, run_folder).shelf.probe()
+        shelf = open_disk(storage, run_folder).shelf
+        shelf.probe()
+        found = shelf.steps() if is_new else []
     except (OSError, StoreError) as error:
         raise ClusterError(
             f"cluster.storage is {storage}, where no checkpoint can be written: {error}\n"
             "  credentials and region are read from the environment of this process and of the head's `ray start`"
         ) from error
+    if found:
+        raise RunConflict(
+            f"{shelf.location(found[-1])} is of an older run of the id {run_folder.name}; choose another id, "
+            "or remove what that run left"
+        )
 
 
 def object_filesystem(scheme: str, bucket: str) -> pyarrow.fs.FileSystem:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import datetime
 import os
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ..checkpoint_store.client import StoreClient
 from ..inventory import pin_network_interface
+from ..scratch import scratch_folder
 from .facts import node_facts
 from .links import Sink, measure_link
 
@@ -51,10 +50,10 @@ class Probe:
 
     def upload(self, store: StoreClient, step: int, size: int) -> float:
         """Seconds to send a checkpoint of one file of `size` bytes to the store, until it is committed."""
-        with tempfile.TemporaryDirectory(prefix="gemfleet-doctor-") as folder:
-            Path(folder, "block.bin").write_bytes(os.urandom(size))
+        with scratch_folder("gemfleet-doctor-") as folder:
+            (folder / "block.bin").write_bytes(os.urandom(size))
             started = time.monotonic()
-            store.upload(step, Path(folder), 0, [0])
+            store.upload(step, folder, 0, [0])
             return time.monotonic() - started
 
     def reachable(self, url: str) -> str:

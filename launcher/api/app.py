@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry_reader import RegistryReader
-from gemfleet.cluster.run_registry import RunRegistry
 
+from ..registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate
@@ -37,7 +37,7 @@ def create_app(
     settings: ApiSettings, cluster_view: ClusterView | None = None, submitter: Submitter | None = None
 ) -> FastAPI:
     """The application over the registry of `settings.home`, which is made when absent."""
-    registry = RunRegistry(settings.registry_path)
+    registry = registry_of(settings.registry_path.parent)
     reader = RegistryReader(settings.registry_path)
     services = Services(
         settings=settings,

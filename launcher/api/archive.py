@@ -63,7 +63,8 @@ class Archive:
 
 
 def open_archive(folder: Path, name: str) -> Archive:
-    """The archive of a committed checkpoint. ApiError 409 when a file is missing or not what the manifest says."""
+    """The archive of a committed checkpoint. ApiError 409 when a file is missing or not what the manifest says,
+    404 when the whole checkpoint is gone by now."""
     members: list[Member] = []
     try:
         manifest = Manifest.read(folder)
@@ -79,6 +80,8 @@ def open_archive(folder: Path, name: str) -> Archive:
         members.append(Member(header, io.BytesIO(text), len(text)))
     except (OSError, StoreError) as error:
         _close(members)
+        if not folder.exists():
+            raise ApiError(404, f"{folder.name} was removed, as its run keeps only its newest checkpoints") from None
         reason = str(error.strerror if isinstance(error, OSError) else error).replace(str(folder), folder.name)
         raise ApiError(409, f"{folder.name} cannot be downloaded: {reason}") from None
     digest, size = hashlib.sha256(), 0

@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 from gemfleet.cluster.errors import RunConflict
-from gemfleet.cluster.run_registry import Run, RunRegistry, RunState
+from gemfleet.cluster.run_registry import Run, RunState
 from gemfleet.train.config_errors import explain
 from gemfleet.train.deepspeed_json import read_deepspeed_json
 from pydantic import ValidationError
 
 from ..config import LaunchConfig
-from ..run_folder import RESOLVED_FILE
+from ..registry import registry_of
+from ..run_folder import RESOLVED_FILE, refuse_leftovers
 from .allowed import Allowed, refused
 from .problems import ApiError
 from .schemas import ProblemDetail
@@ -87,10 +88,11 @@ class ProcessSubmitter:
     def __init__(self, home: Path, ray_address: str | None = None) -> None:
         """`ray_address`: of the cluster that runs shall use; None: this machine's, or one of their own."""
         self._home, self._ray_address = home, ray_address
-        self._registry = RunRegistry(home / "gemfleet.db")
+        self._registry = registry_of(home)
 
     def start(self, run_id: str, config: dict[str, Any]) -> None:
         """The row first, so that the answer can show the run; then the process, which takes the row over."""
+        refuse_leftovers(self._home / "runs" / run_id)
         folder = self._home / "submitted" / run_id
         folder.mkdir(parents=True)
         text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -192,7 +192,7 @@ def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefi
     else:
         files = [CheckpointFile(path=f.path, bytes=f.size, sha256=f.sha256) for f in manifest.files]
         whole = all(_size(folder / entry.path) == entry.size for entry in manifest.files)
-        state = "verified" if whole else "damaged"
+        state = "verified" if whole else "damaged" if folder.exists() else "missing"  # removed just now
     return Checkpoint(
         id=f"checkpoint-{row['step']}",
         run_id=run_id,

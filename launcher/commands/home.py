@@ -5,15 +5,24 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.run_registry import Run, RunRegistry
 from gemfleet.train.home import gemfleet_home
 
 
 def open_registry() -> RunRegistry:
-    """The registry of $GEMFLEET_HOME. Runs whose driver is gone are marked as interrupted first."""
-    registry = RunRegistry(gemfleet_home() / "gemfleet.db")
+    """The registry of $GEMFLEET_HOME; one that is lost is rebuilt. Runs whose driver is gone are marked first."""
+    from ..registry import registry_of
+
+    registry = registry_of(gemfleet_home())
     registry.mark_interrupted()
     return registry
+
+
+def refuse_running(run: Run) -> None:
+    """RunConflict while the run has not ended: at once, not after all that a launch imports."""
+    if not run.state.is_terminal:
+        raise RunConflict(f"run {run.id} is {run.state}; stop it first (`gemfleet stop {run.id} --wait`)")
 
 
 def run_folder(run_id: str) -> Path:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .options import Json
+
+if TYPE_CHECKING:
+    from gemfleet.cluster.run_registry import Run, RunRegistry
+
+    from ..pruning import Removal
 
 
 def prune(
@@ -23,7 +30,7 @@ def prune(
 ) -> None:
     """Remove runs that ended, with all their files, from this head node. Says what would go unless --yes is given.
 
-    A run that has not ended is never touched.
+    A run that has not ended is never touched. Exit code 1 when one could not be removed; the others are all the same.
 
     Examples:
 
@@ -34,22 +41,65 @@ def prune(
     import json
     import time
 
-    from ..pruning import Removal, carry_out, choose
-    from .home import moment, open_registry, run_folder, size
+    from gemfleet.train.home import gemfleet_home
+
+    from ..pruning import choose, sweep
+    from .home import moment, open_registry, size
     from .tables import print_table
 
     registry = open_registry()
     ended_before = time.time() - older_than_days * 86_400
     chosen = choose(registry.list_runs(limit=1_000_000), keep, ended_before)
-    removals = [Removal.of(run.id, run_folder(run.id), checkpoints_only) for run in chosen]
-    removals = [removal for removal in removals if removal.steps != ()]
+    removals, odd = _each(chosen, registry, checkpoints_only, yes)
     if yes:
-        for removal in removals:
-            carry_out(removal, registry)
+        sweep(gemfleet_home(), registry)
     if as_json:
-        typer.echo(json.dumps([{"run": r.run_id, "bytes": r.size, "removed": yes} for r in removals], indent=2))
-        return
-    ended = {run.id: run.ended_at for run in chosen}
-    print_table(["run", "ended", "size"], [[r.run_id, moment(ended[r.run_id]), size(r.size)] for r in removals])
-    total = size(sum(removal.size for removal in removals))
-    typer.echo(f"{total} removed" if yes else f"{total} would be removed; add --yes")
+        found: list[dict[str, Any]] = [{"run": r.run_id, "bytes": r.size, "removed": yes} for r in removals]
+        found += [{"run": run_id, "bytes": 0, "removed": False, "problem": reason} for run_id, reason in odd.items()]
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        ended = {run.id: run.ended_at for run in chosen}
+        print_table(["run", "ended", "size"], [[r.run_id, moment(ended[r.run_id]), size(r.size)] for r in removals])
+        total = size(sum(removal.size for removal in removals))
+        typer.echo(f"{total} removed" if yes else f"{total} would be removed; add --yes")
+    for run_id, reason in odd.items():
+        print(f"left alone: {run_id}: {reason}", file=sys.stderr)
+    if odd:
+        raise typer.Exit(1)
+
+
+def _each(
+    runs: Sequence[Run], registry: RunRegistry, checkpoints_only: bool, remove: bool
+) -> tuple[list[Removal], dict[str, str]]:
+    """What goes, or went, of each run; and why some do not go: one odd run keeps no other from making room."""
+    from gemfleet.cluster.errors import DiskFull, RegistryDamaged
+
+    from ..pruning import Removal, carry_out
+    from .home import run_folder
+
+    removals, odd, unforgotten = [], {}, []
+    for run in runs:
+        try:
+            removal = Removal.of(run.id, run_folder(run.id), checkpoints_only)
+            if removal.steps == ():
+                continue
+            if remove:
+                carry_out(removal, registry)
+            removals.append(removal)
+        except DiskFull:
+            unforgotten.append(removal)  # its files are gone; its row goes once the files of others have made room
+        except RegistryDamaged:
+            raise
+        except Exception as error:
+            odd[run.id] = in_a_line(error)
+    for removal in unforgotten:
+        try:
+            carry_out(removal, registry)
+            removals.append(removal)
+        except Exception as error:
+            odd[removal.run_id] = in_a_line(error)
+    return removals, odd
+
+
+def in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or repr(error)

@@ -36,7 +36,7 @@ def resume(
     from ..config_file import load_config
     from ..nothing_left import nothing_left
     from ..run_folder import RESOLVED_FILE, launch_folder
-    from .home import open_registry, run_folder
+    from .home import open_registry, refuse_running, run_folder
     from .train import run_to_its_end
 
     registry = open_registry()
@@ -50,6 +50,8 @@ def resume(
         sentence = None if reopened else nothing_left(registry, found.id, config)
         _print_start(found.id, sentence, as_json)
     else:
+        if not reopened:
+            refuse_running(found)
         # The API has opened the row again before it starts this process.
         resumed, submitted = (None, found.id) if reopened else (found.id, None)
         run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted)

@@ -36,9 +36,10 @@ class HeadSource:
 
     def __init__(self, home: Path, run: str) -> None:
         from gemfleet.cluster.registry_reader import RegistryReader
-        from gemfleet.cluster.run_registry import RunRegistry
 
-        self._registry = RunRegistry(home / "gemfleet.db")
+        from ..registry import registry_of
+
+        self._registry = registry_of(home)
         self._registry.mark_interrupted()
         self.run_id = self._registry.find_run(run).id
         self._folder = home / "runs" / self.run_id

@@ -48,11 +48,15 @@ def train(
 
       ray job submit --address http://HEAD:8265 --working-dir . -- gemfleet train finetune.yaml
 
-    Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C.
+    Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or
+    SIGHUP: as stopped, with a checkpoint, once ranks train, and as interrupted before.
     """
-    from ..config_file import load_with_notes
+    from ..signals import SIGNALS
 
-    loaded, notes = load_with_notes(config, with_name(overrides, name))
+    with SIGNALS.installed():
+        from ..config_file import load_with_notes
+
+        loaded, notes = load_with_notes(config, with_name(overrides, name))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
@@ -66,15 +70,18 @@ def run_to_resume(wanted: str, name: str) -> str:
     """The id of the run meant by `--resume`; `latest` is the newest of this configuration's name."""
     from gemfleet.cluster.errors import UnknownRun
 
-    from .home import open_registry
+    from .home import open_registry, refuse_running
 
     registry = open_registry()
     if wanted != "latest":
-        return registry.find_run(wanted).id
-    named = [run.id for run in registry.list_runs(limit=1_000_000) if run.name == name]
-    if not named:
-        raise UnknownRun(f"--resume latest: there is no run named {name!r} yet; leave --resume out to start one")
-    return named[0]
+        found = registry.find_run(wanted)
+    else:
+        named = [run for run in registry.list_runs(limit=1_000_000) if run.name == name]
+        if not named:
+            raise UnknownRun(f"--resume latest: there is no run named {name!r} yet; leave --resume out to start one")
+        found = named[0]
+    refuse_running(found)
+    return found.id
 
 
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
@@ -106,8 +113,28 @@ def run_to_its_end(
 ) -> None:
     """Launch, show what goes on, and print the outcome. For `resumed`, `submitted` and `new_id` see `launch`."""
     from ..shadowing import refuse_shadowing
+    from ..signals import EXIT_CODE, SIGNALS
+    from ..unread import output_may_go_unread
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
+    with SIGNALS.installed(), output_may_go_unread():
+        try:
+            _run_to_its_end(config, path, as_json, resumed, submitted, batch_cache, new_id)
+        except KeyboardInterrupt:
+            SIGNALS.ending()
+            print("interrupted; `gemfleet resume latest` goes on from the newest checkpoint", file=sys.stderr)
+            raise typer.Exit(EXIT_CODE) from None
+
+
+def _run_to_its_end(
+    config: LaunchConfig,
+    path: Path,
+    as_json: bool,
+    resumed: str | None,
+    submitted: str | None,
+    batch_cache: bool,
+    new_id: str | None,
+) -> None:
     from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
 
     from ..delivery.errors import DeliveryError
@@ -129,13 +156,6 @@ def run_to_its_end(
             file=sys.stderr,
         )
         raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        display.close()
-        print(
-            "interrupted; `gemfleet resume latest` goes on from the newest checkpoint",
-            file=sys.stderr,
-        )
-        raise typer.Exit(130) from None
     finally:
         display.close()
     _print_outcome(outcome, as_json)

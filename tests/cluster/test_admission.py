@@ -110,3 +110,15 @@ def test_an_elastic_claim_follows_its_size_and_ranks_are_what_is_held(registry: 
         registry.heartbeat("one", rank, "b", "10.0.0.2", rank)
     mine, others = claims.split("one")
     assert (mine.workers, mine.admitted, dict(mine.held), others) == (3, True, {"b": 3}, [])
+
+
+def test_a_claim_comes_back_when_the_registry_was_rebuilt(registry: RunRegistry) -> None:
+    claims = Claims(registry, "here")
+    registry.create_run("one", "one", "")
+    claims.queue("one", 1, 1.0, 0.0)
+    assert claims.admit("one", NODES).admitted
+    claims.resize("one", 3)
+    with registry.connect() as db:
+        db.execute("DROP TABLE claims")
+    mine, _ = claims.split("one")
+    assert (mine.workers, mine.admitted) == (3, True)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import pathlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fault_table import tell
 from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.files import StoredFiles
+from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.errors import StaleGeneration, StoreError
 from object_store import CONTENT, PLACES, Kept, commit, entry_of, send
 
@@ -231,3 +238,161 @@ def test_what_ranks_gave_up_goes_with_the_next_commit(disk: CheckpointDisk) -> N
     send(disk, 1, 1, "a.bin")
     commit(disk, 2, 1)
     assert list(disk.root.glob(".incoming-*")) == []
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("name", ["a.bin", "manifest.json"])
+def test_one_that_cannot_be_read_is_passed_over_as_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, name: str
+) -> None:
+    """By whoever starts an attempt, resumes, verifies, commits or retains; and it is not swept away."""
+    disk = Kept.at("head", tmp_path).open()
+    disk.begin_attempt()
+    for step in (1, 2):
+        commit(disk, step, 1)
+    unreadable = disk.shelf.at_hand(2) / name
+    monkeypatch.setattr(pathlib.Path, "open", failing_for(unreadable, code, pathlib.Path.open))
+    monkeypatch.setattr(pathlib.Path, "stat", failing_for(unreadable, code, pathlib.Path.stat))
+    again = Kept.at("head", tmp_path).open()
+    assert again.begin_attempt() == 2
+    newest, damaged = again.resume_point(2)
+    assert newest is not None
+    assert newest.step == 1
+    assert ["checkpoint-2" in sentence and os.strerror(code) in sentence for sentence in damaged] == [True]
+    assert [problem is None for _, problem in again.shelf.verify_all()] == [True, False]
+    assert again.retain(1) == []
+    monkeypatch.undo()
+    assert [manifest.step for manifest in again.shelf.manifests()] == [1, 2]
+    tell(f"{name} of the newest checkpoint: {os.strerror(code)}", "passed over, and kept", "checkpoint-1")
+
+
+def failing_for(path: Path, code: int, real: Callable[..., Any]) -> Callable[..., Any]:
+    def called(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path:
+            raise OSError(code, os.strerror(code), str(self))
+        return real(self, *arguments, **options)
+
+    return called
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"files": []},
+        {"files": {}},
+        {"files": [{"path": "a.bin", "size": "7000", "sha256": "0" * 64}]},
+        {"files": [{"path": "a.bin", "size": True, "sha256": "0" * 64}]},
+        {"files": [{"path": "a.bin", "size": -1, "sha256": "0" * 64}]},
+        {"files": [{"path": 7, "size": 7, "sha256": "0" * 64}]},
+        {"files": [{"path": "a.bin", "size": 7, "sha256": None}]},
+        {"files": [{"path": "a.bin", "size": 7, "sha256": "0" * 64}] * 2},
+        {"step": "2"},
+        {"step": 1},
+        {"generation": 1.5},
+        {"generation": None},
+        {"created_at": "now"},
+        {"metrics": []},
+        {"metrics": {"eval_loss": "low"}},
+        {"another": 1},
+    ],
+)
+def test_a_manifest_without_files_or_with_other_types_is_damaged(tmp_path: Path, odd: dict[str, Any]) -> None:
+    disk = Kept.at("head", tmp_path).open()
+    disk.begin_attempt()
+    for step in (1, 2):
+        commit(disk, step, 1)
+    path = disk.shelf.at_hand(2) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **odd}))
+    newest, damaged = disk.shelf.newest_verified()
+    assert newest is not None
+    assert (newest.step, len(damaged)) == (1, 1)
+    assert disk.begin_attempt() == 2
+    assert disk.retain(1, "eval_loss") == []
+
+
+def test_a_manifest_that_no_file_can_be_is_damaged(tmp_path: Path) -> None:
+    disk = Kept.at("head", tmp_path).open()
+    disk.begin_attempt()
+    commit(disk, 1, 1)
+    path = disk.shelf.at_hand(1) / "manifest.json"
+    for content in (b"[]", b"null", b"[" * 100_000, b"\xff\xfe", b""):
+        path.write_bytes(content)
+        assert disk.shelf.newest_verified()[0] is None
+    path.unlink()
+    os.mkfifo(path)  # to open it would wait for ever
+    assert disk.shelf.newest_verified()[0] is None
+
+
+@pytest.mark.parametrize("first", ["old", "new"])
+def test_of_a_commit_and_a_sweep_at_once_one_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """What is left is whole, and the store of the older attempt removes nothing that the newer one reads."""
+    kept = Kept.at("head", tmp_path)
+    old, new = kept.open(), kept.open()
+    old.begin_attempt()
+    commit(old, 1, 1)
+    entry = send(old, 2, 1, "a.bin")
+    publish = old.shelf.publish
+
+    def publish_beside(manifest: Manifest, folder: Path) -> None:
+        if first == "old":
+            publish(manifest, folder)
+        assert new.begin_attempt() == 2  # sweeps what is on its way
+        assert new.resume_point(2)[0] == new.shelf.newest_verified()[0]
+        if first == "new":
+            publish(manifest, folder)
+
+    monkeypatch.setattr(old.shelf, "publish", publish_beside)
+    committed = old.declare(2, 1, 0, [entry], [0])
+    assert (committed is not None) == (first == "old")
+    assert old.retain(1) == []
+    newest, damaged = kept.open().shelf.newest_verified()
+    assert newest is not None
+    assert (newest.step, damaged) == (2 if first == "old" else 1, [])
+    assert [path.name for path in old.root.glob(".*") if path.is_dir()] == []
+    tell(f"a store commits while that of the next attempt sweeps, the {first} one first", "one is whole")
+
+
+def test_what_retention_removes_while_it_is_read_is_not_damaged(
+    disk: CheckpointDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(disk, 1, 1)
+    reader, verify = disk.shelf, disk.shelf.verify
+
+    def verify_beside(manifest: Manifest) -> None:
+        if manifest.step == 1:
+            monkeypatch.setattr(reader, "verify", verify)
+            commit(disk, 2, 1)
+            assert disk.retain(1) == [1]
+        verify(manifest)
+
+    monkeypatch.setattr(reader, "verify", verify_beside)
+    newest, damaged = reader.newest_verified()
+    assert newest is not None
+    assert (newest.step, damaged) == (2, [])
+    commit(disk, 3, 1)
+    manifests = reader.manifests()
+    monkeypatch.setattr(reader, "manifests", lambda: manifests)
+    monkeypatch.setattr(reader, "_read_all", lambda: [(m.step, m) for m in manifests])
+    reader.remove(2)
+    assert reader.verify_all() == [("checkpoint-3", None)]
+
+
+def test_a_damaged_number_of_the_attempt_is_found_again(tmp_path: Path) -> None:
+    disk = Kept.at("head", tmp_path).open()
+    for _ in range(3):
+        disk.begin_attempt()
+    commit(disk, 1, 3)
+    (disk.root / "generation").write_text("")
+    assert Kept.at("head", tmp_path).open().begin_attempt() == 4
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next_attempt(tmp_path: Path) -> None:
+    disk = Kept.at("head", tmp_path).open()
+    disk.begin_attempt()
+    commit(disk, 1, 1)
+    (disk.root / "checkpoint-1").rename(disk.root / ".removed-checkpoint-1-00")
+    assert disk.shelf.verify_all() == []
+    disk.begin_attempt()
+    assert list(disk.root.glob(".removed-*")) == []

@@ -10,7 +10,7 @@ import pytest
 from gemfleet.cluster.checkpoint_store import storage
 from gemfleet.cluster.checkpoint_store.places import is_storage
 from gemfleet.cluster.checkpoint_store.storage import check_storage
-from gemfleet.cluster.errors import ClusterError, StoreError
+from gemfleet.cluster.errors import ClusterError, RunConflict, StoreError
 from object_store import CONTENT, Kept, commit, entry_of, send
 
 # Ends the process without any clean-up at the moment it would write the named key.
@@ -128,3 +128,13 @@ def test_places_that_are_understood(text: str) -> None:
 def test_places_that_are_refused(text: str) -> None:
     """Keys and options in an address would be kept in files, logs and the API: they are read from the environment."""
     assert not is_storage(text)
+
+
+def test_a_new_run_finds_no_checkpoints_of_an_older_one_where_it_saves(kept: Kept) -> None:
+    disk = kept.open()
+    disk.begin_attempt()
+    check_storage(kept.storage, kept.run_folder, is_new=True)
+    commit(disk, 1, 1)
+    check_storage(kept.storage, kept.run_folder)  # of a run that goes on
+    with pytest.raises(RunConflict, match="checkpoint-1 is of an older run of the id"):
+        check_storage(kept.storage, kept.run_folder, is_new=True)

@@ -39,6 +39,10 @@ TRAPS = {
     "test_job_trains_on_the_workers_and_checkpoints_come_home",
     "`ray job stop` sends SIGTERM, and Train saves nothing": "faults/test_runs.py::"
     "test_sigterm_saves_and_resume_ends_bit_identical",
+    "Ray takes the handler of SIGTERM as it starts, and again as it ends": "faults/test_signals.py"
+    "::test_a_signal_ends_the_run_in_order",
+    "a local Ray shares the driver's group, and dies of its signals": "faults/test_signals.py::"
+    "test_a_signal_ends_the_run_in_order",
     "a job's working directory may hold 100 MiB": "launcher/test_submission.py::"
     "test_a_folder_above_the_limit_names_its_largest_files",
 }

@@ -12,8 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from gemfleet.cluster.errors import ClusterError, RunConflict, UnknownRun
+from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.errors import ClusterError, RegistryDamaged, RunConflict, UnknownRun
 from gemfleet.cluster.registry_reader import RegistryReader
 from gemfleet.cluster.run_figures import figures_of
 from gemfleet.cluster.run_registry import RunRegistry, RunState
@@ -198,6 +200,90 @@ def test_a_file_that_another_process_is_switching_is_waited_for(
     monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
     assert RunRegistry(tmp_path / "gemfleet.db").list_runs() == []
     assert refusals == 0
+
+
+def test_a_step_of_the_clock_ends_no_run(registry: RunRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's boot time moves with it, and so does every start time that is told as one of the day."""
+    registry.create_run("here", "here", "", driver_pid=os.getpid())
+    started = psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: started(process) + 3.0)
+    assert registry.mark_interrupted() == []
+
+
+@pytest.mark.parametrize("column", ["ticks", "boot"])
+def test_a_process_that_got_the_drivers_id_is_not_the_driver(registry: RunRegistry, column: str) -> None:
+    """Started at another time, or after the machine was."""
+    registry.create_run("gone", "gone", "", driver_pid=os.getpid())
+    with closing(sqlite3.connect(registry.path)) as db:
+        db.execute(f"UPDATE drivers SET {column} = {column} || '1'")
+        db.commit()
+    assert registry.mark_interrupted() == ["gone"]
+
+
+def test_a_driver_of_an_older_gemfleet_is_known_by_its_start(registry: RunRegistry) -> None:
+    registry.create_run("here", "here", "", driver_pid=os.getpid())
+    with closing(sqlite3.connect(registry.path)) as db:
+        db.execute("DELETE FROM drivers")
+        db.commit()
+    assert registry.mark_interrupted() == []
+
+
+def test_whoever_holds_a_runs_lock_is_its_driver(registry: RunRegistry) -> None:
+    """Also where its process id means nothing, as in another container; a second driver waits, and is refused."""
+    folder = registry.path.parent / "runs" / "here"
+    folder.mkdir(parents=True)
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        registry.create_run("here", "here", "", driver_pid=ended.pid)
+    hold = "import sys; from pathlib import Path; from gemfleet.cluster.driver import DriverLock\n"
+    hold += "lock = DriverLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, str(folder)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert registry.mark_interrupted() == []
+        with pytest.raises(RunConflict, match=f"process {holder.pid} already"):
+            DriverLock(folder, wait_seconds=0.3)
+        holder.kill()
+    DriverLock(folder).close()
+    assert registry.mark_interrupted() == ["here"]
+
+
+def test_no_record_gets_the_number_of_one_that_was_removed(registry: RunRegistry) -> None:
+    """A reader that goes on after the last number it saw would never see it."""
+    registry.create_run("demo-2", "demo", "")
+    registry.add_metrics("demo-2", [{"kind": "step", "step": n} for n in range(5)])
+    seen = RegistryReader(registry.path).head()
+    registry.transition("demo-2", RunState.FAILED)
+    registry.delete_run("demo-2")
+    registry.add_metrics("demo-1", [{"kind": "step", "step": 1}])
+    registry.add_event("demo-1", "note", "new")
+    now = RegistryReader(registry.path).head()
+    assert now.metric > seen.metric
+    assert now.event > seen.event
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another file", "a page of noise"])
+def test_a_damaged_file_is_one_sentence_with_the_remedy(registry: RunRegistry, damage: str) -> None:
+    registry.add_metrics("demo-1", [{"kind": "step", "step": n, "text": "x" * 500} for n in range(100)])
+    content = bytearray(checkpointed(registry.path).read_bytes())
+    registry.path.write_bytes(damaged(bytes(content), damage))
+    with pytest.raises(RegistryDamaged, match="`gemfleet repair`"):
+        RunRegistry(registry.path).metrics("demo-1")
+
+
+def checkpointed(path: Path) -> Path:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return path
+
+
+def damaged(content: bytes, damage: str) -> bytes:
+    if damage == "cut short":
+        return content[:20000]
+    if damage == "another file":
+        return b"not a database, but long enough to be one " * 200
+    middle = len(content) // 2 // 4096 * 4096
+    return content[:middle] + bytes(range(256)) * 128 + content[middle + 32768 :]
 
 
 def test_the_figures_of_a_run_are_kept_when_it_ends(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from fault_table import EPOCHS, SEED, Place, tell, verifies
 from gemfleet.benchmarks.faults.recovery import recovery_of
@@ -161,6 +162,48 @@ def test_sigterm_saves_and_resume_ends_bit_identical(place: Place, home: Path) -
     assert states(registry, run.id)[-1] == "succeeded"
     name = "adapter_model.safetensors"
     assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+
+
+def test_a_step_of_the_clock_makes_no_second_driver(place: Place, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a process that sees other start times, nor one that finds the row ended, comes between run and driver."""
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 5)
+    (run,) = registry.list_runs()
+    started = psutil.Process.create_time
+    with monkeypatch.context() as patch:
+        patch.setattr(psutil.Process, "create_time", lambda process: started(process) + 3.0)
+        assert registry.mark_interrupted() == []
+    assert "stop it first" in ends(gemfleet(place.workplace, home, "resume", run.id), code=2)
+    with registry.connect() as db:  # as if a command had called it interrupted all the same
+        db.execute("UPDATE runs SET state = 'interrupted' WHERE id = ?", (run.id,))
+    refused = ends(gemfleet(place.workplace, home, "resume", run.id), code=2)
+    assert f"carried out by process {process.pid} already" in refused
+    with registry.connect() as db:
+        db.execute("UPDATE runs SET state = 'training' WHERE id = ?", (run.id,))
+    ends(process)
+    assert states(registry, run.id)[-1] == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    tell("clock set 3 s forward, `gemfleet resume` of a run that trains", "refused; succeeded, bit-identical", "-", 0)
+
+
+def test_a_registry_lost_while_a_run_trains(place: Place, home: Path) -> None:
+    """Its ranks train on, and their records wait until `gemfleet repair` has made a new one."""
+    process = start(place.workplace, home, place.address, EPOCHS)
+    registry = wait_for_step(home, 5)
+    (run,) = registry.list_runs()
+    for path in home.glob("gemfleet.db*"):
+        path.unlink()
+    time.sleep(3.0)
+    assert "rebuilt from its folder" in ends(gemfleet(place.workplace, home, "repair"))
+    assert registry.get_run(run.id).state == "training"
+    ends(process)
+    assert registry.get_run(run.id).state == "succeeded"
+    name = "adapter_model.safetensors"
+    assert (home / "runs" / run.id / "output" / name).read_bytes() == (place.whole / name).read_bytes()
+    verifies(home, run.id)
+    tell("registry deleted while training, `gemfleet repair`", "succeeded, bit-identical", "-", 0)
 
 
 def test_a_killed_store(place: Place, home: Path) -> None:

@@ -139,11 +139,14 @@ def test_watch_and_events_tell_of_a_run() -> None:
     assert (first["object"], first["message"]) == ("run.event", "queued")
 
 
-@pytest.mark.usefixtures("registry")
-def test_resume_latest_is_the_newest_run_of_that_name() -> None:
-    from gemfleet.cluster.errors import UnknownRun
+def test_resume_latest_is_the_newest_run_of_that_name(registry: RunRegistry) -> None:
+    from gemfleet.cluster.errors import RunConflict, UnknownRun
     from gemfleet.launcher.commands.train import run_to_resume
 
+    for name in ("latest", "alpha-2"):
+        with pytest.raises(RunConflict, match="alpha-2 is training; stop it first"):
+            run_to_resume(name, "alpha")
+    registry.transition("alpha-2", RunState.STOPPED)
     assert run_to_resume("latest", "alpha") == "alpha-2"
     assert run_to_resume("alpha-1", "another") == "alpha-1"
     with pytest.raises(UnknownRun, match="no run named 'beta' yet"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from importlib.metadata import version
 
 from fastapi import APIRouter
+from gemfleet.cluster.errors import ClusterError
 
 from ..problems import ApiError, responses
 from ..schemas import Health
@@ -23,6 +23,6 @@ async def healthz() -> Health:
 def readyz(services: Needed) -> Health:
     try:
         services.reader.head()
-    except sqlite3.Error as error:
+    except ClusterError as error:
         raise ApiError(503, f"the registry cannot be read: {error}") from None
     return Health(version=version("gemfleet"))

@@ -121,6 +121,9 @@ def test_a_damaged_checkpoint_is_not_sent(live: Live) -> None:
     (folder.parent / "checkpoint-8" / "manifest.json").unlink()
     assert live.get("/api/v1/runs/alpha-1")["last_checkpoint"] is None
     live.get("/api/v1/runs/alpha-1/checkpoints/5/download", status=404)
+    folder.rename(folder.with_name(".removed-checkpoint-4"))  # by retention, which then tells the registry
+    assert live.get("/api/v1/runs/alpha-1/checkpoints")["data"][1]["state"] == "missing"
+    assert "was removed" in live.get("/api/v1/runs/alpha-1/checkpoints/4/download", status=404)["detail"]
 
 
 def test_stop_asks_a_living_run_and_refuses_an_ended_one(live: Live) -> None:
