@@ -129,7 +129,9 @@ def tokenise_on_cluster(
     evaluation: tuple[TokenisedSet, Ints] | None = None
     if data.eval is not None:
         section = eval_section(data)
-        eval_set = _tokenise(section, tokenizer_folders, DataReport(section.train), progress)
+        eval_report = DataReport(section.train)
+        eval_set = _tokenise(section, tokenizer_folders, eval_report, progress)
+        report.note(eval_report.aside())
         train = np.arange(len(tokenised.counts), dtype=np.int64)
         evaluation = (eval_set, np.arange(len(eval_set.counts), dtype=np.int64))
     else:
@@ -181,6 +183,7 @@ def _tokenise(
     data: DataConfig, folders: Mapping[str, str], report: DataReport, progress: Progress | None
 ) -> TokenisedSet:
     source = open_rows(data.train, data.split, data.limit)
+    report.note(source.note)
     if source.columns:
         report.format = choose_format(data, source.columns)  # a wrong column is told before any task starts
     nodes, cpus = _worker_nodes(folders)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.home import gemfleet_home
+from gemfleet.train.local_source import eval_section
 from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
 from gemfleet.train.resolve import check_context, check_model_folder
 from gemfleet.train.text_only import refuse_images
@@ -41,11 +42,11 @@ def check_inputs(train: TrainConfig) -> None:
     model = Path(train.model).expanduser()
     if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
         check_context(check_model_folder(model), train.data.max_length)
-    for name in (train.data.train, train.data.eval):
-        if name is not None and Path(name).expanduser().exists():
-            source = open_rows(name, train.data.split, train.data.limit)
+    for data in [train.data, *([eval_section(train.data)] if train.data.eval is not None else [])]:
+        if Path(data.train).expanduser().exists():
+            source = open_rows(data.train, data.split, data.limit)
             if source.columns:
-                choose_format(train.data, source.columns)
+                choose_format(data, source.columns)
             for row in islice(source.rows, LOOKAHEAD):
                 if isinstance(row, Row):
-                    refuse_images(row, train.data)
+                    refuse_images(row, data)

@@ -72,7 +72,9 @@ class DataConfig(StrictModel):
     eval_fraction: Annotated[
         float, Field(ge=0, lt=1, description="share of `train` held out when `eval` is null; 0: no evaluation")
     ] = 0.1
-    split: Annotated[str, Field(description="split of a hub id or `datasets` folder to train on")] = "train"
+    split: Annotated[str, Field(description="split of a hub id, `datasets` folder or folder of files to train on")] = (
+        "train"
+    )
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
     max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = (

@@ -36,6 +36,7 @@ class DataReport:
     supervised_tokens: int = 0
     truncated: int = 0
     left_out: dict[str, Reason] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def left_out_count(self) -> int:
@@ -47,6 +48,11 @@ class DataReport:
             reason.count += 1
             if len(reason.first) < NAMED:
                 reason.first.append(f"{row.name} ({row.detail})" if row.detail else row.name)
+
+    def note(self, sentence: str) -> None:
+        """Something a person should know of how the data was opened; an empty sentence is nothing."""
+        if sentence:
+            self.notes.append(sentence)
 
     def merge(self, other: DataReport) -> None:
         """Add what another part of the same data set became: its rows, and those left out or cut off."""
@@ -68,7 +74,14 @@ class DataReport:
             parts.append(f"{self.truncated:,} were cut off at max_length.")
         if self.left_out:
             parts.append(f"{self.left_out_count:,} rows were left out: {self.reasons()}.")
+        parts += self.notes
         return " ".join(parts)
+
+    def aside(self) -> str:
+        """What the report on the training data should say of this evaluation set; empty where there is nothing."""
+        left_out = f"{self.left_out_count:,} rows were left out: {self.reasons()}." if self.left_out else ""
+        said = " ".join(part for part in (left_out, *self.notes) if part)
+        return f"Evaluation set {self.source}: {said}" if said else ""
 
     def reasons(self) -> str:
         """Each reason with its count and first rows, the most frequent first."""

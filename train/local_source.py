@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import DataConfig
@@ -79,7 +80,7 @@ def prepare_local(
     report.check(data)
     evaluation: TokenBlock | None
     if data.eval is not None:
-        evaluation = _evaluation_set(data, tokenizer, progress)
+        evaluation = _evaluation_set(data, tokenizer, report, progress)
     else:
         mine, held_out = split_eval(len(train), data.eval_fraction, seed)
         evaluation, train = (train.select(held_out) if len(held_out) else None), train.select(mine)
@@ -97,10 +98,14 @@ def prepare_local(
 
 
 def eval_section(data: DataConfig) -> DataConfig:
-    """The data section that reads `data.eval` as if it were the training data, without a row limit."""
+    """The data section that reads `data.eval` as if it were the training data, without a row limit.
+
+    A file is read whole: `split` is a choice among what lies together.
+    """
     if data.eval is None:
         raise UserError("train.data.eval is null, so there is no evaluation set to read")
-    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None})
+    split = "train" if Path(data.eval).expanduser().is_file() else data.split
+    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None, "split": split})
 
 
 def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
@@ -109,12 +114,13 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
         yield chunk
 
 
-def _evaluation_set(data: DataConfig, tokenizer: Any, progress: Progress | None) -> TokenBlock:
+def _evaluation_set(data: DataConfig, tokenizer: Any, whole: DataReport, progress: Progress | None) -> TokenBlock:
     section = eval_section(data)
     report = DataReport(section.train)
     block = _tokenise(open_rows(section.train, section.split), tokenizer, section, report, progress)
     report.examples = len(block)
     report.check(section)
+    whole.note(report.aside())
     return block
 
 
@@ -122,6 +128,7 @@ def _tokenise(
     source: RowSource, tokenizer: Any, data: DataConfig, report: DataReport, progress: Progress | None
 ) -> TokenBlock:
     """One block of all usable rows, in the order read; counts the others in `report`."""
+    report.note(source.note)
     encoder = Encoder(tokenizer, data, source.columns) if source.columns else None
     report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
