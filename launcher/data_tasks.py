@@ -266,7 +266,7 @@ def _tokenise_task(
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
     encoder = Encoder(_tokenizer(folders[node]), data, columns) if columns else None
     done = tokenize_rows(chunk, encoder)
-    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated)
+    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)
     sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
     counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)

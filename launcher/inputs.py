@@ -10,8 +10,9 @@ from gemfleet.train.home import gemfleet_home
 from gemfleet.train.local_source import eval_section
 from gemfleet.train.readers import LOOKAHEAD, Row, open_rows
 from gemfleet.train.resolve import check_context, check_model_folder
-from gemfleet.train.text_only import refuse_images
-from gemfleet.train.tokenizing import choose_format
+from gemfleet.train.text_only import refuse_media
+from gemfleet.train.tokenizing import choose_format, columns_by_format
+from gemfleet.train.unheard import refuse_unheard
 
 from .config import LaunchConfig
 from .delivery.deliver import check_delivery
@@ -45,8 +46,8 @@ def check_inputs(train: TrainConfig) -> None:
     for data in [train.data, *([eval_section(train.data)] if train.data.eval is not None else [])]:
         if Path(data.train).expanduser().exists():
             source = open_rows(data.train, data.split, data.limit)
-            if source.columns:
-                choose_format(data, source.columns)
+            used = columns_by_format(data)[choose_format(data, source.columns)] if source.columns else ()
             for row in islice(source.rows, LOOKAHEAD):
                 if isinstance(row, Row):
-                    refuse_images(row, data)
+                    refuse_media(row, data)
+                    refuse_unheard(row, data, used)

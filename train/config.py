@@ -77,6 +77,13 @@ class DataConfig(StrictModel):
     )
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
+    ignore_columns: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="columns, or keys of messages, to leave aside though they say more of what to train on",
+        ),
+    ] = ()
     max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = (
         1024
     )

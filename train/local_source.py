@@ -138,6 +138,7 @@ def _tokenise(
         blocks.append(done.block)
         report.rows += len(chunk)
         report.truncated += done.truncated
+        report.unused |= done.unused
         report.add_left_out(done.left_out)
         if progress is not None and task is not None:
             progress.update(task, advance=len(chunk))
