@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from gemfleet.train.packing import (
     steps_per_epoch,
 )
 from gemfleet.train.readers import BadRow, Row, open_rows
+from gemfleet.train.resolve import embedding_rows
 from gemfleet.train.tokenizing import Encoder, choose_format, tokenize_rows
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -264,7 +266,8 @@ def _tokenise_task(
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
-    encoder = Encoder(_tokenizer(folders[node]), data, columns) if columns else None
+    folder = folders[node]
+    encoder = Encoder(_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
     done = tokenize_rows(chunk, encoder)
     report = DataReport(data.train, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)

@@ -23,6 +23,7 @@ from gemfleet.cluster.inventory import answering_nodes
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
+from gemfleet.train.loop import UNCHANGED
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
 
@@ -179,6 +180,7 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         raise_failure(run, fitted.error)
         result = fitted.snapshot["result"]
         checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
+        tell_if_nothing_changed(run, result)
         return finish(run, Trained(checkpoint, fitted.ground, result), fitted.interrupted)
 
 
@@ -248,6 +250,13 @@ def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | Non
     if newest.step != result["steps"]:
         run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
     return store.at_hand(newest.step)
+
+
+def tell_if_nothing_changed(run: Run, result: dict[str, Any] | None) -> None:
+    """A line and an event for a run whose steps left the adapter as it was."""
+    if result and result.get("adapter_changed") is False:
+        run.note(UNCHANGED)
+        run.registry.add_event(run.id, "unchanged", UNCHANGED)
 
 
 def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:

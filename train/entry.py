@@ -65,7 +65,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     from .local_devices import settle_here
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
-    from .resolve import check_context, resolve_model_folder
+    from .resolve import check_context, embedding_rows, resolve_model_folder
     from .worker import run_training
 
     ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -77,7 +77,15 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
-        source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)
+        source, report = prepare_local(
+            config.data,
+            config.batch.global_,
+            config.seed,
+            tokenizer,
+            world_size,
+            progress,
+            embedding_rows(model_folder),
+        )
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, options, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,15 +73,25 @@ def prepare_local(
     tokenizer: Any,
     world_size: int,
     progress: Progress | None = None,
+    embedding_rows: int | None = None,
 ) -> tuple[LocalBlockSource, DataReport]:
-    """Read, tokenise and split the data of a run. UserError when no example is left to train on."""
+    """Read, tokenise and split the data of a run. UserError when no example is left to train on.
+
+    embedding_rows: see `Encoder`
+    """
     report = DataReport(data.train)
-    train = _tokenise(open_rows(data.train, data.split, data.limit), tokenizer, data, report, progress)
+    tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
+    train = tokenise(data, report)
     report.examples = len(train)
     report.check(data)
     evaluation: TokenBlock | None
     if data.eval is not None:
-        evaluation = _evaluation_set(data, tokenizer, report, progress)
+        section = eval_section(data)
+        eval_report = DataReport(section.train)
+        evaluation = tokenise(section, eval_report)
+        eval_report.examples = len(evaluation)
+        eval_report.check(section)
+        report.note(eval_report.aside())
     else:
         mine, held_out = split_eval(len(train), data.eval_fraction, seed)
         evaluation, train = (train.select(held_out) if len(held_out) else None), train.select(mine)
@@ -114,22 +125,13 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
         yield chunk
 
 
-def _evaluation_set(data: DataConfig, tokenizer: Any, whole: DataReport, progress: Progress | None) -> TokenBlock:
-    section = eval_section(data)
-    report = DataReport(section.train)
-    block = _tokenise(open_rows(section.train, section.split), tokenizer, section, report, progress)
-    report.examples = len(block)
-    report.check(section)
-    whole.note(report.aside())
-    return block
-
-
 def _tokenise(
-    source: RowSource, tokenizer: Any, data: DataConfig, report: DataReport, progress: Progress | None
+    data: DataConfig, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
 ) -> TokenBlock:
     """One block of all usable rows, in the order read; counts the others in `report`."""
+    source = open_rows(data.train, data.split, data.limit)
     report.note(source.note)
-    encoder = Encoder(tokenizer, data, source.columns) if source.columns else None
+    encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
     report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     blocks: list[TokenBlock] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import tempfile
@@ -34,6 +35,7 @@ class TrainResult:
     """How training ended. Losses are means per supervised token; None where there is none.
 
     eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
+    adapter_changed: False where the steps since the start, or since the last resume, left the adapters as they were
     """
 
     steps: int
@@ -42,6 +44,13 @@ class TrainResult:
     eval_loss_before: float | None
     eval_loss: float | None
     train_loss: float | None
+    adapter_changed: bool = True
+
+
+UNCHANGED = (
+    "the adapter is what it was before training: no step changed it, so it adds nothing to what it began with; look at "
+    "train.optim.learning_rate and train.lora"
+)
 
 
 class Trainer:
@@ -78,13 +87,17 @@ class Trainer:
         self.resume()
         if self.progress.step == 0:
             self.evaluate()
-        stopped = self.progress.step < self.progress.total_steps and self.train()
+        before = self.adapter_digest() if self.progress.step < self.progress.total_steps else None
+        stopped = before is not None and self.train()
         if not stopped:
             self.evaluate()
         self.save()
+        changed = before is None or self.adapter_digest() != before
+        if not changed:
+            log.warning("%s", UNCHANGED)
         self.reporter.progress("finish")
         self.reporter.finish()
-        return self.result(stopped)
+        return self.result(stopped, changed)
 
     def train(self) -> bool:
         """Optimizer steps until the end (False) or until any rank was asked to stop (True)."""
@@ -276,7 +289,14 @@ class Trainer:
         entries = [entry for entry in self.progress.log_history[-2:] if entry["step"] == self.progress.step]
         return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
-    def result(self, stopped: bool) -> TrainResult:
+    def adapter_digest(self) -> bytes:
+        """Of every bit of the adapters. Collective."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.strategy.gather_adapter().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.digest()
+
+    def result(self, stopped: bool, adapter_changed: bool = True) -> TrainResult:
         evaluations = [e["eval_loss"] for e in self.progress.log_history if "eval_loss" in e]
         losses = [e["loss"] for e in self.progress.log_history if "loss" in e]
         return TrainResult(
@@ -286,6 +306,7 @@ class Trainer:
             eval_loss_before=evaluations[0] if evaluations else None,
             eval_loss=evaluations[-1] if evaluations else None,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
+            adapter_changed=adapter_changed,
         )
 
     def _last_evaluated_step(self) -> int | None:

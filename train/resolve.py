@@ -66,6 +66,13 @@ def model_context(folder: Path) -> int | None:
     return length if isinstance(length, int) else None
 
 
+def embedding_rows(folder: Path) -> int | None:
+    """How many tokens the model of a folder has an embedding for; None where no config says."""
+    config = read_model_config(folder) if (folder / "config.json").is_file() else {}
+    rows = config.get("text_config", config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
 def check_context(folder: Path, max_length: int) -> None:
     """Raise UserError where rows would be longer than the model's context."""
     context = model_context(folder)

@@ -74,9 +74,15 @@ def columns_by_format(data: DataConfig) -> dict[RowFormat, tuple[str, ...]]:
 class Encoder:
     """Turns rows into ids and supervision for one tokenizer and one data section."""
 
-    def __init__(self, tokenizer: Any, data: DataConfig, columns: Iterable[str]) -> None:
-        """`columns` are those that the data set has. UserError when they do not fit, or the tokenizer lacks a token."""
+    def __init__(
+        self, tokenizer: Any, data: DataConfig, columns: Iterable[str], embedding_rows: int | None = None
+    ) -> None:
+        """`columns` are those that the data set has. UserError when they do not fit, or the tokenizer lacks a token.
+
+        embedding_rows: of the model; a row of the data with a token beyond them is left out. None: not known
+        """
         self.data = data
+        self.embedding_rows = embedding_rows
         self.format = choose_format(data, columns)
         self.used = columns_by_format(data)[self.format]
         self._tokenizer = tokenizer
@@ -158,6 +164,14 @@ class Encoder:
             )
         return int(number)
 
+    def beyond_embedding(self, tokens: Sequence[int]) -> str:
+        """The first token that the model has no row for, as in `'<tool>' is 316`; empty where there is none."""
+        rows = self.embedding_rows
+        if rows is None or max(tokens) < rows:
+            return ""
+        first = next(token for token in tokens if token >= rows)
+        return f"{self._tokenizer.convert_ids_to_tokens(first)!r} is {first}"
+
     def _text(self, values: dict[str, Any], name: str) -> str:
         """A text field, without a `<bos>` that it begins with, since one is put in front anyway."""
         text = _field(values, name)
@@ -207,7 +221,7 @@ def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Toke
     kept: list[tuple[list[int], list[bool]]] = []
     truncated = 0
     for (name, _), encoded in zip(good, encoder.encode([segments for _, segments in good]), strict=True):
-        verdict = _judge(name, encoded, encoder.data)
+        verdict = _judge(name, encoded, encoder)
         if isinstance(verdict, LeftOut):
             left_out.append(verdict)
         else:
@@ -217,11 +231,14 @@ def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Toke
 
 
 def _judge(
-    name: str, encoded: tuple[list[int], list[bool]] | RowError, data: DataConfig
+    name: str, encoded: tuple[list[int], list[bool]] | RowError, encoder: Encoder
 ) -> tuple[list[int], list[bool]] | LeftOut:
     if isinstance(encoded, RowError):
         return LeftOut(name, encoded.reason, encoded.detail)
     tokens, supervised = encoded
+    data = encoder.data
+    if beyond := encoder.beyond_embedding(tokens):
+        return LeftOut(name, f"a token beyond the model's embedding of {encoder.embedding_rows} rows", beyond)
     if len(tokens) > data.max_length:
         if data.too_long == "skip":
             return LeftOut(name, f"longer than max_length {data.max_length}", f"{len(tokens)} tokens")

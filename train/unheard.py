@@ -14,7 +14,7 @@ from .rows import Row
 
 # Names as OpenAI, trl, Axolotl, LLaMA-Factory and Alpaca use them.
 TELLING_COLUMNS = frozenset(
-    [
+    {
         "weight",
         "weights",
         "sample_weight",
@@ -37,10 +37,10 @@ TELLING_COLUMNS = frozenset(
         "tools",
         "functions",
         "documents",
-    ]
+    }
 )
 TELLING_KEYS = frozenset(
-    [
+    {
         "tool_calls",
         "function_call",
         "tool_call_id",
@@ -61,7 +61,7 @@ TELLING_KEYS = frozenset(
         "audios",
         "video",
         "videos",
-    ]
+    }
 )
 HEARD_KEYS = frozenset({"role", "content", "weight", "train", "training"})
 AS_USUAL = {"weight": 1, "weights": 1, "sample_weight": 1, "loss_weight": 1, "train": True, "training": True}

@@ -233,3 +233,21 @@ def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
     result = trainer(train, MemoryReporter(tmp_path), tmp_path / "work", only_training).run()
     assert result.eval_loss is None
     assert result.train_loss is not None
+
+
+def test_a_run_that_changes_nothing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "gemfleet.train")
+    result, _ = train_in(tmp_path / "learns")
+    assert result.adapter_changed
+    assert "adapter is what it was" not in caplog.text
+    result, _ = train_in(tmp_path / "idle", optim={"learning_rate": 1e-60})
+    assert not result.adapter_changed
+    assert "the adapter is what it was before training" in caplog.text
+
+
+def test_one_step_of_the_defaults_changes_the_adapter(tmp_path: Path) -> None:
+    result, _ = train_in(tmp_path / "run", optim={}, batch={"global": 32, "micro": 1}, epochs=1.0)
+    assert result.total_steps == 1
+    assert result.adapter_changed
+    adapter = load_file(tmp_path / "run" / "checkpoint-1" / "adapter_model.safetensors")
+    assert all(float(tensor.abs().max()) > 0 for name, tensor in adapter.items() if "lora_B" in name)
