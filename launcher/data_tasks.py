@@ -279,9 +279,9 @@ def _tokenise_task(
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one CPU was asked for; the cluster is the parallelism
-    from transformers import AutoTokenizer
+    from gemfleet.train.base_check import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(Path(folder))
 
 
 def _pack_task(blocks: list[Any], starts: Ints, steps: list[Ints], world_size: int, max_length: int) -> PackedBlock:

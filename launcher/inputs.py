@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
+from gemfleet.train.base_check import check_base, load_tokenizer
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.local_source import eval_section
@@ -38,11 +39,18 @@ def with_clones(config: LaunchConfig, run_folder: Path, display: Display) -> Lau
     return config.model_copy(update={"train": train})
 
 
+def check_model(folder: Path, train: TrainConfig) -> None:
+    """UserError for a checked folder whose weights or tokenizer could not be loaded, or whose context is too short."""
+    check_context(folder, train.data.max_length)
+    check_base(folder)
+    load_tokenizer(folder)
+
+
 def check_inputs(train: TrainConfig) -> None:
     """The model's folder, the data's files and their columns."""
     model = Path(train.model).expanduser()
     if train.model != "demo" and (model.exists() or train.model.startswith((".", "/", "~"))):
-        check_context(check_model_folder(model), train.data.max_length)
+        check_model(check_model_folder(model), train)
     for data in [train.data, *([eval_section(train.data)] if train.data.eval is not None else [])]:
         if Path(data.train).expanduser().exists():
             source = open_rows(data.train, data.split, data.limit)

@@ -21,11 +21,13 @@ from gemfleet.cluster.claims import Claims
 from gemfleet.cluster.doctor.examine import check_quickly
 from gemfleet.cluster.inventory import answering_nodes
 from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.train.base_check import check_base
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
 from gemfleet.train.loop import UNCHANGED
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
+from gemfleet.train.weight_files import beside_note
 
 from .api.beside import seen_to_the_end, status_api
 from .config import LaunchConfig
@@ -214,6 +216,9 @@ def stage(run: Run) -> tuple[Path, dict[str, str]]:
     run.enter(RunState.STAGING, "staging model")
     folder = resolve_model_folder(run.config.train.model)
     check_context(folder, run.config.train.data.max_length)
+    check_base(folder)
+    if note := beside_note(folder):
+        run.note(note)
     return folder, stage_to(run, folder, {})
 
 

@@ -45,9 +45,21 @@ class LoraConfig(StrictModel):
         Literal["all-linear"] | list[str],
         Field(
             description="`all-linear`: every linear layer of the language model, without lm_head and the vision tower; "
-            "or a list of module names"
+            "or a list of module names, never lm_head"
         ),
     ] = "all-linear"
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_layers(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        if not names or not all(names):
+            raise ValueError(
+                f"found {value}, which names no module; give `all-linear` or a list as in [q_proj, v_proj]"
+            )
+        if any(name.rpartition(".")[2] == "lm_head" for name in names):
+            raise ValueError("found `lm_head`, whose weight is the embedding's too and cannot be merged; leave it out")
+        return value
 
 
 class ColumnsConfig(StrictModel):

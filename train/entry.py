@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
-    from transformers import AutoTokenizer
-
+    from .base_check import check_base, load_tokenizer
     from .batch_finder.local import settle_micro
     from .batch_finder.memory import resident_bytes
     from .device import prepare_process
@@ -66,6 +65,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
     from .resolve import check_context, embedding_rows, resolve_model_folder
+    from .weight_files import beside_note
     from .worker import run_training
 
     ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -74,7 +74,8 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     model_folder = resolve_model_folder(config.model)
     check_context(model_folder, config.data.max_length)
     config, options = settle_here(config, model_folder, local_rank, ranks_on_node)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = load_tokenizer(model_folder)
+    check_base(model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
         source, report = prepare_local(
@@ -90,7 +91,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     config = settle_micro(config, options, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
     if rank == 0:
-        print(report.summary())
+        print(*filter(None, [beside_note(model_folder), report.summary()]), sep="\n")
     with reporter, tempfile.TemporaryDirectory(dir=reporter.folder, prefix=".work-") as work:
         result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
     if rank == 0:

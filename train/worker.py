@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 from .attention import check_attention
+from .base_check import check_base
 from .capabilities import choose
 from .config import TrainConfig
 from .device import DeviceFacts, choose_dtype, current_device
@@ -49,6 +50,7 @@ def run_training(
 def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -> tuple[TrainableModel, Strategy]:
     """The model with its adapters, and the strategy that is to take it over: for training and for a probe alike."""
     dtype = choose_dtype(config.precision, facts)
+    check_base(model_folder)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
