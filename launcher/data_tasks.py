@@ -20,6 +20,7 @@ from gemfleet.train.config import DataConfig, TrainConfig
 from gemfleet.train.data_report import DataReport
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.lineage import Digests, data_digest, example_digests
 from gemfleet.train.local_source import chunks, eval_section
 from gemfleet.train.packing import (
     Ints,
@@ -218,9 +219,12 @@ def _tokenise(
 
 def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: DataReport) -> TokenisedSet:
     parts = []
-    for counts, part in _get(summaries):
+    digests = []
+    for counts, digest, part in _get(summaries):
         parts.append(counts)
+        digests.append(digest)
         report.merge(part)
+    report.digest = data_digest(digests)
     counts = np.concatenate([np.empty((0, 2), np.int64), *parts])
     report.examples = len(counts)
     report.check(data)
@@ -261,8 +265,8 @@ def _get(references: list[Any]) -> list[Any]:
 
 def _tokenise_task(
     chunk: list[Row | BadRow], data: DataConfig, columns: tuple[str, ...], folders: dict[str, str]
-) -> tuple[TokenBlock, tuple[Ints, DataReport]]:
-    """One chunk of rows as a block, with its examples' counts and the report on its rows."""
+) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
+    """One chunk of rows as a block, with its examples' counts and digests, and the report on its rows."""
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
@@ -273,7 +277,7 @@ def _tokenise_task(
     report.add_left_out(done.left_out)
     sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
     counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)
-    return done.block, (counts, report)
+    return done.block, (counts, example_digests(done.block), report)
 
 
 @lru_cache(maxsize=2)

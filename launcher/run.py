@@ -79,6 +79,7 @@ class Run:
     """One run: its id, its folder, its row in the registry, and its claim on the cluster, once there is one."""
 
     claims: Claims
+    accept_changes: bool = False  # go on also from a checkpoint that was made from something else
 
     def __init__(
         self,
@@ -141,11 +142,13 @@ def launch(
     submitted: str | None = None,
     batch_cache: bool = True,
     new_id: str | None = None,
+    accept_changes: bool = False,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
     With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint; one that has
     succeeded and is asked for nothing more is left alone, and the outcome says so.
+    accept_changes: also where that one was made from other data, another base or other adapters.
     With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
@@ -154,6 +157,7 @@ def launch(
     if submitted is None:
         check_everything(config)
     run = Run(config, config_path, display, resumed, submitted, new_id)
+    run.accept_changes = accept_changes
     with ends_in_the_registry(run):
         if submitted is not None:
             check_everything(config)

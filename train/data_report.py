@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from .config import DataConfig
 from .errors import UserError
+from .lineage import DataDigest
 from .tokenizing import LeftOut
 
 NAMED = 3  # rows named for each reason; the rest are only counted
@@ -39,6 +40,7 @@ class DataReport:
     left_out: dict[str, Reason] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unused: set[str] = field(default_factory=set)
+    digest: DataDigest | None = None
 
     @property
     def left_out_count(self) -> int:

@@ -48,14 +48,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
         with process_group():
-            train_here(config, options.out, options.resume)
+            train_here(config, options.out, options.resume, options.accept_changes)
     except (UserError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
+def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
     """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
     from .base_check import check_base, load_tokenizer
     from .batch_finder.local import settle_micro
@@ -93,7 +93,17 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     if rank == 0:
         print(*filter(None, [beside_note(model_folder), report.summary()]), sep="\n")
     with reporter, tempfile.TemporaryDirectory(dir=reporter.folder, prefix=".work-") as work:
-        result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
+        result = run_training(
+            config,
+            model_folder,
+            source,
+            reporter,
+            rank,
+            local_rank,
+            Path(work),
+            report.digest,
+            accept_changes,
+        )
     if rank == 0:
         losses = (
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
@@ -177,4 +187,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="folder of the run (default: a new one below $GEMFLEET_HOME/runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume although data, base or alpha differ from what the checkpoint was made from",
+    )
     return parser

@@ -12,6 +12,7 @@ from .config import DataConfig
 from .data_report import DataReport
 from .errors import UserError
 from .interfaces import PackedRows, StepRows
+from .lineage import data_digest, example_digests
 from .packing import Ints, TokenBlock, epoch_order, pack_steps, split_eval, step_indices, steps_per_epoch
 from .readers import BadRow, Row, RowSource, open_rows
 from .tokenizing import Encoder, tokenize_rows
@@ -82,6 +83,7 @@ def prepare_local(
     report = DataReport(data.train)
     tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
     train = tokenise(data, report)
+    report.digest = data_digest([example_digests(train)])
     report.examples = len(train)
     report.check(data)
     evaluation: TokenBlock | None

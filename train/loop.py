@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
-from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .checkpoint import UNKNOWN, Progress, load_checkpoint, save_checkpoint
 from .config import Interval, TrainConfig
 from .device_meter import DeviceMeter
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
+from .lineage import Lineage
 from .model import TrainableModel
 from .out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
 from .prefetch import StepPrefetcher
@@ -65,8 +66,9 @@ class Trainer:
         reporter: Reporter,
         rank: int,
         work_folder: Path,
+        lineage: Lineage = UNKNOWN,
     ) -> None:
-        self.config = config
+        self.config, self.lineage = config, lineage
         self.flops = flop_counter(model, config.activation_checkpointing)
         self.rated_flops = rated_flops_per_second(model.device, model.criterion.head_weight.dtype)
         self.model = strategy.setup(model)
@@ -247,6 +249,7 @@ class Trainer:
                 optimizer=optimizer,
                 progress=self.progress.snapshot(),
                 config=self.config,
+                lineage=self.lineage,
             )
         self._saved_step = self.progress.step
         self.reporter.save_checkpoint(self.progress.step, write, self.metrics_of_this_step())
@@ -259,10 +262,13 @@ class Trainer:
             if folder is None:
                 return
             total_steps = self.progress.total_steps
-            self.progress = load_checkpoint(folder, self.model, self.strategy, self.config)
+            self.progress = load_checkpoint(folder, self.model, self.strategy, self.config, self.lineage)
             self.progress.total_steps = total_steps
             self._saved_step = self.progress.step
             self._evaluated_step = self._last_evaluated_step()
+            for entry in self.progress.log_history[-1:]:
+                for change in entry.get("accepted_changes", ()):
+                    log.warning("going on although %s", change)
             log.info("resumed from %s at step %d of %d", folder.name, self.progress.step, total_steps)
 
     def is_due(self, every: Interval) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
+from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 if TYPE_CHECKING:
     from ..config import LaunchConfig
@@ -26,6 +26,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     new_id: RunId = None,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     batch_cache: Annotated[
@@ -59,7 +60,7 @@ def train(
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
-        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id))
+        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id), accept_changes)
 
 
 def run_to_resume(wanted: str, name: str) -> str:
@@ -103,8 +104,9 @@ def run_to_its_end(
     submitted: str | None = None,
     batch_cache: bool = True,
     new_id: str | None = None,
+    accept_changes: bool = False,
 ) -> None:
-    """Launch, show what goes on, and print the outcome. For `resumed`, `submitted` and `new_id` see `launch`."""
+    """Launch, show what goes on, and print the outcome. For the last five see `launch`."""
     from ..shadowing import refuse_shadowing
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
@@ -117,7 +119,7 @@ def run_to_its_end(
     hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()
     try:
-        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id)
+        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id, accept_changes)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)
