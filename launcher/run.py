@@ -44,6 +44,7 @@ from .places import Ground, StoppedBeforeFit, await_admission, find_places, heed
 from .progress import Display
 from .ray_session import connected
 from .results import Trained, predict_answers, publish_and_deliver
+from .resume_check import check_resume
 from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE
 from .run_names import new_run_id
 from .settle_strategy import settle as settle_strategy
@@ -156,11 +157,14 @@ def launch(
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
     if submitted is None:
         check_everything(config)
+    if resumed is not None:
+        check_resume(config.train, gemfleet_home() / "runs" / resumed, accept_changes)
     run = Run(config, config_path, display, resumed, submitted, new_id)
     run.accept_changes = accept_changes
     with ends_in_the_registry(run):
         if submitted is not None:
             check_everything(config)
+            check_resume(config.train, run.folder, accept_changes)
         run.config = with_clones(config, run.folder, display)
         return carry_out(run, batch_cache)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import StrictModel, TrainConfig
-from .errors import UserError
+from .errors import NonFiniteLossError, UserError
 
 EXAMPLES = """examples:
   python -m train examples/demo.yaml
@@ -34,10 +34,11 @@ class TrainFile(StrictModel):
     cluster: Any = None
     output: Any = None
     predict: Any = None
+    api: Any = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 trained, 2 something the user can put right."""
+    """Exit code: 0 trained, 1 training failed, 2 something the user can put right, 130 ended by Ctrl-C."""
     options = _parser().parse_args(arguments)
     if options.out is None:
         os.umask(0o077)  # what lies in the home is its user's alone
@@ -52,6 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UserError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (NonFiniteLossError, OSError) as error:
+        print(f"error: training failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

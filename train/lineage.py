@@ -110,7 +110,7 @@ def changes_since(name: str, saved: Mapping[str, Any], config: TrainConfig, line
 
 
 def _other_settings(train: Mapping[str, Any], config: TrainConfig) -> list[str]:
-    fields = [
+    fields: list[tuple[str, Any, Any]] = [
         ("train.lora.alpha", train["lora"]["alpha"], config.lora.alpha),
         ("train.quantization", train.get("quantization", "none"), config.quantization),
     ]

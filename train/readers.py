@@ -12,7 +12,7 @@ from .errors import UserError
 from .file_readers import READERS, first_line, named_rows, open_file
 from .rows import BadRow, Row, Rows
 
-__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "open_rows"]
+__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows"]
 
 LOOKAHEAD = 100  # rows whose columns stand for the whole data set's
 
@@ -70,9 +70,17 @@ def _open(source: str, split: str) -> Opened:
     if path.is_file():
         refuse_split(path, split)
         return Opened(*open_file(path))
-    if source.startswith((".", "/", "~")) or path.suffix.lower() in READERS or source.count("/") > 1:
+    if not is_hub_id(source):
         raise UserError(f"the data file {source} does not exist; check train.data and the folder you started in")
     return Opened(*_open_hub(source, split))
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source can only be meant as a data set of Hugging Face's: no demonstration, nothing here, no path."""
+    path = Path(source).expanduser()
+    if source == "demo" or source.startswith("demo:") or path.exists():
+        return False
+    return not (source.startswith((".", "/", "~")) or path.suffix.lower() in READERS or source.count("/") > 1)
 
 
 def _open_folder(folder: Path, split: str) -> Opened:

@@ -36,7 +36,9 @@ def resume(
     from gemfleet.train.errors import UserError
 
     from ..config_file import load_config
+    from ..inputs import check_everything
     from ..nothing_left import nothing_left
+    from ..resume_check import check_resume
     from ..run_folder import RESOLVED_FILE, launch_folder
     from .home import open_registry, run_folder
     from .train import run_to_its_end
@@ -50,6 +52,9 @@ def resume(
     config = load_config(folder / RESOLVED_FILE, overrides or [])
     if dry_run:
         sentence = None if reopened else nothing_left(registry, found.id, config)
+        if sentence is None:
+            check_everything(config)
+            check_resume(config.train, folder, accept_changes)
         _print_start(found.id, sentence, as_json)
     else:
         # The API has opened the row again before it starts this process.

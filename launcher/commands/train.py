@@ -57,6 +57,7 @@ def train(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
+        _check(loaded, resume, config, accept_changes)
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
@@ -76,6 +77,17 @@ def run_to_resume(wanted: str, name: str) -> str:
     if not named:
         raise UnknownRun(f"--resume latest: there is no run named {name!r} yet; leave --resume out to start one")
     return named[0]
+
+
+def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes: bool) -> None:
+    """What the run itself would find to be wrong before it starts."""
+    from ..inputs import check_everything
+    from ..resume_check import check_resume
+    from .home import run_folder
+
+    check_everything(config)
+    if resume is not None:
+        check_resume(config.train, run_folder(run_to_resume(resume, config.name or path.stem)), accept_changes)
 
 
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
