@@ -112,7 +112,7 @@ def hub_snapshots() -> Iterator[Path]:
 
 
 def _same_weights(place: Path, files: Sequence[StagedFile]) -> bool:
-    """A folder with further weight files is another model: loading reads all of them."""
+    """A folder with further weight files is another model, as an index among them may choose."""
     ours = {file.path for file in files if file.path.endswith(".safetensors") and "/" not in file.path}
     return {path.name for path in place.glob("*.safetensors")} == ours
 

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from gemfleet.train.config import DataConfig, TrainConfig
 from gemfleet.train.data_report import DataReport
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.lineage import Digests, data_digest, example_digests
 from gemfleet.train.local_source import chunks, eval_section
 from gemfleet.train.packing import (
     Ints,
@@ -31,6 +33,7 @@ from gemfleet.train.packing import (
     steps_per_epoch,
 )
 from gemfleet.train.readers import BadRow, Row, open_rows
+from gemfleet.train.resolve import embedding_rows
 from gemfleet.train.tokenizing import Encoder, choose_format, tokenize_rows
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -129,7 +132,9 @@ def tokenise_on_cluster(
     evaluation: tuple[TokenisedSet, Ints] | None = None
     if data.eval is not None:
         section = eval_section(data)
-        eval_set = _tokenise(section, tokenizer_folders, DataReport(section.train), progress)
+        eval_report = DataReport(section.train)
+        eval_set = _tokenise(section, tokenizer_folders, eval_report, progress)
+        report.note(eval_report.aside())
         train = np.arange(len(tokenised.counts), dtype=np.int64)
         evaluation = (eval_set, np.arange(len(eval_set.counts), dtype=np.int64))
     else:
@@ -181,6 +186,7 @@ def _tokenise(
     data: DataConfig, folders: Mapping[str, str], report: DataReport, progress: Progress | None
 ) -> TokenisedSet:
     source = open_rows(data.train, data.split, data.limit)
+    report.note(source.note)
     if source.columns:
         report.format = choose_format(data, source.columns)  # a wrong column is told before any task starts
     nodes, cpus = _worker_nodes(folders)
@@ -213,9 +219,12 @@ def _tokenise(
 
 def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: DataReport) -> TokenisedSet:
     parts = []
-    for counts, part in _get(summaries):
+    digests = []
+    for counts, digest, part in _get(summaries):
         parts.append(counts)
+        digests.append(digest)
         report.merge(part)
+    report.digest = data_digest(digests)
     counts = np.concatenate([np.empty((0, 2), np.int64), *parts])
     report.examples = len(counts)
     report.check(data)
@@ -256,26 +265,27 @@ def _get(references: list[Any]) -> list[Any]:
 
 def _tokenise_task(
     chunk: list[Row | BadRow], data: DataConfig, columns: tuple[str, ...], folders: dict[str, str]
-) -> tuple[TokenBlock, tuple[Ints, DataReport]]:
-    """One chunk of rows as a block, with its examples' counts and the report on its rows."""
+) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
+    """One chunk of rows as a block, with its examples' counts and digests, and the report on its rows."""
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
-    encoder = Encoder(_tokenizer(folders[node]), data, columns) if columns else None
+    folder = folders[node]
+    encoder = Encoder(_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
     done = tokenize_rows(chunk, encoder)
-    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated)
+    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)
     sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
     counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)
-    return done.block, (counts, report)
+    return done.block, (counts, example_digests(done.block), report)
 
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str) -> Any:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one CPU was asked for; the cluster is the parallelism
-    from transformers import AutoTokenizer
+    from gemfleet.train.base_check import load_tokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return load_tokenizer(Path(folder))
 
 
 def _pack_task(blocks: list[Any], starts: Ints, steps: list[Ints], world_size: int, max_length: int) -> PackedBlock:

@@ -94,7 +94,9 @@ def fit_thread(
         f"launch-{attempts.before}", ground.placement, filesystem, "", failures_left, attempts, recorder
     )
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
-    thread = FitThread(build_trainer(RankJob(train, ground.source, ground.folders, recorder, store, faults), settings))
+    digest = ground.data.report.digest
+    job = RankJob(train, ground.source, ground.folders, recorder, store, faults, digest, run.accept_changes)
+    thread = FitThread(build_trainer(job, settings))
     thread.start()
     return thread
 

@@ -97,6 +97,9 @@ def _settings(train: Mapping[str, Any], state: Mapping[str, Any]) -> Iterable[tu
     yield "gradient norm clipped at", f"{optim['max_grad_norm']:g}" if optim["max_grad_norm"] else "not clipped"
     yield "LoRA", f"r {lora['r']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"
     yield "seed", train["seed"]
+    for entry in state["log_history"]:
+        if changes := entry.get("accepted_changes"):
+            yield f"changed when it was resumed at step {entry['step']}", "; ".join(changes)
     yield "strategy, precision asked for", f"{train['strategy']}, {train['precision']}"
     if train.get("quantization") not in (None, "none"):
         yield "frozen base held in", train["quantization"]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,8 @@ from gemfleet.train.home import gemfleet_home
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.options import DeviceKind
 from gemfleet.train.precision import describe_precision
+from gemfleet.train.resolve import read_model_config
+from gemfleet.train.weight_files import stored_tensors
 
 from .config import LaunchConfig, WorkerRange
 
@@ -61,10 +61,12 @@ def local_model_facts(model: str) -> ModelFacts | None:
     folder = demo if model == "demo" else Path(model).expanduser()
     if not (folder / "config.json").is_file():
         return None
-    weights = sorted(folder.glob("*.safetensors"))
-    config = json.loads((folder / "config.json").read_text())
-    parameters = sum(_safetensors_elements(path) for path in weights) if weights else None
-    return ModelFacts(folder, config, parameters, sum(path.stat().st_size for path in weights))
+    config = read_model_config(folder)
+    if not list(folder.glob("*.safetensors")):
+        return ModelFacts(folder, config, None, 0)
+    stored = stored_tensors(folder).values()
+    parameters = sum(math.prod(tensor.shape) for tensor in stored)
+    return ModelFacts(folder, config, parameters, sum(tensor.nbytes for tensor in stored))
 
 
 def lora_parameter_count(lora: LoraConfig, model_config: Mapping[str, Any]) -> int | None:
@@ -92,14 +94,6 @@ def lora_parameter_count(lora: LoraConfig, model_config: Mapping[str, Any]) -> i
     if not all(name in sides for name in names):
         return None
     return int(layers * lora.r * sum(sides[name] for name in names))
-
-
-def _safetensors_elements(path: Path) -> int:
-    """Elements of all tensors, from the header alone (8 bytes of length, then JSON)."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
 def _model_sentence(name: str, facts: ModelFacts) -> str:

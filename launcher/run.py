@@ -23,10 +23,13 @@ from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.errors import ClusterError, DiskFull, RunConflict, UnknownRun
 from gemfleet.cluster.inventory import answering_nodes
 from gemfleet.cluster.run_registry import RunState
+from gemfleet.train.base_check import check_base
 from gemfleet.train.errors import UserError
 from gemfleet.train.home import gemfleet_home
+from gemfleet.train.loop import UNCHANGED
 from gemfleet.train.precision import precision_note
 from gemfleet.train.resolve import check_context, resolve_model_folder
+from gemfleet.train.weight_files import beside_note
 
 from .api.beside import seen_to_the_end, status_api
 from .config import LaunchConfig
@@ -44,6 +47,7 @@ from .progress import Display
 from .ray_session import connected
 from .registry import registry_of
 from .results import Trained, predict_answers, publish_and_deliver
+from .resume_check import check_resume
 from .run_folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, refuse_leftovers
 from .run_names import new_run_id
 from .settle_strategy import settle as settle_strategy
@@ -83,6 +87,7 @@ class Run:
     """One run: its id, its folder, its row in the registry, and its claim on the cluster, once there is one."""
 
     claims: Claims
+    accept_changes: bool = False  # go on also from a checkpoint that was made from something else
 
     def __init__(
         self,
@@ -187,11 +192,13 @@ def launch(
     submitted: str | None = None,
     batch_cache: bool = True,
     new_id: str | None = None,
+    accept_changes: bool = False,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
 
     With `resumed`, the id of a run that has ended, it goes on from that run's newest verified checkpoint; one that has
     succeeded and is asked for nothing more is left alone, and the outcome says so.
+    accept_changes: also where that one was made from other data, another base or other adapters.
     With `submitted`, the id of a row that waits for this run, wrong inputs are told there too. `new_id`: of a new one.
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
     """
@@ -199,12 +206,16 @@ def launch(
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
     if submitted is None:
         check_everything(config)
+    if resumed is not None:
+        check_resume(config.train, gemfleet_home() / "runs" / resumed, accept_changes)
     with SIGNALS.held():
         run = Run(config, config_path, display, resumed, submitted, new_id)
+    run.accept_changes = accept_changes
     with closing(run.lock), ends_in_the_registry(run):
         SIGNALS.heed()
         if submitted is not None:
             check_everything(config)
+            check_resume(config.train, run.folder, accept_changes)
         run.config = with_clones(config, run.folder, display)
         return carry_out(run, batch_cache)
 
@@ -230,6 +241,7 @@ def carry_out(run: Run, batch_cache: bool) -> Outcome:
         raise_failure(run, fitted.error)
         result = fitted.snapshot["result"]
         checkpoint = None if train.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
+        tell_if_nothing_changed(run, result)
         return finish(run, Trained(checkpoint, fitted.ground, result), fitted.interrupted)
 
 
@@ -264,6 +276,9 @@ def stage(run: Run) -> tuple[Path, dict[str, str]]:
     run.enter(RunState.STAGING, "staging model")
     folder = resolve_model_folder(run.config.train.model)
     check_context(folder, run.config.train.data.max_length)
+    check_base(folder)
+    if note := beside_note(folder):
+        run.note(note)
     return folder, stage_to(run, folder, {})
 
 
@@ -300,6 +315,13 @@ def newest_checkpoint(run: Run, store: StoreClient, result: dict[str, Any] | Non
     if newest.step != result["steps"]:
         run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
     return store.at_hand(newest.step)
+
+
+def tell_if_nothing_changed(run: Run, result: dict[str, Any] | None) -> None:
+    """A line and an event for a run whose steps left the adapter as it was."""
+    if result and result.get("adapter_changed") is False:
+        run.note(UNCHANGED)
+        run.registry.add_event(run.id, "unchanged", UNCHANGED)
 
 
 def finish(run: Run, trained: Trained, interrupted: bool) -> Outcome:

@@ -33,6 +33,7 @@ from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
 from gemfleet.train.resolve import read_model_config
 
+from .config import WorkerRange
 from .plan import local_model_facts
 
 GIB = 2**30
@@ -144,6 +145,13 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
     """What a configuration file says of one rank's work."""
     dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
     return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
+
+
+def ranks_of(workers: int | str | WorkerRange) -> int | None:
+    """The ranks that a configuration asks for, of an elastic run the fewest; None where it leaves them open."""
+    if isinstance(workers, WorkerRange):
+        return workers.min
+    return workers if isinstance(workers, int) else None
 
 
 def table_rows(report: SizingReport, width: int = WIDE_TABLE) -> tuple[list[str], list[list[str]]]:

@@ -24,6 +24,7 @@ from gemfleet.cluster.scratch import scratch_folder
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
+from gemfleet.train.lineage import DataDigest
 from gemfleet.train.loop import TrainResult
 from gemfleet.train.out_of_memory import OutOfMemoryError
 
@@ -50,6 +51,7 @@ class RankJob:
     """Everything a rank needs; pickled once by Ray and sent to all ranks.
 
     model_folders: for each Ray node id, the folder there that holds the staged model
+    data, accept_changes: see `run_training`
     """
 
     config: TrainConfig
@@ -58,6 +60,8 @@ class RankJob:
     recorder: HeadActor
     store: StoreClient
     faults: FaultPolicy
+    data: DataDigest | None = None
+    accept_changes: bool = False
 
 
 def train_rank(settings: dict[str, Any]) -> None:
@@ -99,7 +103,17 @@ def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
     reporter.progress("start")
     local_rank = ray.train.get_context().get_local_rank()
     try:
-        return run_training(job.config, model_folder(job), job.source, reporter, rank, local_rank, work)
+        return run_training(
+            job.config,
+            model_folder(job),
+            job.source,
+            reporter,
+            rank,
+            local_rank,
+            work,
+            job.data,
+            job.accept_changes,
+        )
     finally:
         watchdog.close()
         reporter.close()

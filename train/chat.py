@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TURN_START, TURN_END = "<start_of_turn>", "<end_of_turn>"
+TARGET_KEYS = ("weight", "train", "training")  # of a message: OpenAI's, and Axolotl's two names
 
 # The template of the published Gemma 3 instruction models (google/gemma-3-1b-it, tokenizer_config.json).
 CHAT_TEMPLATE = """{{ bos_token }}
@@ -103,7 +104,7 @@ def chat_segments(messages: Any, supervise_from: int = 0) -> list[Segment]:
             raise RowError(
                 "roles that do not alternate user, assistant", f"message {first + position + 1} is {message['role']!r}"
             )
-        supervised = role == "assistant" and first + position >= supervise_from
+        supervised = _is_target(message, role == "assistant" and first + position >= supervise_from)
         prefix = system if position == 0 else ""
         header = f"{'model' if role == 'assistant' else 'user'}\n{prefix}"
         segments += [
@@ -131,7 +132,23 @@ def _split_system(messages: Any) -> tuple[str, Sequence[Any]]:
         return "", messages
     if len(messages) == 1:
         raise RowError("a system message and nothing else")
+    _is_target(messages[0], False)
     return _content(messages[0]["content"], trim=False) + "\n\n", messages[1:]
+
+
+def _is_target(message: dict[str, Any], usually: bool) -> bool:
+    """Whether a message is supervised: as usual, unless it says 0 or false itself."""
+    for key in TARGET_KEYS:
+        value = message.get(key)
+        if value is None:
+            continue
+        if value not in (0, 1):
+            raise RowError(f"a message whose {key} is neither 0 nor 1", str(value)[:40])
+        if value and not usually:
+            raise RowError("a message to be trained on that is not an answer of the assistant's", f"{key} {value}")
+        if not value:
+            return False
+    return usually
 
 
 def _content(content: Any, trim: bool = True) -> str:

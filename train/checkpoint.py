@@ -5,7 +5,8 @@
     trainer_state.json                               transformers' schema, log_history filled
     data_state.json                                  step, epoch, seed: the position in the data and of every random
     stream
-    training_config.json                             the `train` section, and the versions that wrote it
+    training_config.json                             the `train` section, the versions that wrote it, and digests of the
+    data and the base it was made from
 
 Random numbers are derived from (seed, step, rank) at each step, so the position is all the state they have.
 Nothing here is a pickle, and none is read.
@@ -25,6 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from .config import TrainConfig
 from .errors import UserError
+from .lineage import Lineage, changes_since, refuse_other_shapes
 from .model import TrainableModel
 from .strategies.base import StateDict, Strategy
 
@@ -36,6 +38,7 @@ CONFIG_FILE = "training_config.json"
 CHECKPOINT_FILES = (
     *("adapter_config.json", ADAPTER_FILE, OPTIMIZER_FILE, TRAINER_STATE_FILE, DATA_STATE_FILE, CONFIG_FILE),
 )
+UNKNOWN = Lineage()
 VERSIONED_PACKAGES = ("gemfleet", "torch", "transformers", "peft", "ray")
 
 
@@ -63,6 +66,7 @@ def save_checkpoint(
     optimizer: StateDict,
     progress: Progress,
     config: TrainConfig,
+    lineage: Lineage = UNKNOWN,
 ) -> None:
     """Write gathered state into `folder` (created; must be empty or absent). Only one rank needs to call it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +74,12 @@ def save_checkpoint(
     save_file(optimizer, folder / OPTIMIZER_FILE, metadata={"format": "pt"})
     _write_json(folder / TRAINER_STATE_FILE, trainer_state(progress, config))
     _write_json(folder / DATA_STATE_FILE, {"step": progress.step, "epoch": progress.epoch, "seed": config.seed})
-    _write_json(folder / CONFIG_FILE, {"train": config.model_dump(mode="json", by_alias=True), "versions": versions()})
+    made = {
+        "train": config.model_dump(mode="json", by_alias=True),
+        "versions": versions(),
+        "made_from": lineage.facts(),
+    }
+    _write_json(folder / CONFIG_FILE, made)
 
 
 def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> None:
@@ -82,37 +91,53 @@ def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> Non
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 
-def load_checkpoint(folder: Path, model: TrainableModel, strategy: Strategy, config: TrainConfig) -> Progress:
+def load_checkpoint(
+    folder: Path, model: TrainableModel, strategy: Strategy, config: TrainConfig, lineage: Lineage = UNKNOWN
+) -> Progress:
     """Restore adapters and optimizer through the strategy; returns where to go on. Collective over all ranks.
 
-    Raises UserError when the checkpoint's adapters do not fit this configuration.
+    Raises UserError when the checkpoint's adapters do not fit this configuration, or when it was made from something
+    else than `lineage` says. Changes that the lineage accepts are an entry of the history.
     """
-    saved = load_file(folder / ADAPTER_FILE)
-    adapter = {name: saved.get(name.replace(".default.", ".")) for name in model.adapter_parameters()}
-    missing = [name for name, tensor in adapter.items() if tensor is None]
-    if missing or len(saved) != len(adapter):
+    made = json.loads((folder / CONFIG_FILE).read_text())
+    refuse_other_shapes(folder.name, made, config)
+    adapter = _fitting_adapter(folder, model, made)
+    changes = changes_since(folder.name, made, config, lineage)
+    strategy.restore(adapter, load_file(folder / OPTIMIZER_FILE))
+    progress = _read_progress(folder)
+    if changes:
+        entry = {"epoch": progress.epoch, "step": progress.step, "accepted_changes": changes}
+        progress.log_history.append(entry)
+    return progress
+
+
+def _fitting_adapter(folder: Path, model: TrainableModel, made: dict[str, Any]) -> StateDict:
+    """The checkpoint's adapter tensors by the names of the model's parameters."""
+    saved, wanted = load_file(folder / ADAPTER_FILE), full_shapes(model)
+    adapter = {name: saved[short] for name in wanted if (short := name.replace(".default.", ".")) in saved}
+    if len(adapter) < len(wanted) or len(saved) > len(adapter):
+        targets = made["train"]["lora"]["target_modules"]
         raise UserError(
-            f"the checkpoint {folder.name} holds {len(saved)} adapter tensors, this run has {len(adapter)} "
-            f"({missing[:1] or 'others'} missing); resume with the train.lora section it was written with"
+            f"the checkpoint {folder.name} holds {len(saved)} adapter tensors, this run has {len(wanted)}, of which "
+            f"{len(adapter)} are the same; resume with train.lora.target_modules as it was written with: {targets}"
         )
-    strategy.restore({k: v for k, v in adapter.items() if v is not None}, load_file(folder / OPTIMIZER_FILE))
-    return _read_progress(folder, config)
+    unlike = next((name for name, tensor in adapter.items() if tuple(tensor.shape) != wanted[name]), None)
+    if unlike is not None:
+        raise UserError(
+            f"the checkpoint {folder.name} holds {tuple(adapter[unlike].shape)} for {unlike}, this run has "
+            f"{wanted[unlike]}; resume with the base (train.model) and the train.lora section it was written with"
+        )
+    return adapter
 
 
-def _read_progress(folder: Path, config: TrainConfig) -> Progress:
+def full_shapes(model: TrainableModel) -> dict[str, tuple[int, ...]]:
+    """Of the adapters' parameters by name; under ZeRO-3 each rank holds a share and DeepSpeed remembers the shape."""
+    return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in model.adapter_parameters().items()}
+
+
+def _read_progress(folder: Path) -> Progress:
     state = json.loads((folder / TRAINER_STATE_FILE).read_text())
     position = json.loads((folder / DATA_STATE_FILE).read_text())
-    if position["seed"] != config.seed:
-        raise UserError(
-            f"train.seed is {config.seed}, but the checkpoint {folder.name} was written with {position['seed']}; "
-            "resume with the same seed, as it decides the order of the examples"
-        )
-    saved = json.loads((folder / CONFIG_FILE).read_text())["train"]["batch"]["global"]
-    if saved != config.batch.global_:
-        raise UserError(
-            f"train.batch.global is {config.batch.global_}, but the checkpoint {folder.name} was written with {saved}; "
-            "resume with the same global batch, as steps count it"
-        )
     return Progress(
         step=position["step"],
         epoch=position["epoch"],

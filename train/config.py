@@ -20,6 +20,7 @@ ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+MOST = 2**31 - 1  # of anything that is counted
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
 
 
@@ -38,25 +39,37 @@ class StrictModel(BaseModel):
 class LoraConfig(StrictModel):
     """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), placed by peft."""
 
-    r: Annotated[int, Field(gt=0, description="rank of the update matrices")] = 16
+    r: Annotated[int, Field(gt=0, le=MOST, description="rank of the update matrices")] = 16
     alpha: Annotated[float, Field(gt=0, description="the update is scaled by alpha / r")] = 32.0
     dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the adapter's input")] = 0.0
     target_modules: Annotated[
         Literal["all-linear"] | list[str],
         Field(
             description="`all-linear`: every linear layer of the language model, without lm_head and the vision tower; "
-            "or a list of module names"
+            "or a list of module names, never lm_head"
         ),
     ] = "all-linear"
+
+    @field_validator("target_modules")
+    @classmethod
+    def _names_layers(cls, value: str | list[str]) -> str | list[str]:
+        names = [value] if isinstance(value, str) else value
+        if not names or not all(names):
+            raise ValueError(
+                f"found {value}, which names no module; give `all-linear` or a list as in [q_proj, v_proj]"
+            )
+        if any(name.rpartition(".")[2] == "lm_head" for name in names):
+            raise ValueError("found `lm_head`, whose weight is the embedding's too and cannot be merged; leave it out")
+        return value
 
 
 class ColumnsConfig(StrictModel):
     """Which column of the data set holds what. Names that it lacks are an error only for the format in use."""
 
-    text: str = "text"
-    prompt: str = "prompt"
-    completion: str = "completion"
-    messages: str = "messages"
+    text: Annotated[str, Field(min_length=1)] = "text"
+    prompt: Annotated[str, Field(min_length=1)] = "prompt"
+    completion: Annotated[str, Field(min_length=1)] = "completion"
+    messages: Annotated[str, Field(min_length=1)] = "messages"
 
 
 class DataConfig(StrictModel):
@@ -65,19 +78,31 @@ class DataConfig(StrictModel):
     train: Annotated[
         str,
         Field(
-            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub id"
+            min_length=1,
+            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub id",
         ),
     ]
-    eval: Annotated[str | None, Field(description="same kinds as `train`; null: split off `eval_fraction`")] = None
+    eval: Annotated[
+        str | None, Field(min_length=1, description="same kinds as `train`; null: split off `eval_fraction`")
+    ] = None
     eval_fraction: Annotated[
         float, Field(ge=0, lt=1, description="share of `train` held out when `eval` is null; 0: no evaluation")
     ] = 0.1
-    split: Annotated[str, Field(description="split of a hub id or `datasets` folder to train on")] = "train"
+    split: Annotated[str, Field(description="split of a hub id, `datasets` folder or folder of files to train on")] = (
+        "train"
+    )
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
-    max_length: Annotated[int, Field(gt=1, description="tokens in a packed row, and the longest example accepted")] = (
-        1024
-    )
+    ignore_columns: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="columns, or keys of messages, to leave aside though they say more of what to train on",
+        ),
+    ] = ()
+    max_length: Annotated[
+        int, Field(gt=1, le=MOST, description="tokens in a packed row, and the longest example accepted")
+    ] = 1024
     too_long: Annotated[
         Literal["skip", "truncate"], Field(description="examples over max_length: count and leave out, or cut off")
     ] = "skip"
@@ -87,17 +112,17 @@ class DataConfig(StrictModel):
     add_eos: Annotated[
         bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")
     ] = True
-    limit: Annotated[int | None, Field(gt=0, description="use only the first N rows")] = None
+    limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
 
 
 class BatchConfig(StrictModel):
     """The batch. `global` is part of the recipe; `micro` only decides how much of it is in memory at once."""
 
     global_: Annotated[
-        int, Field(gt=0, alias="global", description="examples in one optimizer step, over all ranks")
+        int, Field(gt=0, le=MOST, alias="global", description="examples in one optimizer step, over all ranks")
     ] = 32
     micro: Annotated[
-        Literal["auto", "probe"] | Annotated[int, Field(gt=0)],
+        Literal["auto", "probe"] | Annotated[int, Field(gt=0, le=MOST)],
         Field(
             description="packed rows of max_length one rank holds in one pass; `probe`: the fastest that fits, found "
             "before training; `auto`: so on CUDA where the run is long enough to earn that back, else by the plan"
@@ -141,6 +166,13 @@ class OptimConfig(StrictModel):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     max_grad_norm: Annotated[float, Field(ge=0, description="clip the global gradient norm here; 0: do not clip")] = 1.0
 
+    @field_validator("betas")
+    @classmethod
+    def _are_decays(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError(f"found {list(value)}; give two numbers of at least 0 and less than 1, as in [0.9, 0.999]")
+        return value
+
 
 class CheckpointConfig(StrictModel):
     """When the full state is saved. The end of training and a stop always save."""
@@ -153,7 +185,7 @@ class EvalConfig(StrictModel):
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
     micro: Annotated[
-        int | None, Field(gt=0, description="packed rows one rank scores in one pass; null: as batch.micro")
+        int | None, Field(gt=0, le=MOST, description="packed rows one rank scores in one pass; null: as batch.micro")
     ] = None
 
 
@@ -206,16 +238,20 @@ class DeepSpeedConfig(StrictModel):
 class TrainConfig(StrictModel):
     """What to train, on what, and how. The same file section drives a cluster run and `python -m train`."""
 
-    model: Annotated[str, Field(description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")]
+    model: Annotated[
+        str, Field(min_length=1, description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")
+    ]
     data: DataConfig
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig()
     optim: OptimConfig = OptimConfig()
-    epochs: Annotated[float, Field(gt=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = 1.0
     max_steps: Annotated[
         int | None,
         Field(
-            ge=0, description="stop after this many optimizer steps; 0: train nothing, only score the evaluation set"
+            ge=0,
+            le=MOST,
+            description="stop after this many optimizer steps; 0: train nothing, only score the evaluation set",
         ),
     ] = None
     precision: Annotated[
@@ -250,7 +286,7 @@ class TrainConfig(StrictModel):
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    seed: Annotated[int, Field(ge=0)] = 42
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
     @model_validator(mode="after")
     def _warmup_needs_a_schedule(self) -> TrainConfig:

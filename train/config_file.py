@@ -113,6 +113,9 @@ def _non_finite(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[s
     elif isinstance(value, dict) and depth < 6:
         for key, inner in value.items():
             yield from _non_finite(inner, f"{where}.{key}" if where else str(key), depth + 1)
+    elif isinstance(value, list) and depth < 6:
+        for index, inner in enumerate(value):
+            yield from _non_finite(inner, f"{where}[{index}]", depth + 1)
 
 
 def parse_yaml(text: str) -> Any:

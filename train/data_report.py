@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 
 from .config import DataConfig
 from .errors import UserError
+from .lineage import DataDigest
 from .tokenizing import LeftOut
 
 NAMED = 3  # rows named for each reason; the rest are only counted
+UNUSED_NAMED = 12  # columns
 
 
 @dataclass
@@ -36,6 +38,9 @@ class DataReport:
     supervised_tokens: int = 0
     truncated: int = 0
     left_out: dict[str, Reason] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unused: set[str] = field(default_factory=set)
+    digest: DataDigest | None = None
 
     @property
     def left_out_count(self) -> int:
@@ -48,10 +53,16 @@ class DataReport:
             if len(reason.first) < NAMED:
                 reason.first.append(f"{row.name} ({row.detail})" if row.detail else row.name)
 
+    def note(self, sentence: str) -> None:
+        """Something a person should know of how the data was opened; an empty sentence is nothing."""
+        if sentence:
+            self.notes.append(sentence)
+
     def merge(self, other: DataReport) -> None:
         """Add what another part of the same data set became: its rows, and those left out or cut off."""
         self.rows += other.rows
         self.truncated += other.truncated
+        self.unused |= other.unused
         for name, part in other.left_out.items():
             reason = self.left_out.setdefault(name, Reason())
             reason.count += part.count
@@ -68,7 +79,17 @@ class DataReport:
             parts.append(f"{self.truncated:,} were cut off at max_length.")
         if self.left_out:
             parts.append(f"{self.left_out_count:,} rows were left out: {self.reasons()}.")
-        return " ".join(parts)
+        return " ".join([*parts, *self._asides()])
+
+    def _asides(self) -> list[str]:
+        named = ", ".join(sorted(self.unused)[:UNUSED_NAMED]) + (", …" if len(self.unused) > UNUSED_NAMED else "")
+        return [*self.notes, *([f"Not used of the rows: {named}."] if self.unused else [])]
+
+    def aside(self) -> str:
+        """What the report on the training data should say of this evaluation set; empty where there is nothing."""
+        left_out = f"{self.left_out_count:,} rows were left out: {self.reasons()}." if self.left_out else ""
+        said = " ".join(part for part in (left_out, *self._asides()) if part)
+        return f"Evaluation set {self.source}: {said}" if said else ""
 
     def reasons(self) -> str:
         """Each reason with its count and first rows, the most frequent first."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .config import StrictModel, TrainConfig
-from .errors import UserError
+from .errors import NonFiniteLossError, UserError
 
 EXAMPLES = """examples:
   python -m train examples/demo.yaml
@@ -34,10 +34,11 @@ class TrainFile(StrictModel):
     cluster: Any = None
     output: Any = None
     predict: Any = None
+    api: Any = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 trained, 2 something the user can put right."""
+    """Exit code: 0 trained, 1 training failed, 2 something the user can put right, 130 ended by Ctrl-C."""
     options = _parser().parse_args(arguments)
     if options.out is None:
         os.umask(0o077)  # what lies in the home is its user's alone
@@ -48,24 +49,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
         with process_group():
-            train_here(config, options.out, options.resume)
+            train_here(config, options.out, options.resume, options.accept_changes)
     except (UserError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except (NonFiniteLossError, OSError) as error:
+        print(f"error: training failed: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 
-def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
+def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
     """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
-    from transformers import AutoTokenizer
-
+    from .base_check import check_base, load_tokenizer
     from .batch_finder.local import settle_micro
     from .batch_finder.memory import resident_bytes
     from .device import prepare_process
     from .local_devices import settle_here
     from .local_reporter import LocalReporter
     from .local_source import prepare_local
-    from .resolve import check_context, resolve_model_folder
+    from .resolve import check_context, embedding_rows, resolve_model_folder
+    from .weight_files import beside_note
     from .worker import run_training
 
     ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -74,17 +81,36 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool) -> None:
     model_folder = resolve_model_folder(config.model)
     check_context(model_folder, config.data.max_length)
     config, settled = settle_here(config, model_folder, local_rank, ranks_on_node)
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer = load_tokenizer(model_folder)
+    check_base(model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
-        source, report = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size, progress)
+        source, report = prepare_local(
+            config.data,
+            config.batch.global_,
+            config.seed,
+            tokenizer,
+            world_size,
+            progress,
+            embedding_rows(model_folder),
+        )
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
     if rank == 0:
-        print(report.summary())
+        print(*filter(None, [beside_note(model_folder), report.summary()]), sep="\n")
     with reporter, tempfile.TemporaryDirectory(dir=reporter.folder, prefix=".work-") as work:
-        result = run_training(config, model_folder, source, reporter, rank, local_rank, Path(work))
+        result = run_training(
+            config,
+            model_folder,
+            source,
+            reporter,
+            rank,
+            local_rank,
+            Path(work),
+            report.digest,
+            accept_changes,
+        )
     if rank == 0:
         losses = (
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
@@ -168,4 +194,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--out", type=Path, help="folder of the run (default: a new one below $GEMFLEET_HOME/runs)")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in --out")
+    parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="resume although data, base or alpha differ from what the checkpoint was made from",
+    )
     return parser

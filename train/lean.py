@@ -5,7 +5,6 @@ A strategy that shards first attaches adapters to the placeholders, shards them,
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .base_check import find_stored, gemma_config
 from .errors import UserError
 from .model import base_model_class
-
-INDEX_FILE = "model.safetensors.index.json"
+from .weight_files import stored_tensors
 
 
 def placeholder_model(folder: Path, dtype: torch.dtype) -> Any:
@@ -26,9 +25,8 @@ def placeholder_model(folder: Path, dtype: torch.dtype) -> Any:
     through a stride of 0: unlike a meta tensor it has the CPU as its device, where peft then makes real adapters.
     """
     from accelerate import init_empty_weights
-    from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = gemma_config(folder)
     with init_empty_weights(include_buffers=False):
         model = base_model_class(config)._from_config(config, dtype=dtype)
     replace_parameters(model, lambda p: torch.zeros((), dtype=p.dtype).expand(p.shape) if p.is_meta else None)
@@ -71,35 +69,15 @@ class WeightFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files = _files_by_key(folder)
+        self._stored = stored_tensors(folder)
 
     def rows(self, name: str, start: int, end: int) -> Tensor:
         """Rows start..end of the parameter `name` of the base model, on the CPU in the file's dtype."""
         from safetensors import safe_open
 
-        key = self._key(name)
-        with safe_open(self._folder / self._files[key], framework="pt") as file:
-            rows: Tensor = file.get_slice(key)[start:end]
+        stored = find_stored(self._stored, name)
+        if stored is None:
+            raise UserError(f"the model folder {self._folder} has no weight {name!r}; fetch the model folder again")
+        with safe_open(stored.file, framework="pt") as file:
+            rows: Tensor = file.get_slice(stored.name)[start:end]
             return rows.clone()
-
-    def _key(self, name: str) -> str:
-        """The name in the file: published multimodal checkpoints have an older order of prefixes."""
-        older = name.replace("model.language_model.", "language_model.model.", 1)
-        for key in (name, older):
-            if key in self._files:
-                return key
-        raise UserError(f"the model folder {self._folder} has no weight {name!r}; fetch the model folder again")
-
-
-def _files_by_key(folder: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    index = folder / INDEX_FILE
-    if index.is_file():
-        mapping: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        return mapping
-    found: dict[str, str] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            found.update(dict.fromkeys(file.keys(), path.name))
-    return found

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import DataConfig
 from .data_report import DataReport
 from .errors import UserError
 from .interfaces import PackedRows, StepRows
+from .lineage import data_digest, example_digests
 from .packing import Ints, TokenBlock, epoch_order, pack_steps, split_eval, step_indices, steps_per_epoch
 from .readers import BadRow, Row, RowSource, open_rows
 from .tokenizing import Encoder, tokenize_rows
@@ -71,15 +74,26 @@ def prepare_local(
     tokenizer: Any,
     world_size: int,
     progress: Progress | None = None,
+    embedding_rows: int | None = None,
 ) -> tuple[LocalBlockSource, DataReport]:
-    """Read, tokenise and split the data of a run. UserError when no example is left to train on."""
+    """Read, tokenise and split the data of a run. UserError when no example is left to train on.
+
+    embedding_rows: see `Encoder`
+    """
     report = DataReport(data.train)
-    train = _tokenise(open_rows(data.train, data.split, data.limit), tokenizer, data, report, progress)
+    tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
+    train = tokenise(data, report)
+    report.digest = data_digest([example_digests(train)])
     report.examples = len(train)
     report.check(data)
     evaluation: TokenBlock | None
     if data.eval is not None:
-        evaluation = _evaluation_set(data, tokenizer, progress)
+        section = eval_section(data)
+        eval_report = DataReport(section.train)
+        evaluation = tokenise(section, eval_report)
+        eval_report.examples = len(evaluation)
+        eval_report.check(section)
+        report.note(eval_report.aside())
     else:
         mine, held_out = split_eval(len(train), data.eval_fraction, seed)
         evaluation, train = (train.select(held_out) if len(held_out) else None), train.select(mine)
@@ -97,10 +111,14 @@ def prepare_local(
 
 
 def eval_section(data: DataConfig) -> DataConfig:
-    """The data section that reads `data.eval` as if it were the training data, without a row limit."""
+    """The data section that reads `data.eval` as if it were the training data, without a row limit.
+
+    A file is read whole: `split` is a choice among what lies together.
+    """
     if data.eval is None:
         raise UserError("train.data.eval is null, so there is no evaluation set to read")
-    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None})
+    split = "train" if Path(data.eval).expanduser().is_file() else data.split
+    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None, "split": split})
 
 
 def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
@@ -109,20 +127,13 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
         yield chunk
 
 
-def _evaluation_set(data: DataConfig, tokenizer: Any, progress: Progress | None) -> TokenBlock:
-    section = eval_section(data)
-    report = DataReport(section.train)
-    block = _tokenise(open_rows(section.train, section.split), tokenizer, section, report, progress)
-    report.examples = len(block)
-    report.check(section)
-    return block
-
-
 def _tokenise(
-    source: RowSource, tokenizer: Any, data: DataConfig, report: DataReport, progress: Progress | None
+    data: DataConfig, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
 ) -> TokenBlock:
     """One block of all usable rows, in the order read; counts the others in `report`."""
-    encoder = Encoder(tokenizer, data, source.columns) if source.columns else None
+    source = open_rows(data.train, data.split, data.limit)
+    report.note(source.note)
+    encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
     report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     blocks: list[TokenBlock] = []
@@ -131,6 +142,7 @@ def _tokenise(
         blocks.append(done.block)
         report.rows += len(chunk)
         report.truncated += done.truncated
+        report.unused |= done.unused
         report.add_left_out(done.left_out)
         if progress is not None and task is not None:
             progress.update(task, advance=len(chunk))

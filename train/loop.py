@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import tempfile
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 
-from .checkpoint import Progress, load_checkpoint, save_checkpoint
+from .checkpoint import UNKNOWN, Progress, load_checkpoint, save_checkpoint
 from .config import Interval, TrainConfig
 from .device_meter import DeviceMeter
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
+from .lineage import Lineage
 from .model import TrainableModel
 from .out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
 from .prefetch import StepPrefetcher
@@ -34,6 +36,7 @@ class TrainResult:
     """How training ended. Losses are means per supervised token; None where there is none.
 
     eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
+    adapter_changed: False where the steps since the start, or since the last resume, left the adapters as they were
     """
 
     steps: int
@@ -42,6 +45,13 @@ class TrainResult:
     eval_loss_before: float | None
     eval_loss: float | None
     train_loss: float | None
+    adapter_changed: bool = True
+
+
+UNCHANGED = (
+    "the adapter is what it was before training: no step changed it, so it adds nothing to what it began with; look at "
+    "train.optim.learning_rate and train.lora"
+)
 
 
 class Trainer:
@@ -56,8 +66,9 @@ class Trainer:
         reporter: Reporter,
         rank: int,
         work_folder: Path,
+        lineage: Lineage = UNKNOWN,
     ) -> None:
-        self.config = config
+        self.config, self.lineage = config, lineage
         self.flops = flop_counter(model, config.recomputation)
         self.rated_flops = rated_flops_per_second(model.device, model.criterion.head_weight.dtype)
         self.model = strategy.setup(model)
@@ -78,13 +89,17 @@ class Trainer:
         self.resume()
         if self.progress.step == 0:
             self.evaluate()
-        stopped = self.progress.step < self.progress.total_steps and self.train()
+        before = self.adapter_digest() if self.progress.step < self.progress.total_steps else None
+        stopped = before is not None and self.train()
         if not stopped:
             self.evaluate()
         self.save()
+        changed = before is None or self.adapter_digest() != before
+        if not changed:
+            log.warning("%s", UNCHANGED)
         self.reporter.progress("finish")
         self.reporter.finish()
-        return self.result(stopped)
+        return self.result(stopped, changed)
 
     def train(self) -> bool:
         """Optimizer steps until the end (False) or until any rank was asked to stop (True)."""
@@ -234,6 +249,7 @@ class Trainer:
                 optimizer=optimizer,
                 progress=self.progress.snapshot(),
                 config=self.config,
+                lineage=self.lineage,
             )
         self._saved_step = self.progress.step
         self.reporter.save_checkpoint(self.progress.step, write, self.metrics_of_this_step())
@@ -246,10 +262,13 @@ class Trainer:
             if folder is None:
                 return
             total_steps = self.progress.total_steps
-            self.progress = load_checkpoint(folder, self.model, self.strategy, self.config)
+            self.progress = load_checkpoint(folder, self.model, self.strategy, self.config, self.lineage)
             self.progress.total_steps = total_steps
             self._saved_step = self.progress.step
             self._evaluated_step = self._last_evaluated_step()
+            for entry in self.progress.log_history[-1:]:
+                for change in entry.get("accepted_changes", ()):
+                    log.warning("going on although %s", change)
             log.info("resumed from %s at step %d of %d", folder.name, self.progress.step, total_steps)
 
     def is_due(self, every: Interval) -> bool:
@@ -276,7 +295,14 @@ class Trainer:
         entries = [entry for entry in self.progress.log_history[-2:] if entry["step"] == self.progress.step]
         return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
-    def result(self, stopped: bool) -> TrainResult:
+    def adapter_digest(self) -> bytes:
+        """Of every bit of the adapters. Collective."""
+        digest = hashlib.blake2b(digest_size=16)
+        for tensor in self.strategy.gather_adapter().values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.digest()
+
+    def result(self, stopped: bool, adapter_changed: bool = True) -> TrainResult:
         evaluations = [e["eval_loss"] for e in self.progress.log_history if "eval_loss" in e]
         losses = [e["loss"] for e in self.progress.log_history if "loss" in e]
         return TrainResult(
@@ -286,6 +312,7 @@ class Trainer:
             eval_loss_before=evaluations[0] if evaluations else None,
             eval_loss=evaluations[-1] if evaluations else None,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
+            adapter_changed=adapter_changed,
         )
 
     def _last_evaluated_step(self) -> int | None:

@@ -8,32 +8,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .errors import UserError
 from .home import open_as_umask_says
+from .weight_files import INDEX_FILE, StoredTensor, stored_tensors
+
+__all__ = ["INDEX_FILE", "merge_adapter"]
 
 SHARD_BYTES = 2**30
 COPIED = ("config.json", "generation_config.json")
-INDEX_FILE = "model.safetensors.index.json"
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor of the base as it lies on the disk."""
-
-    name: str
-    file: Path
-    nbytes: int
 
 
 def merge_adapter(
@@ -48,7 +39,7 @@ def merge_adapter(
     UserError where a part of the adapter fits no weight of the base, or is of a kind that cannot be added.
     """
     updates = _read_adapter(adapter_folder)
-    shards = _plan(list(_stored(model_folder)), shard_bytes)
+    shards = _plan(list(stored_tensors(model_folder).values()), shard_bytes)
     output.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
         if (model_folder / name).is_file():
@@ -101,24 +92,9 @@ def _site(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("model", "language_model"))
 
 
-def _stored(folder: Path) -> Iterator[Stored]:
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():  # noqa: SIM118  (not a mapping)
-                part = handle.get_slice(name)
-                elements = torch.Size(part.get_shape()).numel()
-                yield Stored(name, file, elements * _element_bytes(part.get_dtype()))
-
-
-def _element_bytes(dtype: str) -> int:
-    """Bytes of an element of safetensors' dtype: `BF16`, `F32`, `I8` …"""
-    digits = "".join(c for c in dtype.partition("_")[0] if c.isdigit())
-    return max(1, int(digits or 8) // 8)
-
-
-def _plan(tensors: list[Stored], shard_bytes: int) -> list[list[Stored]]:
+def _plan(tensors: list[StoredTensor], shard_bytes: int) -> list[list[StoredTensor]]:
     """Consecutive tensors in shards of at most `shard_bytes`, unless one alone is larger."""
-    shards: list[list[Stored]] = [[]]
+    shards: list[list[StoredTensor]] = [[]]
     size = 0
     for tensor in tensors:
         if shards[-1] and size + tensor.nbytes > shard_bytes:
@@ -129,7 +105,7 @@ def _plan(tensors: list[Stored], shard_bytes: int) -> list[list[Stored]]:
     return shards
 
 
-def _merged(stored: Stored, update: tuple[Tensor, Tensor, float] | None) -> Tensor:
+def _merged(stored: StoredTensor, update: tuple[Tensor, Tensor, float] | None) -> Tensor:
     with safe_open(stored.file, framework="pt") as handle:
         weight: Tensor = handle.get_tensor(stored.name)
     if update is None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .activation_checkpointing import checkpoint_layers
 from .adapter_copies import AdapterCopies
 from .attention import prepare_for_graphs, register_packed_attention
+from .base_check import gemma_config
 from .capabilities import Choices, attention_kernel
 from .compilation import SELECTIVE_BUDGET, compile_layers
 from .config import LoraConfig, Quantization
@@ -95,12 +96,12 @@ class TrainableModel:
 
 def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
     """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
+    config = gemma_config(folder)
     eight_bits = eight_bit_projections(shape_of_config(config.to_dict(), folder.name)) if quantization == "int4" else ()
     options = loading_options(quantization, eight_bits, dtype, device)
-    model = base_model_class(config).from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+    model = base_model_class(config).from_pretrained(
+        folder, config=config, dtype=dtype, use_safetensors=True, **options
+    )
     if quantization == "none":
         model = model.to(device)
     else:
@@ -126,16 +127,19 @@ def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
     """Full names of the modules that get an adapter.
 
     `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is
-    tied to the embedding and would be corrupted by a merge. A name that is asked for and matches nothing is an error.
+    tied to the embedding and would be corrupted by a merge. A name that matches nothing, or `lm_head`, is an error.
     """
     prefix = _language_prefix(model)
+    head = model.get_output_embeddings()
     if target_modules == "all-linear":
         return [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(prefix)]
     wanted = [target_modules] if isinstance(target_modules, str) else target_modules
     chosen: list[str] = []
     for name in wanted:
         matching = [
-            n for n, m in model.named_modules() if isinstance(m, nn.Linear) and (n == name or n.endswith(f".{name}"))
+            n
+            for n, m in model.named_modules()
+            if isinstance(m, nn.Linear) and m is not head and (n == name or n.endswith(f".{name}"))
         ]
         if not matching:
             raise UserError(

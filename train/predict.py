@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .base_check import load_tokenizer
 from .config import TrainConfig
 from .device import choose_dtype, current_device
 from .interfaces import PackedRows
@@ -83,14 +84,13 @@ class Predictor:
         self, model_folder: Path, adapter_folder: Path | None, config: TrainConfig, local_rank: int = 0
     ) -> None:
         from peft import PeftModel
-        from transformers import AutoTokenizer
 
         facts = current_device(local_rank)
         dtype = choose_dtype(config.precision, facts)
         base = load_base_model(model_folder, dtype, facts.device, config.quantization)
         adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
         self.model = adapted.eval()
-        self.tokenizer = AutoTokenizer.from_pretrained(model_folder)
+        self.tokenizer = load_tokenizer(model_folder)
         self.device = facts.device
 
     @torch.inference_mode()

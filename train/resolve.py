@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UserError
+from .weight_files import refuse_pointer, stored_tensors
 
 SUPPORTED = {"gemma3": "Gemma3ForConditionalGeneration", "gemma3_text": "Gemma3ForCausalLM"}
+SECTIONS = ("text_config", "vision_config")
 HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
 
 
@@ -33,11 +35,15 @@ def read_model_config(folder: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise UserError(f"the model folder {folder} has no config.json; it must be what `save_pretrained` writes")
+    refuse_pointer(path)
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch the model folder again") from error
-    return content
+    sections = [content, *(content.get(key, {}) for key in SECTIONS)] if isinstance(content, dict) else [content]
+    if not all(isinstance(section, dict) for section in sections):
+        raise UserError(f"{path} does not hold the settings of a model; fetch the model folder again")
+    return dict(content)
 
 
 def check_model_folder(folder: Path) -> Path:
@@ -48,10 +54,13 @@ def check_model_folder(folder: Path) -> Path:
             f"the model in {folder} is of type {kind!r}; "
             f"gemfleet trains Gemma 3 only (model_type {' or '.join(SUPPORTED)})"
         )
-    if not list(folder.glob("*.safetensors")):
-        pickles = sorted(p.name for p in folder.glob("*.bin"))
-        hint = f" ({', '.join(pickles[:2])} are pickles, which gemfleet never reads)" if pickles else ""
-        raise UserError(f"the model folder {folder} has no *.safetensors weights{hint}; fetch or convert them first")
+    _refuse_quantised(folder)
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"the model folder {folder} has an adapter_config.json, so loading the base would load that adapter, "
+            "too; take the adapter out of the folder, or merge it first"
+        )
+    stored_tensors(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model")):
         raise UserError(
             f"the model folder {folder} has no tokenizer.json or tokenizer.model; save the tokenizer beside it"
@@ -59,11 +68,31 @@ def check_model_folder(folder: Path) -> Path:
     return folder.resolve()
 
 
+def _refuse_quantised(folder: Path) -> None:
+    """UserError for a base that other software has quantised: its bytes are no weights to train beside."""
+    config = read_model_config(folder)
+    for section in (config, *(config.get(key, {}) for key in SECTIONS)):
+        settings = section.get("quantization_config") or section.get("compression_config")
+        if settings:
+            method = settings.get("quant_method") if isinstance(settings, dict) else None
+            raise UserError(
+                f"the model in {folder} is quantised already ({method or 'as its config.json says'}); give the base in "
+                "16 or 32 bits, and set train.quantization to hold it in fewer"
+            )
+
+
 def model_context(folder: Path) -> int | None:
     """The longest sequence the model of a folder was made for, in tokens; None where its config does not say."""
     config = read_model_config(folder)
     length = config.get("text_config", config).get("max_position_embeddings")
     return length if isinstance(length, int) else None
+
+
+def embedding_rows(folder: Path) -> int | None:
+    """How many tokens the model of a folder has an embedding for; None where no config says."""
+    config = read_model_config(folder) if (folder / "config.json").is_file() else {}
+    rows = config.get("text_config", config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
 
 
 def check_context(folder: Path, max_length: int) -> None:

@@ -1,7 +1,7 @@
 """Learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
 
 The shapes are those of transformers' `get_scheduler` (a test compares every step); warm-up is `ceil(ratio * steps)`
-long.
+long and one step ahead of transformers', whose first update would be at a learning rate of zero.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
     """Learning rate of the optimizer step with index `step` (from 0) out of `total_steps`."""
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
-        return optim.learning_rate * step / max(1, warmup)
+        return optim.learning_rate * (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
     if optim.schedule == "linear":
         return optim.learning_rate * max(0.0, 1.0 - progress)

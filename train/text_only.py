@@ -1,4 +1,5 @@
-"""Images in the data are refused: training on the text around them would teach answers to pictures never seen."""
+"""Images, sounds and films in the data are refused: training on the text around them would teach answers to things
+never seen."""
 
 from __future__ import annotations
 
@@ -7,32 +8,38 @@ from typing import Any
 
 from .config import DataConfig
 from .errors import UserError
-from .readers import Row
+from .rows import Row
 
-IMAGE_COLUMNS = ("image", "images")
+MEDIA = {"image": "an image", "audio": "a sound", "video": "a film"}
+PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audio"]}
 
 
-def refuse_images(row: Row, data: DataConfig) -> None:
-    """UserError where a row holds an image, in a column of its own or inside a message."""
+def refuse_media(row: Row, data: DataConfig) -> None:
+    """UserError where a row holds more than text, in a column of its own or inside a message."""
     names = data.columns
-    in_use = {names.text, names.prompt, names.completion, names.messages}
-    place = _image_column(row.values, in_use) or next(
-        (f"in {name!r}" for name in (names.messages, names.prompt) if _image_in_messages(row.values.get(name))), None
-    )
-    if place:
+    left_aside = {names.text, names.prompt, names.completion, names.messages, *data.ignore_columns}
+    found = _media_column(row.values, left_aside)
+    for name in (names.messages, names.prompt, names.completion):
+        found = found or _media_in_messages(name, row.values.get(name))
+    if found:
+        kind, place = found
         raise UserError(
-            f"{row.name} of {data.train} holds an image ({place}), but gemfleet trains Gemma 3 on text only; "
-            "leave out the rows with images, or drop their images if the text makes sense without them"
+            f"{row.name} of {data.train} holds {kind} ({place}), but gemfleet trains Gemma 3 on text only; leave out "
+            "such rows, or take out what is no text where the rest makes sense without it"
         )
 
 
-def _image_column(values: dict[str, Any], in_use: Collection[str]) -> str | None:
-    """A column of images with something in it; empty ones are common where data sets were mixed."""
-    found = [name for name in IMAGE_COLUMNS if name not in in_use and values.get(name)]
-    return f"in the column {found[0]!r}" if found else None
+def _media_column(values: dict[str, Any], left_aside: Collection[str]) -> tuple[str, str] | None:
+    """A column with something in it; empty ones are common where data sets were mixed."""
+    for name, value in values.items():
+        kind = MEDIA.get(name.lower().removesuffix("s"))
+        if kind and value and name not in left_aside:
+            return kind, f"in the column {name!r}"
+    return None
 
 
-def _image_in_messages(messages: Any) -> bool:
+def _media_in_messages(name: str, messages: Any) -> tuple[str, str] | None:
     contents = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
-    return any(str(part.get("type")).startswith("image") for part in parts)
+    types = [str(part.get("type")).removesuffix("_url") for part in parts]
+    return next(((PART_TYPES[kind], f"in {name!r}") for kind in types if kind in PART_TYPES), None)

@@ -13,8 +13,9 @@ from .chat import TURN_END, TURN_START, RowError, Segment, chat_segments
 from .config import DataConfig
 from .errors import UserError
 from .packing import TokenBlock
-from .readers import BadRow, Row
-from .text_only import refuse_images
+from .rows import BadRow, Row
+from .text_only import refuse_media
+from .unheard import refuse_unheard
 
 RowFormat = Literal["text", "prompt_completion", "messages"]
 
@@ -30,21 +31,17 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Tokenised:
-    """What a batch of rows became."""
+    """What a batch of rows became. unused: columns, and keys of messages, that hold something but were not read."""
 
     block: TokenBlock
     left_out: list[LeftOut]
     truncated: int
+    unused: frozenset[str] = frozenset()
 
 
 def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
     """The format of a data set with these columns; UserError names the missing column and the ones that are there."""
-    names = data.columns
-    needed: dict[RowFormat, list[str]] = {
-        "messages": [names.messages],
-        "prompt_completion": [names.prompt, names.completion],
-        "text": [names.text],
-    }
+    names, needed = data.columns, columns_by_format(data)
     there = sorted(set(columns))
     listed = ", ".join(repr(name) for name in there) or "none"
     if data.format != "auto":
@@ -64,13 +61,30 @@ def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
     )
 
 
+def columns_by_format(data: DataConfig) -> dict[RowFormat, tuple[str, ...]]:
+    """The columns that each format reads, in the order in which `auto` looks for them."""
+    names = data.columns
+    return {
+        "messages": (names.messages,),
+        "prompt_completion": (names.prompt, names.completion),
+        "text": (names.text,),
+    }
+
+
 class Encoder:
     """Turns rows into ids and supervision for one tokenizer and one data section."""
 
-    def __init__(self, tokenizer: Any, data: DataConfig, columns: Iterable[str]) -> None:
-        """`columns` are those that the data set has. UserError when they do not fit, or the tokenizer lacks a token."""
+    def __init__(
+        self, tokenizer: Any, data: DataConfig, columns: Iterable[str], embedding_rows: int | None = None
+    ) -> None:
+        """`columns` are those that the data set has. UserError when they do not fit, or the tokenizer lacks a token.
+
+        embedding_rows: of the model; a row of the data with a token beyond them is left out. None: not known
+        """
         self.data = data
+        self.embedding_rows = embedding_rows
         self.format = choose_format(data, columns)
+        self.used = columns_by_format(data)[self.format]
         self._tokenizer = tokenizer
         self._bos = _required_id(tokenizer, "bos_token")
         self._eos = _required_id(tokenizer, "eos_token")
@@ -84,14 +98,14 @@ class Encoder:
         if self.format == "messages":
             return chat_segments(_field(values, names.messages))
         if self.format == "text":
-            return [Segment(self._text(values, names.text), supervised=True), *self._end()]
+            return self._supervised_text(values, names.text)
         prompt = _field(values, names.prompt)
         if isinstance(prompt, list):
             completion = _field(values, names.completion)
             answer = completion if isinstance(completion, list) else [{"role": "assistant", "content": completion}]
             return chat_segments([*prompt, *answer], supervise_from=len(prompt))
-        completion = self._text(values, names.completion)
-        return [Segment(self._text(values, names.prompt)), Segment(completion, supervised=True), *self._end()]
+        completion = self._supervised_text(values, names.completion)
+        return [Segment(self._text(values, names.prompt)), *completion]
 
     def encode(self, rows: Sequence[list[Segment]]) -> list[tuple[list[int], list[bool]] | RowError]:
         """Ids and supervision of each row, `<bos>` included; a RowError where control tokens hide in plain text."""
@@ -150,14 +164,33 @@ class Encoder:
             )
         return int(number)
 
+    def beyond_embedding(self, tokens: Sequence[int]) -> str:
+        """The first token that the model has no row for, as in `'<tool>' is 316`; empty where there is none."""
+        rows = self.embedding_rows
+        if rows is None or max(tokens) < rows:
+            return ""
+        first = next(token for token in tokens if token >= rows)
+        return f"{self._tokenizer.convert_ids_to_tokens(first)!r} is {first}"
+
     def _text(self, values: dict[str, Any], name: str) -> str:
-        """A text field; a `<bos>` that the text spells out is dropped, since one is put in front anyway."""
+        """A text field, without a `<bos>` that it begins with, since one is put in front anyway."""
         text = _field(values, name)
         if not isinstance(text, str):
             raise RowError(f"{name} is not text", f"a {type(text).__name__}")
+        while text.startswith(self._tokenizer.bos_token):
+            text = text.removeprefix(self._tokenizer.bos_token)
         if not text:
             raise RowError(f"{name} is empty")
-        return text.removeprefix(self._tokenizer.bos_token)
+        return str(text)
+
+    def _supervised_text(self, values: dict[str, Any], name: str) -> list[Segment]:
+        """A text field and its end; an `<eos>` that it ends with is dropped where one is put there anyway."""
+        text, eos = self._text(values, name), self._tokenizer.eos_token
+        while self.data.add_eos and text.rstrip().endswith(eos):
+            text = text.rstrip().removesuffix(eos)
+        if not text:
+            raise RowError(f"{name} is empty")
+        return [Segment(text, supervised=True), *self._end()]
 
     def _end(self) -> list[Segment]:
         return [Segment(self._tokenizer.eos_token, supervised=True, control=True)] if self.data.add_eos else []
@@ -166,17 +199,19 @@ class Encoder:
 def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Tokenised:
     """Tokenise a batch of rows; those that cannot be used come back by name and reason.
 
-    `encoder` is None only for a data set of which not one row can be read, so that it has no columns either. An image
-    is a UserError, as the data set is of another kind than what is trained on.
+    `encoder` is None only for a data set of which not one row can be read, so that it has no columns either. An image,
+    or a column that says more of what to train on, is a UserError: the data set is of another kind than what is read.
     """
     good: list[tuple[str, list[Segment]]] = []
     left_out: list[LeftOut] = []
+    unused: set[str] = set()
     for row in rows:
         if isinstance(row, BadRow):
             left_out.append(LeftOut(row.name, row.reason, row.detail))
             continue
         assert encoder is not None
-        refuse_images(row, encoder.data)
+        refuse_media(row, encoder.data)
+        unused |= refuse_unheard(row, encoder.data, encoder.used)
         try:
             good.append((row.name, encoder.segments(row.values)))
         except RowError as error:
@@ -186,21 +221,24 @@ def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Toke
     kept: list[tuple[list[int], list[bool]]] = []
     truncated = 0
     for (name, _), encoded in zip(good, encoder.encode([segments for _, segments in good]), strict=True):
-        verdict = _judge(name, encoded, encoder.data)
+        verdict = _judge(name, encoded, encoder)
         if isinstance(verdict, LeftOut):
             left_out.append(verdict)
         else:
             truncated += not isinstance(encoded, RowError) and len(encoded[0]) > len(verdict[0])
             kept.append(verdict)
-    return Tokenised(_block(kept), left_out, truncated)
+    return Tokenised(_block(kept), left_out, truncated, frozenset(unused))
 
 
 def _judge(
-    name: str, encoded: tuple[list[int], list[bool]] | RowError, data: DataConfig
+    name: str, encoded: tuple[list[int], list[bool]] | RowError, encoder: Encoder
 ) -> tuple[list[int], list[bool]] | LeftOut:
     if isinstance(encoded, RowError):
         return LeftOut(name, encoded.reason, encoded.detail)
     tokens, supervised = encoded
+    data = encoder.data
+    if beyond := encoder.beyond_embedding(tokens):
+        return LeftOut(name, f"a token beyond the model's embedding of {encoder.embedding_rows} rows", beyond)
     if len(tokens) > data.max_length:
         if data.too_long == "skip":
             return LeftOut(name, f"longer than max_length {data.max_length}", f"{len(tokens)} tokens")

@@ -6,10 +6,12 @@ import logging
 from pathlib import Path
 
 from .attention import check_attention
+from .base_check import check_base
 from .capabilities import choose
 from .config import TrainConfig
 from .device import DeviceFacts, choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
+from .lineage import DataDigest, Lineage, base_digest
 from .loop import Trainer, TrainResult
 from .model import TrainableModel, attach_lora, prepare_layers
 from .out_of_memory import apply_memory_limit, told_out_of_memory
@@ -28,10 +30,13 @@ def run_training(
     rank: int,
     local_rank: int,
     work_folder: Path,
+    data: DataDigest | None = None,
+    accept_changes: bool = False,
 ) -> TrainResult:
     """Load the model, attach adapters, train. Collective over all ranks of the default process group.
 
     model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank's own.
+    data: of all usable examples; accept_changes: resume also from a checkpoint that was made from something else
     """
     facts = current_device(local_rank)
     dtype = choose_dtype(config.precision, facts)
@@ -41,7 +46,8 @@ def run_training(
     check_attention(config.attention, facts.device, dtype)
     apply_memory_limit(config.batch, facts.device)
     model, strategy = prepare_model(config, model_folder, facts)
-    trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder)
+    lineage = Lineage(base_digest(model_folder), data, accept_changes)
+    trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder, lineage)
     with told_out_of_memory(config.batch.rows_per_pass):
         return trainer.run()
 
@@ -49,6 +55,7 @@ def run_training(
 def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -> tuple[TrainableModel, Strategy]:
     """The model with its adapters, and the strategy that is to take it over: for training and for a probe alike."""
     dtype = choose_dtype(config.precision, facts)
+    check_base(model_folder)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))

@@ -43,6 +43,13 @@ Resume = Annotated[
         autocompletion=complete_run,
     ),
 ]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Go on although data, base or alpha are not those of the checkpoint; history and card say so.",
+    ),
+]
 RunId = Annotated[
     str | None,
     typer.Option("--id", metavar="ID", help="The run's whole id; a second run of the same id is refused."),

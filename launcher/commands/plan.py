@@ -24,7 +24,10 @@ def plan(
         str | None, typer.Option("--model", "-m", help="270m, 1b, 4b, 12b, 27b, or a folder with a config.json.")
     ] = None,
     gpu: Annotated[str, typer.Option("--gpu", help="A GPU by its name; a wrong one lists them all.")] = "h200",
-    gpus: Annotated[int, typer.Option("--gpus", "-n", help="GPUs in all, 1 to 512.")] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option("--gpus", "-n", help="GPUs in all, 1 to 512. [default: cluster.workers of CONFIG, else 1]"),
+    ] = None,
     gpus_per_node: Annotated[int, typer.Option("--gpus-per-node", min=1, help="GPUs in one machine.")] = 8,
     network: Annotated[
         float, typer.Option("--network-gbit", min=0.1, help="Network of one machine, in Gbit/s.")
@@ -78,13 +81,15 @@ def plan(
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
-    from ..sizing import find_device, find_shape, size_up, work_of_config
+    from ..sizing import find_device, find_shape, ranks_of, size_up, work_of_config
 
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     if config is not None:
         from ..config_file import load_config
 
-        train = load_config(config).train
+        loaded = load_config(config)
+        train = loaded.train
+        gpus = gpus or ranks_of(loaded.cluster.workers)
         work = work_of_config(train, example_tokens, supervised)
         model = model or train.model
         rows_open = micro is None and not isinstance(train.batch.micro, int)
@@ -101,7 +106,7 @@ def plan(
         "quantization": quantization,
     }
     work = replace(work, **{name: value for name, value in given.items() if value is not None})
-    fleet = Fleet(gpus, gpus_per_node, network)
+    fleet = Fleet(gpus or 1, gpus_per_node, network)
     report = size_up(find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open)
     _print(report, as_json)
 

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Json, Overrides, Run
+from .options import AcceptChanges, Json, Overrides, Run
 
 
 def resume(
     run: Run,
     overrides: Overrides = None,
+    accept_changes: AcceptChanges = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the configuration and the checkpoint to go on from; start nothing.")
     ] = False,
@@ -21,9 +22,10 @@ def resume(
 ) -> None:
     """Go on with a run that ended, from its newest verified checkpoint and with the configuration kept in its folder.
 
-    A checkpoint holds everything: the number of workers may differ (`--set cluster.workers=1`). One that is damaged is
-    passed over for the one before. A run without any starts again at step 0, under the same id. Of a run that has
-    succeeded nothing is left to do, unless `--set` asks for more of it.
+    A checkpoint holds everything: the number of workers may differ (`--set cluster.workers=1`), but data, base and
+    adapters must be those it was made from. One that is damaged is passed over for the one before. A run without any
+    starts again at step 0, under the same id. Of a run that has succeeded nothing is left to do, unless `--set` asks
+    for more of it.
 
     Examples:
 
@@ -34,7 +36,9 @@ def resume(
     from gemfleet.train.errors import UserError
 
     from ..config_file import load_config
+    from ..inputs import check_everything
     from ..nothing_left import nothing_left
+    from ..resume_check import check_resume
     from ..run_folder import RESOLVED_FILE, launch_folder
     from .home import open_registry, refuse_running, run_folder
     from .train import run_to_its_end
@@ -48,13 +52,16 @@ def resume(
     config = load_config(folder / RESOLVED_FILE, overrides or [])
     if dry_run:
         sentence = None if reopened else nothing_left(registry, found.id, config)
+        if sentence is None:
+            check_everything(config)
+            check_resume(config.train, folder, accept_changes)
         _print_start(found.id, sentence, as_json)
     else:
         if not reopened:
             refuse_running(found)
         # The API has opened the row again before it starts this process.
         resumed, submitted = (None, found.id) if reopened else (found.id, None)
-        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted)
+        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted, accept_changes=accept_changes)
 
 
 def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
+from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 if TYPE_CHECKING:
     from ..config import LaunchConfig
@@ -26,6 +26,7 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved configuration and plan; start nothing.")
     ] = False,
+    accept_changes: AcceptChanges = False,
     new_id: RunId = None,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     batch_cache: Annotated[
@@ -60,10 +61,11 @@ def train(
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if dry_run:
+        _check(loaded, resume, config, accept_changes)
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
-        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id))
+        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id), accept_changes)
 
 
 def run_to_resume(wanted: str, name: str) -> str:
@@ -82,6 +84,17 @@ def run_to_resume(wanted: str, name: str) -> str:
         found = named[0]
     refuse_running(found)
     return found.id
+
+
+def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes: bool) -> None:
+    """What the run itself would find to be wrong before it starts."""
+    from ..inputs import check_everything
+    from ..resume_check import check_resume
+    from .home import run_folder
+
+    check_everything(config)
+    if resume is not None:
+        check_resume(config.train, run_folder(run_to_resume(resume, config.name or path.stem)), accept_changes)
 
 
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
@@ -110,8 +123,9 @@ def run_to_its_end(
     submitted: str | None = None,
     batch_cache: bool = True,
     new_id: str | None = None,
+    accept_changes: bool = False,
 ) -> None:
-    """Launch, show what goes on, and print the outcome. For `resumed`, `submitted` and `new_id` see `launch`."""
+    """Launch, show what goes on, and print the outcome. For the last five see `launch`."""
     from ..shadowing import refuse_shadowing
     from ..signals import EXIT_CODE, SIGNALS
     from ..unread import output_may_go_unread
@@ -119,7 +133,7 @@ def run_to_its_end(
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
     with SIGNALS.installed(), output_may_go_unread():
         try:
-            _run_to_its_end(config, path, as_json, resumed, submitted, batch_cache, new_id)
+            _run_to_its_end(config, path, as_json, resumed, submitted, batch_cache, new_id, accept_changes)
         except KeyboardInterrupt:
             SIGNALS.ending()
             print("interrupted; `gemfleet resume latest` goes on from the newest checkpoint", file=sys.stderr)
@@ -134,6 +148,7 @@ def _run_to_its_end(
     submitted: str | None,
     batch_cache: bool,
     new_id: str | None,
+    accept_changes: bool,
 ) -> None:
     from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
 
@@ -144,7 +159,7 @@ def _run_to_its_end(
     hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()
     try:
-        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id)
+        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id, accept_changes)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)

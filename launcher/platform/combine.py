@@ -254,10 +254,10 @@ def _without_training(request: Request, draft: Draft) -> None:
 
 def combine_adapters(request: Request, draft: Draft) -> None:
     targets = request.values.get("peft.target_modules")
-    if isinstance(targets, list) and "lm_head" in targets and request.get("peft.merge_adapter"):
+    if isinstance(targets, list) and "lm_head" in targets:
         draft.problems.append(
-            "peft.merge_adapter: found true while peft.target_modules names `lm_head`; its weight is tied to the "
-            "embedding, which a merge would corrupt; choose one of the two"
+            "peft.target_modules: found `lm_head`, whose weight is tied to the embedding, which a merge "
+            "would change, too; leave it out"
         )
 
 

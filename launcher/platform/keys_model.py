@@ -5,8 +5,6 @@ from __future__ import annotations
 from .key import Key
 from .values import Choice, Flag, Names, Number
 
-NO_MERGE_OF_HEAD = "merging an adapter of the tied `lm_head` would corrupt the embedding"
-
 TOKENIZER_KEYS = (
     Key(
         "tokenizer_parameters.block_size",
@@ -96,7 +94,7 @@ PEFT_KEYS = (
         "which layers get adapters",
         "train.lora.target_modules",
         Names(),
-        "`all-linear` means the language model's, without `lm_head` and the vision tower; those have to be named",
+        "`all-linear` means the language model's, without the vision tower; `lm_head` is refused in any case",
     ),
     Key(
         "peft.quantization",

@@ -155,3 +155,31 @@ def test_a_storage_with_credentials_in_it_is_refused(tmp_path: Path) -> None:
     (line,) = problems(path, "cluster.storage=s3://key:secret@bucket/runs")[1:]
     assert "cluster.storage" in line
     assert "read from the environment" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("train.lora.target_modules=[]", "train.lora.target_modules: found [], which names no module"),
+        ("train.lora.target_modules=['']", "which names no module"),
+        (
+            "train.optim.betas=[1.0, 1.0]",
+            "train.optim.betas: found [1.0, 1.0]; give two numbers of at least 0 and",
+        ),
+        ("train.optim.betas=[-1, 0.9]", "train.optim.betas: found [-1.0, 0.9]"),
+        ("train.optim.betas=[.nan, 0.9]", "train.optim.betas[0]: found nan; give a finite number"),
+        ("train.seed=99999999999999999999999", "train.seed: found 99999999999999999999999; give a whole number of at"),
+        ("train.batch.global=99999999999999999999999", "train.batch.global: found"),
+        ("train.batch.micro=99999999999999999999999", "train.batch.micro: found"),
+        ("train.lora.r=99999999999999999999999", "train.lora.r: found"),
+        ("train.data.max_length=99999999999999999999999", "train.data.max_length: found"),
+        ("train.data.limit=99999999999999999999999", "train.data.limit: found"),
+        ("train.max_steps=99999999999999999999999", "train.max_steps: found"),
+        ("train.epochs=1.0e+300", "train.epochs: found 1e+300; give a number greater than 0 and of at most 1000000"),
+        ("train.model=''", "train.model: found ''"),
+        ("train.data.train=''", "train.data.train: found ''"),
+        ("train.data.columns.text=''", "train.data.columns.text: found ''"),
+    ],
+)
+def test_values_out_of_range_are_told(tmp_path: Path, override: str, said: str) -> None:
+    assert said in "\n".join(problems(write(tmp_path, MINIMAL), override))

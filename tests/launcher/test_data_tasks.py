@@ -108,3 +108,14 @@ def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict
         data_tasks.tokenise_on_cluster(config_of(tmp_path, max_length=2), folders)
     with pytest.raises(UserError, match="no node that holds the tokenizer has a CPU"):
         data_tasks.tokenise_on_cluster(config_of(tmp_path), {})
+
+
+def test_tokens_beyond_the_embedding_of_the_models_config_are_named(
+    folders: dict[str, str], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    (tokenizer_folder / "config.json").write_text('{"model_type": "gemma3", "text_config": {"vocab_size": 4}}')
+    try:
+        with pytest.raises(UserError, match="70 a token beyond the model's embedding of 4 rows"):
+            data_tasks.tokenise_on_cluster(config_of(tmp_path), folders)
+    finally:
+        (tokenizer_folder / "config.json").unlink()

@@ -14,6 +14,7 @@ from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
 from gemfleet.train.checkpoint import CHECKPOINT_FILES
+from gemfleet.train.config import TrainConfig
 from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
 from typer.testing import CliRunner
@@ -46,6 +47,9 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         torch.nn.init.normal_(parameter, std=0.1)
     model.peft_model.save_pretrained(tmp_path / "adapter")
     files = dict.fromkeys(CHECKPOINT_FILES, b"{}")
+    (work / "rows.jsonl").write_text('{"text": "a cat"}\n')
+    made = TrainConfig.model_validate({"model": "./model", "data": {"train": "rows.jsonl"}})
+    files["training_config.json"] = json.dumps({"train": made.model_dump(mode="json", by_alias=True)}).encode()
     files |= {name: (tmp_path / "adapter" / name).read_bytes() for name in CHECKPOINT_FILES[:2]}
     folder = tmp_path / "home" / "runs" / "one-1"
     disk = CheckpointDisk(folder / "checkpoints")
@@ -91,6 +95,21 @@ def test_verify_names_what_is_damaged(run_folder: Path) -> None:
     start = json.loads(run("resume", "latest", "--dry-run", "--json"))
     assert start["step"] == 4
     assert "checkpoint-8" in start["damaged"][0]
+
+
+def test_a_dry_run_of_resuming_says_what_would_be_refused(
+    run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*more: str) -> str:
+        return fails(monkeypatch, capsys, "resume", "latest", "--dry-run", *more)
+
+    assert "train.lora.r is 8, but the checkpoint checkpoint-8 was written with 16" in refused(
+        "--set", "train.lora.r=8"
+    )
+    assert "train.lora.alpha is 1.0, it was 32.0" in refused("--set", "train.lora.alpha=1.0")
+    assert "gone.jsonl does not exist" in refused("--set", "train.data.train=./gone.jsonl")
+    accepted = ("--accept-changes", "--set", "train.lora.alpha=1.0")
+    assert json.loads(run("resume", "latest", "--dry-run", "--json", *accepted))["step"] == 8
 
 
 def test_pull_copies_a_whole_checkpoint_once(

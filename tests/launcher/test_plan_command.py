@@ -71,6 +71,14 @@ def test_a_configuration_that_names_only_model_and_data_gets_the_plans_rows(tmp_
     assert json_of(str(file), "--micro", "2")["workload"]["micro"] == 2
 
 
+@pytest.mark.parametrize(("workers", "gpus"), [("4", 4), ("{min: 2, max: 8}", 2), ("auto", 1)])
+def test_a_configurations_workers_are_the_gpus_unless_they_are_given(tmp_path: Path, workers: str, gpus: int) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"train: {{model: google/gemma-3-1b-it, data: {{train: x}}}}\ncluster: {{workers: {workers}}}\n")
+    assert json_of(str(file))["fleet"]["ranks"] == gpus
+    assert json_of(str(file), "--gpus", "3")["fleet"]["ranks"] == 3
+
+
 def test_a_gpu_without_bf16_computes_in_fp32() -> None:
     report = json_of("--model", "270m", "--gpu", "t4")
     assert report["workload"]["dtype"] == "fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,120 @@ def test_the_demonstration_data_is_real_and_distinct() -> None:
     assert any("가" <= letter <= "힣" for row in korean for letter in str(row["completion"]))
     with pytest.raises(UserError, match=r"no language 'klingon'; it has .*korean"):
         open_rows("demo:klingon")
+
+
+def long_cell(lines: int) -> str:
+    return "\n".join(f"line {number} of a long cell, with a comma" for number in range(lines))
+
+
+def test_a_csv_cell_of_any_length_is_one_cell(tmp_path: Path) -> None:
+    text, one_line = long_cell(9000), "x" * 400_000
+    path = tmp_path / "rows.csv"
+    path.write_text(f'text\nshort\n"{text}"\n"{one_line}"\n\nlast\n')
+    rows = list(open_rows(str(path)).rows)
+    assert [row.values["text"] for row in rows if isinstance(row, Row)] == ["short", text, one_line, "last"]
+    assert [row.name for row in rows] == [f"rows.csv line {line}" for line in (2, 3, 9003, 9005)]
+
+
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ('text\na\n"never closed\nb\nc\n', "line 3 .* goes on to line 5"),
+        ('text,more\n"open,1\nb,"2"\nc,3\n', "line 2 .* goes on to line 3"),
+    ],
+)
+def test_a_quote_that_swallows_what_follows_is_refused(tmp_path: Path, content: str, lines: str) -> None:
+    (tmp_path / "rows.csv").write_text(content)
+    with pytest.raises(UserError, match=rf"rows\.csv has a quote in the record of {lines}"):
+        list(open_rows(str(tmp_path / "rows.csv")).rows)
+
+
+def test_a_wrong_quote_within_one_line_spoils_that_line_alone(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text('text,more\na,1\n"b"c,2\nd,5" screen\n"e,4')
+    rows = list(open_rows(str(path)).rows)
+    assert [(row.name, row.reason) for row in rows if isinstance(row, BadRow)] == [
+        ("rows.csv line 3", "not valid CSV"),
+        ("rows.csv line 5", "not valid CSV"),
+    ]
+    assert [row.values["more"] for row in rows if isinstance(row, Row)] == ["1", '5" screen']
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (tmp_path / "rows.csv").write_text("prompt,completion,completion,,\na,b,c,,\n")
+    table = pa.table([pa.array(["a"])] * 3, names=["prompt", "completion", "completion"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for kind in ("csv", "parquet"):
+        with pytest.raises(UserError, match=rf"rows\.{kind} has two columns named 'completion'"):
+            open_rows(str(tmp_path / f"rows.{kind}"))
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": "b", "text": "c"}\n{"m": [{"role": 1, "role": 2}]}\n')
+    bad = [row for row in open_rows(str(tmp_path / "rows.jsonl")).rows if isinstance(row, BadRow)]
+    assert [(row.reason, row.detail) for row in bad] == [
+        ("a key that appears twice", "'text'"),
+        ("a key that appears twice", "'role'"),
+    ]
+    (tmp_path / "rows.json").write_text('[{"text": "b", "text": "c"}]')
+    with pytest.raises(UserError, match=r"rows\.json has the key 'text' twice"):
+        open_rows(str(tmp_path / "rows.json"))
+
+
+def test_a_header_that_is_no_text_and_a_pointer_of_git_lfs_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("text,more\na,b\n".encode("utf-16"))
+    with pytest.raises(UserError, match=r"header of the data file .* is not CSV in UTF-8"):
+        open_rows(str(tmp_path / "rows.csv"))
+    for kind in ("jsonl", "json", "csv", "parquet"):
+        (tmp_path / f"rows.{kind}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+        with pytest.raises(UserError, match=rf"rows\.{kind} is a pointer of git-lfs"):
+            open_rows(str(tmp_path / f"rows.{kind}"))
+
+
+def test_parquet_that_is_damaged_inside_is_one_sentence(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [f"row number {i} " * 20 for i in range(3000)]}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[200:260] = bytes(byte ^ 255 for byte in content[200:260])
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"rows\.parquet is damaged after row 0"):
+        list(open_rows(str(path)).rows)
+
+
+def test_parquet_text_that_is_not_utf8_is_a_named_row(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    offsets, letters = pa.py_buffer(b"\0\0\0\0\2\0\0\0\4\0\0\0"), pa.py_buffer(b"\xff\xfeab")
+    text = pa.Array.from_buffers(pa.string(), 2, [None, offsets, letters])
+    for number, column in enumerate((text, pa.StructArray.from_arrays([text], ["inner"]))):
+        pq.write_table(pa.table({"text": column}), tmp_path / f"{number}.parquet")
+        bad, good = open_rows(str(tmp_path / f"{number}.parquet")).rows
+        assert bad == BadRow(f"{number}.parquet row 1", "not valid UTF-8", "byte 1")
+        assert isinstance(good, Row)
+    import datasets
+
+    datasets.Dataset(pa.table({"text": text})).save_to_disk(str(tmp_path / "saved"))
+    with pytest.raises(UserError, match="row 1 of the data set saved cannot be read"):
+        open_rows(str(tmp_path / "saved"))
+
+
+def test_a_file_that_fails_while_it_is_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    from gemfleet.train import file_readers
+
+    def fails(path: Path) -> tuple[Iterator[Row], int]:
+        def rows() -> Iterator[Row]:
+            yield Row("one", {"text": "a"})
+            raise OSError(errno.EIO, "Input/output error")
+
+        return rows(), 2
+
+    monkeypatch.setitem(file_readers.READERS, ".jsonl", fails)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"rows\.jsonl cannot be read \(Input/output error\)"):
+        open_rows(str(tmp_path / "rows.jsonl"))

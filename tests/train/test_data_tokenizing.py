@@ -167,3 +167,20 @@ def test_rows_left_out_are_counted_by_reason_and_named(tmp_path: Path) -> None:
     assert report.left_out["nothing supervised within max_length 24"].count == 1
     with pytest.raises(UserError, match=r"all 8 rows of .* 5 longer than max_length 3 .*raise train\.data\.max_length"):
         prepare_local(data.model_copy(update={"max_length": 3}), 2, 0, tokenizer, 1)
+
+
+def test_a_token_beyond_the_embedding_is_named_and_its_row_left_out(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    lines = [{"text": "a cat"}, {"text": "a <tool> cat"}, {"prompt": "", "text": "a cat " * 40 + "<tool>"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    data = DataConfig(train=str(tmp_path / "rows.jsonl"), max_length=32, too_long="truncate", eval_fraction=0.0)
+    _, report = prepare_local(data, 1, 0, tokenizer, 1, None, rows)
+    assert report.examples == 1
+    (name, reason), *others = report.left_out.items()
+    assert not others
+    assert name == f"a token beyond the model's embedding of {rows} rows"
+    assert reason.first == [f"rows.jsonl line 2 ('<tool>' is {rows})", f"rows.jsonl line 3 ('<tool>' is {rows})"]
+    _, report = prepare_local(data, 1, 0, tokenizer, 1)
+    assert report.examples == 3

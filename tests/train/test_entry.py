@@ -14,7 +14,8 @@ import torch
 import yaml
 from gemfleet.train import device
 from gemfleet.train.config import TrainConfig
-from gemfleet.train.entry import main
+from gemfleet.train.config_file import load_validated
+from gemfleet.train.entry import TrainFile, main
 from gemfleet.train.local_source import prepare_local
 from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
@@ -122,6 +123,24 @@ def test_what_a_person_can_put_right_is_one_line_and_code_2(config: Path, capsys
     assert "did you mean `r`" in capsys.readouterr().err
     assert main([str(config.parent / "nowhere.yaml")]) == 2
     assert "nowhere.yaml" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_a_number_is_one_line_and_code_1(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")  # which the command would leave behind in this process
+    changes = ["train.optim.learning_rate=1.0e+30", "train.optim.warmup_ratio=0.0"]
+    options = [part for change in changes for part in ("--set", change)]
+    assert main([str(config), "--out", str(tmp_path / "out"), *options]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "error: training failed: step 2: the loss is nan" in line
+
+
+def test_it_reads_every_section_of_a_runs_file(config: Path) -> None:
+    content = yaml.safe_load(config.read_text())
+    sections = {"api": {"enabled": False}, "output": {}, "predict": None, "name": "x", "cluster": {}}
+    config.with_name("whole.yaml").write_text(yaml.safe_dump({**content, **sections}))
+    assert load_validated(config.with_name("whole.yaml"), [], TrainFile).train.batch.global_ == 6
 
 
 def test_the_real_adapter_has_its_loss_on_the_plain_model(demo_model: Path, tmp_path: Path) -> None:

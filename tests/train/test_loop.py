@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from gemfleet.launcher.model_card import _settings
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import WriteCheckpoint
+from gemfleet.train.lineage import Lineage, data_digest, example_digests
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer, TrainResult
 from gemfleet.train.model import attach_lora
@@ -235,3 +239,118 @@ def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
     result = trainer(train, MemoryReporter(tmp_path), tmp_path / "work", only_training).run()
     assert result.eval_loss is None
     assert result.train_loss is not None
+
+
+def test_a_run_that_changes_nothing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", "gemfleet.train")
+    result, _ = train_in(tmp_path / "learns")
+    assert result.adapter_changed
+    assert "adapter is what it was" not in caplog.text
+    result, _ = train_in(tmp_path / "idle", optim={"learning_rate": 1e-60})
+    assert not result.adapter_changed
+    assert "the adapter is what it was before training" in caplog.text
+
+
+def test_one_step_of_the_defaults_changes_the_adapter(tmp_path: Path) -> None:
+    result, _ = train_in(tmp_path / "run", optim={}, batch={"global": 32, "micro": 1}, epochs=1.0)
+    assert result.total_steps == 1
+    assert result.adapter_changed
+    adapter = load_file(tmp_path / "run" / "checkpoint-1" / "adapter_model.safetensors")
+    assert all(float(tensor.abs().max()) > 0 for name, tensor in adapter.items() if "lora_B" in name)
+
+
+def other(block: TokenBlock, kind: str) -> TokenBlock:
+    """The same examples in another order, the first few of them, or one of them with another token."""
+    if kind == "reordered":
+        return block.select(range(len(block))[::-1])
+    if kind == "cut":
+        return block.select(range(5))
+    tokens = block.tokens.copy()
+    tokens[3] += 1
+    return TokenBlock(tokens, block.supervised, block.offsets)
+
+
+def resumed(folder: Path, lineage: Lineage, **changes: Any) -> TrainResult:
+    """Two epochs where the first is trained already."""
+    train = config(epochs=2.0, **changes)
+    run = trainer(train, MemoryReporter(folder), folder / "work")
+    run.lineage = lineage
+    return run.run()
+
+
+@pytest.fixture
+def first_epoch(tmp_path: Path) -> tuple[Path, Lineage]:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lineage = Lineage("base", data_digest([example_digests(examples())]))
+    run = trainer(config(epochs=1.0), MemoryReporter(folder), folder / "work")
+    run.lineage = lineage
+    assert run.run().steps == 3
+    return folder, lineage
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"lora": {"r": 8}}, r"train\.lora\.r is 8, but the checkpoint checkpoint-3 was written with 4; resume with"),
+        (
+            {"lora": {"r": 4, "target_modules": ["q_proj"]}},
+            r"resume with train\.lora\.target_modules as .*all-lin",
+        ),
+        ({"seed": 7}, r"train\.seed is 7, but"),
+        ({"batch": {"global": 4}}, r"train\.batch\.global is 4, but"),
+    ],
+)
+@pytest.mark.parametrize("accept", [False, True])
+def test_steps_or_tensors_that_mean_something_else_are_refused_in_any_case(
+    first_epoch: tuple[Path, Lineage], changes: dict[str, Any], sentence: str, accept: bool
+) -> None:
+    folder, lineage = first_epoch
+    with pytest.raises(UserError, match=sentence):
+        resumed(folder, replace(lineage, accept_changes=accept), **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("alpha", r"train\.lora\.alpha is 64\.0, it was 32\.0"),
+        ("eval_fraction", r"train\.data\.eval_fraction is 0\.5, it was 0\.1"),
+        ("base", r"the weights of the base \(train\.model\) are other ones"),
+        ("reordered", "the data has changed: the same examples are in another order"),
+        ("cut", "the data has changed: it has 5 examples, it had 8"),
+        ("edited", "the data has changed: as many examples, but other ones"),
+    ],
+)
+def test_going_on_with_something_else_is_refused_or_said(
+    first_epoch: tuple[Path, Lineage], kind: str, sentence: str
+) -> None:
+    folder, lineage = first_epoch
+    changes: dict[str, Any] = {}
+    if kind == "alpha":
+        changes = {"lora": {"r": 4, "dropout": 0.1, "alpha": 64.0}}
+    elif kind == "eval_fraction":
+        changes = {"data": {"train": "x.jsonl", "max_length": 64, "eval_fraction": 0.5}}
+    elif kind == "base":
+        lineage = replace(lineage, base="another")
+    else:
+        lineage = replace(lineage, data=data_digest([example_digests(other(examples(), kind))]))
+    with pytest.raises(UserError, match=sentence + r".* --accept-changes"):
+        resumed(folder, lineage, **changes)
+    assert resumed(folder, replace(lineage, accept_changes=True), **changes).steps == 6
+    state = json.loads((folder / "checkpoint-6" / "trainer_state.json").read_text())
+    (entry,) = [entry for entry in state["log_history"] if "accepted_changes" in entry]
+    assert entry["step"] == 3
+    assert re.fullmatch(sentence, "; ".join(entry["accepted_changes"]))
+    train = json.loads((folder / "checkpoint-6" / "training_config.json").read_text())["train"]
+    name = "changed when it was resumed at step 3"
+    assert dict(_settings(train, state))[name] == "; ".join(entry["accepted_changes"])
+    assert resumed(folder, lineage, **changes).steps == 6  # of the newest checkpoint nothing differs
+
+
+def test_a_checkpoint_that_keeps_no_digests_is_gone_on_with(first_epoch: tuple[Path, Lineage]) -> None:
+    folder, lineage = first_epoch
+    path = folder / "checkpoint-3" / "training_config.json"
+    written = json.loads(path.read_text())
+    del written["made_from"]
+    path.write_text(json.dumps(written))
+    assert resumed(folder, lineage).steps == 6

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-
 from ..auto_strategy import Settled
 from ..config import TrainConfig
 from ..errors import UserError

@@ -160,7 +160,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"train__use_fsdp2": True, "train__distributed_backend": "deepspeed"}, "distributed_backend: found 'deepspeed'"),
     ({"train__dataset_text_field": "body"}, "dataset_text_field: found 'body'"),
     ({"train__evaluation_strategy": "steps"}, "eval_steps: missing"),
-    ({"peft__target_modules": ["lm_head"], "peft__merge_adapter": True}, "peft.merge_adapter: found true while"),
+    ({"peft__target_modules": ["q_proj", "lm_head"]}, "peft.target_modules: found `lm_head`"),
     ({"save_model__model_repository": ""}, "save_model.model_repository: missing"),
     ({"dataset__type": "ftp"}, "dataset.type: found 'ftp'"),
     ({"dataset__type": "s3"}, "dataset.dataset_repository: 'git@git.example.org:group/finance-questions.git' is not"),

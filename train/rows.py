@@ -1,0 +1,41 @@
+"""A row of a data set, with a name to find it by. A row that cannot be read is a value, not an exception."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: `name` as in `train.jsonl line 17`, `values` by column."""
+
+    name: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be read. `reason` is alike for like faults; `detail` says more about this one."""
+
+    name: str
+    reason: str
+    detail: str = ""
+
+
+Rows = Iterator[Row | BadRow]
+
+
+def checked_row(name: str, values: Any) -> Row | BadRow:
+    """The row of some parsed values; a BadRow where they are no object or hold text that is not Unicode."""
+    if not isinstance(values, dict):
+        return BadRow(name, "not an object", f"a {type(values).__name__}")
+    if not values:
+        return BadRow(name, "no columns")
+    try:
+        json.dumps(values, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError:
+        return BadRow(name, "not valid UTF-8", "half of a surrogate pair")
+    return Row(name, values)
