@@ -18,6 +18,7 @@ import yaml
 from gemfleet.cluster.registry_reader import RegistryReader
 from gemfleet.cluster.run_registry import RunRegistry
 from gemfleet.launcher.api.metrics import RunCollector
+from gemfleet.launcher.api.totals import RunTotals
 from tiny_model import save_tiny_gemma3
 from tiny_tokenizer import tiny_tokenizer
 
@@ -192,9 +193,8 @@ def test_it_is_found_once_and_changes_no_loss(
 def trials_are_told(workplace: Path, home: Path, registry: RunRegistry, run: str, trials: list[dict[str, Any]]) -> bool:
     """On the screen of `show`, over the API's reader of events, and as a counter of Prometheus; the table too."""
     shown = gemfleet(workplace, home, "show", run)
-    counter = next(
-        m for m in RunCollector(RegistryReader(home / "gemfleet.db")).collect() if m.name == "gemfleet_batch_trials"
-    )
+    reader = RegistryReader(home / "gemfleet.db")
+    counter = next(m for m in RunCollector(reader, RunTotals(reader)).collect() if m.name == "gemfleet_batch_trials")
     return (
         all(trial["message"] in shown for trial in trials)
         and all(line["message"] in shown for line in events(registry, run, "batch_table"))

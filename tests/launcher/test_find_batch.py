@@ -15,6 +15,7 @@ from gemfleet.cluster.registry_reader import RegistryReader
 from gemfleet.cluster.run_registry import RunRegistry, RunState
 from gemfleet.launcher import find_batch
 from gemfleet.launcher.api.metrics import RunCollector
+from gemfleet.launcher.api.totals import RunTotals
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.find_batch import FindTask, find_micro, settle_micro
 from gemfleet.launcher.memory_restart import RUN_EVENT
@@ -184,7 +185,8 @@ def test_trials_are_on_the_screen_in_the_registry_and_counted(
     trials = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_trial"]
     shown = CliRunner().invoke(app, ["show", "run-1"], catch_exceptions=False).output
     assert [message for message in trials if message not in lines or message not in shown] == []
-    families = RunCollector(RegistryReader(gemfleet_home / "gemfleet.db")).collect()
+    reader = RegistryReader(gemfleet_home / "gemfleet.db")
+    families = RunCollector(reader, RunTotals(reader)).collect()
     counter = next(family for family in families if family.name == "gemfleet_batch_trials")
     assert [sample.value for sample in counter.samples] == [len(trials)]
     listed = CliRunner().invoke(app, ["batch-cache", "list", "--json"], catch_exceptions=False).output

@@ -49,7 +49,7 @@ def test_under_torchrun_each_rank_uses_its_own_gpu_and_a_run_resumes(workplace: 
 
 
 def test_one_process_trains_and_finds_its_batch(workplace: Path) -> None:
-    config = write_config(workplace, batch={"global": 8, "micro": "auto"})
+    config = write_config(workplace, batch={"global": 8, "micro": "probe"})
     done = run(workplace, ["-m", "gemfleet.train", config, "--out", "out-alone"], PretendedGpu())
     assert done.returncode == 0, done.stdout[-4000:]
     assert "rank 0 on cuda:0 (NVIDIA H200)" in done.stdout

@@ -57,7 +57,7 @@ def test_probes_find_what_fits_and_the_run_then_does(workplace: Path, gib: float
         workplace,
         name,
         data={"train": "rows.jsonl", "max_length": LENGTH},
-        batch={"global": ROWS, "micro": "auto"},
+        batch={"global": ROWS, "micro": "probe"},
         max_steps=1,
         checkpoint={"every": "never"},
     )

@@ -52,7 +52,7 @@ def test_a_run_uses_both_gpus(workplace: Path, tmp_path: Path, strategy: str) ->
 
 @pytest.mark.usefixtures("two_gpus")
 def test_the_batch_is_found_by_probes_on_both_gpus(workplace: Path, tmp_path: Path) -> None:
-    config = write_config(workplace, "auto", strategy="auto", batch={"global": 8, "micro": "auto"})
+    config = write_config(workplace, "auto", strategy="auto", batch={"global": 8, "micro": "probe"})
     ends(gemfleet(workplace, tmp_path, "train", config))
     registry = RunRegistry(tmp_path / "gemfleet.db")
     (run,) = registry.list_runs()

@@ -16,7 +16,8 @@ COPY_BYTES = 2**32
 
 
 def prove(stage: Stage) -> None:
-    config = TrainConfig.model_validate({"model": "random", "data": {"train": "in memory"}, "strategy": "ddp"})
+    named = {"strategy": "ddp", "activation_checkpointing": "off", "batch": {"micro": 1}}
+    config = TrainConfig.model_validate({"model": "random", "data": {"train": "in memory"}, **named})
     able, dtype = abilities_of(stage.device), choose_dtype("auto", stage.facts)
     choices = choose(config.with_micro(1), stage.device, dtype)
     stage.note(

@@ -88,6 +88,8 @@ def configuration(model: str, **changes: Any) -> TrainConfig:
         "data": {"train": "x.jsonl", "max_length": 256},
         "lora": {"r": 8},
         "batch": {"global": 8, "micro": 2},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
         "epochs": 1.0,
         "max_steps": STEPS,
         "checkpoint": {"every": SAVED_AT},
