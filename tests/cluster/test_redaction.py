@@ -9,7 +9,7 @@ import pytest
 from gemfleet.cluster.redaction import HIDDEN, clean_text, printable, redact
 from gemfleet.cluster.run_recorder import RunRecorder
 from gemfleet.cluster.run_registry import RunRegistry, RunState
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 S = "Zx9Qw7Lk2Mn4Vb6Pt8Rs"
@@ -77,6 +77,7 @@ def test_numbers_and_vocabulary_stay_in_records() -> None:
     assert redact({"password": 123456, "token": None}) == {"password": HIDDEN, "token": None}
 
 
+@settings(deadline=None)
 @given(st.text(max_size=200))
 def test_any_text_is_cleaned_once_and_printable(text: str) -> None:
     cleaned = clean_text(text)
@@ -95,9 +96,9 @@ def test_control_sequences_are_written_out() -> None:
     "part", ["a", "://", "a.", "x:", "eyJaaaaa.", '"', "\\", "a@b:", "-u ", "-----BEGIN PRIVATE KEY-----"]
 )
 def test_long_texts_take_no_time(part: str) -> None:
-    begun = time.monotonic()
+    begun = time.process_time()
     clean_text(part * (60_000 // len(part)))
-    assert time.monotonic() - begun < 2
+    assert time.process_time() - begun < 2
 
 
 def test_nothing_secret_is_kept_of_what_ranks_say(tmp_path: Path) -> None:

@@ -112,23 +112,39 @@ def hold(address: Ticket, stop: threading.Event) -> None:
 
 
 def test_silent_connections_hinder_nobody_who_has_a_ticket(
-    server: StreamServer, disk: CheckpointDisk, source: Path, monkeypatch: pytest.MonkeyPatch
+    server: StreamServer, disk: CheckpointDisk, source: Path
 ) -> None:
-    """More of them than places and guests, each coming again at once: files arrive meanwhile, at the first attempt."""
-    monkeypatch.setattr(stream, "MOST_GUESTS", 40)
+    """More of them than places, each coming again when cut off: files arrive meanwhile, at the first attempt."""
     stop, address = threading.Event(), ticket_for(server, disk)
-    squatters = [threading.Thread(target=hold, args=(address, stop), daemon=True) for _ in range(80)]
+    number = stream.CONNECTIONS + 20
+    squatters = [threading.Thread(target=hold, args=(address, stop), daemon=True) for _ in range(number)]
     for squatter in squatters:
         squatter.start()
-    time.sleep(0.5)
-    for _ in range(20):
+    while len(server._guests) < stream.CONNECTIONS:
+        time.sleep(0.01)
+    for _ in range(5):
         disk.begin(3, 1, "a.bin")
         _, check = send_file(ticket_for(server, disk), source, len(CONTENT))
         disk.finish(3, 1, ENTRY, check)
-        assert len(server._guests) <= 41
     stop.set()
     for squatter in squatters:
-        squatter.join(10)
+        squatter.join(20)
+
+
+def test_the_oldest_of_too_many_silent_connections_is_cut_off(
+    server: StreamServer, disk: CheckpointDisk, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "MOST_GUESTS", 10)
+    monkeypatch.setattr(stream, "GREETING_SECONDS", 600.0)
+    ticket = ticket_for(server, disk)
+    silent = [connect(ticket) for _ in range(15)]
+    for oldest in silent[:5]:
+        oldest.settimeout(20)
+        assert oldest.recv(1) == b""
+    assert len(server._guests) == 10
+    send_file(ticket, source, len(CONTENT))
+    for connection in silent:
+        connection.close()
 
 
 def test_silent_connections_are_cut_off_after_seconds(

@@ -10,10 +10,11 @@ import pytest
 from gemfleet.cluster.redaction import clean_text
 from gemfleet.launcher import logs
 from gemfleet.launcher.logs import LogReader
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b"")), max_size=40), st.integers(0, 50))
 def test_the_last_lines_are_those_that_reading_all_finds(lines: list[bytes], count: int) -> None:
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
