@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from gemfleet.cluster.run_registry import RunRegistry
 from gemfleet.launcher.api import beside
 from gemfleet.launcher.config import ApiConfig
 
@@ -32,3 +37,36 @@ def test_the_end_waits_for_watchers_alone(
 
 def test_an_api_that_cannot_be_asked_holds_nothing_up() -> None:
     assert beside._is_watched(Path("home")) is False  # Ray is not even there
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt()])
+def test_the_end_is_told_before_the_cluster_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """A page hears of it from an API that lives in the cluster."""
+    from gemfleet.launcher import run as launcher_run
+    from gemfleet.launcher.config import LaunchConfig
+    from gemfleet.launcher.progress import PlainDisplay
+
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
+    (tmp_path / "run.yaml").touch()
+    states: list[str] = []
+
+    @contextmanager
+    def cluster(config: object) -> Iterator[bool]:
+        try:
+            yield True
+        finally:
+            states.append(RunRegistry(tmp_path / "gemfleet.db").list_runs()[0].state)
+
+    def fails(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(launcher_run, "check_everything", lambda config: None)
+    monkeypatch.setattr(launcher_run, "connected", cluster)
+    monkeypatch.setattr(launcher_run, "Claims", fails)
+    monkeypatch.setattr(launcher_run.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here"))
+    config = LaunchConfig.model_validate({"train": {"model": "demo", "data": {"train": "demo"}}})
+    with pytest.raises(type(error)):
+        launcher_run.launch(config, tmp_path / "run.yaml", PlainDisplay(io.StringIO()))
+    assert states == ["failed" if isinstance(error, RuntimeError) else "interrupted"]
