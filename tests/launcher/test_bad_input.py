@@ -72,6 +72,7 @@ def test_unknown_column_and_model_without_weights(tmp_path: Path, model: Path) -
     sentence = refused(tmp_path, {"model": str(model), "data": {"train": "rows.jsonl", "format": "prompt_completion"}})
     assert "prompt" in sentence
     assert "question" in sentence
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n')
     (tmp_path / "bare").mkdir()
     (tmp_path / "bare" / "config.json").write_text('{"model_type": "gemma3_text"}')
     sentence = refused(tmp_path, {"model": "./bare", "data": {"train": "rows.jsonl"}})
