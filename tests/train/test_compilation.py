@@ -103,38 +103,6 @@ def test_what_is_recomputed_by_the_compiler_and_what_around_it(mode: Any) -> Non
     assert ("selective, by the compiler" in choices.describe()) == (mode == "selective")
 
 
-@pytest.mark.slow
-def test_the_compiler_keeps_less_under_selective_and_changes_no_number() -> None:
-    kept, results = {}, {}
-    for mode in ("off", "selective"):
-        torch._dynamo.reset()
-        model = trainable()
-        prepare_layers(model, Choices("sdpa", "torch", compile=True, activation_checkpointing=mode))  # type: ignore[arg-type]
-        step(model, rows_of((40, 24)))
-        kept[mode] = saved_bytes(model, rows_of((40, 24)))
-        results[mode] = step(model, rows_of((40, 24)))
-    print(f"bytes kept for backward: {kept}")
-    assert kept["selective"] < 0.8 * kept["off"]
-    assert results["selective"][0] == pytest.approx(results["off"][0], rel=1e-6)
-    for name, gradient in results["off"][1].items():
-        assert float((results["selective"][1][name] - gradient).norm()) <= 1e-4 * float(gradient.norm())
-
-
-def saved_bytes(model: TrainableModel, rows: PackedRows) -> int:
-    """Of all storages that autograd keeps after a forward pass, parameters left out."""
-    parameters = {p.untyped_storage().data_ptr() for p in model.peft_model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = model.loss_sum(rows)
-    loss.backward()
-    return sum(size for pointer, size in kept.items() if pointer not in parameters)
-
-
 def test_without_a_compiler_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.cpp_builder
     from torch._inductor.exc import InvalidCxxCompiler
