@@ -87,12 +87,13 @@ def default_out(device: str) -> Path:
 def _start(
     arguments: argparse.Namespace, device: str, log: Path, work: Path, parts: Sequence[str]
 ) -> subprocess.Popen[str]:
-    """All cores are the child's; its messages go to the log. One rank needs no network but this machine's own."""
+    """All cores for the child, one for tiny shapes; messages go to the log. A rank alone needs no network but `lo`."""
     options = [*(["--quick"] if arguments.quick else []), *([] if arguments.numbers else ["--no-numbers"])]
     folder = Path(tempfile.mkdtemp(dir=work))
     command = [sys.executable, "-m", f"{__package__}.child", *parts, "--device", device, "--folder", str(folder)]
     command += options
-    environment = child_environment(machine.usable_cores(), hide_gpus=device == "cpu") | {
+    threads = 1 if arguments.quick else machine.usable_cores()
+    environment = child_environment(threads, hide_gpus=device == "cpu") | {
         "RANK": "0",
         "LOCAL_RANK": "0",
         "WORLD_SIZE": "1",
