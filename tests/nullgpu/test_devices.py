@@ -25,7 +25,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "as it comes": {"compile": "auto"},
     "not compiled": {},
     "int4": {"quantization": "int4"},
-    "fp32": {"precision": "fp32", "activation_checkpointing": "selective"},
 }
 
 
