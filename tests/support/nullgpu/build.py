@@ -31,6 +31,13 @@ LOOKED_UP = [
     "cuLibraryLoadData",
     "cuDevicePrimaryCtxRelease",
 ]
+# Answers the one question that is asked of it: name and memory of each GPU, as CSV.
+NVIDIA_SMI = """#!/usr/bin/env bash
+mib=$(awk -v gib="${NULLGPU_GIB:-139.8}" 'BEGIN { printf "%d", gib * 1024 }')
+for ((i = 0; i < ${NULLGPU_DEVICES:-1}; i++)); do
+    echo "${NULLGPU_NAME:-NVIDIA H200}, $mib MiB"
+done
+"""
 CALLS = re.compile(r"(_*cuda[A-Z]|cu[A-Z][a-zA-Z]|cublas|nccl)(?!File)")
 
 
@@ -61,14 +68,8 @@ def built() -> Path:
 
 
 def _write_nvidia_smi(program: Path) -> None:
-    """Answers the one question that is asked of it: name and memory of each GPU, as CSV."""
     program.parent.mkdir(exist_ok=True)
-    program.write_text(
-        "#!/usr/bin/env bash\n"
-        "for ((i = 0; i < ${NULLGPU_DEVICES:-1}; i++)); do\n"
-        '    echo "${NULLGPU_NAME:-NVIDIA H200}, $(awk "BEGIN {printf "%d", ${NULLGPU_GIB:-139.8} * 1024}") MiB"\n'
-        "done\n"
-    )
+    program.write_text(NVIDIA_SMI)
     program.chmod(0o755)
 
 
