@@ -36,11 +36,11 @@ HELD = """
 import sys, time
 from gemfleet.launcher import cli, run
 
-enter = run.Run.enter
+enter, phase = run.Run.enter, sys.argv[1]
 
 def held(self, state, text):
     enter(self, state, text)
-    if state in ("preflight", "staging", "preparing_data", "publishing") and state == sys.argv[1]:
+    if state in ("preflight", "staging", "preparing_data", "publishing") and state == phase:
         time.sleep(120)
 
 run.Run.enter = held
@@ -150,7 +150,7 @@ def start(
     train = {
         "model": "./model",
         "data": {"train": "rows.jsonl", "max_length": 64},
-        "batch": {"global": 4, **({"micro": "auto"} if phase == "finding_batch" else {})},
+        "batch": {"global": 4, "micro": "probe" if phase == "finding_batch" else 1},
         "precision": "fp32",
         "checkpoint": {"every": 50},
         "max_steps": 100_000 if phase in ("training", "restarting") else 4,
