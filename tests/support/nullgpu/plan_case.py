@@ -62,6 +62,7 @@ def measure(case: MemoryCase) -> MemoryOutcome:
     elementwise: Any = "liger" if case.layers == "liger" else "torch"
     work = Workload(length=case.length, micro=case.micro, dtype="bf16", compiled=compiled)
     planned = memory_per_rank(plan.shape(), work, plan.sharing, ranks=case.ranks, device="cuda")
+    torch._dynamo.reset()  # graphs of another case recompute as much as that did
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
