@@ -6,7 +6,7 @@ import gc
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from unittest import mock
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MemoryCase:
-    """`micro` rows of `length` tokens in a pass; elementwise: who computes norms and gating."""
+    """`micro` rows of `length` tokens in a pass; layers: who computes norms and gating."""
 
     size: str
     length: int
@@ -27,11 +27,11 @@ class MemoryCase:
     strategy: Any = "ddp"
     ranks: int = 1
     reshard: bool = True
-    elementwise: Any = "torch"
+    layers: Literal["torch", "liger", "compiled"] = "torch"
 
     def __str__(self) -> str:
         shared = "" if self.ranks == 1 else f" {self.strategy}{'' if self.reshard else ' kept'} x{self.ranks}"
-        return f"{self.size} {self.length}x{self.micro} {self.checkpointing} {self.elementwise}{shared}"
+        return f"{self.size} {self.length}x{self.micro} {self.checkpointing} {self.layers}{shared}"
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,11 @@ def measure(case: MemoryCase) -> MemoryOutcome:
     plan = Case(
         case.size, "bf16", case.length, case.micro, None, case.checkpointing, case.strategy, case.ranks, case.reshard
     )
-    work = Workload(length=case.length, micro=case.micro, dtype="bf16")
+    compiled = case.layers == "compiled"
+    elementwise: Any = "liger" if case.layers == "liger" else "torch"
+    work = Workload(length=case.length, micro=case.micro, dtype="bf16", compiled=compiled)
     planned = memory_per_rank(plan.shape(), work, plan.sharing, ranks=case.ranks, device="cuda")
+    torch._dynamo.reset()  # graphs of another case recompute as much as that did
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -67,7 +70,7 @@ def measure(case: MemoryCase) -> MemoryOutcome:
     with mock.patch.object(fsdp2, "WeightFiles", NoFiles), mock.patch.object(deepspeed, "WeightFiles", NoFiles):
         strategy = build_strategy(config_of(plan))
         model = _model(plan, strategy)
-        prepare_layers(model, Choices("varlen", case.elementwise, False, 0, case.checkpointing))
+        prepare_layers(model, Choices("varlen", elementwise, compiled, case.checkpointing))
         train(model, strategy, worst_rows(case.micro, case.length, plan.shape().vocabulary))
     reserved = torch.cuda.max_memory_reserved() - before
     return MemoryOutcome(reserved, planned.total - CUDA_RUNTIME, _retries() - retries)
