@@ -19,6 +19,8 @@ from gemfleet.launcher.progress import LiveDisplay, run_facts, training_facts
 from gemfleet.launcher.run import Outcome
 from rich.console import Console
 from terminal_pictures import check_snapshot, plain, terminal_environment
+from tiny_model import save_tiny_gemma3
+from tiny_tokenizer import tiny_tokenizer
 from typer.testing import CliRunner
 
 pytestmark = pytest.mark.parametrize("width", [80, 120])
@@ -143,7 +145,11 @@ def test_the_end_of_train(width: int, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 def test_a_dry_run_breaks_lines_between_words(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
-    (tmp_path / "run.yaml").write_text("train: {model: google/gemma-3-1b-it, data: {train: demo}}\n")
+    save_tiny_gemma3(tmp_path / "model")
+    tiny_tokenizer(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"text": "what"}\n')
+    (tmp_path / "run.yaml").write_text("train: {model: model, data: {train: rows.jsonl}}\n")
+    monkeypatch.chdir(tmp_path)  # relative paths: the lines are the command's own words
     lines = plain(output_of(width, "train", str(tmp_path / "run.yaml"), "--dry-run")).splitlines()
     facts = lines[lines.index(next(line for line in lines if line.startswith("model   "))) :]
     assert len(facts) >= 12

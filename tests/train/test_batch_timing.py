@@ -22,7 +22,9 @@ CONFIG = TrainConfig.model_validate(
         "data": {"train": "x.jsonl", "max_length": 40},
         "lora": {"r": 4},
         "precision": "fp32",
-        "batch": {"global": 8, "micro": "auto"},
+        "batch": {"global": 8, "micro": "probe"},
+        "strategy": "ddp",
+        "activation_checkpointing": "off",
     }
 )
 

@@ -68,6 +68,8 @@ def test_compiled_passes_compute_little_beside_their_text(case: tuple[str, int, 
             "model": "demo",
             "data": {"train": "demo", "max_length": max_length},
             "batch": {"global": global_batch, "micro": micro},
+            "strategy": "ddp",
+            "activation_checkpointing": "off",
         }
         choices = choose_by(TrainConfig.model_validate(values), GPU, torch.bfloat16)
         assert choices.compile

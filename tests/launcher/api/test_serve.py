@@ -69,4 +69,4 @@ def test_it_ends_at_once_while_a_stream_is_open_and_asks_for_its_token(tmp_path:
         process.send_signal(signal.SIGINT)
         process.wait(15)
         assert time.monotonic() - begin < 5
-        assert [message.kind for message in stream] == ["event"]
+        assert [message.kind for message in stream] == ["event"] * 2

@@ -79,7 +79,7 @@ def test_a_reader_that_breaks_off_goes_on_where_it_was(live: Live) -> None:
 
 def test_a_step_that_is_trained_again_is_told_again(live: Live) -> None:
     stream = messages(live, "/api/v1/runs/alpha-2/events?metrics=true")
-    for _ in range(3 + 2):  # three steps, two states
+    for _ in range(3 + 3):  # three steps, two states, the batch
         next(stream)
     live.registry.add_metrics("alpha-2", [{**step_record(3), "loss": 9.0}])
     kind, _, body = next(stream)
@@ -202,7 +202,7 @@ def test_a_page_gets_a_thinned_history_and_then_all_that_comes(live: Live, most_
     most_rows.clear()
     path = "/api/v1/runs/alpha-2/events?metrics=true&points=20"
     stream = messages(live, path)
-    told = [next(stream) for _ in range(20 + 1 + 2)]  # steps, an evaluation, two states
+    told = [next(stream) for _ in range(20 + 1 + 3)]  # steps, an evaluation, two states, the batch
     steps = steps_of(told)
     assert (len(steps), steps[0], steps[-1]) == (20, 1, 700)
     assert max(b - a for a, b in pairwise(steps)) < 40
