@@ -46,7 +46,7 @@ def torch_problem(capabilities: Sequence[Sequence[int] | None]) -> str:
         return f"torch {torch.__version__} is a build without CUDA"
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        usable = torch.cuda.is_available()
+        usable = _cuda_devices() > 0
     if not usable:
         said = "".join(f": {str(warning.message).splitlines()[0][:200]}" for warning in told[:1])
         return f"torch {torch.__version__} (CUDA {built}) cannot use them{said}"
@@ -55,6 +55,13 @@ def torch_problem(capabilities: Sequence[Sequence[int] | None]) -> str:
     if lacking:
         return f"torch {torch.__version__} has no code for compute capability {', '.join(lacking)} ({' '.join(kinds)})"
     return ""
+
+
+def _cuda_devices() -> int:
+    """As CUDA itself counts: `is_available` only asks for the driver's list once DeepSpeed is imported."""
+    import torch
+
+    return int(torch._C._cuda_getDeviceCount())
 
 
 def has_code_for(capability: Sequence[int], kinds: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from gemfleet.cluster.doctor import gpus
 from gemfleet.cluster.doctor import links as way
 from gemfleet.cluster.doctor.check_facts import check_facts, check_versions
 from gemfleet.cluster.doctor.check_measured import (
@@ -235,9 +236,9 @@ def test_what_keeps_torch_from_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.version, "cuda", None)
     assert torch_problem([(9, 0)]) == f"torch {torch.__version__} is a build without CUDA"
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(warnings.warn("the driver is too old", stacklevel=1)))
+    monkeypatch.setattr(gpus, "_cuda_devices", lambda: int(bool(warnings.warn("the driver is too old", stacklevel=1))))
     assert torch_problem([(9, 0)]).endswith("(CUDA 13.0) cannot use them: the driver is too old")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpus, "_cuda_devices", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
     assert torch_problem([(7, 0), (9, 0), None]).endswith("no code for compute capability 7.0 (sm_75 sm_90)")
     assert torch_problem([(9, 0), None]) == ""
