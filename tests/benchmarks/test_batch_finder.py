@@ -50,6 +50,7 @@ def test_what_misses_its_figure_is_said() -> None:
 def test_training_on_full_rows_tells_its_peak_and_is_held_to_its_cap(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path / "model")
     values = {"model": "tiny", "data": {"train": "x", "max_length": 64}, "precision": "fp32"}
+    values |= {"strategy": "ddp", "activation_checkpointing": "off"}
     config = TrainConfig.model_validate(values)
     free = train_under_cap(config, folder, rows=2)
     assert free["steps"] == 3
