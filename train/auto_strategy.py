@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from typing import Any, Literal
 
 from .config import TrainConfig
@@ -214,7 +215,13 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
         dtype=dtype,
         quantization=config.quantization,
         compiled=kind == "cuda" and config.compiles_on_cuda(),
+        fused=kind == "cuda" and liger_is_installed(),
     )
+
+
+def liger_is_installed() -> bool:
+    """Here, which stands for the ranks' nodes: the doctor says where their packages differ."""
+    return all(find_spec(package) is not None for package in ("liger_kernel", "triton"))
 
 
 def _targets(modules: Literal["all-linear"] | list[str]) -> Targets:

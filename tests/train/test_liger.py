@@ -75,6 +75,7 @@ def test_every_norm_and_mlp_is_exchanged_and_the_step_stays() -> None:
     assert_same_step(exchanged, plain, 1e-6)
 
 
+@pytest.mark.triton
 def test_the_kernels_interpreted_equal_transformers() -> None:
     """The kernels' own arithmetic, by Triton's interpreter on this CPU."""
     for package in ("triton", "liger_kernel"):

@@ -18,11 +18,16 @@ INDEX = 8  # int64
 def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
     """One decoder layer without checkpointing, in bytes a token."""
     b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
-    norms = 4 * (h * FP32 + FP32)  # each keeps its input in fp32 and one root mean square
-    head_norms = (q + k) * FP32 + (shape.heads + shape.kv_heads) * FP32
+    norms = 4 * (h * norm_input_bytes(work) + FP32)  # each keeps its input and one root mean square
+    head_norms = (q + k) * norm_input_bytes(work) + (shape.heads + shape.kv_heads) * FP32
     attention = (q + 2 * k) * b + _attention_output(shape, work, device)
-    mlp = 3 * shape.inner * b  # gate, its activation, and up
+    mlp = (2 if work.fused else 3) * shape.inner * b  # gate and up, and gate's activation, which Liger makes again
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
+
+
+def norm_input_bytes(work: Workload) -> int:
+    """Of a value that a norm keeps: transformers' norms compute in fp32, Liger's keep the input as it is."""
+    return work.bytes_per_value if work.fused else FP32
 
 
 def kept_by_layer_compiled(shape: ModelShape, work: Workload) -> float:
@@ -93,16 +98,16 @@ def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
 def kept_outside_layers(shape: ModelShape, work: Workload) -> float:
     """Bytes a token for final norm, loss, rotary tables and the tokens themselves."""
     b, h = work.bytes_per_value, shape.hidden
-    final_norm = h * FP32 + FP32
+    final_norm = h * norm_input_bytes(work) + FP32
     loss = work.supervised * (h * b + INDEX)  # the gradient to the hidden states, and where they come from
     rotary = 2 * 2 * shape.head_dim * b  # cosine and sine for sliding and global layers
     tokens = 2 * INDEX + 1  # tokens and positions as int64, and which are supervised
     return final_norm + loss + rotary + tokens
 
 
-def spared_by_frozen_input(shape: ModelShape) -> int:
+def spared_by_frozen_input(shape: ModelShape, work: Workload) -> int:
     """Bytes a token that the first layer's first norm does not keep, as the embedding needs no gradient."""
-    return shape.hidden * FP32 + FP32
+    return shape.hidden * norm_input_bytes(work) + FP32
 
 
 def transient_of_layer(shape: ModelShape, work: Workload) -> float:

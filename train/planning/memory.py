@@ -117,7 +117,7 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
     if sharing.checkpointing == "off":
         layers = _layers_kept_whole(shape, work, sharing, device, shape.layers, shape.sliding_layers)
         if not _is_compiled(work, sharing):
-            layers -= activations.spared_by_frozen_input(shape) * work.tokens
+            layers -= activations.spared_by_frozen_input(shape, work) * work.tokens
     elif sharing.checkpointing == "selective":
         layers = shape.layers * activations.kept_by_layer_selective(shape, work, device) * work.tokens
     else:

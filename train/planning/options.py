@@ -26,6 +26,7 @@ class Workload:
     supervised:     share of tokens that the loss scores
     global_batch:   examples of one optimizer step, over all ranks
     compiled:       whether layers are compiled where the base is whole on each rank; divided ones never are
+    fused:          whether Liger's kernels compute norms and gating where layers are not compiled
     """
 
     length: int = 1024
@@ -39,6 +40,7 @@ class Workload:
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
     compiled: bool = False
+    fused: bool = False
 
     @property
     def document(self) -> int:

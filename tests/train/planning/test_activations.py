@@ -71,7 +71,7 @@ def test_what_is_kept_outside_the_layers_is_small_and_near(dtype: Dtype) -> None
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
     work = Workload(length=tokens, lora_rank=8, dtype=dtype)
     layers = 4 * (kept_by_layer(shape, work, "cpu") * tokens + small_weights_of_layer(shape, work))
-    outside = kept_outside_layers(shape, work) - spared_by_frozen_input(shape)
+    outside = kept_outside_layers(shape, work) - spared_by_frozen_input(shape, work)
     whole = layers + outside * tokens
     assert whole == pytest.approx(saved_bytes(build(4, dtype), tokens), rel=0.01)
 
