@@ -153,7 +153,7 @@ def start(
         "batch": {"global": 4, "micro": "probe" if phase == "finding_batch" else 1},
         "precision": "fp32",
         "checkpoint": {"every": 50},
-        "max_steps": 100_000 if phase in ("training", "restarting") else 4,
+        "epochs": 10_000.0 if phase in ("training", "restarting") else 0.25,
     }
     cluster = {"address": "local", "workers": 1, "max_failures": 2}
     config = {"name": "tiny", "train": train, "cluster": cluster, "api": {"enabled": False}}
