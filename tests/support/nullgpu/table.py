@@ -14,6 +14,7 @@ HEADERS = {
     "counts": (
         "step or pass",
         "ranks",
+        "passes",
         "launches",
         "matmuls",
         "collectives",
