@@ -29,7 +29,7 @@ LIMITS: dict[tuple[str, int], tuple[int, int]] = {
     ("ddp int4", 1): (2, 0),
     ("fsdp2", 1): (2, 0),
     ("zero-2", 1): (12, 2),
-    ("zero-3", 1): (200, 2),
+    ("zero-3", 1): (200, 8),
     ("ddp", 2): (3, 0),
     ("ddp int4", 2): (3, 0),
     ("fsdp2", 2): (4, 0),

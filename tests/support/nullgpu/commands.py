@@ -18,7 +18,11 @@ TESTS = Path(__file__).resolve().parents[2]
 
 
 def run(
-    folder: Path, arguments: list[str], gpu: PretendedGpu, variables: Mapping[str, str] | None = None
+    folder: Path,
+    arguments: list[str],
+    gpu: PretendedGpu,
+    variables: Mapping[str, str] | None = None,
+    seconds: float = SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """`python ARGUMENTS` in this folder, its output and errors together."""
     path = [str(TESTS), os.environ.get("PYTHONPATH", "")]
@@ -31,7 +35,7 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=SECONDS,
+        timeout=seconds,
     )
 
 
