@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from gemfleet.cluster.checkpoint_store.places import is_storage
 from gemfleet.train.config import StrictModel, TrainConfig
+
+from .sources.address import BRANCH_PATTERN
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-BRANCH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 
 
 class WatchdogConfig(StrictModel):

@@ -20,7 +20,7 @@ from gemfleet.train.config import DataConfig, TrainConfig
 from gemfleet.train.data_report import DataReport
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows, StepRows
-from gemfleet.train.lineage import Digests, data_digest, example_digests
+from gemfleet.train.data_digest import Digests, data_digest, example_digests
 from gemfleet.train.local_source import chunks, eval_section
 from gemfleet.train.packing import (
     Ints,

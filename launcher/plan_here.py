@@ -15,7 +15,7 @@ from .config import ClusterConfig, LaunchConfig, WorkerRange
 from .device_facts import device_facts
 from .placement import place
 from .plan import describe_plan, local_model_facts
-from .settle_strategy import all_known, least_devices, node_memory
+from .rank_devices import all_known, least_devices, node_memory
 
 
 def describe_here(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:

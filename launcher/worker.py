@@ -24,7 +24,7 @@ from gemfleet.cluster.scratch import scratch_folder
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
-from gemfleet.train.lineage import DataDigest
+from gemfleet.train.data_digest import DataDigest
 from gemfleet.train.loop import TrainResult
 from gemfleet.train.out_of_memory import OutOfMemoryError
 

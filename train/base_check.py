@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .errors import UserError
-from .file_readers import first_line
+from .errors import UserError, first_line
+from .multimodal import base_model_class
 from .resolve import read_model_config
 from .weight_files import FLOATS, StoredTensor, entry_file, refuse_pointer, stored_tensors
 
@@ -52,8 +52,6 @@ def _without(section: dict[str, Any]) -> dict[str, Any]:
 
 def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """The base model of a folder with weights and buffers on the meta device."""
-    from .model import base_model_class
-
     config = gemma_config(folder)
     try:
         with torch.device("meta"):

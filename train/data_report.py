@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .config import DataConfig
 from .errors import UserError
-from .lineage import DataDigest
+from .data_digest import DataDigest
 from .tokenizing import LeftOut
 
 NAMED = 3  # rows named for each reason; the rest are only counted

@@ -9,8 +9,7 @@ from typing import Any
 
 from .config import TrainConfig
 from .deepspeed_json import engine_json
-from .errors import UserError
-from .file_readers import first_line
+from .errors import UserError, first_line
 
 CONSTANTS = (
     *("runtime.constants", "runtime.data_pipeline.constants", "runtime.swap_tensor.constants"),

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from .bars import without_bars
+from .quiet import without_bars
 from .chat import CHAT_TEMPLATE, TURN_END, TURN_START
 from .demo_weights import load_demo_model
 from .errors import UserError

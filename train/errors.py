@@ -19,3 +19,9 @@ class NonFiniteLossError(RuntimeError):
             f"step {self.step}: the loss is {self.loss} and the gradient norm {self.grad_norm}; nothing was "
             "saved after the step before. Lower optim.learning_rate, or look for a damaged row in the data"
         )
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, short enough for a sentence of ours."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .errors import UserError
+from .errors import UserError, first_line
 from .rows import BadRow, Row, Rows, checked_row
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -223,12 +223,6 @@ def _parquet_row(batch: Any, name: str) -> Row | BadRow:
         return BadRow(name, "not valid UTF-8", f"byte {error.start + 1}")
     except Exception as error:
         return BadRow(name, "a value that cannot be read", first_line(error))
-
-
-def first_line(error: Exception) -> str:
-    """What a library says went wrong, short enough for a sentence of ours."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 READERS: dict[str, Callable[[Path], tuple[Rows, int | None]]] = {

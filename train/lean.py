@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .base_check import find_stored, gemma_config
 from .errors import UserError
-from .model import base_model_class
+from .multimodal import base_model_class
 from .weight_files import stored_tensors
 
 

@@ -6,30 +6,17 @@ Steps, examples and tensors of a checkpoint mean what they say only beside the d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .config import TrainConfig
+from .data_digest import DataDigest
 from .errors import UserError
-from .packing import TokenBlock
 from .weight_files import StoredTensor, stored_tensors
 
 SAMPLE_BYTES = 4096  # read at the start and in the middle of each tensor of a base
-Digests = NDArray[np.uint64]
-
-
-@dataclass(frozen=True)
-class DataDigest:
-    """All usable examples of a data set, tokens and supervision: in their order, and whatever their order."""
-
-    examples: int
-    ordered: str
-    unordered: str
 
 
 @dataclass(frozen=True)
@@ -43,24 +30,6 @@ class Lineage:
     def facts(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"base": self.base, "data": None if self.data is None else asdict(self.data)}
-
-
-def example_digests(block: TokenBlock) -> Digests:
-    """[N], of each example's tokens and of which of them are supervised."""
-    tokens, supervised, offsets = block.tokens, block.supervised, block.offsets.tolist()
-    found = np.empty(len(block), np.uint64)
-    for index in range(len(block)):
-        part = slice(offsets[index], offsets[index + 1])
-        content = tokens[part].tobytes() + supervised[part].tobytes()
-        found[index] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
-    return found
-
-
-def data_digest(parts: Iterable[Digests]) -> DataDigest:
-    """Of all examples, from those of the blocks they lie in."""
-    digests = np.concatenate([np.empty(0, np.uint64), *parts])
-    ordered = hashlib.blake2b(digests.astype("<u8").tobytes(), digest_size=16).hexdigest()
-    return DataDigest(len(digests), ordered, f"{int(digests.sum(dtype=np.uint64)):016x}")
 
 
 def base_digest(folder: Path) -> str:

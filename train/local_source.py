@@ -12,7 +12,7 @@ from .config import DataConfig
 from .data_report import DataReport
 from .errors import UserError
 from .interfaces import PackedRows, StepRows
-from .lineage import data_digest, example_digests
+from .data_digest import data_digest, example_digests
 from .packing import Ints, TokenBlock, epoch_order, pack_steps, split_eval, step_indices, steps_per_epoch
 from .readers import BadRow, Row, RowSource, open_rows
 from .tokenizing import Encoder, tokenize_rows

@@ -23,7 +23,7 @@ from .interfaces import PackedRows
 from .liger import use_liger
 from .lora import fuse_lora_projections
 from .loss import SupervisedCrossEntropy
-from .multimodal import text_part_class
+from .multimodal import base_model_class
 from .passes import PassInputs, pass_inputs
 from .planning import shape_of_config
 from .planning.mixed_bits import eight_bit_projections
@@ -108,13 +108,6 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quan
         store_in_8_bits(model, eight_bits)
         log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
     return model.requires_grad_(False)
-
-
-def base_model_class(config: Any) -> Any:
-    """The transformers class that trains a Gemma 3 configuration; of a multimodal one, its text part."""
-    from transformers import Gemma3ForCausalLM
-
-    return text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM
 
 
 def language_model_of(model: Any) -> Any:

@@ -31,3 +31,10 @@ def text_part_class() -> Any:
             return False
 
     return TextPartOfGemma3
+
+
+def base_model_class(config: Any) -> Any:
+    """The transformers class that trains a Gemma 3 configuration; of a multimodal one, its text part."""
+    from transformers import Gemma3ForCausalLM
+
+    return text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM

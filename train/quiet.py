@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 # The logger that says it, and how the line begins.
 KNOWN_LINES = (
@@ -40,3 +41,17 @@ class HidesLine(logging.Filter):
 
     def __hash__(self) -> int:
         return hash(self._beginning)
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """They come back afterwards, if they were on."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from .data_folders import files_of_split, refuse_split
-from .errors import UserError
-from .file_readers import READERS, first_line, named_rows, open_file
+from .errors import UserError, first_line
+from .file_readers import READERS, named_rows, open_file
 from .rows import BadRow, Row, Rows
 
 __all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows"]

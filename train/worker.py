@@ -11,7 +11,8 @@ from .capabilities import choose
 from .config import TrainConfig
 from .device import DeviceFacts, choose_dtype, current_device
 from .interfaces import BlockSource, Reporter
-from .lineage import DataDigest, Lineage, base_digest
+from .data_digest import DataDigest
+from .lineage import Lineage, base_digest
 from .loop import Trainer, TrainResult
 from .model import TrainableModel, attach_lora, prepare_layers
 from .out_of_memory import apply_memory_limit, told_out_of_memory

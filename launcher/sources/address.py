@@ -10,8 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from gemfleet.train.errors import UserError
 
-from ..config import BRANCH_PATTERN
-
+BRANCH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$"
 PREFIX = "git+"
 ROOTS_VARIABLE = "GEMFLEET_SOURCE_ROOTS"
 _USER, _HOST = r"[A-Za-z0-9_][A-Za-z0-9._-]*", r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?"

@@ -12,7 +12,8 @@ from gemfleet.launcher.config_file import dump_config, load_config
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan import describe_plan
 from gemfleet.launcher.plan_here import describe_here, settled_here
-from gemfleet.launcher.settle_strategy import NodeMemory, all_known, blind_sentence, least_devices, node_memory
+from gemfleet.launcher.rank_devices import NodeMemory, all_known, least_devices, node_memory
+from gemfleet.launcher.settle_strategy import blind_sentence
 from gemfleet.train.auto_strategy import needs_devices, settled_blindly
 from gemfleet.train.config import TrainConfig
 from tiny_model import save_tiny_gemma3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from gemfleet.train.bars import without_bars
+from gemfleet.train.quiet import without_bars
 from tiny_model import tiny_gemma3
 
 

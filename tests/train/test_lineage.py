@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from gemfleet.train.lineage import base_digest, data_digest, example_digests
+from gemfleet.train.data_digest import data_digest, example_digests
+from gemfleet.train.lineage import base_digest
 from reference_step import examples
 from safetensors.torch import load_file, save_file
 from tiny_model import save_tiny_gemma3

@@ -16,7 +16,8 @@ from gemfleet.launcher.model_card import _settings
 from gemfleet.train.config import TrainConfig
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import WriteCheckpoint
-from gemfleet.train.lineage import Lineage, data_digest, example_digests
+from gemfleet.train.data_digest import data_digest, example_digests
+from gemfleet.train.lineage import Lineage
 from gemfleet.train.local_source import LocalBlockSource
 from gemfleet.train.loop import Trainer, TrainResult
 from gemfleet.train.model import attach_lora
