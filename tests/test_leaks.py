@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.places import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +39,7 @@ def test_has_its_own_home(gemfleet_home):
 
 def test_leaks_are_found_and_mended(tmp_path: Path) -> None:
     (tmp_path / "test_leaking.py").write_text(LEAKING)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     options = ["-p", "tests.conftest", "-p", "no:cacheprovider", "-rA"]
     command = [sys.executable, "-m", "pytest", *options, "test_leaking.py"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280)

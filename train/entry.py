@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .config import StrictModel, TrainConfig
+from .config.schema import StrictModel, TrainConfig
 from .errors import NonFiniteLossError, UserError
 
 EXAMPLES = """examples:
@@ -43,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.out is None:
         os.umask(0o077)  # what lies in the home is its user's alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from .config_file import beside, load_validated
-    from .out_of_memory import OutOfMemoryError
+    from .config.load import beside, load_validated
+    from .device.out_of_memory import OutOfMemoryError
 
     try:
         config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
@@ -64,15 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
     """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
-    from .base_check import check_base, load_tokenizer
     from .batch_finder.local import settle_micro
-    from .batch_finder.memory import resident_bytes
-    from .device import prepare_process
-    from .local_devices import settle_here
-    from .local_reporter import LocalReporter
-    from .local_source import prepare_local
-    from .resolve import check_context, embedding_rows, resolve_model_folder
-    from .weight_files import beside_note
+    from .device.abilities import prepare_process
+    from .device.memory import resident_bytes
+    from .local.devices import settle_here
+    from .local.reporter import LocalReporter
+    from .local.source import prepare_local
+    from .model.base_check import check_base, load_tokenizer
+    from .model.resolve import check_context, embedding_rows, resolve_model_folder
+    from .model.weight_files import beside_note
     from .worker import run_training
 
     ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -125,7 +125,7 @@ def process_group() -> Iterator[None]:
     import torch
     import torch.distributed as dist
 
-    from .device import current_device, refuse_unusable_gpus
+    from .device.abilities import current_device, refuse_unusable_gpus
 
     refuse_unusable_gpus()
     check_ranks_have_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
@@ -161,7 +161,7 @@ def _shared_folder(out: Path | None) -> Path:
     """The run's folder, the same on every rank of this machine."""
     import torch.distributed as dist
 
-    from .home import gemfleet_home
+    from .config.home import gemfleet_home
 
     folder = [str(out or gemfleet_home() / "runs" / time.strftime("local-%Y%m%d-%H%M%S"))]
     if dist.is_initialized():

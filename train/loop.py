@@ -15,18 +15,18 @@ from typing import Any
 
 import torch
 
-from .checkpoint import UNKNOWN, Progress, load_checkpoint, save_checkpoint
-from .config import Interval, TrainConfig
-from .device_meter import DeviceMeter
+from .checkpoint.lineage import Lineage
+from .checkpoint.state import UNKNOWN, Progress, load_checkpoint, save_checkpoint
+from .config.schema import Interval, TrainConfig
+from .data.prefetch import StepPrefetcher
+from .device.meter import DeviceMeter
+from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
-from .lineage import Lineage
-from .model import TrainableModel
-from .out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
-from .prefetch import StepPrefetcher
-from .schedule import learning_rate_at
+from .model.gemma import TrainableModel
+from .step.schedule import learning_rate_at
+from .step.throughput import StepClock, StepThroughput, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
-from .throughput import StepClock, StepThroughput, flop_counter, peak_memory_bytes, rated_flops_per_second
 
 log = logging.getLogger("gemfleet.train")
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .attention import check_attention
-from .base_check import check_base
-from .capabilities import choose
-from .config import TrainConfig
-from .device import DeviceFacts, choose_dtype, current_device
+from .checkpoint.lineage import Lineage, base_digest
+from .config.precision import precision_note
+from .config.schema import TrainConfig
+from .data.digest import DataDigest
+from .device.abilities import DeviceFacts, choose_dtype, current_device
+from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .interfaces import BlockSource, Reporter
-from .data_digest import DataDigest
-from .lineage import Lineage, base_digest
+from .kernels.attention import check_attention
+from .kernels.capabilities import choose
 from .loop import Trainer, TrainResult
-from .model import TrainableModel, attach_lora, prepare_layers
-from .out_of_memory import apply_memory_limit, told_out_of_memory
-from .precision import precision_note
+from .model.base_check import check_base
+from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .strategies import build_strategy
 from .strategies.base import Strategy
 

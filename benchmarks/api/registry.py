@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 
 RUN_ID = "bench-live"
 OTHER_RUNS = 30

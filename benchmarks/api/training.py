@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 import yaml
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 
 from ..shared.record import Record, new_record

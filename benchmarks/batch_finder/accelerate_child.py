@@ -29,9 +29,9 @@ def main() -> None:
 def find(task: dict[str, Any]) -> tuple[int, int]:
     """The first size whose step succeeds, and how many sizes were tried."""
     from accelerate.utils import find_executable_batch_size
-    from gemfleet.train.batch_finder.probe import Probe
-    from gemfleet.train.config import TrainConfig
-    from gemfleet.train.device import prepare_process
+    from gemfleet.train.batch_finder.probes.probe import Probe
+    from gemfleet.train.config.schema import TrainConfig
+    from gemfleet.train.device.abilities import prepare_process
 
     prepare_process(1)
     config = TrainConfig.model_validate_json(json.dumps(task["config"]))

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.train.batch_finder.finder import Variant, find_batch
-from gemfleet.train.batch_finder.group import GroupSettings, ProbeGroup
-from gemfleet.train.batch_finder.process import LocalProbe
+from gemfleet.train.batch_finder.probes.group import GroupSettings, ProbeGroup
+from gemfleet.train.batch_finder.probes.process import LocalProbe
 from gemfleet.train.batch_finder.setting import RankPlace, group_settings, probe_tasks, tokens_per_row
 from gemfleet.train.batch_finder.variant_search import SearchLimits
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 
 from ..shared.children import child_environment
 

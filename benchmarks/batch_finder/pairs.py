@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gemfleet.train.batch_finder.group import GroupSettings, ProbeGroup
-from gemfleet.train.batch_finder.process import LocalProbe
+from gemfleet.train.batch_finder.probes.group import GroupSettings, ProbeGroup
+from gemfleet.train.batch_finder.probes.process import LocalProbe
 from gemfleet.train.batch_finder.setting import RankPlace, probe_tasks
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 
 from .measure import Tell
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from rich.console import Console
 
 from ..shared.record import new_record, write_stamped
@@ -129,7 +129,7 @@ def _model_folder(arguments: argparse.Namespace, scratch: Path) -> Path:
         return save_tiny(scratch / "tiny")
     if arguments.model:
         return Path(arguments.model).resolve()
-    from gemfleet.train.demo import demo_model_folder
+    from gemfleet.train.data.demo import demo_model_folder
 
     return Path(demo_model_folder())
 

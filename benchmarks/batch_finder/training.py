@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 
 from ..shared.children import child_environment
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.batch_finder.memory import peak_resident_bytes
-from gemfleet.train.batch_finder.probe import worst_rows
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import prepare_process
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import prepare_process
+from gemfleet.train.device.memory import peak_resident_bytes
 from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
 from gemfleet.train.worker import run_training
 

@@ -85,7 +85,7 @@ class Rank:
 
     def __init__(self, store: Any, rank: int, size: int) -> None:
         import torch
-        from gemfleet.launcher.uploads import CheckpointUploads
+        from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
 
         torch.set_num_threads(1)
         self._store, self._rank = store, rank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 
 RESUME_WORDS = "training goes on from "
 

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 from rich.console import Console
 from rich.table import Table

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from gemfleet.train.device import prepare_process
+from gemfleet.train.device.abilities import prepare_process
 
 from .registry import PARTS, Part
 from .stage import Stage, facts_of

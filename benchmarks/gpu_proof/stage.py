@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import DeviceFacts, current_device
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.packing import TokenBlock, pack_block
+from gemfleet.train.device.abilities import DeviceFacts, current_device
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.model import TrainableModel
-from gemfleet.train.packing import TokenBlock, pack_block
+from gemfleet.train.model.gemma import TrainableModel
 from gemfleet.train.planning import ModelShape
 from gemfleet.train.worker import prepare_model
 from torch import Tensor
 
-from ..plan.random_base import save_random_base
+from ..shared.random_base import save_random_base
 from .checks import Findings
 
 CPU = DeviceFacts(torch.device("cpu"), "CPU", True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gemfleet.train.checkpoint import ADAPTER_FILE, OPTIMIZER_FILE
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import DeviceFacts
+from gemfleet.train.checkpoint.state import ADAPTER_FILE, OPTIMIZER_FILE
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import DeviceFacts
 from gemfleet.train.interfaces import BlockSource, WriteCheckpoint
-from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
 from gemfleet.train.strategies.base import StateDict
 from gemfleet.train.worker import prepare_model

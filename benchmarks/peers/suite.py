@@ -134,7 +134,7 @@ def chosen_contenders(names: str) -> tuple[str, ...]:
 
 def load_batches(model_folder: Path, arguments: argparse.Namespace) -> list[Batch]:
     """Tokenise the demo's question-answer rows and choose the batches."""
-    from gemfleet.train.demo import demo_data_rows
+    from gemfleet.train.data.demo import demo_data_rows
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -174,6 +174,6 @@ def summarise_all(records: Sequence[Record], batches: Sequence[Batch], warmup: i
 
 
 def _demo_model() -> Path:
-    from gemfleet.train.demo import demo_model_folder
+    from gemfleet.train.data.demo import demo_model_folder
 
     return Path(demo_model_folder())

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from gemfleet.train.activation_checkpointing import checkpoint_layers
-from gemfleet.train.batch_finder.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
-from gemfleet.train.batch_finder.probe import worst_rows
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import prepare_process
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import prepare_process
+from gemfleet.train.device.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.model import TrainableModel, attach_lora
+from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
+from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
 from gemfleet.train.strategies.base import Strategy
 
+from ..shared.random_base import random_model
 from .cases import CASES, Case
-from .random_base import random_model
 
 STEPS = 2
 IMPORTED = ("transformers.models.gemma3.modeling_gemma3", "peft", "deepspeed", "torch.distributed.fsdp")

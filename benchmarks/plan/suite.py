@@ -75,7 +75,7 @@ def chosen_cases(names: str) -> list[Case]:
 
 def measure(case: Case, threads: int) -> Result:
     """One fresh process for each rank; the rank that takes most counts. UserError with its last words if one fails."""
-    from .random_base import save_random_base
+    from ..shared.random_base import save_random_base
 
     with tempfile.TemporaryDirectory(prefix="plan-") as folder:
         if case.needs_files:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from gemfleet.train.errors import UserError
 
+from ..shared.models import REAL, model_folder
 from ..shared.record import Run
 from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console
 from ..throughput.suite import numbers, resolved_device
 from ..throughput.table import print_table, write_table
 from ..training.case import STRATEGIES, TrainingCase
 from ..training.figures import figures
-from ..training.models import REAL, model_folder
 from ..training.ranks import measure_training
 from .efficiency import MODES, efficiencies, print_efficiencies, write_efficiencies
 

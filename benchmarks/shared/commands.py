@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 
 COMMAND = (sys.executable, "-m", "gemfleet.launcher.cli")

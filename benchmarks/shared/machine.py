@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from gemfleet.train.cpu import cpu_flags, cpu_name
+from gemfleet.train.device.cpu import cpu_flags, cpu_name
 
 LIBRARIES = (
     *("gemfleet", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "ray", "deepspeed"),

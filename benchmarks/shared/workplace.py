@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from ..training.models import model_folder
+from .models import model_folder
 
 ROWS = 256
 GLOBAL_BATCH = 4

@@ -16,11 +16,11 @@ from pathlib import Path
 from gemfleet.train.errors import UserError
 
 from ..shared import machine
+from ..shared.models import REAL, model_folder
 from ..shared.record import Record, Run
 from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console
 from ..training.case import STRATEGIES, TrainingCase
 from ..training.figures import figures
-from ..training.models import REAL, model_folder
 from ..training.ranks import measure_training
 from .table import print_table, write_table
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 

@@ -16,10 +16,10 @@ from typing import Any, TextIO
 
 import torch
 import torch.distributed as dist
-from gemfleet.train.batch_finder.memory import peak_bytes, reset_peak
-from gemfleet.train.device import choose_dtype, current_device, keep_freed_memory
+from gemfleet.train.device.abilities import choose_dtype, current_device, keep_freed_memory
+from gemfleet.train.device.memory import peak_bytes, reset_peak
 from gemfleet.train.loop import Trainer
-from gemfleet.train.throughput import rated_flops_per_second
+from gemfleet.train.step.throughput import rated_flops_per_second
 from gemfleet.train.worker import prepare_model
 
 from .case import RankTask

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gemfleet.launcher.uploads import CheckpointUploads
+from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
 from gemfleet.train.interfaces import WriteCheckpoint
 
 CLOSE_SECONDS = 120.0

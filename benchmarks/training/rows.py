@@ -64,7 +64,7 @@ def token_stream(model_folder: Path, vocabulary: int) -> NDArray[np.int32]:
     """Tokens to cut rows from: question-answer text, or where there is no tokenizer a rule that can be learnt."""
     if not (model_folder / "tokenizer.json").exists():
         return (np.arange(RULE_TOKENS, dtype=np.int64) * 7 % min(vocabulary, 256)).astype(np.int32)
-    from gemfleet.train.demo import demo_data_rows
+    from gemfleet.train.data.demo import demo_data_rows
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model_folder)

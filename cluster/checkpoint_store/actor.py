@@ -22,8 +22,8 @@ from ..errors import StoreError
 from ..head import HeadActor, start_on_head
 from ..private import keep_private
 from .files import StoredFiles
+from .location import open_disk
 from .manifest import FileEntry, Manifest
-from .storage import open_disk
 from .stream import StreamServer, Ticket
 
 log = logging.getLogger("gemfleet.cluster")

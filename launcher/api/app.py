@@ -10,9 +10,9 @@ from importlib.metadata import version
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from gemfleet.cluster.inventory import Node
-from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.registry.registry_reader import RegistryReader
 
-from ..registry import registry_of
+from ..runs.registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate

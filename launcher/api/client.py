@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import httpx2
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from pydantic import BaseModel, ValidationError
 
 from .schemas import (

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from gemfleet.cluster.registry_reader import KINDS, Mark, RegistryReader
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.registry_reader import KINDS, Mark, RegistryReader
+from gemfleet.cluster.registry.run_registry import RunState
 from starlette.concurrency import run_in_threadpool
 
 from .redaction import redact

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gemfleet.cluster.registry_reader import RegistryReader
-from gemfleet.cluster.run_registry import Run, RunState
+from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.cluster.registry.run_registry import Run, RunState
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector

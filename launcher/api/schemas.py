@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from pydantic import BaseModel, ConfigDict, Field
 
 Item = TypeVar("Item", bound=BaseModel)

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Protocol
 from fastapi import Depends, Request
 from gemfleet.cluster.errors import UnknownRun
 from gemfleet.cluster.inventory import Node
-from gemfleet.cluster.registry_reader import RegistryReader
-from gemfleet.cluster.run_registry import Run, RunRegistry
+from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .feed import Feed
 from .settings import ApiSettings

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from fastapi.responses import StreamingResponse
-from gemfleet.cluster.registry_reader import Mark
+from gemfleet.cluster.registry.registry_reader import Mark
 
 from .feed import Feed
 from .problems import ApiError

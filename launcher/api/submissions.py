@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 from gemfleet.cluster.errors import RunConflict
-from gemfleet.cluster.run_registry import Run, RunState
-from gemfleet.train.config_errors import explain
-from gemfleet.train.deepspeed_json import read_deepspeed_json
+from gemfleet.cluster.registry.run_registry import Run, RunState
+from gemfleet.train.config.deepspeed_json import read_deepspeed_json
+from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
 
-from ..config import LaunchConfig
-from ..registry import registry_of
-from ..run_folder import RESOLVED_FILE, refuse_leftovers
+from ..config.schema import LaunchConfig
+from ..runs.folder import RESOLVED_FILE, refuse_leftovers
+from ..runs.registry import registry_of
 from .allowed import Allowed, refused
 from .problems import ApiError
 from .schemas import ProblemDetail

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gemfleet.cluster.registry_reader import RegistryReader
-from gemfleet.cluster.run_registry import Run
+from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.cluster.registry.run_registry import Run
 
 BLOCK_STEPS = 1000
 PAGE_ROWS = 1000

@@ -10,10 +10,10 @@ from typing import Any, get_args
 import yaml
 from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.errors import StoreError
-from gemfleet.cluster.registry_reader import RegistryReader
-from gemfleet.cluster.run_registry import Run, RunState
-from gemfleet.train.config import Precision
-from gemfleet.train.precision import describe_precision
+from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.cluster.registry.run_registry import Run, RunState
+from gemfleet.train.config.precision import describe_precision
+from gemfleet.train.config.schema import Precision
 
 from .redaction import redact, redact_text
 from .schemas import (

@@ -26,7 +26,7 @@ def list_found(as_json: Json = False) -> None:
 
     from gemfleet.train.batch_finder.cache import BatchCache, batch_cache_file
 
-    from .home import moment, size
+    from .local_runs import moment, size
     from .tables import print_table
 
     entries = BatchCache(batch_cache_file()).entries()

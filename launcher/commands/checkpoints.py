@@ -11,7 +11,7 @@ import typer
 from .options import Json, Run
 
 if TYPE_CHECKING:
-    from ..publish import Publication
+    from ..result.publish import Publication
 
 
 class Action(StrEnum):
@@ -50,7 +50,7 @@ def checkpoints(
 
       gemfleet checkpoints demo-2026 export latest ./merged --merged
     """
-    from .home import open_registry, run_folder
+    from .local_runs import open_registry, run_folder
 
     registry = open_registry()
     run_id = registry.find_run(run).id
@@ -65,7 +65,7 @@ def checkpoints(
 def _list(found: list[dict[str, Any]], as_json: bool) -> None:
     import json
 
-    from .home import moment, size
+    from .local_runs import moment, size
     from .tables import print_table
 
     if as_json:
@@ -78,7 +78,7 @@ def _list(found: list[dict[str, Any]], as_json: bool) -> None:
 def _verify(folder: Path, as_json: bool) -> None:
     import json
 
-    from ..run_storage import shelf_of
+    from ..runs.checkpoints import shelf_of
     from .tables import print_table
 
     with shelf_of(folder) as shelf:
@@ -99,8 +99,8 @@ def _copy(
 
     from gemfleet.train.errors import UserError
 
-    from ..export import export_adapter, export_merged, pull, verified_checkpoint
-    from ..run_storage import shelf_of
+    from ..result.export import export_adapter, export_merged, pull, verified_checkpoint
+    from ..runs.checkpoints import shelf_of
 
     if step is None or destination is None:
         raise UserError(
@@ -123,13 +123,13 @@ def _copy(
 
 def _publication(run_folder: Path, checkpoint: Path) -> Publication:
     """A checkpoint with its base model, as it would be found if the run were launched again."""
-    from gemfleet.train.resolve import resolve_model_folder
+    from gemfleet.train.model.resolve import resolve_model_folder
 
-    from ..config import OutputConfig
-    from ..config_file import load_config
-    from ..public_names import written_names
-    from ..publish import Publication
-    from ..run_folder import RESOLVED_FILE, launch_folder
+    from ..config.load import load_config
+    from ..config.schema import OutputConfig
+    from ..result.public_names import written_names
+    from ..result.publish import Publication
+    from ..runs.folder import RESOLVED_FILE, launch_folder
 
     train = load_config(run_folder / RESOLVED_FILE).train
     launched = launch_folder(run_folder)

@@ -128,14 +128,14 @@ def manifest(
     """
     from gemfleet.cluster.bringup.description import ClusterDescription
     from gemfleet.cluster.bringup.templates.render import KINDS, render
-    from gemfleet.train.config_file import load_validated
+    from gemfleet.train.config.load import load_validated
     from gemfleet.train.errors import UserError
 
     if kind not in KINDS:
         raise UserError(f"--kind {kind!r} is unknown; give one of {', '.join(KINDS)}")
     run = None
     if config is not None:
-        from ..config_file import load_config
+        from ..config.load import load_config
 
         load_config(config)  # what is wrong with it is better said here than on the cluster
         run = config.read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def _record(entry: NodeStatus) -> dict[str, object]:
 def _open(hosts_file: Path) -> tuple[ClusterDescription, Operator]:
     from gemfleet.cluster.bringup.operate import Operator
 
-    from ..hosts_file import load_hosts
+    from ..submit.cluster_file import load_hosts
 
     description = load_hosts(hosts_file)
     return description, Operator(description, lambda text: typer.echo(f"{text} …", err=True))
@@ -171,13 +171,13 @@ def _open(hosts_file: Path) -> tuple[ClusterDescription, Operator]:
 def _token(description: ClusterDescription) -> str:
     from gemfleet.cluster.token_file import load_token
 
-    from ..hosts_file import token_path
+    from ..submit.cluster_file import token_path
 
     return load_token(token_path(description))
 
 
 def _tell_how_to_use(hosts_file: Path, description: ClusterDescription) -> None:
-    from ..hosts_file import token_path, tunnel_command
+    from ..submit.cluster_file import token_path, tunnel_command
 
     path = shlex.quote(str(token_path(description)))
     port = description.ports.dashboard

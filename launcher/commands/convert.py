@@ -19,13 +19,13 @@ def convert(request: Request) -> None:
 
       gemfleet convert request.json > run.yaml
     """
-    from gemfleet.train.config_file import read_mapping
+    from gemfleet.train.config.load import read_mapping
     from gemfleet.train.errors import UserError
 
-    from ..config_file import refuse
-    from ..platform.convert import convert as convert_request
-    from ..platform.request import is_platform_request
-    from ..platform.write_yaml import to_yaml
+    from ..config.load import refuse
+    from ..config.platform.convert import convert as convert_request
+    from ..config.platform.request import is_platform_request
+    from ..config.platform.write_yaml import to_yaml
 
     content = read_mapping(request)
     if not is_platform_request(content):

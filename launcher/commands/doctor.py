@@ -57,11 +57,11 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
 
     from gemfleet.cluster.doctor.examine import Examination, check_quickly, examine
     from gemfleet.cluster.inventory import list_nodes
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.train.config.home import gemfleet_home
 
-    from ..config import ClusterConfig
-    from ..config_file import load_config
-    from ..ray_session import connected
+    from ..config.load import load_config
+    from ..config.schema import ClusterConfig
+    from ..run.connect import connected
 
     loaded = load_config(config) if config is not None else None
     with connected(loaded.cluster if loaded else ClusterConfig()):
@@ -101,7 +101,7 @@ def _on_head(hosts: Path, config: Path | None, quick: bool, as_json: bool) -> in
     from gemfleet.cluster.bringup.ssh import Ssh
     from gemfleet.train.errors import UserError
 
-    from ..hosts_file import load_hosts
+    from ..submit.cluster_file import load_hosts
 
     if config is not None:
         raise UserError("CONFIG and --hosts do not go together; run `gemfleet doctor CONFIG` on the head")

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Json, Run
-from .source import Address, open_source
+from .run_source import Address, open_source
 
 
 def events(
@@ -24,7 +24,7 @@ def events(
 
       gemfleet events demo-20260102-030405-1a2b --address http://HEAD:8266
     """
-    from .home import moment
+    from .local_runs import moment
 
     try:
         for event in open_source(run, address).events(follow):

@@ -42,7 +42,7 @@ def init(
     """
     from gemfleet.train.errors import UserError
 
-    from ..starter_file import starter_file
+    from ..config.starter_file import starter_file
 
     if file.exists() and not force:
         raise UserError(f"{file} is there already; give another name, or --force to replace it")
@@ -87,7 +87,7 @@ def _write_checked(file: Path, text: str) -> None:
 
     from gemfleet.train.errors import UserError
 
-    from ..config_file import load_config
+    from ..config.load import load_config
 
     if not file.parent.is_dir():
         raise UserError(f"the folder {file.parent} does not exist; make it first")

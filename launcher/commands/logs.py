@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..log_order import by_time
-from ..logs import LogReader
+from ..runs.log_files import LogReader
+from ..runs.log_order import by_time
 from .options import Json, Run
 
 POLL_SECONDS = 0.5
@@ -34,7 +34,7 @@ def logs(
     """
     import json
 
-    from .home import open_registry, run_folder
+    from .local_runs import open_registry, run_folder
 
     registry = open_registry()
     found = registry.find_run(run)

@@ -17,8 +17,8 @@ Name = Annotated[str | None, typer.Option("--name", help="Begins the run's id, i
 
 def complete_run(incomplete: str) -> list[str]:
     """Ids of runs on this head that begin so, for a shell's completion; none where there is no registry."""
-    from gemfleet.cluster.run_registry import RunRegistry
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.cluster.registry.run_registry import RunRegistry
+    from gemfleet.train.config.home import gemfleet_home
 
     path = gemfleet_home() / "gemfleet.db"
     ids = [run.id for run in RunRegistry(path).list_runs()] if path.is_file() else []
@@ -68,7 +68,7 @@ def checked_id(run_id: str | None) -> str | None:
 
     from gemfleet.train.errors import UserError
 
-    from ..config import NAME_PATTERN
+    from ..config.schema import NAME_PATTERN
 
     if run_id is not None and not re.match(NAME_PATTERN, run_id):
         raise UserError(f"--id {run_id!r} is no id for a run; use letters, digits, `.`, `_` and `-`, at most 64")

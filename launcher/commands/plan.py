@@ -13,7 +13,7 @@ from .options import Json
 if TYPE_CHECKING:
     from gemfleet.train.planning import Workload
 
-    from ..sizing import SizingReport
+    from ..plan.fleet import SizingReport
 
 
 def plan(
@@ -81,11 +81,11 @@ def plan(
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
-    from ..sizing import find_device, find_shape, ranks_of, size_up, work_of_config
+    from ..plan.fleet import find_device, find_shape, ranks_of, size_up, work_of_config
 
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     if config is not None:
-        from ..config_file import load_config
+        from ..config.load import load_config
 
         loaded = load_config(config)
         train = loaded.train
@@ -114,7 +114,7 @@ def plan(
 def _print(report: SizingReport, as_json: bool) -> None:
     import json
 
-    from ..sizing import table_rows
+    from ..plan.fleet import table_rows
     from .tables import open_console, print_table, print_text
 
     if as_json:

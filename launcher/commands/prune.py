@@ -11,9 +11,9 @@ import typer
 from .options import Json
 
 if TYPE_CHECKING:
-    from gemfleet.cluster.run_registry import Run, RunRegistry
+    from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
-    from ..pruning import Removal
+    from ..runs.prune import Removal
 
 
 def prune(
@@ -41,10 +41,10 @@ def prune(
     import json
     import time
 
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.train.config.home import gemfleet_home
 
-    from ..pruning import choose, sweep
-    from .home import moment, open_registry, size
+    from ..runs.prune import choose, sweep
+    from .local_runs import moment, open_registry, size
     from .tables import print_table
 
     registry = open_registry()
@@ -74,8 +74,8 @@ def _each(
     """What goes, or went, of each run; and why some do not go: one odd run keeps no other from making room."""
     from gemfleet.cluster.errors import DiskFull, RegistryDamaged
 
-    from ..pruning import Removal, carry_out
-    from .home import run_folder
+    from ..runs.prune import Removal, carry_out
+    from .local_runs import run_folder
 
     removals, odd, unforgotten = [], {}, []
     for run in runs:

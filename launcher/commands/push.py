@@ -23,11 +23,11 @@ def push(run: Run) -> None:
     """
     from gemfleet.train.errors import UserError
 
-    from ..config_file import load_config
-    from ..delivery.deliver import deliver_folder
-    from ..delivery.errors import DeliveryError
-    from ..progress import open_display
-    from .home import open_registry, run_folder
+    from ..config.load import load_config
+    from ..display import open_display
+    from ..result.delivery.deliver import deliver_folder
+    from ..result.delivery.errors import DeliveryError
+    from .local_runs import open_registry, run_folder
 
     registry = open_registry()
     found = registry.find_run(run)

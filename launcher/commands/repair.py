@@ -19,9 +19,9 @@ def repair(as_json: Json = False) -> None:
     """
     import json
 
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.train.config.home import gemfleet_home
 
-    from ..repair import repair as rebuild
+    from ..runs.repair import repair as rebuild
 
     done = rebuild(gemfleet_home())
     if as_json:

@@ -35,12 +35,12 @@ def resume(
     """
     from gemfleet.train.errors import UserError
 
-    from ..config_file import load_config
-    from ..inputs import check_everything
-    from ..nothing_left import nothing_left
-    from ..resume_check import check_resume
-    from ..run_folder import RESOLVED_FILE, launch_folder
-    from .home import open_registry, refuse_running, run_folder
+    from ..config.load import load_config
+    from ..run.check_inputs import check_everything
+    from ..run.nothing_left import nothing_left
+    from ..run.resume_check import check_resume
+    from ..runs.folder import RESOLVED_FILE, launch_folder
+    from .local_runs import open_registry, refuse_running, run_folder
     from .train import run_to_its_end
 
     registry = open_registry()
@@ -68,8 +68,8 @@ def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:
     """Where the run would go on; finished: why it would not."""
     import json
 
-    from ..run_storage import shelf_of
-    from .home import run_folder
+    from ..runs.checkpoints import shelf_of
+    from .local_runs import run_folder
 
     with shelf_of(run_folder(run_id)) as shelf:
         newest, damaged = shelf.newest_verified()

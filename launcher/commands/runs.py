@@ -26,7 +26,7 @@ def runs(
     """
     import json
 
-    from .home import moment, open_registry
+    from .local_runs import moment, open_registry
     from .tables import open_console, print_table
 
     registry = open_registry()

@@ -43,7 +43,7 @@ def serve(
       gemfleet serve --host 0.0.0.0 --allow-host head.example.org
     """
     from gemfleet.cluster.private import is_open
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.train.config.home import gemfleet_home
 
     from ..api.allowed import Allowed
     from ..api.app import create_app

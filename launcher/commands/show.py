@@ -20,7 +20,7 @@ def show(run: Run, as_json: Json = False) -> None:
     """
     import json
 
-    from .home import open_registry, run_folder
+    from .local_runs import open_registry, run_folder
 
     registry = open_registry()
     found = registry.find_run(run)
@@ -41,7 +41,7 @@ def show(run: Run, as_json: Json = False) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    from .home import moment
+    from .local_runs import moment
     from .tables import print_facts
 
     step, evaluation = facts["newest_step"], facts["newest_eval"]

@@ -25,7 +25,7 @@ def stop(
     """
     import json
 
-    from .home import open_registry
+    from .local_runs import open_registry
 
     registry = open_registry()
     found = registry.find_run(run)

@@ -46,7 +46,7 @@ def submit(
         return
     from gemfleet.train.errors import UserError
 
-    from ..hosts_file import load_hosts, tunnel, use_token
+    from ..submit.cluster_file import load_hosts, tunnel, use_token
 
     if address is not None:
         raise UserError("--address and --hosts both name a cluster; give one of them")
@@ -67,24 +67,24 @@ def _submit(
 ) -> None:
     import json
 
-    from .. import submission
-    from ..config_file import load_config
+    from ..config.load import load_config
+    from ..submit import job
 
-    head = address or submission.default_address()
-    client, job = submission.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell)
+    head = address or job.default_address()
+    client, sent = job.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell)
     if as_json:
-        typer.echo(json.dumps({"job": job, "address": head}))
+        typer.echo(json.dumps({"job": sent, "address": head}))
     else:
-        typer.echo(f"submitted {job}; its output: ray job logs --address {head} --follow {job}")
+        typer.echo(f"submitted {sent}; its output: ray job logs --address {head} --follow {sent}")
     if not follow:
         return
     try:
-        status = submission.follow(client, job, _write)
+        status = job.follow(client, sent, _write)
     except KeyboardInterrupt:
         typer.echo("\nthe job goes on; stop it on the head with `gemfleet stop latest`", err=True)
         raise typer.Exit(130) from None
     if status != "SUCCEEDED":
-        typer.echo(f"error: job {job} ended as {status}", err=True)
+        typer.echo(f"error: job {sent} ended as {status}", err=True)
         raise typer.Exit(1)
 
 

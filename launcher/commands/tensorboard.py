@@ -21,7 +21,7 @@ def tensorboard(
 
       gemfleet tensorboard latest --port 6007
     """
-    from .home import open_registry, run_folder
+    from .local_runs import open_registry, run_folder
 
     folder = run_folder(open_registry().find_run(run).id) / "runs"
     folder.mkdir(parents=True, exist_ok=True)  # a run that has not begun to train has none yet

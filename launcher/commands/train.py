@@ -11,8 +11,8 @@ import typer
 from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 if TYPE_CHECKING:
-    from ..config import LaunchConfig
-    from ..run import Outcome
+    from ..config.schema import LaunchConfig
+    from ..run.launch import Outcome
 
 # Ray's logger, and how the line begins that it writes on a terminal in each run.
 RAY_LINE = ("ray._private.authentication.authentication_token_setup", "Token authentication is enabled")
@@ -52,10 +52,10 @@ def train(
     Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or
     SIGHUP: as stopped, with a checkpoint, once ranks train, and as interrupted before.
     """
-    from ..signals import SIGNALS
+    from ..run.signals import SIGNALS
 
     with SIGNALS.installed():
-        from ..config_file import load_with_notes
+        from ..config.load import load_with_notes
 
         loaded, notes = load_with_notes(config, with_name(overrides, name))
     for note in notes:
@@ -72,7 +72,7 @@ def run_to_resume(wanted: str, name: str) -> str:
     """The id of the run meant by `--resume`; `latest` is the newest of this configuration's name."""
     from gemfleet.cluster.errors import UnknownRun
 
-    from .home import open_registry, refuse_running
+    from .local_runs import open_registry, refuse_running
 
     registry = open_registry()
     if wanted != "latest":
@@ -88,9 +88,9 @@ def run_to_resume(wanted: str, name: str) -> str:
 
 def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes: bool) -> None:
     """What the run itself would find to be wrong before it starts."""
-    from ..inputs import check_everything
-    from ..resume_check import check_resume
-    from .home import run_folder
+    from ..run.check_inputs import check_everything
+    from ..run.resume_check import check_resume
+    from .local_runs import run_folder
 
     check_everything(config)
     if resume is not None:
@@ -100,10 +100,10 @@ def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes:
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     import json
 
-    from gemfleet.train.home import gemfleet_home
+    from gemfleet.train.config.home import gemfleet_home
 
-    from ..config_file import dump_config
-    from ..plan_here import describe_here
+    from ..config.load import dump_config
+    from ..plan.this_machine import describe_here
     from .tables import print_facts
 
     plan = describe_here(config, gemfleet_home() / "runs")
@@ -126,8 +126,8 @@ def run_to_its_end(
     accept_changes: bool = False,
 ) -> None:
     """Launch, show what goes on, and print the outcome. For the last five see `launch`."""
-    from ..shadowing import refuse_shadowing
-    from ..signals import EXIT_CODE, SIGNALS
+    from ..run.signals import EXIT_CODE, SIGNALS
+    from ..submit.shadowing import refuse_shadowing
     from ..unread import output_may_go_unread
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
@@ -152,9 +152,9 @@ def _run_to_its_end(
 ) -> None:
     from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
 
-    from ..delivery.errors import DeliveryError
-    from ..progress import open_display
-    from ..run import TrainingFailedError, launch
+    from ..display import open_display
+    from ..result.delivery.errors import DeliveryError
+    from ..run.launch import TrainingFailedError, launch
 
     hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()

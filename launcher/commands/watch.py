@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import Run
-from .source import Address, open_source
+from .run_source import Address, open_source
 
 if TYPE_CHECKING:
     from ..api.schemas import RunDetail
@@ -72,8 +72,8 @@ def view(run: RunDetail) -> Any:
 
 def facts_of(run: RunDetail) -> dict[str, str]:
     """Label and value of each line, without those that are not known."""
-    from ..progress import clock_time
-    from .home import size
+    from ..display import clock_time
+    from .local_runs import size
 
     progress, rates = run.progress, run.throughput
     known: dict[str, str | None] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 
 from .address import is_git_source, parse_source

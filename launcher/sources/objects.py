@@ -63,7 +63,7 @@ def parse_object_address(address: str) -> ObjectAddress:
 def fsspec_of(address: ObjectAddress) -> Any:
     """The store as an fsspec filesystem."""
     from fsspec.implementations.arrow import ArrowFSWrapper
-    from gemfleet.cluster.checkpoint_store.storage import object_filesystem
+    from gemfleet.cluster.checkpoint_store.location import object_filesystem
 
     return ArrowFSWrapper(object_filesystem(address.scheme, address.path.partition("/")[0]))
 

@@ -11,7 +11,7 @@ from gemfleet.benchmarks.batch_finder.suite import best_size, cap_for
 from gemfleet.benchmarks.batch_finder.tiny import save_tiny
 from gemfleet.benchmarks.batch_finder.training import train_under_cap
 from gemfleet.benchmarks.batch_finder.verdict import misses, table_of
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 
 SIZES = [Size(rows, speed, 1000 + 100 * rows) for rows, speed in ((1, 50.0), (2, 80.0), (3, 100.0), (4, 99.0))]
 

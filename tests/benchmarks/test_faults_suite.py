@@ -14,7 +14,7 @@ from gemfleet.benchmarks.faults.recovery import Recovery, recovery_of
 from gemfleet.benchmarks.faults.suite import chosen, results, with_ratios
 from gemfleet.benchmarks.report.others import faults_section, faults_table
 from gemfleet.benchmarks.shared.record import Record, Run, new_record, read_records
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 
 
 def record(case: str, *facts: dict[str, Any], failed: bool = False) -> Record:

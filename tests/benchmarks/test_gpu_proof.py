@@ -21,10 +21,10 @@ from gemfleet.benchmarks.gpu_proof.registry import PARTS
 from gemfleet.benchmarks.gpu_proof.results import Result
 from gemfleet.benchmarks.gpu_proof.stage import Stage
 from gemfleet.benchmarks.shared.record import read_records
-from gemfleet.train.loss import SupervisedCrossEntropy
+from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.strategies.ddp import DdpStrategy
+from support.places import REPOSITORY
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 ON_A_CPU = ("device", "step", "attention", "resume", "strategies", "speed-1b", "layers", "vocabulary", "quantised")
 ON_A_GPU = ("memory", "plan", "liger")
 
@@ -59,7 +59,7 @@ def failed(stage: Stage) -> list[str]:
 
 
 def test_a_window_of_one_token_too_many_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gemfleet.train import attention
+    from gemfleet.train.kernels import attention
 
     right = attention.block_attention
 
@@ -148,7 +148,7 @@ def test_every_part_is_imported_without_ray() -> None:
 
 
 def test_the_proof_starts_from_a_bare_checkout(tmp_path: Path) -> None:
-    command = [str(CHECKOUT / ".ci" / "gpu-proof"), "--device", "cpu", "--quick", "--parts", "vocabulary"]
+    command = [str(REPOSITORY / ".ci" / "gpu-proof"), "--device", "cpu", "--quick", "--parts", "vocabulary"]
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHON": sys.executable}
     done = subprocess.run([*command, "--out", str(tmp_path / "out")], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -176,6 +176,6 @@ def test_a_wheel_keeps_one_cuda(tmp_path: Path) -> None:
 
 
 def test_the_wheels_have_the_versions_that_are_tested() -> None:
-    pins = wheels.pinned(CHECKOUT / "constraints.txt")
+    pins = wheels.pinned(REPOSITORY / "constraints.txt")
     assert set(wheels.PACKAGES) - pins.keys() <= {"liger_kernel"}
     assert pins["torch"] == torch.__version__.partition("+")[0]

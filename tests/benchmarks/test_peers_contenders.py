@@ -28,6 +28,7 @@ from gemfleet.benchmarks.shared.record import Record, read_records
 from gemfleet.benchmarks.shared.repeat import measure_all
 from gemfleet.train.errors import UserError
 from rich.console import Console
+from support.places import REPOSITORY
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
 pytestmark = pytest.mark.slow
@@ -129,7 +130,7 @@ def test_without_trl_the_remedy_is_one_sentence(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_both_module_names_run_from_the_repository() -> None:
-    root = Path(__file__).resolve().parents[2]
+    root = REPOSITORY
     for module in ("benchmarks", "gemfleet.benchmarks"):
         done = subprocess.run(
             [sys.executable, "-m", module, "peers", "--contenders", "nobody"], cwd=root, capture_output=True, text=True

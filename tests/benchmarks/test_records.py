@@ -12,8 +12,7 @@ from gemfleet.benchmarks.shared.record import SCHEMA_VERSION, Record, Run, read_
 from gemfleet.benchmarks.shared.repeat import Case, Suite, Tick, measure_all, schedule, start_run
 from gemfleet.train.errors import UserError
 from rich.console import Console
-
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+from support.places import RESULTS
 
 
 class Counting:

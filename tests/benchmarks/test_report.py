@@ -14,8 +14,8 @@ from gemfleet.benchmarks.report.page import figure, html_page
 from gemfleet.benchmarks.report.pictures import draw
 from gemfleet.benchmarks.report.sections import sections
 from gemfleet.benchmarks.shared.record import read_records
+from support.places import RESULTS
 
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 CHARTS = re.compile(r'id="charts">(.*?)</script>', re.DOTALL)
 
 

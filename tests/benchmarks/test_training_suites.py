@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from gemfleet.benchmarks.__main__ import main
+from gemfleet.benchmarks.shared.models import TINY
 from gemfleet.benchmarks.shared.record import Record, read_records
-from gemfleet.benchmarks.training.models import TINY
 from gemfleet.train.planning.counts import lora_parameters
 from gemfleet.train.planning.flops import FlopCounter
 

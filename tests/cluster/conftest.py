@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.inventory import list_nodes
 from gemfleet.cluster.local import connect
-from object_store import s3_server
+from support.servers.object_store import s3_server
 
 OBJECT_STORE_BYTES = 100 << 20
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from gemfleet.cluster.checkpoint_store.actor import CheckpointStore
 from gemfleet.cluster.private import private_folder
-from gemfleet.cluster.run_recorder import RunRecorder
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_recorder import RunRecorder
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.cluster.token_file import load_token
 
 WHO = {"node": "n", "address": "a", "pid": 1}

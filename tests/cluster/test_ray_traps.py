@@ -5,11 +5,9 @@ The list is checked against the files, so that no entry outlives its test.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from support.places import TESTS
 
-TESTS = Path(__file__).resolve().parent.parent
 TRAPS = {
     "a filesystem handler of `__main__` does not pickle": "cluster/test_store_on_ray.py::"
     "test_the_handler_pickles_and_stays_equal",

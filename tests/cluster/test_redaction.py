@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from gemfleet.cluster.redaction import HIDDEN, clean_text, printable, redact
-from gemfleet.cluster.run_recorder import RunRecorder
-from gemfleet.cluster.run_registry import RunRegistry, RunState
+from gemfleet.cluster.registry.run_recorder import RunRecorder
+from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_table import EPOCHS, ROWS, Place, print_table
-from gemfleet.cluster.run_registry import RunRegistry
-from tiny_run import ends, local_ray, make_workplace, start
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from support.fault_table import EPOCHS, ROWS, Place, print_table
+from support.tiny_run import ends, local_ray, make_workplace, start
 
 
 @pytest.fixture(scope="module")

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fault_table import tell
-from gemfleet.cluster.run_recorder import start_recorder
-from gemfleet.cluster.run_registry import RunRegistry
-from tiny_run import local_ray
+from gemfleet.cluster.registry.run_recorder import start_recorder
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from support.fault_table import tell
+from support.tiny_run import local_ray
 
 
 @pytest.mark.slow
 def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
     import ray.train
     import ray.train.torch
-    from gemfleet.launcher.fit import EndsForGood, FitThread, first_cause
-    from gemfleet.launcher.torch_backend import PreparedTorchConfig
+    from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
+    from gemfleet.launcher.run.training.ray_trainer import EndsForGood, FitThread, first_cause
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("one-1", "one", "{}")

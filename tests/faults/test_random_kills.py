@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fault_table import EPOCHS, SEED, Place, tell, verifies
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
-from gemfleet.cluster.run_registry import RunRegistry
-from tiny_run import WAIT_SECONDS, ends, gemfleet, start, wait_for_step
+from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from support.fault_table import EPOCHS, SEED, Place, tell, verifies
+from support.tiny_run import WAIT_SECONDS, ends, gemfleet, start, wait_for_step
 
 RUN_KILLS = int(os.environ.get("GEMFLEET_RUN_KILLS", "2"))
 KILLS = int(os.environ.get("GEMFLEET_KILLS", "12"))

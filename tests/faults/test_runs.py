@@ -14,11 +14,21 @@ from typing import Any
 
 import psutil
 import pytest
-from fault_table import EPOCHS, SEED, Place, tell, verifies
 from gemfleet.benchmarks.faults.recovery import recovery_of
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from safetensors.torch import load_file
-from tiny_run import SAVE_EVERY, STEPS_PER_EPOCH, ends, gemfleet, history, start, states, trained_steps, wait_for_step
+from support.fault_table import EPOCHS, SEED, Place, tell, verifies
+from support.tiny_run import (
+    SAVE_EVERY,
+    STEPS_PER_EPOCH,
+    ends,
+    gemfleet,
+    history,
+    start,
+    states,
+    trained_steps,
+    wait_for_step,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 STEPS = int(EPOCHS) * STEPS_PER_EPOCH

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 import yaml
-from fault_table import tell, verifies
-from gemfleet.cluster.run_registry import Run, RunRegistry
-from tiny_run import WAIT_SECONDS, make_workplace, wait_for_step
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry
+from support.fault_table import tell, verifies
+from support.tiny_run import WAIT_SECONDS, make_workplace, wait_for_step
 
 PHASES = (
     *("queued", "preflight", "staging", "preparing_data"),

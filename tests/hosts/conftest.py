@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from fault_table import ROWS, print_table
-
+from support.fault_table import ROWS, print_table
 from tests.hosts.hosts import fleet_of, why_not
 from tests.hosts.ray_cluster import RayCluster, prepare_head, start_ray
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from tests.hosts.hosts import HOME, Fleet, Host, fleet_of
 from tests.hosts.ssh_hosts import HOSTS_FILE, processes, serve_ssh, why_no_ssh, write_hosts_file
 from tests.tiny_model import save_tiny_gemma3

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.hosts.hosts import HOME, Fleet, Host, fleet_of
 from tests.hosts.ssh_hosts import HOSTS_FILE, serve_ssh, why_no_ssh, write_hosts_file
 

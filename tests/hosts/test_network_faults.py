@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
-from fault_table import tell, verifies
 from gemfleet.benchmarks.faults.recovery import recovery_of
-from gemfleet.cluster.run_registry import Run
-
+from gemfleet.cluster.registry.run_registry import Run
+from support.fault_table import tell, verifies
 from tests.hosts.hosts import Host, fleet_of
 from tests.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
 from tests.hosts.remote_registry import RemoteRegistry

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from tests.hosts.hosts import Host
 from tests.hosts.ray_cluster import RayCluster
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import yaml
 from safetensors import safe_open
-
 from tests.hosts.hosts import Host
 from tests.hosts.ray_cluster import WORK, RayCluster
 

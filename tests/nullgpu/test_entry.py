@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.nullgpu.commands import run, write_config
 from support.nullgpu.device import PretendedGpu
-from tiny_run import make_workplace
+from support.tiny_run import make_workplace
 
 pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 

@@ -11,7 +11,7 @@ from support.nullgpu.commands import run, write_config
 from support.nullgpu.device import PretendedGpu
 from support.nullgpu.pools import Pools
 from support.nullgpu.sparse_base import save_sparse_base
-from tiny_tokenizer import tiny_tokenizer
+from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 

@@ -8,10 +8,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from gemfleet.cluster.run_registry import RunRegistry
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from support.nullgpu.commands import write_config
 from support.nullgpu.device import PretendedGpu
-from tiny_run import ends, gemfleet, make_workplace, states, wait_for_step
+from support.tiny_run import ends, gemfleet, make_workplace, states, wait_for_step
 
 pytestmark = [pytest.mark.nullgpu, pytest.mark.slow]
 

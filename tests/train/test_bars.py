@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from gemfleet.train.quiet import without_bars
-from tiny_model import tiny_gemma3
+from support.tiny_model import tiny_gemma3
 
 
 def test_nothing_is_drawn_while_a_model_is_written(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.interfaces import WriteCheckpoint
-from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model import attach_lora
+from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.strategies import build_strategy
-from reference_step import examples
-from tiny_model import tiny_gemma3
+from support.reference_step import examples
+from support.tiny_model import tiny_gemma3
 
 BASELINE: dict[str, Any] = {
     "model": "tiny",

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from gemfleet.train import device
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.config_file import load_validated
+from gemfleet.train.config.load import load_validated
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device import abilities
 from gemfleet.train.entry import TrainFile, main
-from gemfleet.train.local_source import prepare_local
-from tiny_model import save_tiny_gemma3
-from tiny_tokenizer import tiny_tokenizer
+from gemfleet.train.local.source import prepare_local
+from support.places import REPOSITORY
+from support.tiny_model import save_tiny_gemma3
+from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = pytest.mark.slow
-REPOSITORY = Path(__file__).resolve().parents[2]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 
 
@@ -62,7 +62,7 @@ def test_a_gpu_that_torch_cannot_use_is_an_error(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(device, "_gpus_of_the_driver", lambda: 2)
+    monkeypatch.setattr(abilities, "_gpus_of_the_driver", lambda: 2)
     assert main([str(config)]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: the driver shows 2 GPUs on this machine, but torch ")

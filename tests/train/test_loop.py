@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.launcher.model_card import _settings
-from gemfleet.train.config import TrainConfig
+from gemfleet.launcher.result.model_card import _settings
+from gemfleet.train.checkpoint.lineage import Lineage
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.digest import data_digest, example_digests
+from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import WriteCheckpoint
-from gemfleet.train.data_digest import data_digest, example_digests
-from gemfleet.train.lineage import Lineage
-from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer, TrainResult
-from gemfleet.train.model import attach_lora
-from gemfleet.train.packing import TokenBlock
+from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.strategies import build_strategy
-from reference_step import examples
 from safetensors.torch import load_file
-from tiny_model import save_tiny_gemma3, tiny_gemma3
+from support.reference_step import examples
+from support.tiny_model import save_tiny_gemma3, tiny_gemma3
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch.multiprocessing
-from reference_step import LENGTHS, Case, gemfleet_step, reference, relative_difference, run_rank
 from safetensors.torch import load_file
+from support.reference_step import LENGTHS, Case, gemfleet_step, reference, relative_difference, run_rank
 
 PACKED, UNPACKED = 64, max(LENGTHS)
 ONE_PASS, FOUR_PASSES = 100, 1
@@ -35,9 +35,9 @@ def test_two_ranks_equal_plain_transformers(tmp_path: Path) -> None:
 
 def test_an_idle_rank_adds_nothing() -> None:
     """With more ranks than examples some have no rows: their gradients are zeros, so all can meet in a reduction."""
-    from gemfleet.train.config import OptimConfig
+    from gemfleet.train.config.schema import OptimConfig
     from gemfleet.train.strategies.ddp import DdpStrategy
-    from reference_step import trainable
+    from support.reference_step import trainable
 
     model, strategy = trainable(), DdpStrategy(OptimConfig())
     strategy.setup(model)

@@ -13,7 +13,7 @@ from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
 
 LINES = (*KNOWN_LINES, RAY_LINE)
 IMPORT = "import logging; logging.basicConfig(); {hide}; import bitsandbytes.functional"
-HIDE = "from gemfleet.train.device import prepare_process; prepare_process(1)"
+HIDE = "from gemfleet.train.device.abilities import prepare_process; prepare_process(1)"
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..home import gemfleet_home
+from ..config.home import gemfleet_home
 
 FORMAT = 1
 

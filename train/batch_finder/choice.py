@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .trial import Trial
+from .probes.trial import Trial
 
 TOLERANCE = 0.02  # speeds this close to the best are ties, and the smallest size of a tie is taken
 GAIN_WORTH_TRYING = 0.01

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from ..auto_strategy import Settled, workload_of
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..interfaces import BlockSource
+from ..planning.auto_strategy import Settled, workload_of
 from ..planning.rows import PlannedRows, rows_by_plan
 from .setting import first_steps, largest_rows
 from .worth import worth_of_search

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..device.out_of_memory import remedy
 from ..errors import UserError
-from ..out_of_memory import remedy
 from .choice import Candidate, choose, fastest_pass
-from .trial import RankMeasure, Trial
+from .probes.trial import RankMeasure, Trial
 from .variant_search import Group, SearchLimits, VariantSearch
 
 ALIKE = 1.02  # devices of one kind differ so much in what their drivers leave free

@@ -9,14 +9,14 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from pathlib import Path
 
-from ..auto_strategy import Settled
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..interfaces import BlockSource
+from ..planning.auto_strategy import Settled
 from .decision import Decision, decide
 from .finder import Variant, find_batch
-from .group import ProbeGroup
-from .process import LocalProbe
+from .probes.group import ProbeGroup
+from .probes.process import LocalProbe
 from .report import found_sentences, table, trial_line
 from .setting import (
     RankPlace,

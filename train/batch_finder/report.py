@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .finder import Found
-from .trial import Trial
+from .probes.trial import Trial
 
 
 def trial_line(variant: str, trial: Trial) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .trial import RankMeasure, Trial
+from .probes.trial import RankMeasure, Trial
 
 MAX_MEMORY_TRIALS = 6
 MAX_LEAP = 16  # how many times the largest measured size a prediction is trusted

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..interfaces import BlockSource, StepRows
-from .child import ProbeTask
 from .finder import Variant
-from .group import GroupSettings
+from .probes.child import ProbeTask
+from .probes.group import GroupSettings
 from .typical import Steps
 from .variant_search import SearchLimits
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..interfaces import BlockSource, PackedRows
 
 STEPS = 4

@@ -9,8 +9,8 @@ from typing import Protocol
 
 from ..errors import UserError
 from .choice import fastest_pass, rows_within, sizes_to_time, useful_rows
+from .probes.trial import Failure, Trial
 from .search import largest_fit, next_rows
-from .trial import Failure, Trial
 
 REPEATS_AFTER_LOSS = 1  # a process may be lost for reasons that say nothing about the size
 TIMINGS = 2  # of each size: what disturbs one is unlikely to disturb the other, and the faster counts

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..auto_strategy import Option
-from ..config import TrainConfig
+from ..config.schema import TrainConfig
 from ..planning import Sharing
+from ..planning.auto_strategy import Option
 from .finder import Variant
 
 

@@ -90,7 +90,7 @@ def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
 
 
 def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of the adapters in the computation's dtype (`train/adapter_copies.py`), made for each pass in fp32 too."""
+    """Bytes of the adapters in the computation's dtype (`adapter_copies.py`), made for each pass in fp32 too."""
     sides = target_sides(shape, work.lora_targets).values()
     return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ..deepspeed_json import REDUCE_BUCKET_VALUES
+from ..config.deepspeed_json import REDUCE_BUCKET_VALUES
 from . import activations
 from .counts import (
     body_linear,
@@ -22,11 +22,11 @@ from .shapes import ModelShape
 FP32 = 4
 MIB = 2**20
 
-CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/loss.py
+CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/kernels/loss.py
 DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
 ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
 
-# NF4 in blocks of 32 with an 8-bit scale each, and an fp32 scale for 256 of those (train/nf4.py).
+# NF4 in blocks of 32 with an 8-bit scale each, and an fp32 scale for 256 of those (train/kernels/nf4.py).
 INT4_BYTES = 0.5 + 1 / 32 + FP32 / (32 * 256)
 
 # Assumptions about CUDA, not measured here: context with cuBLAS and NCCL, and the caching allocator's slack.

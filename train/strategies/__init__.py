@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..config import TrainConfig
-from ..deepspeed_json import engine_json
+from ..config.deepspeed_json import engine_json
+from ..config.schema import TrainConfig
 from .base import Strategy
 from .ddp import DdpStrategy
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..model import TrainableModel
+from ..model.gemma import TrainableModel
 
 StateDict = dict[str, Tensor]
 

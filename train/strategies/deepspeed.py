@@ -18,11 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..config import OptimConfig
-from ..deepspeed_json import with_reduce_bucket
-from ..lean import WeightFiles, placeholder_model
-from ..loss import SupervisedCrossEntropy
-from ..model import TrainableModel, load_base_model
+from ..config.deepspeed_json import with_reduce_bucket
+from ..config.schema import OptimConfig
+from ..kernels.loss import SupervisedCrossEntropy
+from ..model.gemma import TrainableModel, load_base_model
+from ..model.lean import WeightFiles, placeholder_model
 from .base import StateDict
 from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer

@@ -19,11 +19,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from ..config import Fsdp2Config, OptimConfig
+from ..config.schema import Fsdp2Config, OptimConfig
 from ..errors import UserError
-from ..lean import WeightFiles, placeholder_model, placeholders_to_meta
-from ..loss import SupervisedCrossEntropy
-from ..model import TrainableModel
+from ..kernels.loss import SupervisedCrossEntropy
+from ..model.gemma import TrainableModel
+from ..model.lean import WeightFiles, placeholder_model, placeholders_to_meta
 from .base import StateDict, by_parameter
 from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer, optimizer_step

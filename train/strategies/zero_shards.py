@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..lean import WeightFiles, is_placeholder
+from ..model.lean import WeightFiles, is_placeholder
 
 
 def fill_shares(base: nn.Module, files: WeightFiles, device: torch.device, engine_json: dict[str, Any]) -> None:

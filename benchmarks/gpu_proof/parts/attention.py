@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import torch
-from gemfleet.train.attention import Packing, packed_attention
-from gemfleet.train.capabilities import AttentionKernel, abilities_of
+from gemfleet.train.kernels.attention import Packing, packed_attention
+from gemfleet.train.kernels.capabilities import AttentionKernel, abilities_of
 from torch import Tensor, nn
 
 from ..compare import apart

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from gemfleet.train.capabilities import abilities_of, choose
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import choose_dtype
-from gemfleet.train.throughput import rated_flops_per_second
+from gemfleet.benchmarks.training.ceiling import matmul_flops_per_second
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import choose_dtype
+from gemfleet.train.kernels.capabilities import abilities_of, choose
+from gemfleet.train.step.throughput import rated_flops_per_second
 
-from ...training.ceiling import matmul_flops_per_second
 from ..stage import Stage
 from ..timing import seconds_of
 

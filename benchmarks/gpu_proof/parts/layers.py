@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from gemfleet.train.capabilities import abilities_of
+from gemfleet.train.kernels.capabilities import abilities_of
 from torch._dynamo.utils import counters
 
 from ..compare import apart, bf16_bound, ratio

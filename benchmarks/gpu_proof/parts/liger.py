@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
-from gemfleet.train.capabilities import abilities_of
-from gemfleet.train.liger import use_liger
+from gemfleet.benchmarks.shared.random_base import text_config
+from gemfleet.train.kernels.capabilities import abilities_of
+from gemfleet.train.kernels.liger import use_liger
 from torch import Tensor, nn
 
-from ...plan.random_base import text_config
 from ..compare import apart, bf16_bound, ratio
 from ..stage import Stage, gradients
 
@@ -76,7 +76,7 @@ def _through(module: Any, inputs: Tensor) -> dict[str, Tensor]:
 
 def _plain(stage: Stage, precision: str) -> Any:
     """With transformers' own norms and MLPs, wherever Liger is installed."""
-    from gemfleet.train.model import attach_lora, load_base_model
+    from gemfleet.train.model.gemma import attach_lora, load_base_model
 
     from ..stage import fill_adapters
 

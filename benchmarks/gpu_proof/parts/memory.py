@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from gemfleet.train.batch_finder.probe import worst_rows
-from gemfleet.train.out_of_memory import EVALUATION, TRAINING, OutOfMemoryError, told_out_of_memory
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.device.out_of_memory import EVALUATION, TRAINING, OutOfMemoryError, told_out_of_memory
 
 from ..stage import Stage
 

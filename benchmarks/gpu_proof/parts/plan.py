@@ -5,15 +5,15 @@ from __future__ import annotations
 import gc
 
 import torch
-from gemfleet.train.activation_checkpointing import checkpoint_layers
-from gemfleet.train.batch_finder.probe import worst_rows
+from gemfleet.benchmarks.plan.cases import Case
+from gemfleet.benchmarks.plan.child import config_of, train
+from gemfleet.benchmarks.shared.random_base import random_model
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.planning import Workload, memory_per_rank
 from gemfleet.train.planning.memory import CUDA_RUNTIME
 from gemfleet.train.strategies import build_strategy
 
-from ...plan.cases import Case
-from ...plan.child import config_of, train
-from ...plan.random_base import random_model
 from ..stage import Stage
 
 TOLERANCE = 0.10

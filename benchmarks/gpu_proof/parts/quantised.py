@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Any
 
-from gemfleet.train.quantization import dequantiser, is_quantised
+from gemfleet.train.kernels.quantization import dequantiser, is_quantised
 
 from ..compare import apart, ratio
 from ..stage import Stage, gradients

@@ -6,7 +6,7 @@ may differ three times as much. What is restored, and the first loss after it, h
 
 from __future__ import annotations
 
-from gemfleet.train.capabilities import abilities_of
+from gemfleet.train.kernels.capabilities import abilities_of
 
 from ..compare import apart, ratio
 from ..stage import Stage

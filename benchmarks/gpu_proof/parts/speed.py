@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from gemfleet.train.capabilities import abilities_of, choose
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import choose_dtype
-from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.benchmarks.shared.random_base import random_model
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import choose_dtype
+from gemfleet.train.device.out_of_memory import OutOfMemoryError, told_out_of_memory
+from gemfleet.train.kernels.capabilities import abilities_of, choose
+from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model import prepare_layers
-from gemfleet.train.out_of_memory import OutOfMemoryError, told_out_of_memory
+from gemfleet.train.model.gemma import prepare_layers
 from gemfleet.train.planning import SIZES, ModelShape
 from gemfleet.train.strategies import build_strategy
 
-from ...plan.random_base import random_model
 from ..stage import QUICK, Stage, random_documents
 from ..training import FolderReporter
 

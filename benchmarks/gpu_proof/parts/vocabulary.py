@@ -6,7 +6,7 @@ The reference is fp32 on the same device. bf16 may be twice as far from it as to
 from __future__ import annotations
 
 import torch
-from gemfleet.train.loss import SupervisedCrossEntropy
+from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from torch import Tensor
 from torch.nn import functional
 

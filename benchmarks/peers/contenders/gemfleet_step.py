@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gemfleet.train.config import (
+from gemfleet.train.config.schema import (
     BatchConfig,
     CheckpointConfig,
     DataConfig,
@@ -17,10 +17,10 @@ from gemfleet.train.config import (
     OptimConfig,
     TrainConfig,
 )
-from gemfleet.train.device import choose_dtype, current_device
+from gemfleet.train.device.abilities import choose_dtype, current_device
 from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model import attach_lora, load_base_model
+from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.strategies import build_strategy
 
 from ..adapter import load_initial_adapter

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ClusterError
+from gemfleet.cluster.errors import ClusterError
+
 from ..description import ClusterDescription
 
 TOKEN_PATH = "~/.ray/auth_token"  # where Ray looks by itself

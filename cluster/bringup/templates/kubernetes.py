@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ClusterError
+from gemfleet.cluster.errors import ClusterError
+
 from ..description import ClusterDescription
 
 STATE_FOLDER, CONFIG_FOLDER = "/state", "/config"

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import Any
 
 import yaml
+from gemfleet.cluster.errors import ClusterError
 
-from ...errors import ClusterError
 from ..description import ClusterDescription
 from . import clouds, kubernetes, slurm
 

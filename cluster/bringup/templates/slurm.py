@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from ...errors import ClusterError
+from gemfleet.cluster.errors import ClusterError
+
 from ..description import ClusterDescription
 from ..ssh import home_path
 

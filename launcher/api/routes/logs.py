@@ -10,11 +10,11 @@ from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from gemfleet.launcher.runs.log_files import LogReader
+from gemfleet.launcher.runs.log_order import by_time
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from ...log_order import by_time
-from ...logs import LogReader
 from ..problems import responses
 from ..redaction import redact_text
 from ..schemas import LogLine, LogPage

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 from gemfleet.cluster.errors import RunConflict
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.runs.names import new_run_id
 
-from ...run_names import new_run_id
 from ..problems import responses
 from ..redaction import redact
 from ..schemas import Listing, RunConfiguration, RunDetail, RunSummary, Submission

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_live import Live, serve
+from support.servers.api_live import Live, serve
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from api_live import Live, step_record
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.client import ApiClient, ApiProblem, parse_messages
+from support.servers.api_live import Live, step_record
 
 
 def test_it_reads_everything_typed(live: Live, tmp_path: Path) -> None:

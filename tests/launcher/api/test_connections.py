@@ -10,10 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from api_live import Live, serve
 from gemfleet.launcher.api import connections, gate
 from gemfleet.launcher.api.routes.dashboard import plotly_script
 from gemfleet.launcher.api.settings import Tokens
+from support.servers.api_live import Live, serve
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 BEARER = {"Authorization": f"Bearer {TOKENS.admin}"}

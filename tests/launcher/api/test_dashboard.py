@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from api_live import Live, serve, step_record
-from browser import complaints, emulate, open_browser, points, text_of, wait_for
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.settings import Tokens
+from support.servers.api_live import Live, serve, step_record
+from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 import yaml
-from browser import complaints, emulate, open_browser, points, text_of, wait_for
-from gemfleet.cluster.run_registry import RunRegistry
-from tiny_model import save_tiny_gemma3
-from tiny_tokenizer import tiny_tokenizer
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
+from support.tiny_model import save_tiny_gemma3
+from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = pytest.mark.slow
 WAIT_SECONDS = 150.0
@@ -208,7 +208,7 @@ def test_a_submitted_run_outlives_an_older_api_that_is_replaced_and_is_resumed(
     import ray
     from gemfleet.launcher.api.actor import api_facts, start_api
     from gemfleet.launcher.api.client import ApiClient
-    from gemfleet.launcher.config import ApiConfig
+    from gemfleet.launcher.config.schema import ApiConfig
 
     home, config = tmp_path / "home", ApiConfig(port=0, data_roots=(str(work),))
     actor = start_api(home, config)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 import yaml
-from api_live import Live, step_record
-from gemfleet.cluster.registry_reader import RegistryReader
+from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.launcher.api import totals
 from prometheus_client.parser import text_string_to_metric_families
+from support.places import REPOSITORY
+from support.servers.api_live import Live, step_record
 
-MONITORING = Path(__file__).resolve().parents[3] / "docs" / "monitoring"
+MONITORING = REPOSITORY / "docs" / "monitoring"
 
 
 @pytest.fixture(autouse=True)

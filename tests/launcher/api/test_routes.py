@@ -9,8 +9,8 @@ import os
 import tarfile
 
 import pytest
-from api_live import Live
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
+from support.servers.api_live import Live
 
 
 def test_the_list_pages_newest_first(live: Live) -> None:

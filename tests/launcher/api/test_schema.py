@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from api_live import Live, serve
 from gemfleet.launcher.api.settings import Tokens
+from support.servers.api_live import Live, serve
 
 pytest.importorskip("schemathesis", reason="needs the packages of the dev extra")
 # A JSON schema cannot say what a valid configuration is, so a refusal of one is an expected answer.

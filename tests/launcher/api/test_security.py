@@ -13,10 +13,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from api_live import Live, serve
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.launcher.api.settings import ApiSettings, Tokens, is_loopback
 from gemfleet.launcher.api.tokens import load_tokens, same_secret
+from support.servers.api_live import Live, serve
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 VALID: dict[str, Any] = {"train": {"model": "demo", "data": {"train": "demo"}}}

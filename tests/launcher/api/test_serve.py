@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from api_live import fill, step_record
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.client import ApiClient, ApiProblem, Message
+from support.servers.api_live import fill, step_record
 
 START_SECONDS = 60.0
 

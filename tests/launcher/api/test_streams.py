@@ -12,11 +12,11 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from api_live import Live, step_record
-from gemfleet.cluster.registry_reader import Mark, RegistryReader
-from gemfleet.cluster.run_registry import RunState
+from gemfleet.cluster.registry.registry_reader import Mark, RegistryReader
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api import feed as feed_module
 from gemfleet.launcher.api.feed import Feed
+from support.servers.api_live import Live, step_record
 
 Message = tuple[str, str, Any]
 

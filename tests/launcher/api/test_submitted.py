@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from api_live import Live
 from gemfleet.launcher.api.allowed import Allowed, refused
 from gemfleet.launcher.api.problems import ApiError
 from gemfleet.launcher.api.submissions import checked_config
-from gemfleet.launcher.config import LaunchConfig
+from gemfleet.launcher.config.schema import LaunchConfig
 from pydantic import BaseModel
+from support.servers.api_live import Live
 
 NEVER_OPENED = {"predict.answer_after"}  # it is looked for in rows
 ADDRESSES = (

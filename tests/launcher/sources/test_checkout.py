@@ -13,10 +13,10 @@ from gemfleet.launcher.sources.address import ROOTS_VARIABLE, GitAddress, parse_
 from gemfleet.launcher.sources.checkout import fetch_repository
 from gemfleet.launcher.sources.fetch import fetch_once, fetch_sources
 from gemfleet.launcher.sources.git_command import Git, GitError
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.resolve import check_model_folder
-from sources_on_disk import bare_repository, commit_folder, git, needs_git
+from gemfleet.train.model.resolve import check_model_folder
+from support.sources_on_disk import bare_repository, commit_folder, git, needs_git
 
 pytestmark = needs_git
 

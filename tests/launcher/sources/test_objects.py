@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, fetch_sources
 from gemfleet.launcher.sources.objects import ObjectAddress, checked_name, fetch_objects, parse_object_address
-from gemfleet.train.config import TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.resolve import check_model_folder
-from s3_objects import one_bucket, put
+from gemfleet.train.model.resolve import check_model_folder
+from support.servers.s3_objects import one_bucket, put
 
 ROWS = b'{"text": "a cat"}\n'
 HOSTILE = [

@@ -12,22 +12,21 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.distributed as dist
-from gemfleet.benchmarks.plan.random_base import random_model
+from gemfleet.benchmarks.shared.random_base import random_model
 from gemfleet.train import worker
-from gemfleet.train.batch_finder.probe import worst_rows
-from gemfleet.train.capabilities import Choices, choose
-from gemfleet.train.config import TrainConfig
-from gemfleet.train.device import choose_dtype, current_device
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.packing import TokenBlock
+from gemfleet.train.device.abilities import choose_dtype, current_device
+from gemfleet.train.device.out_of_memory import OutOfMemoryError
 from gemfleet.train.interfaces import PackedRows, StepRows
-from gemfleet.train.local_source import LocalBlockSource
+from gemfleet.train.kernels.capabilities import Choices, choose
+from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model import prepare_layers
-from gemfleet.train.out_of_memory import OutOfMemoryError
-from gemfleet.train.packing import TokenBlock
+from gemfleet.train.model.gemma import prepare_layers
 from gemfleet.train.planning import SIZES
-from strategy_cases import FolderReporter
-
-from .counters import counts
+from support.nullgpu.counters import counts
+from support.strategy_cases import FolderReporter
 
 VOCABULARY = 1024
 STEPS, SAVED_AT = 4, 2

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-from .device import PretendedGpu
+from support.nullgpu.device import PretendedGpu
 
 SECONDS = 280.0
 TESTS = Path(__file__).resolve().parents[2]

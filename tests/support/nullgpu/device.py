@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .build import DRIVER, built
+from support.nullgpu.build import DRIVER, built
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from unittest import mock
 
 if TYPE_CHECKING:
     from gemfleet.benchmarks.plan.cases import Case
-    from gemfleet.train.model import TrainableModel
+    from gemfleet.train.model.gemma import TrainableModel
     from gemfleet.train.strategies.base import Strategy
     from torch import Tensor
 
@@ -48,9 +48,9 @@ def measure(case: MemoryCase) -> MemoryOutcome:
     import torch
     from gemfleet.benchmarks.plan.cases import Case
     from gemfleet.benchmarks.plan.child import config_of, train
-    from gemfleet.train.batch_finder.probe import worst_rows
-    from gemfleet.train.capabilities import Choices
-    from gemfleet.train.model import prepare_layers
+    from gemfleet.train.batch_finder.probes.probe import worst_rows
+    from gemfleet.train.kernels.capabilities import Choices
+    from gemfleet.train.model.gemma import prepare_layers
     from gemfleet.train.planning import Workload, memory_per_rank
     from gemfleet.train.planning.memory import CUDA_RUNTIME
     from gemfleet.train.strategies import build_strategy, deepspeed, fsdp2
@@ -79,9 +79,9 @@ def measure(case: MemoryCase) -> MemoryOutcome:
 def _model(plan: Case, strategy: Strategy) -> TrainableModel:
     """Weights of whatever memory holds: whole on the device, or placeholders of which `setup` makes a share."""
     import torch
-    from gemfleet.benchmarks.plan.random_base import random_model, text_config
-    from gemfleet.train.config import LoraConfig
-    from gemfleet.train.model import attach_lora
+    from gemfleet.benchmarks.shared.random_base import random_model, text_config
+    from gemfleet.train.config.schema import LoraConfig
+    from gemfleet.train.model.gemma import attach_lora
 
     device = torch.device("cuda", 0)
     if not plan.needs_files:
@@ -97,7 +97,7 @@ class NoFiles:
 
     def __init__(self, folder: Path) -> None:
         import torch
-        from gemfleet.train.lean import placeholder_model
+        from gemfleet.train.model.lean import placeholder_model
 
         weights = placeholder_model(folder, torch.bfloat16).named_parameters()
         self._widths = {name: weight.shape[1:] for name, weight in weights}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from rank_pool import RankPool
-
-from .device import PretendedGpu
-from .ranks import pretended_rank, real_ranks
+from support.nullgpu.device import PretendedGpu
+from support.nullgpu.ranks import pretended_rank, real_ranks
+from support.rank_pool import RankPool
 
 
 class Pools:

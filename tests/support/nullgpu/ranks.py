@@ -7,9 +7,8 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from rank_pool import RankPool
-
-from .device import PretendedGpu
+from support.nullgpu.device import PretendedGpu
+from support.rank_pool import RankPool
 
 
 def real_ranks(size: int) -> RankPool:

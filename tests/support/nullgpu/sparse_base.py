@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 
 import torch
-from gemfleet.benchmarks.plan.random_base import text_config
-from gemfleet.train.lean import placeholder_model
+from gemfleet.benchmarks.shared.random_base import text_config
+from gemfleet.train.model.lean import placeholder_model
 from gemfleet.train.planning import ModelShape
 
 BF16_BYTES = 2

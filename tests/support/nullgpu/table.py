@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from .counters import host_waits
+from support.nullgpu.counters import host_waits
 
 CASES: list[tuple[str, ...]] = []
 COUNTS: list[tuple[str, ...]] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config import LoraConfig
+from gemfleet.train.config.schema import LoraConfig
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.model import TrainableModel, attach_lora
+from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.planning import Workload, shape_of_config
 from gemfleet.train.planning.activations import (
     kept_by_layer,
@@ -17,7 +17,7 @@ from gemfleet.train.planning.activations import (
     spared_by_frozen_input,
 )
 from gemfleet.train.planning.options import Dtype
-from tiny_model import tiny_config
+from support.tiny_model import tiny_config
 from transformers import Gemma3ForCausalLM
 
 DTYPES: dict[Dtype, torch.dtype] = {"bf16": torch.bfloat16, "fp32": torch.float32}

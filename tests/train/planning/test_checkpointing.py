@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.benchmarks.plan.random_base import random_model
-from gemfleet.train.activation_checkpointing import checkpoint_layers
-from gemfleet.train.batch_finder.probe import worst_rows
+from gemfleet.benchmarks.shared.random_base import random_model
+from gemfleet.train.batch_finder.probes.probe import worst_rows
+from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.planning import SIZES, Sharing, Workload
 from gemfleet.train.planning.memory import activation_bytes, logits_bytes
 from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from gemfleet.benchmarks.plan.random_base import text_config
-from gemfleet.train.config import LoraConfig
+from gemfleet.benchmarks.shared.random_base import text_config
+from gemfleet.train.config.schema import LoraConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.model import attach_lora
+from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.planning import SIZES, ModelShape, shape_of_config
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from gemfleet.train.planning.shapes import LEFT_OUT
-from tiny_model import tiny_config
+from support.tiny_model import tiny_config
 from transformers import Gemma3Config, Gemma3ForCausalLM, Gemma3ForConditionalGeneration, Gemma3TextConfig
 
 

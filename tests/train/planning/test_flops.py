@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.benchmarks.plan.random_base import text_config
-from gemfleet.train.activation_checkpointing import checkpoint_layers
-from gemfleet.train.config import LoraConfig
+from gemfleet.benchmarks.shared.random_base import text_config
+from gemfleet.train.config.schema import LoraConfig
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.model import TrainableModel, attach_lora
+from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
+from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.planning import SIZES, ModelShape, Workload
 from gemfleet.train.planning.counts import lora_parameters
 from gemfleet.train.planning.flops import FlopCounter, attention_forward, visible_pairs

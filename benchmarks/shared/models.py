@@ -1,0 +1,56 @@
+"""Where the weights of a size come from: the packaged 270M, a folder of the user's, or random ones made once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.errors import UserError
+from gemfleet.train.planning import SIZES, ModelShape
+
+TINY = ModelShape(
+    name="tiny",
+    layers=4,
+    hidden=128,
+    inner=512,
+    heads=4,
+    kv_heads=1,
+    head_dim=32,
+    window=128,
+    sliding_layers=4,
+    vocabulary=4096,
+)
+REAL = "270m"  # the one size whose weights come with a package
+
+
+def model_folder(model: str, given: Path | None) -> Path:
+    """The folder of a size's weights, made if need be. `given`: used for `270m` in place of the packaged one.
+
+    Random weights train at the speed of real ones; only their loss says less.
+    """
+    if model == REAL:
+        return given.resolve() if given else _packaged()
+    shapes = {**SIZES, "tiny": TINY}
+    if model not in shapes:
+        raise UserError(f"--models has {model}; choose from: {', '.join(shapes)}")
+    return _random(shapes[model])
+
+
+def _packaged() -> Path:
+    from gemfleet.train.data.demo import demo_model_folder
+
+    return Path(demo_model_folder())
+
+
+def _random(shape: ModelShape) -> Path:
+    folder = gemfleet_home() / "cache" / "bench" / f"random-{shape.name}"
+    if not (folder / "complete").exists():
+        import torch
+
+        from .random_base import random_base
+
+        base = random_base(shape, torch.bfloat16)
+        base.save_pretrained(folder)
+        (folder / "complete").write_text(json.dumps({"vocabulary": shape.vocabulary}))
+    return folder

@@ -1,0 +1,177 @@
+"""The head's side of a running run: takes what ranks report, keeps it in the registry, logs and TensorBoard files.
+
+One actor a run. Everything it knows is on disk or comes again, so a restarted one goes on.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ..errors import DiskFull
+from ..head import HeadActor, start_on_head
+from ..private import keep_private
+from ..redaction import clean_text
+from .record_batch import Batch, BatchLog
+from .run_registry import RunRegistry, RunState
+
+Record = Mapping[str, Any]
+BOARD_SCALARS = (
+    "loss",
+    "mean_loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_second",
+    "supervised_tokens_per_second",
+    "tokens_per_second_per_rank",
+    "step_seconds",
+    "data_wait_seconds",
+    "checkpoint_wait_seconds",
+    "flops_per_second_per_rank",
+    "mfu",
+    "hfu",
+    "peak_memory_bytes",
+    "eval_loss",
+    "eval_perplexity",
+)
+BOARD_LISTS = ("memory_bytes", "utilisation")  # with an entry for each rank
+
+
+class RunRecorder:
+    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
+
+    def __init__(self, home: str, run_id: str) -> None:
+        keep_private()
+        self._run_id = run_id
+        self._registry = RunRegistry(Path(home) / "gemfleet.db")
+        self._folder = Path(home) / "runs" / run_id
+        (self._folder / "logs").mkdir(parents=True, exist_ok=True)
+        self._board: Any = None
+        self._paused = False
+        self._counted: set[int] = set()  # ranks of whose log this process knows that it was counted
+
+    def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
+        """Take one rank's records; returns whether it should save and end: the run is to stop, or to pause.
+
+        Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
+        mark: names this batch; one that comes again, as its answer was lost, is not written twice.
+        """
+        sorted_out = Batch.sort(batch)
+        log = BatchLog(self._folder / "logs", f"rank-{rank}", sorted_out.lines)
+        if rank not in self._counted:
+            self._registry.count_log(self._run_id, log)
+            self._counted.add(rank)
+        if self._registry.keep_batch(self._run_id, rank, mark, sorted_out, who, log) and sorted_out.metrics:
+            with suppress(OSError):  # last, and not in the transaction: its import takes seconds
+                self._write_board(sorted_out.metrics)
+        return self._paused or self._registry.stop_requested(self._run_id)
+
+    def pause(self, paused: bool) -> None:
+        """Whether the ranks shall save a checkpoint and end, so that the run goes on elsewhere or on more of them.
+
+        Kept in memory only: the driver says it again as long as it holds.
+        """
+        self._paused = paused
+
+    def log(self, source: str, lines: Sequence[str]) -> None:
+        """Append lines to `logs/<source>.log`."""
+        self._write_log(source, lines)
+
+    def transition(self, state: str, reason: str = "") -> None:
+        with suppress(DiskFull):  # training goes on; the driver waits for room with the states that it tells
+            self._registry.transition(self._run_id, RunState(state), reason)
+
+    def event(self, kind: str, message: str, data: Record | None = None) -> None:
+        self._registry.add_event(self._run_id, kind, message, data)
+
+    def newest_event(self, kinds: Sequence[str]) -> dict[str, Any] | None:
+        """The newest event of one of these kinds; None when there is none."""
+        matching = [event for event in self._registry.events(self._run_id) if event["kind"] in kinds]
+        return matching[-1] if matching else None
+
+    def checkpoint_committed(
+        self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None
+    ) -> None:
+        """A manifest was written `seconds` after its first file began; `removed`: steps that retention took away."""
+        self._registry.add_checkpoint(self._run_id, step, path, size, generation, seconds)
+        for old in removed:
+            self._registry.remove_checkpoint(self._run_id, old)
+
+    def save_stacks(self, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
+        """A rank hangs: keep where its threads are in `logs/stacks-<attempt>-rank-<n>.txt`, and an event."""
+        name = f"stacks-{generation}-rank-{rank}.txt"
+        (self._folder / "logs" / name).write_text(clean_text(stacks), encoding="utf-8")
+        message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
+        self._registry.add_event(self._run_id, "hang", message, {"rank": rank, "phase": phase, "seconds": seconds})
+
+    def fatal(self) -> str | None:
+        """What a rank said of an error that would come again; None when there was none since the run was launched."""
+        return next((event["message"] for event in self._launch_events() if event["kind"] == "fatal"), None)
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
+        run = self._registry.get_run(self._run_id)
+        results = [event["data"] for event in self._launch_events() if event["kind"] == "result"]
+        return {
+            "state": str(run.state),
+            "reason": run.reason,
+            "stop_requested": run.stop_requested,
+            "step": self._registry.latest_metrics(self._run_id, "step"),
+            "eval": self._registry.latest_metrics(self._run_id, "eval"),
+            "ranks": self._registry.ranks(self._run_id),
+            "result": results[-1] if results else None,
+        }
+
+    def flush(self) -> None:
+        """Everything taken so far is on disk when this returns."""
+        if self._board is not None:
+            self._board.flush()
+
+    def _launch_events(self) -> list[dict[str, Any]]:
+        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
+
+    def _write_log(self, source: str, lines: Sequence[str]) -> None:
+        if not lines:
+            return
+        path = self._folder / "logs" / f"{source}.log"
+        # A full disk costs log lines; the rank must not send its whole batch again for them.
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{clean_text(line)}\n" for line in lines)
+
+    def _write_board(self, records: Sequence[Record]) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if self._board is None:
+            name = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
+            self._board = EventFileWriter(str(self._folder / "runs" / name))
+        for record in records:
+            group = "eval" if record["kind"] == "eval" else "train"
+            values = [
+                Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
+                for key in BOARD_SCALARS
+                if isinstance(record.get(key), (int, float))
+            ]
+            values += [
+                Summary.Value(tag=f"{group}/{key}/rank-{rank}", simple_value=float(value))
+                for key in BOARD_LISTS
+                for rank, value in enumerate(record.get(key) or [])
+                if value is not None
+            ]
+            event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
+            self._board.add_event(event)
+        self._board.flush()
+
+
+def start_recorder(home: Path, run_id: str) -> HeadActor:
+    """The recorder of a run that is in the registry already, on the head."""
+    name = f"gemfleet-recorder-{run_id}"
+    # One thread: records of one rank must be written in the order they were pushed.
+    recorder = start_on_head(RunRecorder, name, str(home), run_id, threads=1)
+    recorder.call("flush")
+    return recorder

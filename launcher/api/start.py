@@ -1,0 +1,78 @@
+"""Starts the API beside a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..config.schema import ApiConfig
+
+END_IS_SEEN_SECONDS = 2.5  # a page hears of the end at once, and asks for the last figures a second later
+
+
+@contextmanager
+def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Iterator[None]:
+    """For whoever watches a run whose cluster, and API with it, ends when the run does: the API stays a moment longer.
+
+    The run's end has to be in the registry when the block is left. Without watchers nothing is waited for.
+    """
+    try:
+        yield
+    finally:
+        if config.enabled and ends_with_run and _is_watched(home):
+            time.sleep(END_IS_SEEN_SECONDS)
+
+
+def _is_watched(home: Path) -> bool:
+    """Whether a connection to the API is open; whatever goes wrong with it is no concern of the run."""
+    import ray
+    from gemfleet.cluster.head import NAMESPACE
+
+    from .actor import actor_name
+
+    if not ray.is_initialized():  # it would be started for the question
+        return False
+    try:
+        actor = ray.get_actor(actor_name(home), namespace=NAMESPACE)
+        return bool(ray.get(actor.connections.remote(), timeout=END_IS_SEEN_SECONDS))
+    except Exception:
+        return False
+
+
+@contextmanager
+def status_api(home: Path, config: ApiConfig, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Starts the API, lets the phases inside go on meanwhile, and then tells where it is. A run goes on without one."""
+    starting = _Starting(home, config) if config.enabled else None
+    yield
+    if starting is not None:
+        tell(starting.sentence(run_id))
+
+
+class _Starting:
+    """An API that was asked for; whatever goes wrong with it is a sentence, never an error of the run."""
+
+    def __init__(self, home: Path, config: ApiConfig) -> None:
+        from .actor import start_api
+
+        self._home, self._config = home, config
+        self._actor: Any = None
+        self._error: Exception | None = None
+        try:
+            self._actor = start_api(home, config)
+        except Exception as error:
+            self._error = error
+
+    def sentence(self, run_id: str) -> str:
+        """Where the API is, once it serves, or why there is none."""
+        from .actor import api_facts
+
+        try:
+            if self._error is not None:
+                raise self._error
+            return f"dashboard: {api_facts(self._home, self._config, self._actor).url}/#/runs/{run_id}"
+        except Exception as error:
+            reason = (str(error).strip() or repr(error)).splitlines()[0]
+            return f"the dashboard did not start ({reason}); `gemfleet serve` shows the same"

@@ -1,0 +1,43 @@
+"""The runs of this head node, as commands see them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry
+from gemfleet.train.config.home import gemfleet_home
+
+
+def open_registry() -> RunRegistry:
+    """The registry of $GEMFLEET_HOME; one that is lost is rebuilt. Runs whose driver is gone are marked first."""
+    from ..runs.registry import registry_of
+
+    registry = registry_of(gemfleet_home())
+    registry.mark_interrupted()
+    return registry
+
+
+def refuse_running(run: Run) -> None:
+    """RunConflict while the run has not ended: at once, not after all that a launch imports."""
+    if not run.state.is_terminal:
+        raise RunConflict(f"run {run.id} is {run.state}; stop it first (`gemfleet stop {run.id} --wait`)")
+
+
+def run_folder(run_id: str) -> Path:
+    return gemfleet_home() / "runs" / run_id
+
+
+def moment(seconds: float | None) -> str:
+    """Local date and time; empty for None."""
+    return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def size(count: float) -> str:
+    """`12.3 MiB`"""
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

@@ -1,0 +1,77 @@
+"""A request taken apart: each key's value as meant, and what is wrong with those that cannot be used."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gemfleet.train.config.errors import shown
+
+from .table import GROUPS, TABLE
+from .values import ValueRefusedError, is_nothing
+
+MARKS = ("train_model_parameters", "tokenizer_parameters", "save_model", "experiment_name", "trainer", "peft")
+
+
+@dataclass
+class Request:
+    """values: meant values by key, only of keys that are there and mean something; problems: one line each."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    said_nothing: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def get(self, name: str) -> Any:
+        """The value, or the table's default where the request has none."""
+        return self.values.get(name, TABLE[name].default)
+
+    def has(self, name: str) -> bool:
+        return name in self.values
+
+
+def is_platform_request(content: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is the platform's format and not a run's configuration, which has a `train` section."""
+    return "train" not in content and any(mark in content for mark in MARKS)
+
+
+def read_request(content: Mapping[Any, Any]) -> Request:
+    """Every key by the table. Problems are collected, never raised."""
+    request = Request()
+    for name, value in _leaves(content, request.problems):
+        key = TABLE.get(name)
+        if key is None:
+            request.problems.append(f"{name}: unknown key{_suggestion(name)}")
+        elif is_nothing(value):
+            request.said_nothing.add(name)
+        else:
+            try:
+                request.values[name] = key.reads.read(value)
+            except ValueRefusedError as refusal:
+                request.problems.append(f"{name}: {refusal}")
+    return request
+
+
+def _leaves(content: Mapping[Any, Any], problems: list[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values; a group that is no mapping is a problem unless it is nothing at all."""
+    for key, value in content.items():
+        if not isinstance(key, str):
+            problems.append(f"{prefix}{shown(key)}: a key that is not a text; remove it")
+            continue
+        name = prefix + key
+        if name in GROUPS:
+            if isinstance(value, Mapping):
+                yield from _leaves(value, problems, f"{name}.")
+            elif not is_nothing(value):
+                problems.append(f"{name}: found {shown(value)}; give a section with its keys")
+        else:
+            yield name, value
+
+
+def _suggestion(name: str) -> str:
+    close = difflib.get_close_matches(name, TABLE, 1, cutoff=0.8)
+    if not close:
+        last = name.rpartition(".")[2]
+        close = [known for known in TABLE if known.rpartition(".")[2] == last][:1]
+    return f"; did you mean `{close[0]}`?" if close else "; remove it, or see docs/platform.md for the keys there are"

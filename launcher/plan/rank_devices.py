@@ -1,0 +1,61 @@
+"""What every rank of a run has at least, by what the nodes with room for it have: pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gemfleet.cluster.inventory import Node
+from gemfleet.train.batch_finder.worth import sheet_of
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.planning.auto_strategy import RankDevices
+from gemfleet.train.planning.options import DeviceKind
+
+from ..placement import Placement
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class NodeMemory:
+    """What a node has: memory of the machine or of its container, and of each GPU, in bytes; names of the GPUs."""
+
+    address: str
+    bundles: int
+    memory_bytes: int
+    gpu_bytes: tuple[int, ...]
+    bf16_gains: bool
+    gpu_names: tuple[str, ...] = ()
+
+
+def all_known(placement: Placement, nodes: Sequence[NodeMemory]) -> bool:
+    """Whether the nodes say what a plan needs to know."""
+    return bool(nodes) and not (placement.gpus_per_worker and any(not node.gpu_bytes for node in nodes))
+
+
+def node_memory(node: Node, placement: Placement, facts: dict[str, Any]) -> NodeMemory:
+    """`facts` as `device_facts` gives them; GPUs as `NAME, 81559 MiB`."""
+    return NodeMemory(
+        address=node.address,
+        bundles=node.bundles(placement.cpus_per_worker, placement.gpus_per_worker, free=False),
+        memory_bytes=min(facts["memory"], facts["container"] or facts["memory"]),
+        gpu_bytes=tuple(int(line.rpartition(",")[2].split()[0]) * MIB for line in facts["gpus"]),
+        bf16_gains=facts["bf16_gains"],
+        gpu_names=tuple(line.rpartition(",")[0] for line in facts["gpus"]),
+    )
+
+
+def least_devices(train: TrainConfig, placement: Placement, nodes: Sequence[NodeMemory]) -> RankDevices:
+    """What every rank has at least, wherever among these nodes it lies. On a CPU a node may be as full as it can be."""
+    limit = train.batch.memory_limit_bytes
+    names = {name for node in nodes for name in node.gpu_names} if placement.gpus_per_worker else set()
+    slowest = min(sorted(names), key=lambda name: sheet_of(name).tflops, default="")
+    if placement.gpus_per_worker:
+        memory = min(size for node in nodes for size in node.gpu_bytes)
+        fp32 = train.precision == "fp32" or (train.precision != "bf16" and not sheet_of(slowest).bf16)
+    else:
+        memory = min(node.memory_bytes // min(placement.workers, node.bundles) for node in nodes)
+        fp32 = train.precision == "fp32" or (train.precision != "bf16" and not all(node.bf16_gains for node in nodes))
+    kind: DeviceKind = "cuda" if placement.gpus_per_worker else "cpu"
+    return RankDevices.of(placement.workers, min(memory, limit or memory), kind, "fp32" if fp32 else "bf16", slowest)

@@ -1,0 +1,96 @@
+"""The part of a model card that is run: code that loads the result and answers a prompt as it was trained to."""
+
+from __future__ import annotations
+
+from .public_names import base_reference, is_hub_id, is_local
+
+QUESTION = "What can you tell me about the sea?"
+FORMATS = {
+    "messages": "Trained on chats in Gemma's turns, which the tokenizer's chat template writes: "
+    "`<start_of_turn>user\\n…<end_of_turn>\\n<start_of_turn>model\\n`. An answer ends with `<end_of_turn>`.",
+    "prompt_completion": "Trained on prompts and completions with nothing between them, after `<bos>`: "
+    "give the prompt as in the data, to its last space or line break.",
+    "text": "Trained on whole texts after `<bos>`: give the beginning of one.",
+}
+
+
+def usage(base: str, row_format: str, merged: bool) -> str:
+    """Code to run in the card's folder, and the format of a prompt.
+
+    base: what the person called the base model; row_format: of the rows trained on, empty where it is not known
+    """
+    code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format)]
+    notes = [FORMATS[row_format]] if row_format in FORMATS else []
+    if merged:
+        notes.append("`merged/` holds the base with the adapter added; this folder itself is the adapter, for peft.")
+    return "\n".join(["```python", *code, "```", *(f"\n{note}" for note in notes)])
+
+
+def _imports(base: str, merged: bool) -> list[str]:
+    if merged:
+        return ["from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    ours = ["from gemfleet.train.data.demo import demo_model_folder  # pip install 'gemfleet[demo]'"] * (base == "demo")
+    return [
+        *ours,
+        "from peft import PeftModel",
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig",
+    ]
+
+
+def _loading(base: str, merged: bool) -> list[str]:
+    if merged:
+        return [
+            'here = "./merged"  # in the folder of this card',
+            "tokenizer = AutoTokenizer.from_pretrained(here)",
+            'model = AutoModelForCausalLM.from_pretrained(here, dtype="auto")',
+        ]
+    return [
+        'here = "."  # the folder of this card',
+        *_base_lines(base),
+        "tokenizer = AutoTokenizer.from_pretrained(here)",
+        'model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")',
+        "model.generation_config = GenerationConfig.from_pretrained(here)  # it knows where an answer ends",
+        "model = PeftModel.from_pretrained(model, here)",
+    ]
+
+
+def _base_lines(base: str) -> list[str]:
+    """`base = …`: a hub id as it is; for what has to be fetched first, a folder here and what belongs into it."""
+    if base == "demo":
+        return ["base = demo_model_folder()"]
+    reference = base_reference(base)
+    if is_hub_id(reference):
+        return [f'base = "{reference}"']
+    if is_local(base):
+        return [f'base = "{reference}"  # a folder: put the base model there, or write where it is']
+    return [f"# {_fetching(base)}", 'base = "./base"']
+
+
+def _fetching(address: str) -> str:
+    """How a copy of an address gets into the folder `base`."""
+    if not address.startswith("git+"):
+        return f"first copy {address} into the folder base"
+    url, _, branch = address.removeprefix("git+").partition("#")
+    return f"first: git clone {f'--branch {branch} ' if branch else ''}{url} base"
+
+
+def _answering(row_format: str) -> list[str]:
+    """Tokens as in training: control tokens by the template, or `<bos>` before the plain prompt."""
+    if row_format == "messages":
+        asking = [
+            f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
+            "inputs = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ")",
+        ]
+    else:
+        asking = [
+            f'prompt = tokenizer.bos_token + "{QUESTION}"',
+            'inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")',
+        ]
+    return [
+        *asking,
+        'output = model.generate(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], '
+        "max_new_tokens=128)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]

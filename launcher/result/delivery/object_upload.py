@@ -1,0 +1,69 @@
+"""A folder to an object store: whoever finds the manifest there finds everything that it lists.
+
+A store has no step that changes several objects at once. So the manifest of an older delivery goes first, then come the
+files, then what the older delivery had besides is removed, and the new manifest is written last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gemfleet.launcher.sources.git_command import Progress
+from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, fsspec_of
+
+from .attempts import try_again
+
+MANIFEST = "gemfleet-manifest.json"
+
+
+def upload_folder_to_store(
+    folder: Path,
+    address: ObjectAddress,
+    message: str,
+    progress: Progress | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Upload every file of `folder` below the address; returns how many. Raises DeliveryError after three attempts."""
+    return try_again(lambda: _upload(folder, address, message, progress), (OSError,), f"the upload to {address}", sleep)
+
+
+def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
+    store = fsspec_of(address)
+    manifest = address.below(MANIFEST).path
+    if store.exists(manifest):
+        store.rm_file(manifest)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    total, done = sum(path.stat().st_size for path in paths), 0
+    files: list[dict[str, Any]] = []
+    for path in paths:
+        name = str(path.relative_to(folder))
+        size, digest = _send(store, path, address.below(name).path)
+        files.append({"path": name, "bytes": size, "sha256": digest})
+        done += size
+        if progress is not None:
+            progress(done >> 20, max(1, total >> 20), "MiB")
+    wanted = {address.below(entry["path"]).path for entry in files}
+    for old in set(store.find(address.path)) - wanted:
+        store.rm_file(old)
+    content = json.dumps({"message": message, "files": files}, indent=1, ensure_ascii=False).encode()
+    with store.open(manifest, "wb") as target:
+        target.write(content)
+    return len(files)
+
+
+def _send(store: Any, path: Path, key: str) -> tuple[int, str]:
+    """One file; returns its size and sha256. OSError where the store holds another size afterwards."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as source, store.open(key, "wb") as target:
+        while chunk := source.read(CHUNK_BYTES):
+            digest.update(chunk)
+            target.write(chunk)
+            size += len(chunk)
+    if (there := store.info(key)["size"]) != size:
+        raise OSError(f"{key} has {there} bytes in the store in place of {size}")
+    return size, digest.hexdigest()

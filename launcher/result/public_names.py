@@ -1,0 +1,111 @@
+"""What sources are called in anything that is published: by a hub id or an address, never by a path of this machine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.demo import MODEL_FOLDER
+
+from ..sources.fetch import is_remote
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+HUB_CACHE = re.compile(r"(?:^|/)(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+/?$")
+LOCAL_GIT = "git+file://"
+PATH = re.compile(r"~/[^\n]+|/[^/\n]+/[^\n]+")  # `/` and `/s` could be tokens of a tokenizer
+BOARD_FOLDER = re.compile(r"[A-Z][a-z]{2}\d\d(?:_\d\d-\d\d-\d\d)?")
+BOARD_FILE = re.compile(r"(?:.*\.)?tfevents\.(\d+)")
+
+
+def is_local(source: str) -> bool:
+    """Whether a model or data source is a path of this machine."""
+    if is_remote(source):
+        return source.startswith(LOCAL_GIT)
+    return source != "demo" and (source.startswith((".", "/", "~")) or Path(source).expanduser().exists())
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a model or data source is `owner/name` of the hub."""
+    return not is_local(source) and HUB_ID.fullmatch(source) is not None
+
+
+def public_name(source: str) -> str:
+    """A hub id or an address as it was given; a path of this machine by its last part, or by the hub id it caches."""
+    if not is_local(source):
+        return source
+    path = source.removeprefix(LOCAL_GIT).partition("#")[0] if source.startswith(LOCAL_GIT) else source
+    if cached := HUB_CACHE.search(path):
+        return f"{cached[1]}/{cached[2]}"
+    return PurePosixPath(path).name or Path(path).resolve().name or "data"
+
+
+def base_reference(model: str) -> str:
+    """What `adapter_config.json` names as its base: `./NAME` for a folder, which nobody takes for a hub id."""
+    if model == "demo":
+        return f"./{MODEL_FOLDER}"
+    name = public_name(model)
+    return f"./{name}" if is_local(model) and not HUB_ID.fullmatch(name) else name
+
+
+def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
+    """For each path that stands for a source of the run, in each way to write it, the name to publish in its place.
+
+    asked: as the person wrote it; used: with copies in place of repositories and stores
+    """
+    pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
+    pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
+    names: dict[str, str] = {}
+    for path, source in pairs:
+        for written in {path, source}:
+            if written != public_name(source) and is_local(written):
+                names |= dict.fromkeys(_ways_to_write(written), public_name(source))
+    return names
+
+
+def _ways_to_write(path: str) -> list[str]:
+    if path.startswith(LOCAL_GIT):
+        return [path]
+    there = Path(path).expanduser()
+    return [path, str(there), str(there.absolute()), str(there.resolve())]
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A text with this machine's paths replaced. A name without a slash could be any word, so it stays."""
+    paths = sorted((path for path in names if "/" in path), key=len, reverse=True)
+    if not paths:
+        return text
+    pattern = rf"(?<![\w.-])(?:{'|'.join(map(re.escape, paths))})(?![\w-])"
+    return re.sub(pattern, lambda match: names[match[0]], text)
+
+
+def clean_json(path: Path, names: Mapping[str, str]) -> None:
+    """Rewrite a JSON file without paths of this machine: known ones get their name, others keep their last part."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    cleaned = _without_paths(content, names)
+    if cleaned != content:
+        path.write_text(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_paths(inner, names) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_paths(inner, names) for inner in value]
+    if not isinstance(value, str):
+        return value
+    known = names.get(value) or renamed(value, names)
+    return PurePosixPath(known).name if PATH.fullmatch(known) else known
+
+
+def copy_board(source: Path, target: Path) -> None:
+    """TensorBoard's folders and files without the host's name and process ids, which their names hold."""
+    for number, path in enumerate(sorted(path for path in source.rglob("*tfevents*") if path.is_file())):
+        dated, timed = BOARD_FOLDER.match(path.parent.name), BOARD_FILE.match(path.name)
+        folder = target / (dated[0] if dated else "board")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / f"events.out.tfevents.{timed[1] if timed else 0}.{number}")

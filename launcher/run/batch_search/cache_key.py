@@ -1,0 +1,56 @@
+"""What a found micro-batch depends on: model, adapters, precision, strategy, length, ranks, devices, versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.plan.node_devices import device_facts
+from gemfleet.train.batch_finder.cache import cache_key
+from gemfleet.train.batch_finder.finder import Variant
+from gemfleet.train.checkpoint.state import versions
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.model.resolve import read_model_config
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+# Fields of the training section that change neither memory nor the speed of a pass.
+IRRELEVANT = {"model", "data", "optim", "epochs", "max_steps", "evaluation", "checkpoint", "seed", "batch"}
+
+
+def batch_key(
+    config: TrainConfig,
+    variants: Sequence[Variant],
+    placement: Placement,
+    model_folders: Mapping[str, str],
+    folder: Path,
+) -> str:
+    """The key under which this run's micro-batch is kept. `folder`: the model on the head."""
+    values = config.model_dump(mode="json", by_alias=True)
+    limits = {"memory": config.batch.memory_limit_bytes, "margin": config.batch.memory_margin}
+    return cache_key(
+        {
+            "model": read_model_config(folder),
+            "train": {name: value for name, value in values.items() if name not in IRRELEVANT},
+            "variants": [variant.name for variant in variants],
+            "max_length": config.data.max_length,
+            "global": config.batch.global_,
+            "data": values["data"],
+            "limits": limits,
+            "placement": placement.describe(),
+            "nodes": sorted(map(str, _nodes(model_folders))),
+            "versions": versions(),
+        }
+    )
+
+
+def _nodes(model_folders: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The devices of each node that may hold a rank."""
+    task = ray.remote(device_facts)
+    where = [NodeAffinitySchedulingStrategy(node, soft=False) for node in model_folders]
+    facts: list[dict[str, Any]] = ray.get(
+        [task.options(num_cpus=0, scheduling_strategy=strategy).remote() for strategy in where]
+    )
+    return facts

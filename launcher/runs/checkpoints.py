@@ -1,0 +1,37 @@
+"""The checkpoints of a run for commands that read them, wherever its configuration says that they rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gemfleet.cluster.checkpoint_store.location import open_shelf
+from gemfleet.cluster.checkpoint_store.places import checkpoints_folder
+from gemfleet.cluster.checkpoint_store.shelf import Shelf
+from gemfleet.cluster.scratch import scratch_folder
+from gemfleet.train.errors import UserError
+
+from ..config.load import read_mapping
+from .folder import RESOLVED_FILE
+
+
+def storage_of(run_folder: Path) -> str | None:
+    """`cluster.storage` of a run; None where it has none, or nobody can read any more what it was."""
+    try:
+        cluster = read_mapping(run_folder / RESOLVED_FILE).get("cluster")
+    except (OSError, UserError):
+        return None
+    storage = cluster.get("storage") if isinstance(cluster, dict) else None
+    return None if storage is None else str(storage)
+
+
+@contextmanager
+def shelf_of(run_folder: Path) -> Iterator[Shelf]:
+    """Of an object store, what is read is fetched to a temporary folder; nothing is written for one on the head."""
+    storage = storage_of(run_folder)
+    if checkpoints_folder(storage, run_folder) is not None:
+        yield open_shelf(storage, run_folder, run_folder)
+        return
+    with scratch_folder("gemfleet-checkpoint-") as cache:
+        yield open_shelf(storage, run_folder, cache / "fetched")

@@ -1,0 +1,130 @@
+"""Which old runs may go from the head's disk, and what goes with them."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry
+
+from .checkpoints import shelf_of, storage_of
+
+REMOVED = ".removed-"  # begins the name of a run's folder that is on its way out
+ABANDONED_SECONDS = 86_400.0  # a submission that has no row after a day never gets one
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What goes of one run. `steps`: its checkpoints that go; None: the run goes as a whole."""
+
+    run_id: str
+    folder: Path
+    size: int
+    steps: tuple[int, ...] | None
+
+    @classmethod
+    def of(cls, run_id: str, folder: Path, checkpoints_only: bool) -> Removal:
+        """Of a run that has ended; with `checkpoints_only` all but its newest checkpoint that verifies."""
+        if not checkpoints_only:
+            size = bytes_in(folder) + bytes_in(submission_of(folder)) + _bytes_elsewhere(folder)
+            return cls(run_id, folder, size, None)
+        with shelf_of(folder) as shelf:
+            newest, _ = shelf.newest_verified()
+            doomed = [m for m in shelf.manifests() if newest is not None and m.step != newest.step]
+        return cls(run_id, folder, sum(m.total_bytes for m in doomed), tuple(m.step for m in doomed))
+
+
+def choose(runs: Sequence[Run], keep: int, ended_before: float) -> list[Run]:
+    """Of all runs, newest first: those beyond the first `keep` that ended before this moment."""
+    old = [run for run in runs[keep:] if run.state.is_terminal]
+    return [run for run in old if run.ended_at is not None and run.ended_at < ended_before]
+
+
+def carry_out(removal: Removal, registry: RunRegistry) -> None:
+    """The files first: on a full disk the registry can forget the run only when they are gone.
+
+    Whenever this is interrupted, the run is there whole, or without files that the next removal would miss.
+    RunConflict when the run is launched again just now.
+    """
+    with _nobody_drives(removal, registry):
+        if removal.steps is None:
+            if storage_of(removal.folder) is not None:
+                with shelf_of(removal.folder) as shelf:
+                    for step in shelf.steps():
+                        shelf.remove(step)
+            remove_folder(removal.folder)
+            remove_folder(submission_of(removal.folder))
+            registry.delete_run(removal.run_id)
+            return
+        with shelf_of(removal.folder) as shelf:
+            for step in removal.steps:
+                shelf.remove(step)
+                registry.remove_checkpoint(removal.run_id, step)
+
+
+def sweep(home: Path, registry: RunRegistry) -> None:
+    """Remove what nobody asks for any more: folders whose removal was cut off, and submissions that became no run."""
+    for folder in (*home.glob(f"runs/{REMOVED}*"), *home.glob(f"submitted/{REMOVED}*")):
+        _delete(folder)
+    known = {run.id for run in registry.list_runs(limit=1_000_000)}
+    for folder in home.glob("submitted/[!.]*"):
+        if folder.name not in known and folder.lstat().st_mtime < time.time() - ABANDONED_SECONDS:
+            remove_folder(folder)
+
+
+def remove_folder(folder: Path) -> None:
+    """Rename it first, so that nobody ever sees half of it. OSError for what could not be deleted."""
+    doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
+    try:
+        folder.rename(doomed)
+    except FileNotFoundError:
+        return
+    _delete(doomed)
+
+
+def submission_of(run_folder: Path) -> Path:
+    """What the API keeps of a run that was submitted to it."""
+    return run_folder.parent.parent / "submitted" / run_folder.name
+
+
+def bytes_in(folder: Path) -> int:
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+
+
+@contextmanager
+def _nobody_drives(removal: Removal, registry: RunRegistry) -> Iterator[None]:
+    """The run's own lock, so that it is not launched again meanwhile."""
+    try:
+        lock = DriverLock(removal.folder, wait_seconds=0.0)
+    except OSError:  # no folder, or a disk so full that there is no room for the name of a lock
+        lock = None
+    try:
+        state = registry.get_run(removal.run_id).state
+        if not state.is_terminal:
+            raise RunConflict(f"run {removal.run_id} is {state}; stop it first")
+        yield
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir() and not folder.is_symlink():
+        shutil.rmtree(folder)
+    else:
+        folder.unlink()
+
+
+def _bytes_elsewhere(folder: Path) -> int:
+    """Of checkpoints that are not below the run's folder."""
+    if storage_of(folder) is None:
+        return 0
+    with shelf_of(folder) as shelf:
+        return sum(manifest.total_bytes for manifest in shelf.manifests())

@@ -1,0 +1,20 @@
+"""The registry of a home, for whoever opens it first in a process. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from gemfleet.cluster.registry.run_database import is_lost
+from gemfleet.cluster.registry.run_registry import RunRegistry
+
+
+def registry_of(home: Path) -> RunRegistry:
+    """The registry of this home. One that is lost is rebuilt first, with a line on the error output."""
+    path = home / "gemfleet.db"
+    if is_lost(path):
+        from .repair import repair
+
+        count = len(repair(home).rebuilt)
+        print(f"the registry was lost; {count} runs are back from their folders, without metrics", file=sys.stderr)
+    return RunRegistry(path)

@@ -1,0 +1,165 @@
+"""The registry rebuilt from what the runs' folders say, when it is damaged or lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfleet.cluster.checkpoint_store.manifest import Manifest
+from gemfleet.cluster.checkpoint_store.shelf import Shelf
+from gemfleet.cluster.driver import driver_of, is_held
+from gemfleet.cluster.errors import ClusterError, RegistryDamaged, UnknownRun
+from gemfleet.cluster.registry.registry_salvage import begin_numbers_anew, is_whole, salvage
+from gemfleet.cluster.registry.run_database import RUN_PARTS
+from gemfleet.cluster.registry.run_records import FACTS_FILE
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
+from gemfleet.train.errors import UserError
+
+from ..config.load import parse_yaml
+from .checkpoints import shelf_of
+from .folder import RESOLVED_FILE
+
+REASON = "the registry was rebuilt from the run's folder"
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """aside: where the damaged file is now; salvaged: runs whose rows it still held; rebuilt: ids from folders alone"""
+
+    aside: Path | None
+    salvaged: int
+    rebuilt: tuple[str, ...]
+
+
+def repair(home: Path) -> Repaired:
+    """Make a registry that knows every run that has a folder. A whole one keeps its rows and gets those that it lacks.
+
+    Metrics and events that could not be read are lost; a damaged file is kept beside the new one.
+    """
+    path = home / "gemfleet.db"
+    if path.exists() and path.stat().st_size and is_whole(path):
+        with suppress(RegistryDamaged):  # its pages are whole, but its tables are not ours
+            return Repaired(None, 0, add_missing(RunRegistry(path), home))
+    fresh = home / f".rebuilt-{os.getpid()}.db"
+    registry = RunRegistry(fresh)
+    try:
+        salvaged = salvage(path, fresh) if path.exists() else 0
+        with registry.connect() as db:
+            begin_numbers_anew(db)
+        rebuilt = add_missing(registry, home)
+        aside = _put_aside(path)
+        fresh.replace(path)
+    finally:
+        for left in home.glob(f"{fresh.name}*"):
+            left.unlink()
+    return Repaired(aside, salvaged, rebuilt)
+
+
+def add_missing(registry: RunRegistry, home: Path) -> tuple[str, ...]:
+    """A row for each run's folder that has none; their ids, oldest first."""
+    found = [read_folder(folder) for folder in sorted((home / "runs").glob("[!.]*")) if _is_run(folder)]
+    added = []
+    for run, manifests in sorted(found, key=lambda pair: pair[0].created_at):
+        try:
+            registry.get_run(run.id)
+        except UnknownRun:
+            registry.restore_run(run, manifests, driver_of(home / "runs" / run.id))
+            added.append(run.id)
+    return tuple(added)
+
+
+def read_folder(folder: Path) -> tuple[Run, list[tuple[str, Manifest]]]:
+    """What a run's folder says of the run, and each of its checkpoints with the place where it is."""
+    config = _text(folder / RESOLVED_FILE) or _text(folder / "config.yaml")
+    facts = _facts(folder / FACTS_FILE)
+    try:
+        with shelf_of(folder) as shelf:
+            manifests = _checkpoints(shelf)
+    except (ClusterError, OSError):  # an object store that cannot be reached
+        manifests = []
+    times = [manifest.created_at for _, manifest in manifests] + [folder.stat().st_mtime]
+    state = _state(folder, facts)
+    run = Run(
+        id=folder.name,
+        name=str(facts.get("name") or _name(config) or folder.name),
+        state=state,
+        reason=str(facts.get("reason") or (REASON if "state" not in facts else "")),
+        created_at=_number(facts.get("created_at"), min(times)),
+        updated_at=_number(facts.get("updated_at"), max(times)),
+        ended_at=_number(facts.get("ended_at"), max(times)) if state.is_terminal else None,
+        config=config,
+        driver_pid=None,
+        driver_started=None,
+        stop_requested=False,
+    )
+    return run, manifests
+
+
+def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
+    """As it was written down last; one that has not ended is interrupted, unless its driver lives."""
+    published = _facts(folder / "output" / "trainer_state.json")
+    if "state" in facts:
+        state = RunState(facts["state"])
+        return state if state.is_terminal or is_held(folder) else RunState.INTERRUPTED
+    if is_held(folder):
+        return RunState.TRAINING
+    if not published:
+        return RunState.INTERRUPTED
+    done = _number(published.get("global_step"), 0) >= _number(published.get("max_steps"), 0)
+    return RunState.SUCCEEDED if done else RunState.STOPPED
+
+
+def _checkpoints(shelf: Shelf) -> list[tuple[str, Manifest]]:
+    return [(shelf.location(manifest.step), manifest) for manifest in shelf.manifests()]
+
+
+def _is_run(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / part).exists() for part in RUN_PARTS)
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    """The mapping in a JSON file; empty where there is none, or none that is right."""
+    try:
+        found = json.loads(path.read_bytes())
+        if isinstance(found, dict):
+            RunState(found.get("state", "queued"))
+            return found
+    except (OSError, ValueError):
+        pass
+    return {}
+
+
+def _name(config: str) -> str | None:
+    try:
+        found = parse_yaml(config)
+    except (UserError, ValueError):
+        return None
+    return found.get("name") if isinstance(found, dict) else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _number(value: object, otherwise: float) -> float:
+    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else otherwise
+
+
+def _put_aside(path: Path) -> Path | None:
+    """Away with the damaged file and what SQLite keeps beside it, which must not be taken for the new one's."""
+    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
+    moved = None
+    for suffix in ("-wal", "-shm", ""):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            moved = beside.replace(aside.with_name(aside.name + suffix))
+    return moved if moved == aside else None

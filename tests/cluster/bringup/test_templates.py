@@ -1,0 +1,178 @@
+"""Templates for Kubernetes, Slurm and the clouds: valid by their schemas, and saying what the description says."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from gemfleet.cluster.bringup.description import ClusterDescription
+from gemfleet.cluster.bringup.templates.render import KINDS, render
+from gemfleet.cluster.errors import ClusterError
+from tests.cluster.kuberay_schema import SCHEMAS
+from typer.testing import CliRunner
+
+RUN = "train:\n  model: demo\n  data: {train: demo}\n"
+DESCRIPTION = {
+    "name": "lab",
+    "environment": {"NCCL_DEBUG": "WARN"},
+    "kubernetes": {
+        "namespace": "training",
+        "image": "registry.example.org/gemfleet:0.1.0",
+        "node_selector": {"gpu": "h100"},
+        "queue": "gpus",
+        "storage_class": "fast",
+    },
+    "slurm": {"partition": "gpu", "account": "lab"},
+    "gcp": {
+        "region": "us-central1",
+        "zone": "us-central1-a",
+        "project": "a-project",
+        "head_type": "n2-standard-8",
+        "worker_type": "a3-highgpu-8g",
+    },
+}
+
+
+@pytest.fixture
+def description() -> ClusterDescription:
+    return ClusterDescription.model_validate(DESCRIPTION)
+
+
+def documents(kind: str, description: ClusterDescription, gpus: int = 16) -> dict[str, Any]:
+    """By kind, each valid by its schema."""
+    found = list(yaml.safe_load_all(render(kind, description, gpus, RUN)))
+    for document in found:
+        jsonschema.validate(document, SCHEMAS[document["kind"]])
+    return {document["kind"]: document for document in found}
+
+
+def test_a_ray_cluster_has_gpus_token_shared_memory_probes_and_a_disk(description: ClusterDescription) -> None:
+    found = documents("ray-cluster", description)
+    assert found["RayCluster"]["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "gpus"}
+    spec = found["RayCluster"]["spec"]
+    assert spec["authOptions"] == {"mode": "token"}
+    (group,) = spec["workerGroupSpecs"]
+    assert (group["replicas"], group["rayStartParams"]["num-gpus"]) == (2, "8")
+    worker, head = group["template"]["spec"], spec["headGroupSpec"]["template"]["spec"]
+    assert worker["nodeSelector"] == {"gpu": "h100"}
+    assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "8"
+    assert "nvidia.com/gpu" not in head["containers"][0]["resources"]["limits"]
+    for pod in (worker, head):
+        (container,) = pod["containers"]
+        assert container["image"] == "registry.example.org/gemfleet:0.1.0"
+        assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
+        assert {"name": "NCCL_DEBUG", "value": "WARN"} in container["env"]
+        assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+    (claim,) = (volume["persistentVolumeClaim"] for volume in head["volumes"] if "persistentVolumeClaim" in volume)
+    assert claim["claimName"] == found["PersistentVolumeClaim"]["metadata"]["name"]
+    assert {"name": "GEMFLEET_HOME", "value": "/state"} in head["containers"][0]["env"]
+    assert {"name": "state", "mountPath": "/state"} in head["containers"][0]["volumeMounts"]
+
+
+def test_a_ray_job_carries_its_configuration_and_keeps_its_driver_on_the_head(description: ClusterDescription) -> None:
+    found = documents("ray-job", description)
+    assert found["ConfigMap"]["data"]["run.yaml"] == RUN
+    spec = found["RayJob"]["spec"]
+    assert spec["entrypoint"] == "gemfleet train /config/run.yaml"
+    assert not [key for key in spec if key.startswith("entrypointNum") or key == "entrypointResources"]
+    head = spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    assert {"name": "config", "configMap": {"name": found["ConfigMap"]["metadata"]["name"]}} in head["volumes"]
+
+
+def test_the_schema_refuses_a_misspelt_field(description: ClusterDescription) -> None:
+    """The check above can fail."""
+    cluster = documents("ray-cluster", description)["RayCluster"]
+    cluster["spec"]["headGroupSpec"]["rayStartParam"] = {}
+    with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):
+        jsonschema.validate(cluster, SCHEMAS["RayCluster"])
+
+
+@pytest.mark.parametrize("kind", ["aws", "gcp"])
+def test_cloud_templates_are_valid_for_rays_launcher(kind: str, description: ClusterDescription) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(render(kind, description, 16, None))
+    prepared = prepare_config(config)
+    validate_config(prepared)
+    worker = prepared["available_node_types"]["worker"]
+    assert (worker["min_workers"], worker["resources"]["GPU"]) == (2, 8)
+    starts = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
+    assert all("export RAY_AUTH_MODE='token';" in start for start in starts)
+    assert "--dashboard-host=127.0.0.1" in starts[0]
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config({**prepared, "head_nod_type": "x"})
+
+
+FAKES = {
+    "scontrol": "printf 'n1\\nn2\\n'",
+    "srun": '[[ "$*" == *hostname* ]] && echo 10.0.0.1 || { echo "srun $*" >> $CALLS; sleep 30; }',
+    "ray": "printf ' 1 node_a\\n 1 node_b\\n'",
+    "gemfleet": """
+mode=$(stat -c %a $RAY_AUTH_TOKEN_PATH)
+echo "gemfleet $* $RAY_ADDRESS $RAY_AUTH_MODE $mode" >> $CALLS
+exit $CODE
+""",
+}
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_slurm_script_starts_ray_trains_and_ends_as_the_run_ends(
+    description: ClusterDescription, tmp_path: Path, code: int
+) -> None:
+    """By a real bash, with programs of Slurm's names that note how they are called."""
+    text = render("slurm", description, 16, None)
+    lines = [line for line in text.splitlines() if line.startswith("#SBATCH")]
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --partition=gpu", "#SBATCH --exclusive"} <= set(
+        lines
+    )
+    for name, body in FAKES.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/bash\n{body}\n")
+        program.chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CALLS": str(calls),
+        "CODE": str(code),
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "5",
+    }
+    script = tmp_path / "run.sh"
+    script.write_text(text)
+    process = subprocess.Popen(["bash", str(script), "run.yaml"], env=environment, start_new_session=True)
+    assert process.wait(timeout=30) == code
+    os.killpg(process.pid, 9)  # Slurm ends the steps with the job
+    noted = calls.read_text()
+    assert "gemfleet train run.yaml 10.0.0.1:6379 token 600" in noted
+    assert "--nodes=2 --ntasks-per-node=1" in noted
+    assert not (tmp_path / ".gemfleet-cluster/slurm-5").exists()
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_gpus_that_do_not_fill_whole_machines_are_refused(kind: str, description: ClusterDescription) -> None:
+    with pytest.raises(ClusterError, match=r"is no multiple of \w+\.gpus_per_\w+, 8"):
+        render(kind, description, 12, RUN)
+
+
+def test_the_command_prints_a_template_and_says_what_is_missing(tmp_path: Path) -> None:
+    from gemfleet.launcher.cli import app
+
+    result = CliRunner().invoke(app, ["cluster", "manifest", "--gpus", "16"])
+    assert result.exit_code == 0
+    assert [d["kind"] for d in yaml.safe_load_all(result.stdout)] == ["PersistentVolumeClaim", "RayCluster"]
+    hosts = tmp_path / "hosts.yaml"
+    hosts.write_text("name: other\nkubernetes: {gpus_per_pod: 4}\n")
+    result = CliRunner().invoke(app, ["cluster", "manifest", "--gpus", "4", "--hosts", str(hosts)])
+    assert "other-state" in result.stdout
+    result = CliRunner().invoke(app, ["cluster", "manifest", "--gpus", "8", "--kind", "ray-job"])
+    assert isinstance(result.exception, ClusterError)

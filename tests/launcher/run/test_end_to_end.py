@@ -1,0 +1,121 @@
+"""The whole way on a local Ray cluster: `gemfleet train` with two ranks, and stopped."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from support.tiny_run import ends, gemfleet, history, local_ray, make_workplace, start, states, wait_for_step
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_workplace(tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def ray_address() -> Iterator[str]:
+    """One cluster with four logical CPUs for all tests of this file."""
+    with local_ray() as address:
+        yield address
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.mark.slow
+def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: str) -> None:
+    output = ends(start(workplace, home, ray_address))
+    registry = RunRegistry(home / "gemfleet.db")
+    (run,) = registry.list_runs()
+    folder = home / "runs" / run.id
+    assert f"adapter: {folder / 'output'}" in output
+    assert states(registry, run.id) == [
+        *("queued", "preflight", "staging", "preparing_data", "training", "publishing", "succeeded")
+    ]
+    steps = [entry["step"] for entry in history(folder / "output") if "loss" in entry]
+    assert steps == list(range(1, len(steps) + 1))
+    assert len(steps) == len(registry.metrics(run.id, kind="step")) == 15
+    assert all(0 < used < 2**36 for used in registry.metrics(run.id, kind="step")[-1]["memory_bytes"])
+    assert len(registry.metrics(run.id, kind="step")[-1]["memory_bytes"]) == 2
+    for name in ("adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "training_config.json"):
+        assert (folder / "output" / name).is_file()
+    manifests = sorted(path.parent.name for path in folder.glob("checkpoints/*/manifest.json"))
+    assert manifests == ["checkpoint-12", "checkpoint-15", "checkpoint-4", "checkpoint-8"]
+    assert [entry["step"] for entry in registry.checkpoints(run.id)] == [4, 8, 12, 15]
+    assert len(list(folder.glob("runs/*/events.out.tfevents.*"))) == 1
+    assert "rank 1 on" in (folder / "logs" / "rank-1.log").read_text()
+    assert [path for path in [home, *home.rglob("*")] if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
+    check_figures(registry, run.id, output)
+    check_names(folder / "output", workplace, home)
+    again = ends(gemfleet(workplace, home, "resume", "latest"))
+    assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
+
+
+def check_figures(registry: RunRegistry, run_id: str, output: str) -> None:
+    """What the command, the registry and the card say is of all steps; the last has two examples, the others four."""
+    steps = registry.metrics(run_id, kind="step")
+    loss = statistics.fmean(step["loss"] for step in steps)
+    speed = statistics.median(step["tokens_per_second"] for step in steps)
+    assert registry.end_figures(run_id)["loss"] == pytest.approx(loss)
+    assert registry.end_figures(run_id)["tokens_per_second"] == pytest.approx(speed)
+    assert f"training loss {loss:.4f} on average, {speed:,.0f} tokens/s at the median" in output
+    assert f"training: 15/15  loss {loss:.3f} on average" in output
+
+
+def check_names(published: Path, workplace: Path, home: Path) -> None:
+    """No path and no host of the head is in what was published; the model's folder keeps its name."""
+    files = [path for path in published.rglob("*") if path.is_file()]
+    words = [str(workplace), str(home)]
+    assert [path for path in files for word in words if word.encode() in path.read_bytes()] == []
+    assert [path for path in files if socket.gethostname() in str(path.relative_to(published))] == []
+    assert list(published.glob("runs/*/events.out.tfevents.*"))
+    for name in ("adapter_config.json", "checkpoint-15/adapter_config.json"):
+        assert json.loads((published / name).read_text())["base_model_name_or_path"] == "./model"
+
+
+@pytest.mark.slow
+def test_stop_leaves_a_checkpoint(workplace: Path, home: Path, ray_address: str) -> None:
+    process = start(workplace, home, ray_address, epochs=400.0)
+    registry = wait_for_step(home, 5)
+    (run,) = registry.list_runs()
+    registry.request_stop(run.id)
+    assert "stopped after" in ends(process)
+    assert states(registry, run.id)[-2:] == ["publishing", "stopped"]
+    last = registry.checkpoints(run.id)[-1]["step"]
+    newest = registry.latest_metrics(run.id, "step")
+    assert newest is not None
+    assert newest["step"] == last < newest["total_steps"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_checkpoint_and_code_130(workplace: Path, home: Path, ray_address: str) -> None:
+    process = start(workplace, home, ray_address, epochs=400.0)
+    registry = wait_for_step(home, 3)
+    process.send_signal(signal.SIGINT)
+    assert "stopping: a checkpoint is saved" in ends(process, code=130)
+    (run,) = registry.list_runs()
+    assert states(registry, run.id)[-1] == "stopped"
+    assert registry.checkpoints(run.id)
+    assert (home / "runs" / run.id / "output" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_ends_the_run_with_code_1(workplace: Path, home: Path, ray_address: str) -> None:
+    output = ends(
+        start(workplace, home, ray_address, epochs=20.0, overrides=("train.optim.learning_rate=1e30",)), code=1
+    )
+    registry = RunRegistry(home / "gemfleet.db")
+    (run,) = registry.list_runs()
+    assert states(registry, run.id)[-1] == "failed"
+    assert "Traceback" not in output
+    assert "loss" in output
+    assert f"the logs of all ranks are in {home / 'runs' / run.id / 'logs'}" in output

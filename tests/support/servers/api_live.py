@@ -1,0 +1,145 @@
+"""A real registry with runs of every kind, and a live server over it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
+from gemfleet.launcher.api.allowed import Allowed
+from gemfleet.launcher.api.app import create_app
+from gemfleet.launcher.api.server import bind, make_server
+from gemfleet.launcher.api.settings import ApiSettings, Tokens
+
+CONFIG = "name: alpha\ntrain:\n  model: demo\n  hub_token: hf_abcdefghijklmnopqrstuvwxyz\n  data: {train: demo}\n"
+
+
+def step_record(step: int, total: int = 8) -> dict[str, Any]:
+    """What rank 0 reports for one step."""
+    return {
+        "kind": "step",
+        "step": step,
+        "total_steps": total,
+        "epoch": step / total,
+        "epochs": 1.0,
+        "loss": 3.0 - step / 10,
+        "learning_rate": 2e-4,
+        "grad_norm": 1.0,
+        "step_seconds": 0.5,
+        "data_wait_seconds": 0.01,
+        "tokens": 100,
+        "tokens_per_second": 200.0,
+        "world_size": 2,
+        "peak_memory_bytes": 10**9,
+        "memory_bytes": [8 * 10**8, 9 * 10**8],
+        "memory_total_bytes": [10**10, 10**10],
+        "utilisation": [0.75, None],
+        "seconds_left": 0.5 * (total - step),
+        "time": time.time(),
+    }
+
+
+def make_checkpoint(home: Path, run_id: str, step: int) -> Path:
+    """A committed checkpoint of two small files, with its manifest."""
+    folder = home / "runs" / run_id / "checkpoints" / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    files = {"adapter_model.safetensors": os.urandom(3000), "adapter_config.json": b'{"r": 16}'}
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    entries = [FileEntry(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in sorted(files.items())]
+    (folder / "manifest.json").write_text(Manifest(step, 1, 1_700_000_000.0, tuple(entries)).to_json())
+    return folder
+
+
+def fill(home: Path) -> RunRegistry:
+    """`alpha-1` succeeded with everything; `alpha-2` trains; `alpha-3` waits; `alpha-4` failed."""
+    registry = RunRegistry(home / "gemfleet.db")
+    for number in (1, 2, 3, 4):
+        registry.create_run(f"alpha-{number}", "alpha", CONFIG, os.getpid())
+    for run_id, steps in (("alpha-1", 8), ("alpha-2", 3)):
+        registry.transition(run_id, RunState.TRAINING)
+        registry.add_metrics(run_id, [step_record(step) for step in range(1, steps + 1)])
+        registry.heartbeat(run_id, 0, "node-1", "127.0.0.1", os.getpid())
+    registry.add_metrics("alpha-1", [{"kind": "eval", "step": 8, "eval_loss": float("inf")}])
+    for step in (4, 8):
+        folder = make_checkpoint(home, "alpha-1", step)
+        registry.add_checkpoint("alpha-1", step, str(folder), 3009, 1, seconds=0.25)
+    registry.add_event("alpha-1", "checkpoint_failed", "checkpoint-6 was lost: the disk is full")
+    registry.add_event("alpha-1", "batch_found", "micro-batch 8 after 5 trials", {"rows": 8, "variant": "ddp"})
+    registry.add_event("alpha-2", "batch_planned", "micro-batch 4 by the plan: a pass holds all rows", {"rows": 4})
+    registry.add_event("alpha-1", "strategy", "strategy for 2 ranks: ddp fits", {"strategy": "ddp", "fitting": ["ddp"]})
+    registry.transition("alpha-1", RunState.SUCCEEDED)
+    registry.transition("alpha-3", RunState.PREFLIGHT)
+    registry.add_event("alpha-3", "waiting", "asked for 8 workers with 1 GPU each; 2 GPUs are free")
+    registry.transition("alpha-4", RunState.FAILED, "clone of https://me:pa55word@hub/x failed")
+    logs = home / "runs" / "alpha-1" / "logs"
+    logs.mkdir(parents=True)
+    (logs / "driver.log").write_text("one\ntwo\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\n")
+    (logs / "rank-1.log").write_text("hello\nunfinis")
+    return registry
+
+
+@dataclass
+class RowSubmitter:
+    """Makes or opens the row as a real submitter does, and starts no process."""
+
+    registry: RunRegistry
+    started: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+
+    def start(self, run_id: str, config: dict[str, Any]) -> None:
+        self.started.append((run_id, config))
+        self.registry.create_run(run_id, "run", json.dumps(config), None)
+
+    def resume(self, run: Run) -> None:
+        self.registry.reopen(run.id, run.config, None)
+
+
+@dataclass
+class Live:
+    """A server that listens."""
+
+    url: str
+    home: Path
+    registry: RunRegistry
+    submitter: RowSubmitter
+    client: httpx2.Client
+
+    def get(self, path: str, status: int = 200, **options: Any) -> Any:
+        answer = self.client.get(path, **options)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    def post(self, path: str, status: int, **options: Any) -> Any:
+        answer = self.client.post(path, **options)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+
+def serve(home: Path, tokens: Tokens | None = None, **changes: Any) -> Iterator[Live]:
+    """A live server over a filled registry, until the generator is closed."""
+    registry = fill(home)
+    submitter = RowSubmitter(registry)
+    roots = (home / "data",)
+    settings = ApiSettings(home=home, port=0, tokens=tokens, allowed=Allowed(roots=roots), poll_seconds=0.05, **changes)
+    listener = bind(settings)
+    server = make_server(create_app(settings, submitter=submitter))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with httpx2.Client(base_url=url, timeout=10.0, trust_env=False) as client:
+        deadline = time.monotonic() + 10
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.02)
+        yield Live(url, home, registry, submitter, client)
+    server.should_exit = True
+    thread.join(10)
+    assert not thread.is_alive(), "the server did not stop"

@@ -1,0 +1,42 @@
+"""Objects of one empty bucket of an S3 server on this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyarrow.fs
+from gemfleet.cluster.checkpoint_store.location import object_filesystem
+from support.servers.object_store import s3_server
+
+BUCKET = "bucket"
+
+
+@contextmanager
+def one_bucket() -> Iterator[None]:
+    """The server and its bucket, which the environment names; what an earlier test left there is gone."""
+    with s3_server():
+        store = object_filesystem("s3", BUCKET)
+        if store.get_file_info(BUCKET).type == pyarrow.fs.FileType.Directory:
+            store.delete_dir_contents(BUCKET)
+        else:
+            pyarrow.fs.S3FileSystem(
+                endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True
+            ).create_dir(BUCKET)
+        yield
+
+
+def put(objects: dict[str, bytes]) -> None:
+    """Objects of the bucket by key."""
+    for key, content in objects.items():
+        with object_filesystem("s3", BUCKET).open_output_stream(f"{BUCKET}/{key}") as stream:
+            stream.write(content)
+
+
+def stored() -> dict[str, bytes]:
+    """Every object of the bucket by key."""
+    store = object_filesystem("s3", BUCKET)
+    found = store.get_file_info(pyarrow.fs.FileSelector(BUCKET, recursive=True))
+    keys = [info.path for info in found if info.is_file]
+    return {key.removeprefix(f"{BUCKET}/"): store.open_input_stream(key, buffer_size=2**22).readall() for key in keys}

@@ -1,0 +1,85 @@
+"""One rank's part of a trial: real optimizer steps, their memory judged by rows as bad as rows can be, their time by
+passes as the run has them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ...config.schema import TrainConfig
+from ...device.abilities import current_device
+from ...device.memory import peak_bytes, reset_peak
+from ...interfaces import PackedRows
+from ...worker import prepare_model
+from ..typical import Steps, typical_passes
+
+
+def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> PackedRows:
+    """Full rows of one document each, all of it supervised but the first token."""
+    tokens = np.random.default_rng(seed).integers(3, vocabulary, rows * max_length).astype(np.int32)
+    supervised = np.ones(rows * max_length, np.bool_)
+    supervised[::max_length] = False
+    return PackedRows(tokens, supervised, np.full(rows, max_length, np.int32), np.ones(rows, np.int32))
+
+
+class Probe:
+    """The model of a run under its strategy, loaded once; measures one size after another. Collective."""
+
+    def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int, steps: Steps = ()) -> None:
+        """steps: of the run, for its passes to be timed, equal on all ranks; none: full rows are timed."""
+        facts = current_device(local_rank)
+        self.device, self._config, self._steps = facts.device, config, steps
+        model, self._strategy = prepare_model(config, model_folder, facts)
+        self._vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
+        self._model = self._strategy.setup(model)
+        self._step(1)  # makes the optimizer's state, which every later step holds
+
+    def measure(self, rows: int) -> tuple[int, float]:
+        """Peak bytes of one optimizer step of passes of `rows` rows, and how many seconds such a pass takes for as much
+        text as fills it."""
+        reset_peak(self.device)
+        seconds = self._step(rows)
+        return peak_bytes(self.device), seconds
+
+    @torch.no_grad()
+    def measure_evaluation(self, rows: int) -> tuple[int, float]:
+        """The same of one pass that scores `rows` rows."""
+        reset_peak(self.device)
+        batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        self._strategy.passes(1)
+        self._model.peft_model.eval()
+        started = time.perf_counter()
+        float(self._model.loss_sum(batch))
+        seconds = time.perf_counter() - started
+        self._model.peft_model.train()
+        return peak_bytes(self.device), seconds
+
+    def _step(self, rows: int) -> float:
+        full = rows * self._config.data.max_length
+        worst = worst_rows(rows, self._config.data.max_length, self._vocabulary)
+        timed = typical_passes(self._steps, rows, self._vocabulary)
+        # The last pass accumulates onto gradients that exist, as all but the first of a step do.
+        passes = [worst, *timed, worst]
+        self._strategy.passes(len(passes))  # equal on all ranks already; a strategy may need to know
+        supervised = sum(batch.supervised_tokens for batch in passes)
+        seconds = [self._timed_pass(batch, supervised) for batch in passes]
+        self._strategy.reduce_gradients()
+        self._strategy.clip(self._config.optim.max_grad_norm)
+        self._strategy.step(0.0)
+        if not timed:
+            return min(seconds)
+        return sum(seconds[1:-1]) * full / sum(len(batch.tokens) for batch in timed)
+
+    def _timed_pass(self, batch: PackedRows, supervised: int) -> float:
+        self._synchronize()
+        started = time.perf_counter()
+        self._strategy.backward(self._model.loss_sum(batch) / supervised)
+        self._synchronize()
+        return time.perf_counter() - started
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

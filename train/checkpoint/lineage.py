@@ -1,0 +1,109 @@
+"""What a checkpoint's numbers were made from, and what differs when a run goes on from it.
+
+Steps, examples and tensors of a checkpoint mean what they say only beside the data, base and adapters they came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..config.schema import TrainConfig
+from ..data.digest import DataDigest
+from ..errors import UserError
+from ..model.weight_files import StoredTensor, stored_tensors
+
+SAMPLE_BYTES = 4096  # read at the start and in the middle of each tensor of a base
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """base: see `base_digest`; data: None where it is not known; accept_changes: go on all the same"""
+
+    base: str | None = None
+    data: DataDigest | None = None
+    accept_changes: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"base": self.base, "data": None if self.data is None else asdict(self.data)}
+
+
+def base_digest(folder: Path) -> str:
+    """Of the names, shapes and a sample of the numbers of a base's weights, however they are divided into files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(stored_tensors(folder).items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
+        digest.update(_sample(tensor))
+    return digest.hexdigest()
+
+
+def _sample(tensor: StoredTensor) -> bytes:
+    with tensor.file.open("rb") as file:
+        file.seek(tensor.start)
+        first = file.read(min(SAMPLE_BYTES, tensor.nbytes))
+        file.seek(tensor.start + tensor.nbytes // 2)
+        return first + file.read(min(SAMPLE_BYTES, tensor.nbytes - tensor.nbytes // 2))
+
+
+def refuse_other_shapes(name: str, saved: Mapping[str, Any], config: TrainConfig) -> None:
+    """UserError where steps or tensors of the checkpoint `name` could not be gone on with, whatever one accepts.
+
+    saved: the content of its training_config.json
+    """
+    train = saved["train"]
+    fixed = (
+        ("train.lora.r", train["lora"]["r"], config.lora.r, "tensors have its size"),
+        ("train.seed", train["seed"], config.seed, "it decides the order of the examples"),
+        ("train.batch.global", train["batch"]["global"], config.batch.global_, "steps count it"),
+    )
+    for field, before, now, why in fixed:
+        if before != now:
+            raise UserError(
+                f"{field} is {now}, but the checkpoint {name} was written with {before}; resume with the same, as {why}"
+            )
+
+
+def changes_since(name: str, saved: Mapping[str, Any], config: TrainConfig, lineage: Lineage) -> list[str]:
+    """What differs, a sentence each. UserError where something does and the lineage does not accept changes."""
+    found = [*_other_settings(saved["train"], config), *_other_inputs(saved.get("made_from", {}), lineage)]
+    if found and not lineage.accept_changes:
+        raise UserError(
+            f"the checkpoint {name} was made from something else: {'; '.join(found)}. Resume with what it was made "
+            "from, or go on all the same with --accept-changes"
+        )
+    return found
+
+
+def _other_settings(train: Mapping[str, Any], config: TrainConfig) -> list[str]:
+    fields: list[tuple[str, Any, Any]] = [
+        ("train.lora.alpha", train["lora"]["alpha"], config.lora.alpha),
+        ("train.quantization", train.get("quantization", "none"), config.quantization),
+    ]
+    if config.data.eval is None and train["data"].get("eval") is None:
+        fields.append(("train.data.eval_fraction", train["data"]["eval_fraction"], config.data.eval_fraction))
+    elif (config.data.eval is None) != (train["data"].get("eval") is None):
+        fields.append(("train.data.eval", train["data"].get("eval"), config.data.eval))
+    return [f"{field} is {now}, it was {before}" for field, before, now in fields if before != now]
+
+
+def _other_inputs(made_from: Mapping[str, Any], lineage: Lineage) -> list[str]:
+    found = []
+    if made_from.get("base") and lineage.base and made_from["base"] != lineage.base:
+        found.append("the weights of the base (train.model) are other ones")
+    if made_from.get("data") and lineage.data:
+        before = DataDigest(**made_from["data"])
+        if before != lineage.data:
+            found.append(_other_data(before, lineage.data))
+    return found
+
+
+def _other_data(before: DataDigest, now: DataDigest) -> str:
+    if before.examples != now.examples:
+        return f"the data has changed: it has {now.examples:,} examples, it had {before.examples:,}"
+    if before.unordered == now.unordered:
+        return "the data has changed: the same examples are in another order"
+    return "the data has changed: as many examples, but other ones"

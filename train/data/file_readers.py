@@ -1,0 +1,233 @@
+"""Rows of one data file: JSON lines, JSON, CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, first_line
+from .rows import BadRow, Row, Rows, checked_row
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+CSV_CELL_CHARACTERS = 2**28  # Python's own limit of 131,072 would cut a long text in two
+PARQUET_BATCH_ROWS = 1024
+
+
+def open_file(path: Path) -> tuple[Rows, int | None]:
+    """The rows of a file, read as they are asked for, and how many (None: not known before the end).
+
+    UserError, now or while reading, for what the file as a whole has wrong.
+    """
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"the data file {path} has an unknown extension; gemfleet reads {', '.join(READERS)}")
+    try:
+        _refuse_pointer(path)
+        rows, total = reader(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _guarded(path, rows), total
+
+
+def _guarded(path: Path, rows: Rows) -> Rows:
+    try:
+        yield from rows
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"the data file {path} cannot be read ({error.strerror or error}); check its permissions and its disk"
+    )
+
+
+def _refuse_pointer(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise UserError(f"the data file {path} is a pointer of git-lfs, not the data; fetch it with `git lfs pull`")
+
+
+def _read_jsonl(path: Path) -> tuple[Rows, int | None]:
+    def rows() -> Rows:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _json_row(f"{path.name} line {number}", line)
+
+    with path.open("rb") as file:
+        total = sum(1 for line in file if line.strip())
+    return rows(), total
+
+
+def _json_row(name: str, line: bytes) -> Row | BadRow:
+    try:
+        values = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except UnicodeDecodeError as error:
+        return BadRow(name, "not valid UTF-8", f"byte {error.start + 1}")
+    except _TwiceError as error:
+        return BadRow(name, "a key that appears twice", repr(error.args[0]))
+    except (ValueError, RecursionError) as error:
+        return BadRow(name, "not valid JSON", str(error))
+    return checked_row(name, values)
+
+
+class _TwiceError(ValueError):
+    """A key of a JSON object appears twice."""
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        raise _TwiceError(_first_twice(key for key, _ in pairs))
+    return content
+
+
+def _first_twice(names: Iterable[str]) -> str | None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _read_json(path: Path) -> tuple[Rows, int | None]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+    except _TwiceError as error:
+        raise UserError(f"the data file {path} has the key {error.args[0]!r} twice in an object; keep one") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"the data file {path} is not valid JSON ({error}); one object a line belongs in .jsonl"
+        ) from error
+    items = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(items, list):
+        raise UserError(f'the data file {path} must hold a list of objects, or {{"data": [...]}}')
+    return named_rows(items, f"{path.name} row"), len(items)
+
+
+def named_rows(items: Iterable[Any], prefix: str) -> Rows:
+    """Parsed values as rows, named by their number from 1."""
+    return (checked_row(f"{prefix} {number}", values) for number, values in enumerate(items, 1))
+
+
+def _read_csv(path: Path) -> tuple[Rows, int | None]:
+    rows = _csv_rows(path)
+    first = next(rows, None)  # the header is checked now
+    return chain([] if first is None else [first], rows), None
+
+
+def _csv_rows(path: Path) -> Rows:
+    records = _csv_records(path)
+    header = next(records, (1, []))[1]
+    if isinstance(header, csv.Error) or any("\udc80" <= letter <= "\udcff" for name in header for letter in name):
+        raise UserError(f"the header of the data file {path} is not CSV in UTF-8; save the file again")
+    _refuse_twice(path, (name for name in header if name))
+    for line, cells in records:
+        name = f"{path.name} line {line}"
+        if isinstance(cells, csv.Error):
+            yield BadRow(name, "not valid CSV", str(cells))
+        elif len(cells) != len(header):
+            yield BadRow(name, "wrong number of cells", f"{len(cells)} where the header has {len(header)}")
+        else:
+            yield checked_row(name, dict(zip(header, cells, strict=True)))
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | csv.Error]]:
+    """The line on which each record begins, and its cells or what is wrong with it. Empty lines are left out.
+
+    A fault within a line spoils that record alone. After a quote that goes wrong over several lines nobody can tell
+    where the next record begins, so the file is refused.
+    """
+    csv.field_size_limit(CSV_CELL_CHARACTERS)
+    # Undecodable bytes become lone surrogates, so that one bad row does not end the file.
+    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        while True:
+            begins = reader.line_num + 1
+            cells: list[str] | csv.Error | None
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                if reader.line_num != begins:
+                    raise _swallows(path, begins, reader.line_num, error) from error
+                cells = error
+            if cells is None:
+                return
+            if cells != []:
+                yield begins, cells
+
+
+def _swallows(path: Path, begins: int, ends: int, error: csv.Error) -> UserError:
+    return UserError(
+        f"the data file {path} has a quote in the record of line {begins} that is not closed rightly and goes on "
+        f"to line {ends} ({error}); close it, and write a quote inside a quoted cell twice"
+    )
+
+
+def _refuse_twice(path: Path, columns: Iterable[str]) -> None:
+    name = _first_twice(columns)
+    if name is not None:
+        raise UserError(f"the data file {path} has two columns named {name!r}; rename or remove one of them")
+
+
+def _read_parquet(path: Path) -> tuple[Rows, int | None]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"the data file {path} is not a readable Parquet file ({error})") from error
+    _refuse_twice(path, file.schema_arrow.names)
+
+    def rows() -> Rows:
+        number = 0
+        batches = file.iter_batches(batch_size=PARQUET_BATCH_ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise UserError(
+                    f"the data file {path} is damaged after row {number} ({first_line(error)}); fetch it again"
+                ) from error
+            if batch is None:
+                return
+            yield from _parquet_rows(batch, path.name, number)
+            number += batch.num_rows
+
+    return rows(), file.metadata.num_rows
+
+
+def _parquet_rows(batch: Any, name: str, before: int) -> Rows:
+    """The rows of a record batch; one that has no Python value, as for text that is not UTF-8, is a BadRow."""
+    try:
+        values = batch.to_pylist()
+    except Exception:  # one row is enough, and the library's kinds are many: look at each alone
+        for index in range(batch.num_rows):
+            yield _parquet_row(batch.slice(index, 1), f"{name} row {before + index + 1}")
+        return
+    for number, row in enumerate(values, before + 1):
+        yield Row(f"{name} row {number}", row)
+
+
+def _parquet_row(batch: Any, name: str) -> Row | BadRow:
+    try:
+        return Row(name, batch.to_pylist()[0])
+    except UnicodeDecodeError as error:
+        return BadRow(name, "not valid UTF-8", f"byte {error.start + 1}")
+    except Exception as error:
+        return BadRow(name, "a value that cannot be read", first_line(error))
+
+
+READERS: dict[str, Callable[[Path], tuple[Rows, int | None]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": _read_parquet,
+}

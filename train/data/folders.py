@@ -1,0 +1,88 @@
+"""Which files of a data folder are one split: by their names, so that what was kept for testing is not trained on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from .file_readers import READERS
+
+# The words by which Hugging Face's `datasets` tells splits apart in file names.
+SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "dev", "val"),
+    "test": ("test", "testing", "eval", "evaluation", "holdout", "heldout"),
+}
+ENDINGS = r"(?:set|data|split)?$"  # as in `trainset`
+NAMED = 10  # files named in one sentence; the rest are counted
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """read: the files of the split, in the order of their names; left: what else the folder holds."""
+
+    read: list[Path]
+    left: list[Path]
+
+    def note(self) -> str:
+        """What is not read, as a sentence; empty where everything is."""
+        return f"Not read: {listed(self.left)}." if self.left else ""
+
+
+def files_of_split(folder: Path, split: str) -> FolderFiles:
+    """The files of a folder that belong to `split`. UserError where there are none.
+
+    Where no file is named after a split, all of them are `train`. Where some are, those that name none are left alone.
+    """
+    there = sorted(path for path in folder.iterdir() if not path.name.startswith(".") or _is_data(path))
+    data = [path for path in there if _is_data(path) and not path.name.startswith(".")]
+    if not data:
+        besides = f" (it holds {listed(there)})" if there else ""
+        raise UserError(
+            f"the data folder {folder} has no {', '.join(READERS)} file in it{besides}, nor is it a saved data set"
+        )
+    named = {path: split_of(path, split) for path in data}
+    splits = sorted({name for name in named.values() if name})
+    read = [path for path in data if named[path] == canonical(split)] if splits else data
+    if not read or (not splits and canonical(split) != "train"):
+        found = f"files of {', '.join(map(repr, splits))}" if splits else "no file that is named after a split"
+        raise UserError(
+            f"train.data.split is {split!r}, but the data folder {folder} has {found} ({listed(data)}); "
+            "name one of those, or name the file itself in train.data.train"
+        )
+    return FolderFiles(read, [path for path in there if path not in read])
+
+
+def split_of(path: Path, asked: str) -> str | None:
+    """The split that a file's name speaks of, the asked one among them: `train-00000-of-00002.parquet` is `train`."""
+    parts = re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", path.stem.lower())
+    words = [re.sub(ENDINGS, "", part) for part in parts]
+    if asked.lower() in words or asked.lower() == path.stem.lower():
+        return canonical(asked)
+    return next((split for split, names in SPLIT_WORDS.items() if not set(names).isdisjoint(words)), None)
+
+
+def canonical(split: str) -> str:
+    """`validation` for `val`; a name of one's own as it is."""
+    return next((name for name, words in SPLIT_WORDS.items() if split.lower() in words), split.lower())
+
+
+def refuse_split(path: str | Path, split: str) -> None:
+    """UserError where a split other than `train` is asked of a single file, unless its name speaks of that split."""
+    if canonical(split) != "train" and split_of(Path(path), split) != canonical(split):
+        raise UserError(
+            f"train.data.split is {split!r}, but {path} has no splits, all of it would be read; remove train.data.split"
+        )
+
+
+def listed(paths: list[Path]) -> str:
+    """Names of files for a sentence; folders end in a slash."""
+    names = [path.name + ("/" if path.is_dir() else "") for path in paths[:NAMED]]
+    more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
+    return ", ".join(names) + more
+
+
+def _is_data(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in READERS

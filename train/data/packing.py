@@ -1,0 +1,197 @@
+"""From token blocks to optimizer steps: order, division among ranks, packing. Pure functions on numpy arrays.
+
+What a step trains on is decided by (examples, seed, epoch, global batch) alone. World size and `max_length` only decide
+where those examples lie, never which they are.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..interfaces import PackedRows, StepRows
+
+Ints = NDArray[np.int64]
+_EVAL_STREAM = 2**31  # a stream of random numbers that no epoch uses
+
+
+@dataclass(frozen=True)
+class TokenBlock:
+    """N tokenised examples, laid end to end.
+
+    tokens:     int32 [T]
+    supervised: bool  [T], True where the token is a target
+    offsets:    int64 [N + 1]; example i is `tokens[offsets[i]:offsets[i + 1]]`
+    """
+
+    tokens: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens in each example, int64 [N]."""
+        return np.diff(self.offsets)
+
+    @property
+    def supervised_tokens(self) -> int:
+        return int(self.supervised.sum())
+
+    def select(self, indices: Sequence[int] | Ints) -> TokenBlock:
+        """The examples at `indices`, in that order."""
+        index = np.asarray(indices, dtype=np.int64)
+        starts, lengths = self.offsets[index], self.lengths[index]
+        offsets = _ends(lengths)
+        source = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return TokenBlock(self.tokens[source], self.supervised[source], offsets)
+
+    @staticmethod
+    def concatenate(blocks: Sequence[TokenBlock]) -> TokenBlock:
+        """All examples of `blocks`, one block after the other; no blocks give an empty block."""
+        return TokenBlock(
+            np.concatenate([np.empty(0, np.int32), *(block.tokens for block in blocks)]),
+            np.concatenate([np.empty(0, np.bool_), *(block.supervised for block in blocks)]),
+            _ends(np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)])),
+        )
+
+
+def epoch_order(examples: int, seed: int, epoch: int) -> Ints:
+    """The order of all examples in one epoch: a permutation of `range(examples)`, int64.
+
+    Sorts by raw Philox output, whose stream numpy guarantees for every version and platform.
+    """
+    keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(examples)
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def split_eval(examples: int, fraction: float, seed: int) -> tuple[Ints, Ints]:
+    """Seeded split into (train, eval) indices, each ascending.
+
+    With a fraction above 0 and two examples or more, both sides get at least one.
+    """
+    count = 0
+    if fraction > 0 and examples >= 2:
+        count = min(max(1, round(examples * fraction)), examples - 1)
+    order = epoch_order(examples, seed, _EVAL_STREAM)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def steps_per_epoch(examples: int, global_batch: int) -> int:
+    """Optimizer steps in one epoch; the last one may hold fewer than `global_batch` examples."""
+    return -(-examples // global_batch)
+
+
+def step_indices(order: Ints, step_in_epoch: int, global_batch: int) -> Ints:
+    """The examples of one optimizer step."""
+    return order[step_in_epoch * global_batch : (step_in_epoch + 1) * global_batch]
+
+
+def divide_among_ranks(lengths: Sequence[int] | Ints, world_size: int) -> list[list[int]]:
+    """Indices for each rank, balanced by tokens: the longest first, each to the rank with the fewest tokens.
+
+    Ties go to the earlier example and the lower rank. Ranks may stay empty when there are fewer examples than ranks.
+    """
+    ranks: list[list[int]] = [[] for _ in range(world_size)]
+    loads = [(0, rank) for rank in range(world_size)]
+    for index in _longest_first(lengths):
+        load, rank = loads.pop(0)
+        ranks[rank].append(index)
+        insort(loads, (load + int(lengths[index]), rank))
+    return [sorted(indices) for indices in ranks]
+
+
+def pack_rows(lengths: Sequence[int] | Ints, max_length: int) -> list[list[int]]:
+    """Rows of indices, each at most `max_length` tokens, by first-fit decreasing.
+
+    No length may exceed `max_length`; the tokeniser left such examples out or cut them off.
+    """
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for index in _longest_first(lengths):
+        length = int(lengths[index])
+        assert length <= max_length, f"example of {length} tokens in rows of {max_length}"
+        row = next((row for row, free in enumerate(room) if free >= length), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(max_length)
+        rows[row].append(index)
+        room[row] -= length
+    return rows
+
+
+def pack_block(block: TokenBlock, max_length: int) -> PackedRows:
+    """All examples of `block` as packed rows of one rank."""
+    rows = pack_rows(block.lengths, max_length)
+    packed = block.select([index for row in rows for index in row])
+    return PackedRows(
+        packed.tokens,
+        packed.supervised,
+        packed.lengths.astype(np.int32),
+        np.array([len(row) for row in rows], dtype=np.int32),
+    )
+
+
+def pack_step(step: TokenBlock, world_size: int, max_length: int) -> list[PackedRows]:
+    """The examples of one optimizer step, divided among `world_size` ranks and packed; one entry a rank."""
+    return [pack_block(step.select(mine), max_length) for mine in divide_among_ranks(step.lengths, world_size)]
+
+
+@dataclass(frozen=True)
+class PackedBlock:
+    """Several steps for all ranks in a few flat arrays, so that an object store can hand them out without copying.
+
+    tokens, supervised, document_lengths, row_documents: as in `PackedRows`, laid end to end by step, then rank
+    bounds: int64 [steps * world_size + 1, 3], where each (step, rank) begins: token, document, row
+    counts: int64 [steps, 3], the whole step's examples, tokens and supervised tokens
+    """
+
+    tokens: NDArray[np.int32]
+    supervised: NDArray[np.bool_]
+    document_lengths: NDArray[np.int32]
+    row_documents: NDArray[np.int32]
+    bounds: Ints
+    counts: Ints
+
+    @property
+    def world_size(self) -> int:
+        return (len(self.bounds) - 1) // len(self.counts)
+
+    def step(self, index: int, rank: int) -> StepRows:
+        """The rows of `rank` in the block's step `index`, as views of this block."""
+        at = index * self.world_size + rank
+        (t0, d0, r0), (t1, d1, r1) = self.bounds[at], self.bounds[at + 1]
+        rows = PackedRows(
+            self.tokens[t0:t1], self.supervised[t0:t1], self.document_lengths[d0:d1], self.row_documents[r0:r1]
+        )
+        examples, tokens, supervised = self.counts[index].tolist()
+        return StepRows(rows, examples, tokens, supervised)
+
+
+def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:
+    """Pack each step's examples for all ranks. At least one step."""
+    packed = [rows for step in steps for rows in pack_step(step, world_size, max_length)]
+    sizes = [(len(rows.tokens), len(rows.document_lengths), rows.row_count) for rows in packed]
+    return PackedBlock(
+        np.concatenate([rows.tokens for rows in packed]),
+        np.concatenate([rows.supervised for rows in packed]),
+        np.concatenate([rows.document_lengths for rows in packed]),
+        np.concatenate([rows.row_documents for rows in packed]),
+        np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(np.array(sizes, np.int64), axis=0)]),
+        np.array([(len(step), len(step.tokens), step.supervised_tokens) for step in steps], np.int64),
+    )
+
+
+def _longest_first(lengths: Sequence[int] | Ints) -> list[int]:
+    order: list[int] = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
+    return order
+
+
+def _ends(lengths: Ints) -> Ints:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

@@ -1,0 +1,138 @@
+"""Rows of a data set, wherever it comes from: the demonstration, a file, a folder, or Hugging Face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import UserError, first_line
+from .file_readers import READERS, named_rows, open_file
+from .folders import files_of_split, refuse_split
+from .rows import BadRow, Row, Rows
+
+__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows"]
+
+LOOKAHEAD = 100  # rows whose columns stand for the whole data set's
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """An opened data set: its rows (to be read once), how many (None: not known before the end), its columns.
+
+    note: what a person should know of how it was opened, a sentence or nothing
+    """
+
+    name: str
+    rows: Rows
+    total: int | None
+    columns: tuple[str, ...]
+    note: str = ""
+
+
+def open_rows(source: str, split: str = "train", limit: int | None = None) -> RowSource:
+    """Open `demo`, `demo:LANGUAGE`, a file, a folder or a hub id. UserError when it is missing, unknown or empty.
+
+    Columns are those of the first readable rows; there are none when not one row can be read.
+    """
+    opened = _open(source, split)
+    rows, total = islice(opened.rows, limit), opened.total
+    head = list(islice(rows, LOOKAHEAD))
+    if not head:
+        raise UserError(f"the data set {source} is empty; give one with at least one row")
+    while not any(isinstance(row, Row) for row in head) and (more := list(islice(rows, LOOKAHEAD))):
+        head += more
+    columns = dict.fromkeys(key for row in head if isinstance(row, Row) for key in row.values)
+    known = min(total, limit) if total is not None and limit is not None else total
+    return RowSource(source, chain(head, rows), known, tuple(columns), opened.note)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """See `RowSource`."""
+
+    rows: Rows
+    total: int | None
+    note: str = ""
+
+
+def _open(source: str, split: str) -> Opened:
+    if source == "demo" or source.startswith("demo:"):
+        from .demo import demo_data_rows
+
+        refuse_split(source, split)
+        rows = demo_data_rows(source.partition(":")[2] or "english")
+        return Opened(named_rows(rows, f"{source} row"), len(rows))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _open_folder(path, split)
+    if path.is_file():
+        refuse_split(path, split)
+        return Opened(*open_file(path))
+    if not is_hub_id(source):
+        raise UserError(f"the data file {source} does not exist; check train.data and the folder you started in")
+    return Opened(*_open_hub(source, split))
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a source can only be meant as a data set of Hugging Face's: no demonstration, nothing here, no path."""
+    path = Path(source).expanduser()
+    if source == "demo" or source.startswith("demo:") or path.exists():
+        return False
+    return not (source.startswith((".", "/", "~")) or path.suffix.lower() in READERS or source.count("/") > 1)
+
+
+def _open_folder(folder: Path, split: str) -> Opened:
+    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+        return Opened(*_open_saved_dataset(folder, split))
+    files = files_of_split(folder, split)
+    opened = [open_file(path) for path in files.read]
+    totals = [total for _, total in opened]
+    return Opened(
+        chain.from_iterable(rows for rows, _ in opened),
+        None if None in totals else sum(total or 0 for total in totals),
+        files.note(),
+    )
+
+
+def _open_saved_dataset(folder: Path, split: str) -> tuple[Rows, int | None]:
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever a damaged folder makes of the library
+        raise UserError(f"the data set in {folder} cannot be loaded ({error}); save it again") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        if split not in loaded:
+            raise UserError(f"train.data.split is {split!r}, but {folder} has {', '.join(map(repr, loaded))}")
+        loaded = loaded[split]
+    elif str(loaded.split) != split:
+        refuse_split(folder, split)
+    return _dataset_rows(loaded, folder.name), len(loaded)
+
+
+def _open_hub(name: str, split: str) -> tuple[Rows, int | None]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library raises a dozen kinds for a wrong id, a wrong split and no network
+        raise UserError(
+            f"{name!r} is not a data file here, and its split {split!r} cannot be loaded from Hugging Face "
+            f"({first_line(error)}); check the path or id, and the network of the head node"
+        ) from error
+    return _dataset_rows(loaded, name), len(loaded)
+
+
+def _dataset_rows(loaded: Any, name: str) -> Rows:
+    """Rows of a `datasets.Dataset`; UserError where one of them cannot be made a Python value."""
+    number = 0
+    try:
+        for row in named_rows(loaded, f"{name} row"):
+            number += 1
+            yield row
+    except Exception as error:  # whatever a damaged file makes of the library
+        raise UserError(
+            f"row {number + 1} of the data set {name} cannot be read ({first_line(error)}); save it again without it"
+        ) from error

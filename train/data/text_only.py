@@ -1,0 +1,45 @@
+"""Images, sounds and films in the data are refused: training on the text around them would teach answers to things
+never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from ..config.schema import DataConfig
+from ..errors import UserError
+from .rows import Row
+
+MEDIA = {"image": "an image", "audio": "a sound", "video": "a film"}
+PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audio"]}
+
+
+def refuse_media(row: Row, data: DataConfig) -> None:
+    """UserError where a row holds more than text, in a column of its own or inside a message."""
+    names = data.columns
+    left_aside = {names.text, names.prompt, names.completion, names.messages, *data.ignore_columns}
+    found = _media_column(row.values, left_aside)
+    for name in (names.messages, names.prompt, names.completion):
+        found = found or _media_in_messages(name, row.values.get(name))
+    if found:
+        kind, place = found
+        raise UserError(
+            f"{row.name} of {data.train} holds {kind} ({place}), but gemfleet trains Gemma 3 on text only; leave out "
+            "such rows, or take out what is no text where the rest makes sense without it"
+        )
+
+
+def _media_column(values: dict[str, Any], left_aside: Collection[str]) -> tuple[str, str] | None:
+    """A column with something in it; empty ones are common where data sets were mixed."""
+    for name, value in values.items():
+        kind = MEDIA.get(name.lower().removesuffix("s"))
+        if kind and value and name not in left_aside:
+            return kind, f"in the column {name!r}"
+    return None
+
+
+def _media_in_messages(name: str, messages: Any) -> tuple[str, str] | None:
+    contents = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    types = [str(part.get("type")).removesuffix("_url") for part in parts]
+    return next(((PART_TYPES[kind], f"in {name!r}") for kind in types if kind in PART_TYPES), None)

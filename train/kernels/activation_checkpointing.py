@@ -1,0 +1,116 @@
+"""Activation checkpointing of the decoder layers: keep less of the forward pass, compute it again in backward.
+
+`full` keeps each layer's input alone (Chen et al. 2016, arXiv:1604.06174): one more forward pass of the layers.
+`selective` keeps what is dear to compute, the results of matrix products and of attention, and computes norms, rotary
+embeddings and activations again, which are cheap but hold most of the memory. Neither changes a single number.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import checkpoint
+
+from ..config.schema import ActivationCheckpointing
+
+# In-place products are listed too: backward then finds the finished sum and adds nothing a second time.
+DEAR_OPERATORS = frozenset(
+    {
+        "aten::mm",
+        "aten::addmm",
+        "aten::addmm_",
+        "aten::_scaled_dot_product_flash_attention_for_cpu",
+        "aten::_scaled_dot_product_flash_attention",
+        "aten::_scaled_dot_product_efficient_attention",
+        "aten::_scaled_dot_product_cudnn_attention",
+        "aten::_scaled_dot_product_attention_math",
+        "torch_attn::_varlen_attn",
+        "gemfleet::block_attention",
+    }
+)
+
+
+def checkpoint_layers(layers: nn.ModuleList, mode: ActivationCheckpointing) -> None:
+    """Make every layer recompute in backward what `mode` does not keep; `off` changes nothing."""
+    if mode == "off":
+        return
+    for layer in layers:
+        layer.forward = RecomputedForward(layer, layer.forward, selective=mode == "selective")
+
+
+class RecomputedForward:
+    """Stands in for a layer's `forward`; module hooks stay outside and run once."""
+
+    def __init__(self, layer: nn.Module, forward: Callable[..., Tensor], selective: bool) -> None:
+        self._forward = forward
+        # Drawing the same dropout again needs the generator's state, which costs a copy from the device.
+        self._options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": _uses_dropout(layer)}
+        if selective:
+            self._options["context_fn"] = _keep_dear_results
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return self._forward(*args, **kwargs)
+        output: Tensor = checkpoint(self._forward, *args, **self._options, **kwargs)
+        return output
+
+
+Kept = defaultdict[Any, deque[Any]]
+
+
+def _keep_dear_results() -> tuple[TorchDispatchMode, TorchDispatchMode]:
+    """What surrounds a layer's forward and its repetition in backward.
+
+    torch's own contexts demand that both run the very same operators. Under ZeRO-3 they do not: the hooks that gather
+    parameters find some of them gathered already. Here only the dear operators have to agree.
+    """
+    kept: Kept = defaultdict(deque)
+    return _KeepDearResults(kept), _TakeDearResults(kept)
+
+
+class _KeepDearResults(TorchDispatchMode):
+    """Around the forward: remembers each dear result, in order.
+
+    The base's product and the adapter's in-place addition share one tensor, which is kept once, finished.
+    """
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = operator(*args, **(kwargs or {}))
+        if _is_dear(operator):
+            self._kept[operator].append(tree_map_only(Tensor, torch.detach, result))
+        return result
+
+
+class _TakeDearResults(TorchDispatchMode):
+    """Around the repetition: gives each dear result back instead of computing it again."""
+
+    def __init__(self, kept: Kept) -> None:
+        super().__init__()
+        self._kept = kept
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return self._kept[operator].popleft() if _is_dear(operator) else operator(*args, **(kwargs or {}))
+
+
+@cache
+def _is_dear(operator: Any) -> bool:
+    return hasattr(operator, "name") and operator.name().partition(".")[0] in DEAR_OPERATORS
+
+
+def _uses_dropout(layer: nn.Module) -> bool:
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in layer.modules())

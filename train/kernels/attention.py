@@ -1,0 +1,187 @@
+"""Attention over packed documents that cannot see each other, registered with transformers' `AttentionInterface`.
+
+A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths travel beside the
+tokens as the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built
+for a whole row.
+
+Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents, or flex attention does
+(`capabilities.py` decides), or in bf16 on a CPU matrix products over blocks of queries; elsewhere each document is one
+call to SDPA, and a document longer than a layer's sliding window is cut into blocks of queries that read only the keys
+their window reaches.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import UserError
+from .block_attention import block_attention
+from .capabilities import AttentionKernel, attention_kernel
+from .flex import DocumentMasks, flex
+
+ATTENTION_NAME = "gemfleet_packed"
+
+
+@dataclass(eq=False)
+class Packing:
+    """Where documents begin and end in a pass. Nobody changes it; frozen it is not, as torch's compiler looks at every
+    field of a frozen dataclass, and would compile anew for each number of documents.
+
+    lengths:    tokens of each document, in order
+    cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
+    kernel:     what computes the attention
+    """
+
+    lengths: tuple[int, ...]
+    cu_seqlens: Tensor
+    kernel: AttentionKernel = "sdpa"
+
+    def __post_init__(self) -> None:
+        # At least 2, the least number for which compiled code serves every other one too: it bounds, it need not meet.
+        self.longest = max(2, *self.lengths)
+        # Looked at here, because torch's compiler cannot look into signatures.
+        self.tells_groups = self.kernel == "varlen" and "enable_gqa" in _varlen_keywords()
+
+    @cached_property
+    def masks(self) -> DocumentMasks:
+        """What flex attention needs."""
+        device = self.cu_seqlens.device
+        numbers = torch.arange(len(self.lengths), device=device)
+        return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
+
+
+@cache
+def register_packed_attention() -> str:
+    """Make `ATTENTION_NAME` known to transformers and return it. Calling it again changes nothing."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention)
+    return ATTENTION_NAME
+
+
+def prepare_for_graphs(kernel: AttentionKernel) -> None:
+    """Let compiled layers call attention: the variable-length kernel as a part of their graphs, as it is given the
+    documents in a tensor; the others from outside, as they loop over documents.
+
+    A decorator would import torch's compiler wherever this module is imported, a second or two of every process.
+    """
+    from transformers import AttentionInterface
+
+    name = register_packed_attention()
+    inside = kernel == "varlen"
+    AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    scaling: float,
+    sliding_window: int | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention inside each document.
+
+    query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
+    `sliding_window` W lets a token see itself and the W - 1 before it, as in transformers.
+    """
+    if packing.kernel == "varlen":
+        return _varlen(query, key, value, packing, scaling, sliding_window), None
+    if packing.kernel == "flex":
+        return flex(query, key, value, packing.masks, scaling, sliding_window).transpose(1, 2), None
+    if packing.kernel == "blocks":
+        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window)
+        return row.transpose(0, 1).unsqueeze(0), None
+    groups = query.shape[1] // key.shape[1]
+    outputs = [
+        _document(q, k, v, scaling, sliding_window, groups > 1)
+        for q, k, v in zip(
+            query.split(packing.lengths, 2), key.split(packing.lengths, 2), value.split(packing.lengths, 2), strict=True
+        )
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def check_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise UserError where `train.attention: flash` is asked for and there is no such kernel for this device."""
+    if wanted == "flash" and attention_kernel(device, dtype) != "varlen":
+        raise UserError(
+            f"train.attention is flash, but {device} has no such kernel for {dtype} (it needs bf16, an Ampere GPU or "
+            "newer, and torch 2.11 or newer); use `auto`, which takes the best one there is"
+        )
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, sliding_window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
+    left = -1 if sliding_window is None else sliding_window - 1
+    # How it is told that several query heads share a key: torch 2.11 takes it without a word.
+    groups: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}
+    output: Any = varlen_attn(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        packing.cu_seqlens,
+        packing.cu_seqlens,
+        packing.longest,
+        packing.longest,
+        scale=scaling,
+        window_size=(left, 0),
+        **groups,
+    )
+    batched: Tensor = output.unsqueeze(0)
+    return batched
+
+
+@cache
+def _varlen_keywords() -> frozenset[str]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:
+    """One document: [1, heads, L, head_dim] in and out."""
+    length = query.shape[2]
+    if window is None or length <= window:
+        return functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        )
+    blocks = [
+        _window_block(query, key, value, start, min(start + window, length), window, scaling, grouped)
+        for start in range(0, length, window)
+    ]
+    return torch.cat(blocks, dim=2)
+
+
+def _window_block(
+    query: Tensor, key: Tensor, value: Tensor, start: int, end: int, window: int, scaling: float, grouped: bool
+) -> Tensor:
+    """Queries start..end against the only keys that any of them can see."""
+    first_key = max(0, start - window + 1)
+    rows = torch.arange(start, end, device=query.device)[:, None]
+    columns = torch.arange(first_key, end, device=query.device)[None, :]
+    visible = (columns <= rows) & (columns > rows - window)
+    return functional.scaled_dot_product_attention(
+        query[:, :, start:end],
+        key[:, :, first_key:end],
+        value[:, :, first_key:end],
+        attn_mask=visible,
+        scale=scaling,
+        enable_gqa=grouped,
+    )

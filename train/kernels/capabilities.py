@@ -1,0 +1,135 @@
+"""The one place that chooses how a pass is computed, by what the device, torch and the configuration allow."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import torch
+
+from ..config.schema import ActivationCheckpointing, TrainConfig
+from .compilation import SELECTIVE_BUDGET, has_compiler, triton_builds
+
+AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
+Elementwise = Literal["liger", "torch"]
+KERNEL_NAMES = {
+    "varlen": "variable-length kernel",
+    "flex": "flex attention",
+    "blocks": "matrix products over blocks",
+    "sdpa": "SDPA for each document",
+}
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """What a device and the installed libraries offer.
+
+    capability: CUDA's compute capability; None on a CPU
+    varlen:     torch has `torch.nn.attention.varlen`
+    triton:     Triton is installed and can build its kernels
+    liger:      Liger Kernel is installed
+    compiler:   torch finds a C++ compiler
+    """
+
+    capability: tuple[int, int] | None = None
+    varlen: bool = True
+    triton: bool = True
+    liger: bool = False
+    compiler: bool = True
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the passes of a run are computed.
+
+    attention: one kernel for all documents, or one SDPA call for each
+    elementwise: who computes norms and the MLP's gating where layers are not compiled
+    activation_checkpointing: as configured
+    """
+
+    attention: AttentionKernel
+    elementwise: Elementwise
+    compile: bool
+    activation_checkpointing: ActivationCheckpointing
+
+    def describe(self) -> str:
+        """One line for the log."""
+        compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
+        recompute: str = self.activation_checkpointing
+        if self.compiler_recomputes:
+            recompute = f"selective, by the compiler, down to {SELECTIVE_BUDGET:.0%} of what it would keep"
+        return (
+            f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
+            f"recomputation: {recompute}; AdamW: fused"
+        )
+
+    @property
+    def compiler_recomputes(self) -> bool:
+        """Whether `selective` is the compiler's work: it knows what of its own code is cheap to run again."""
+        return self.compile and self.activation_checkpointing == "selective"
+
+
+@cache
+def abilities_of(device: torch.device) -> Abilities:
+    """Looks at the device and at what is installed, once."""
+    return Abilities(
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else None,
+        varlen=_is_installed("torch.nn.attention.varlen"),
+        triton=triton_builds(),
+        liger=_is_installed("liger_kernel"),
+        compiler=has_compiler(),
+    )
+
+
+def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Choices:
+    """What this run uses on this device."""
+    return choose_by(config, abilities_of(device), dtype)
+
+
+def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
+    """What this run uses where that much is offered."""
+    compiled = _compile(config, able)
+    return Choices(
+        attention=best_attention(able, dtype),
+        elementwise=_elementwise(able, compiled),
+        compile=compiled,
+        activation_checkpointing=config.recomputation,
+    )
+
+
+def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
+    """What computes attention over documents on this device."""
+    return best_attention(abilities_of(device), dtype)
+
+
+def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
+    """torch's variable-length kernel is FlashAttention's: Ampere or newer, and 16-bit numbers.
+
+    Flex attention has the same conditions here: in fp32, heads of 256 values do not fit into its blocks. A CPU that is
+    given bf16 multiplies it faster than torch's kernel makes use of, see `block_attention.py`.
+    """
+    if able.capability is None and dtype == torch.bfloat16:
+        return "blocks"
+    if able.capability is None or able.capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
+        return "sdpa"
+    if able.varlen:
+        return "varlen"
+    return "flex" if able.triton and able.compiler else "sdpa"
+
+
+def _elementwise(able: Abilities, compiled: bool) -> Elementwise:
+    """The compiler fuses norms and gating by itself, so Liger's kernels serve the layers that it does not see."""
+    return "liger" if able.capability is not None and able.liger and able.triton and not compiled else "torch"
+
+
+def _compile(config: TrainConfig, able: Abilities) -> bool:
+    """`auto`: on CUDA, where compilers are found; not over a quantised or divided base (never tried together)."""
+    if config.compile != "auto":
+        return config.compile
+    return able.capability is not None and config.hinders_compiling() is None and able.compiler and able.triton
+
+
+def _is_installed(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None

@@ -1,0 +1,141 @@
+"""Frozen bases in 8 or 4 bits, stored by bitsandbytes; every product is taken with the dequantised weight.
+
+`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314) but for the projections that would lose
+most by it (`planning/mixed_bits.py`), which have 8 bits; `int8` has one scale an output row.
+bitsandbytes' own layers are not called: LLM.int8() rounds activations and passes them through fp16, which Gemma 3
+overflows, and the 4-bit layer repacks its weight for the CPU when it is evaluated, after which it cannot train. Here
+forward and backward use one and the same dense weight, made for the product and dropped again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Quantization
+from .nf4 import register_nf4
+
+UNTOUCHED = ["lm_head"]  # tied to the embedding
+
+Dequantise = Callable[[Tensor, torch.dtype], Tensor]
+
+
+def loading_options(
+    quantization: Quantization, eight_bits: Sequence[str], dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What `from_pretrained` is told so that weights are quantised one by one as they are read; {} for `none`.
+
+    eight_bits: projections that int4 leaves as they are, for `store_in_8_bits`
+    """
+    if quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=quantization == "int4",
+        load_in_8bit=quantization == "int8",
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[*UNTOUCHED, *(eight_bits if quantization == "int4" else ())],
+    )
+    if quantization == "int4":
+        config.quant_method = register_nf4()
+    return {"quantization_config": config, "device_map": {"": device}}
+
+
+def store_in_8_bits(model: nn.Module, projections: Collection[str]) -> None:
+    """Replace the dense linear layers of these names by ones with one scale an output row, as `int8` has them."""
+    for path, layer in list(model.named_modules()):
+        if type(layer) is nn.Linear and path.rpartition(".")[2] in projections:
+            model.set_submodule(path, _in_8_bits(layer))
+
+
+def _in_8_bits(layer: nn.Linear) -> nn.Module:
+    from bitsandbytes.nn import Int8Params, Linear8bitLt
+
+    largest = layer.weight.detach().float().abs().amax(1)
+    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
+    codes = (layer.weight.detach() * steps.unsqueeze(1)).round_().to(torch.int8)
+    narrow: nn.Module = Linear8bitLt(
+        layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
+    )
+    narrow.weight = Int8Params(codes, requires_grad=False, has_fp16_weights=False, CB=codes, SCB=largest)
+    narrow.bias = layer.bias
+    return narrow
+
+
+def dequantiser(layer: nn.Module) -> Dequantise | None:
+    """How the stored weight of a linear layer becomes a dense [out, in] one; None where it is dense already."""
+    if type(layer) is nn.Linear:
+        return None
+    weight: Any = layer.weight
+    return _FromInt4(weight.quant_state) if hasattr(weight, "quant_state") else _FromInt8(weight.SCB)
+
+
+def is_quantised(module: nn.Module) -> bool:
+    """Whether this is one of bitsandbytes' linear layers; does not import the library to find out."""
+    return any(
+        kind.__name__ in ("Linear4bit", "Linear8bitLt") and kind.__module__.startswith("bitsandbytes.")
+        for kind in type(module).__mro__
+    )
+
+
+def multiply_exactly(model: nn.Module) -> int:
+    """Replace the forward of every quantised layer by a product with its dequantised weight; returns how many."""
+    layers = [module for module in model.modules() if is_quantised(module)]
+    for layer in layers:
+        kind: Any = type(layer)
+        layer.__class__ = _exact_kind(kind)
+    return len(layers)
+
+
+class _FromInt4:
+    def __init__(self, state: Any) -> None:
+        self._state = state
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        from bitsandbytes.functional import dequantize_4bit
+
+        dense: Tensor = dequantize_4bit(weight, self._state)
+        return dense.to(dtype)
+
+
+class _FromInt8:
+    def __init__(self, largest: Tensor) -> None:
+        """largest: fp32 [out], the magnitude that 127 stands for in each row."""
+        self._scale = (largest.float() / 127).unsqueeze(1)
+
+    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
+        dense = torch.empty(weight.shape, dtype=dtype, device=weight.device)
+        return torch.mul(weight, self._scale, out=dense)
+
+
+@cache
+def _exact_kind(kind: Any) -> Any:
+    return type(f"Exact{kind.__name__}", (_ExactForward, kind), {})
+
+
+class _ExactForward:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        output: Tensor = _ExactProduct.apply(x, self.weight, self.bias, dequantiser(self))
+        return output
+
+
+class _ExactProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dequantise: Dequantise) -> Tensor:
+        """x: [..., in]; weight: as stored, frozen; returns [..., out]."""
+        ctx.save_for_backward(weight)
+        ctx.dequantise = dequantise
+        return nn.functional.linear(x, dequantise(weight, x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        gradient = upstream[0]
+        return gradient @ ctx.dequantise(weight, gradient.dtype), None, None, None

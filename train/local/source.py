@@ -1,0 +1,149 @@
+"""The data of a run prepared and packed in this very process: what `python -m train` trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config.schema import DataConfig
+from ..data.digest import data_digest, example_digests
+from ..data.packing import Ints, TokenBlock, epoch_order, pack_steps, split_eval, step_indices, steps_per_epoch
+from ..data.readers import BadRow, Row, RowSource, open_rows
+from ..data.report import DataReport
+from ..data.tokenizing import Encoder, tokenize_rows
+from ..errors import UserError
+from ..interfaces import PackedRows, StepRows
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+CHUNK_ROWS = 1000
+
+
+class LocalBlockSource:
+    """A `BlockSource` over two token blocks in memory; packs each step when it is asked for."""
+
+    def __init__(
+        self,
+        train: TokenBlock,
+        evaluation: TokenBlock | None,
+        *,
+        global_batch: int,
+        max_length: int,
+        seed: int,
+        world_size: int,
+    ) -> None:
+        self._train, self._evaluation = train, evaluation
+        self._global_batch, self._max_length = global_batch, max_length
+        self._seed, self._world_size = seed, world_size
+        self._order: tuple[int, Ints] = (0, epoch_order(len(train), seed, 0))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return steps_per_epoch(len(self._train), self._global_batch)
+
+    @property
+    def has_eval(self) -> bool:
+        return self._evaluation is not None
+
+    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+        """See `BlockSource.step`."""
+        chosen = step_indices(self._epoch_order(epoch), step_in_epoch, self._global_batch)
+        return pack_steps([self._train.select(chosen)], self._world_size, self._max_length).step(0, rank)
+
+    def eval_rows(self, rank: int) -> PackedRows:
+        """See `BlockSource.eval_rows`."""
+        evaluation = self._evaluation if self._evaluation is not None else TokenBlock.concatenate([])
+        return pack_steps([evaluation], self._world_size, self._max_length).step(0, rank).rows
+
+    def _epoch_order(self, epoch: int) -> Ints:
+        known, order = self._order  # one tuple, so that a prefetching thread never sees half of a change
+        if known != epoch:
+            order = epoch_order(len(self._train), self._seed, epoch)
+            self._order = (epoch, order)
+        return order
+
+
+def prepare_local(
+    data: DataConfig,
+    global_batch: int,
+    seed: int,
+    tokenizer: Any,
+    world_size: int,
+    progress: Progress | None = None,
+    embedding_rows: int | None = None,
+) -> tuple[LocalBlockSource, DataReport]:
+    """Read, tokenise and split the data of a run. UserError when no example is left to train on.
+
+    embedding_rows: see `Encoder`
+    """
+    report = DataReport(data.train)
+    tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
+    train = tokenise(data, report)
+    report.digest = data_digest([example_digests(train)])
+    report.examples = len(train)
+    report.check(data)
+    evaluation: TokenBlock | None
+    if data.eval is not None:
+        section = eval_section(data)
+        eval_report = DataReport(section.train)
+        evaluation = tokenise(section, eval_report)
+        eval_report.examples = len(evaluation)
+        eval_report.check(section)
+        report.note(eval_report.aside())
+    else:
+        mine, held_out = split_eval(len(train), data.eval_fraction, seed)
+        evaluation, train = (train.select(held_out) if len(held_out) else None), train.select(mine)
+    report.examples, report.eval_examples = len(train), 0 if evaluation is None else len(evaluation)
+    report.tokens, report.supervised_tokens = len(train.tokens), train.supervised_tokens
+    source = LocalBlockSource(
+        train,
+        evaluation,
+        global_batch=global_batch,
+        max_length=data.max_length,
+        seed=seed,
+        world_size=world_size,
+    )
+    return source, report
+
+
+def eval_section(data: DataConfig) -> DataConfig:
+    """The data section that reads `data.eval` as if it were the training data, without a row limit.
+
+    A file is read whole: `split` is a choice among what lies together.
+    """
+    if data.eval is None:
+        raise UserError("train.data.eval is null, so there is no evaluation set to read")
+    split = "train" if Path(data.eval).expanduser().is_file() else data.split
+    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None, "split": split})
+
+
+def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
+    """The rows of a source in lists of at most `size`."""
+    while chunk := list(islice(source.rows, size)):
+        yield chunk
+
+
+def _tokenise(
+    data: DataConfig, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
+) -> TokenBlock:
+    """One block of all usable rows, in the order read; counts the others in `report`."""
+    source = open_rows(data.train, data.split, data.limit)
+    report.note(source.note)
+    encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
+    report.format = encoder.format if encoder else ""
+    task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
+    blocks: list[TokenBlock] = []
+    for chunk in chunks(source):
+        done = tokenize_rows(chunk, encoder)
+        blocks.append(done.block)
+        report.rows += len(chunk)
+        report.truncated += done.truncated
+        report.unused |= done.unused
+        report.add_left_out(done.left_out)
+        if progress is not None and task is not None:
+            progress.update(task, advance=len(chunk))
+    return TokenBlock.concatenate(blocks)

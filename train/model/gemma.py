@@ -1,0 +1,216 @@
+"""Gemma 3 for text training: load a text-only or multimodal checkpoint, attach LoRA, run one pass."""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import LoraConfig, Quantization
+from ..errors import UserError
+from ..interfaces import PackedRows
+from ..kernels.activation_checkpointing import checkpoint_layers
+from ..kernels.adapter_copies import AdapterCopies
+from ..kernels.attention import prepare_for_graphs, register_packed_attention
+from ..kernels.capabilities import Choices, attention_kernel
+from ..kernels.compilation import SELECTIVE_BUDGET, compile_layers
+from ..kernels.liger import use_liger
+from ..kernels.lora import fuse_lora_projections
+from ..kernels.loss import SupervisedCrossEntropy
+from ..kernels.passes import PassInputs, pass_inputs
+from ..kernels.quantization import loading_options, multiply_exactly, store_in_8_bits
+from ..kernels.shared_inputs import share_inputs
+from ..planning import shape_of_config
+from ..planning.mixed_bits import eight_bit_projections
+from .base_check import gemma_config
+from .multimodal import base_model_class
+
+log = logging.getLogger("gemfleet.train")
+
+LEAST_TOKENS = 2  # of a pass: compiled layers serve every length but 1 with the same code
+LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class TrainableModel:
+    """A Gemma 3 with adapters, reduced to what the step needs.
+
+    peft_model:    owns the adapters and saves them in PEFT's layout
+    text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
+    criterion:     the head and its loss; its weight is frozen and tied to the embedding
+    device:        where a pass runs, and where its tokens go
+    copies:        of the adapters, made for each pass; None where a strategy gathers them layer by layer
+    """
+
+    peft_model: Any
+    text_model: nn.Module
+    criterion: SupervisedCrossEntropy
+    device: torch.device
+    copies: AdapterCopies | None = None
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, in order."""
+        layers = self.text_model.layers
+        assert isinstance(layers, nn.ModuleList)
+        return layers
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by their name inside the peft model, in a fixed order."""
+        return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
+
+    def computed_tokens(self, rows: PackedRows) -> int:
+        """Tokens that go through the decoder for these rows: those there are, but no fewer than `LEAST_TOKENS`."""
+        return max(LEAST_TOKENS, len(rows.tokens))
+
+    def loss_sum(self, rows: PackedRows) -> Tensor:
+        """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
+        inputs = self.inputs_of(rows)
+        return self.criterion(self.hidden_states(inputs).index_select(0, inputs.predicting), inputs.targets)
+
+    def inputs_of(self, rows: PackedRows) -> PassInputs:
+        """Some packed rows on the device."""
+        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
+        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
+
+    def hidden_states(self, inputs: PassInputs) -> Tensor:
+        """Final hidden states [T, hidden size]."""
+        if self.copies is not None:
+            self.copies.refresh()
+        # The masks are given (as none) so that the model builds none: the attention function knows the documents.
+        output = self.text_model(
+            input_ids=inputs.tokens.unsqueeze(0),
+            position_ids=inputs.positions.unsqueeze(0),
+            attention_mask={"full_attention": None, "sliding_attention": None},
+            use_cache=False,
+            packing=inputs.packing,
+        )
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+
+def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
+    """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
+    config = gemma_config(folder)
+    eight_bits = eight_bit_projections(shape_of_config(config.to_dict(), folder.name)) if quantization == "int4" else ()
+    options = loading_options(quantization, eight_bits, dtype, device)
+    model = base_model_class(config).from_pretrained(
+        folder, config=config, dtype=dtype, use_safetensors=True, **options
+    )
+    if quantization == "none":
+        model = model.to(device)
+    else:
+        store_in_8_bits(model, eight_bits)
+        log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
+    return model.requires_grad_(False)
+
+
+def language_model_of(model: Any) -> Any:
+    """The decoder stack of a text-only or a multimodal Gemma 3."""
+    inner = model.model
+    return inner.language_model if hasattr(inner, "language_model") else inner
+
+
+def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
+    """Full names of the modules that get an adapter.
+
+    `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is
+    tied to the embedding and would be corrupted by a merge. A name that matches nothing, or `lm_head`, is an error.
+    """
+    prefix = _language_prefix(model)
+    head = model.get_output_embeddings()
+    if target_modules == "all-linear":
+        return [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and n.startswith(prefix)]
+    wanted = [target_modules] if isinstance(target_modules, str) else target_modules
+    chosen: list[str] = []
+    for name in wanted:
+        matching = [
+            n
+            for n, m in model.named_modules()
+            if isinstance(m, nn.Linear) and m is not head and (n == name or n.endswith(f".{name}"))
+        ]
+        if not matching:
+            raise UserError(
+                f"train.lora.target_modules names {name!r}, but the model has no linear layer of that name; "
+                f"use `all-linear` or some of: {', '.join(LINEAR_MODULES)}"
+            )
+        inside = [n for n in matching if n.startswith(prefix)]
+        chosen += inside or matching
+    return sorted(set(chosen))
+
+
+def _language_prefix(model: Any) -> str:
+    return "model.language_model.layers." if hasattr(model.model, "language_model") else "model.layers."
+
+
+def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> TrainableModel:
+    """Wrap `model` with seeded fp32 adapters (A random, B zero) and fuse their projections."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    torch.manual_seed(seed)
+    language_model_of(model).set_attn_implementation(register_packed_attention())
+    peft_config = PeftLoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=_as_pattern(lora_targets(model, lora.target_modules)),
+        bias="none",
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_name,
+    )
+    head_weight = model.lm_head.weight
+    peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
+    # peft has put the folder there that the weights came from.
+    peft_model.peft_config["default"].base_model_name_or_path = base_name
+    for parameter in peft_model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
+    share_inputs(peft_model)
+    log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
+    base = peft_model.get_base_model()
+    peft_model.train()
+    return TrainableModel(
+        peft_model,
+        language_model_of(base),
+        SupervisedCrossEntropy(head_weight, _softcap(base.config)),
+        head_weight.device,
+        AdapterCopies(peft_model, head_weight.dtype),
+    )
+
+
+def prepare_layers(model: TrainableModel, choices: Choices) -> None:
+    """Kernels and compilation, then recomputation around them; whatever shards the layers comes after this."""
+    if choices.elementwise == "liger":
+        log.info("liger: %d norms and MLPs", use_liger(model.text_model))
+    if choices.compile:
+        prepare_for_graphs(choices.attention)
+        compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
+    if not choices.compiler_recomputes:
+        checkpoint_layers(model.layers, choices.activation_checkpointing)
+
+
+def _as_pattern(names: list[str]) -> str:
+    """One readable regular expression for full module names, as long lists bloat `adapter_config.json`."""
+    layered = re.compile(r"(?P<stack>.*\.layers)\.\d+\.(?P<leaf>.+)")
+    stacks: dict[str, set[str]] = {}
+    alone: list[str] = []
+    for name in names:
+        match = layered.fullmatch(name)
+        if match:
+            stacks.setdefault(re.escape(match["stack"]), set()).add(re.escape(match["leaf"]))
+        else:
+            alone.append(re.escape(name))
+    return "|".join([rf"{stack}\.\d+\.(?:{'|'.join(sorted(leaves))})" for stack, leaves in stacks.items()] + alone)
+
+
+def _softcap(config: Any) -> float | None:
+    text_config = getattr(config, "text_config", config)
+    cap: float | None = getattr(text_config, "final_logit_softcapping", None)
+    return cap

@@ -1,0 +1,124 @@
+"""Answers to the prompts of an evaluation set, generated greedily in batches by one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..config.schema import TrainConfig
+from ..device.abilities import choose_dtype, current_device
+from ..interfaces import PackedRows
+from .base_check import load_tokenizer
+from .gemma import load_base_model
+
+
+@dataclass(frozen=True)
+class Question:
+    """Token ids of one example, split where the answer begins; `<bos>` is part of the prompt, `<eos>` of neither."""
+
+    prompt: tuple[int, ...]
+    reference: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One line of predictions.jsonl."""
+
+    prompt: str
+    reference: str
+    prediction: str
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def questions(rows: PackedRows, tokenizer: Any, answer_after: str) -> list[Question]:
+    """Every document of some packed rows as a question, in their order.
+
+    Where a part is not supervised, that is the prompt. A text that is supervised from its start is split after the last
+    `answer_after`, else in the middle. Documents that leave no answer are left out.
+    """
+    found = []
+    marker = tuple(tokenizer(answer_after, add_special_tokens=False)["input_ids"])
+    ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")}
+    for tokens, supervised in _documents(rows):
+        end = len(supervised) - supervised[::-1].index(True)
+        start = _answer_start(tokens, supervised, end, marker)
+        reference = list(tokens[start:end])
+        while reference and reference[-1] in ends:
+            reference.pop()
+        if reference:
+            found.append(Question(tokens[:start], tuple(reference)))
+    return found
+
+
+def _documents(rows: PackedRows) -> Iterator[tuple[tuple[int, ...], tuple[bool, ...]]]:
+    start = 0
+    for length in rows.document_lengths.tolist():
+        part = slice(start, start + length)
+        yield tuple(rows.tokens[part].tolist()), tuple(rows.supervised[part].tolist())
+        start += length
+
+
+def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, marker: Sequence[int]) -> int:
+    """Index of the answer's first token, at least 1; `end` is where the last supervised stretch ends."""
+    start = end
+    while start > 0 and supervised[start - 1]:
+        start -= 1
+    if start > 1:
+        return start
+    for index in range(len(tokens) - len(marker), 0, -1):
+        if marker and tuple(tokens[index : index + len(marker)]) == tuple(marker):
+            return index + len(marker)
+    return max(1, (len(tokens) + 1) // 2)
+
+
+class Predictor:
+    """The base model with a trained adapter, or alone, on this process's device, ready to answer."""
+
+    def __init__(
+        self, model_folder: Path, adapter_folder: Path | None, config: TrainConfig, local_rank: int = 0
+    ) -> None:
+        from peft import PeftModel
+
+        facts = current_device(local_rank)
+        dtype = choose_dtype(config.precision, facts)
+        base = load_base_model(model_folder, dtype, facts.device, config.quantization)
+        adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
+        self.model = adapted.eval()
+        self.tokenizer = load_tokenizer(model_folder)
+        self.device = facts.device
+
+    @torch.inference_mode()
+    def answer(self, batch: Sequence[Question], max_new_tokens: int) -> list[Prediction]:
+        """Greedy continuations of some prompts, padded on the left so that each goes on where it ends."""
+        longest = max(len(question.prompt) for question in batch)
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
+        ids = torch.full((len(batch), longest), pad, device=self.device)
+        mask = torch.zeros_like(ids)
+        for row, question in enumerate(batch):
+            ids[row, longest - len(question.prompt) :] = torch.tensor(question.prompt, device=self.device)
+            mask[row, longest - len(question.prompt) :] = 1
+        stops = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+        output = self.model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            top_k=None,
+            top_p=None,
+            pad_token_id=pad,
+            eos_token_id=[stop for stop in stops if stop is not None and stop != self.tokenizer.unk_token_id],
+        )
+        return [
+            Prediction(self._text(question.prompt), self._text(question.reference), self._text(new))
+            for question, new in zip(batch, output[:, longest:].tolist(), strict=True)
+        ]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text.strip()

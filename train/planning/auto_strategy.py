@@ -1,0 +1,230 @@
+"""What a configuration leaves open, settled by the plan on the devices that the ranks will have: `strategy`,
+`activation_checkpointing` and `reshard_after_forward`, each of them `auto`.
+
+The choice is made before ranks train, again in each launch: a checkpoint resumes under any strategy, so a run that goes
+on elsewhere gets what fits there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from typing import Any, Literal
+
+from ..config.schema import TrainConfig
+from ..errors import UserError
+from . import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
+from .choice import candidates, choose_among, fitting_choices
+from .counts import Targets, projections
+from .memory import CPU_PROCESS, memory_per_rank
+from .options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
+
+GIB = 2**30
+Changes = tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class RankDevices:
+    """What the ranks of a run have. memory_bytes: of one rank, the least of all; dtype: of the computation there.
+
+    gpu: the driver's name of one of them, where ranks have GPUs and it is known
+    """
+
+    ranks: int
+    memory_bytes: int
+    kind: DeviceKind
+    dtype: Literal["bf16", "fp32"]
+    gpu: str = ""
+
+    @classmethod
+    def of(
+        cls, ranks: int, limit_bytes: int, kind: DeviceKind, dtype: Literal["bf16", "fp32"], gpu: str = ""
+    ) -> RankDevices:
+        """limit_bytes: what a rank may use in all; on a CPU that is to hold its process too."""
+        return cls(ranks, limit_bytes - (CPU_PROCESS if kind == "cpu" else 0), kind, dtype, gpu)
+
+    @property
+    def fleet(self) -> Fleet:
+        return Fleet(self.ranks)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One way to share the work. changes: fields of the `train` section and their values, for `model_copy`."""
+
+    choice: Choice
+    changes: Changes
+
+    @property
+    def name(self) -> str:
+        """As people read it: `fsdp2, selective activation checkpointing`."""
+        return str(self.choice.sharing)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """config: with nothing left open but the micro-batch; sentence: what was chosen and why, for people; facts: the
+    same for the API.
+
+    options: all that fit, the chosen one first; sharing, shape, devices: what the micro-batch is looked for with
+    """
+
+    config: TrainConfig
+    sentence: str
+    facts: Mapping[str, Any]
+    options: tuple[Option, ...]
+    sharing: Sharing
+    shape: ModelShape
+    devices: RankDevices
+
+
+def is_open(config: TrainConfig) -> bool:
+    """Whether the configuration leaves something of the strategy, or activation checkpointing, to the plan."""
+    gathered = config.strategy == "fsdp2" and config.fsdp2.reshard_after_forward == "auto"
+    return "auto" in (config.strategy, config.activation_checkpointing) or gathered
+
+
+def needs_devices(config: TrainConfig) -> bool:
+    """Whether the configuration leaves anything open that depends on what the ranks' devices are."""
+    return is_open(config) or not isinstance(config.batch.micro, int)
+
+
+def settled_blindly(config: TrainConfig) -> TrainConfig:
+    """The simplest choice for devices that say nothing of themselves: what they hold, only training or probes can
+    tell."""
+    found: dict[str, Any] = {"strategy": "ddp"} if config.strategy == "auto" else {}
+    found |= {"activation_checkpointing": "off"} if config.activation_checkpointing == "auto" else {}
+    return config.model_copy(update=found)
+
+
+def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> list[Option]:
+    """All ways to share the work that fit on these devices and that the configuration allows, the preferred one first.
+
+    Empty where nothing fits. What a person has set (activation checkpointing, reshard_after_forward) stays as it is.
+    """
+    work = workload_of(config, devices.dtype, devices.kind)
+    sharings = allowed_sharings(config, shape, work, devices.fleet)
+    found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    return [Option(choice, changes_for(config, choice.sharing)) for choice in found]
+
+
+def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
+    """Nothing is left open in what comes back. UserError where the strategy was open and none fits."""
+    work = workload_of(config, devices.dtype, devices.kind)
+    sharings = allowed_sharings(config, shape, work, devices.fleet)
+    choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    if config.strategy == "auto" and not choice.fits and config.max_steps != 0:
+        raise UserError(
+            f"train.strategy is auto, but {choice.reason}; or name a strategy, which is tried whatever the plan says"
+        )
+    options = fitting_strategies(config, shape, devices)
+    ranks = f"{devices.ranks} rank" + ("" if devices.ranks == 1 else "s")
+    return Settled(
+        config.model_copy(update=dict(changes_for(config, choice.sharing))),
+        f"strategy for {ranks}: {choice.reason}{_nothing_recomputed(config, choice)}",
+        facts_of(config, choice, devices, options),
+        tuple(options),
+        choice.sharing,
+        shape,
+        devices,
+    )
+
+
+def _nothing_recomputed(config: TrainConfig, choice: Choice) -> str:
+    """A choice for less memory is told in its own reason."""
+    settled_so = config.activation_checkpointing == "auto" and choice.sharing.checkpointing == "off"
+    return "; activation checkpointing is off" if settled_so else ""
+
+
+def needs(config: TrainConfig, shape: ModelShape, ranks: int, kind: DeviceKind) -> str:
+    """What each way to share the work would take of one rank's device, for people; before any device is known."""
+    work = workload_of(config, "fp32" if config.precision == "fp32" else "bf16", kind)
+    taken = [
+        f"{sharing} {memory_per_rank(shape, work, sharing, ranks, kind).total / GIB:.2f}"
+        for sharing in allowed_sharings(config, shape, work, Fleet(ranks))
+    ]
+    return f"{config.strategy}: the first that fits a rank's device, of (GiB) " + "; ".join(taken)
+
+
+def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options: Sequence[Option]) -> dict[str, Any]:
+    """What the API says of the choice. Memory in bytes, of one rank."""
+    sharing = choice.sharing
+    return {
+        "asked": config.strategy,
+        "strategy": sharing.name,
+        "activation_checkpointing": sharing.checkpointing,
+        "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
+        "fits": choice.fits,
+        "reason": choice.reason,
+        "fitting": [option.name for option in options],
+        "predicted_memory_bytes": {**asdict(choice.memory), "total": choice.memory.total},
+        **asdict(devices),
+    }
+
+
+def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fleet: Fleet) -> list[Sharing]:
+    """The candidates of the plan that this configuration leaves open."""
+    chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
+    if config.strategy == "auto":
+        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(config, sharing)]
+    else:
+        found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,))
+    reshard = config.fsdp2.reshard_after_forward
+    return [sharing for sharing in found if sharing.name != "fsdp2" or reshard in ("auto", sharing.reshard)]
+
+
+def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing]) -> list[Sharing]:
+    """Of the strategy that is named, the least recomputation first."""
+    if config.strategy == "fsdp2":
+        return [Sharing("fsdp2", mode, kept) for mode in modes for kept in (False, True)]
+    if config.strategy == "deepspeed":
+        names: tuple[SharingName, ...] = ("zero1", "zero2", "zero3")
+        return [Sharing(names[config.deepspeed.stage - 1], mode) for mode in modes]
+    return [Sharing("ddp", mode) for mode in modes]
+
+
+def _compiles_as_asked(config: TrainConfig, sharing: Sharing) -> bool:
+    """Whether layers can be compiled under this choice, where they are to be."""
+    chosen = config.model_copy(update={"strategy": sharing.name})
+    return config.compile is not True or chosen.hinders_compiling() is None
+
+
+def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
+    """Every field that this choice decides: also over another choice's result."""
+    found: Changes = ()
+    if config.strategy == "auto":
+        found = (("strategy", sharing.name),)
+    if "auto" in (config.strategy, config.activation_checkpointing):
+        found = (*found, ("activation_checkpointing", sharing.checkpointing))
+    if sharing.name == "fsdp2":
+        fsdp2 = config.fsdp2.model_copy(update={"reshard_after_forward": sharing.reshard})
+        found = (*found, ("fsdp2", fsdp2))
+    return found
+
+
+def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: DeviceKind = "cuda") -> Workload:
+    """What a configuration says of one rank's work, with everything supervised: the worst case."""
+    return Workload(
+        length=config.data.max_length,
+        micro=config.batch.micro if isinstance(config.batch.micro, int) else 1,  # found after what fits with one row
+        global_batch=config.batch.global_,
+        lora_rank=config.lora.r,
+        lora_targets=_targets(config.lora.target_modules),
+        lora_dropout=config.lora.dropout,
+        dtype=dtype,
+        quantization=config.quantization,
+        compiled=kind == "cuda" and config.compiles_on_cuda(),
+        fused=kind == "cuda" and liger_is_installed(),
+    )
+
+
+def liger_is_installed() -> bool:
+    """Here, which stands for the ranks' nodes: the doctor says where their packages differ."""
+    return all(find_spec(package) is not None for package in ("liger_kernel", "triton"))
+
+
+def _targets(modules: Literal["all-linear"] | list[str]) -> Targets:
+    """Modules by names of another kind, such as full ones, count as all: more than they can be."""
+    known = projections(SIZES["270m"])  # named alike in every size
+    return modules if isinstance(modules, list) and all(name in known for name in modules) else "all-linear"

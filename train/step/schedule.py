@@ -1,0 +1,28 @@
+"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
+
+The shapes are those of transformers' `get_scheduler` (a test compares every step); warm-up is `ceil(ratio * steps)`
+long and one step ahead of transformers', whose first update would be at a learning rate of zero.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ..config.schema import OptimConfig
+
+
+def warmup_steps(optim: OptimConfig, total_steps: int) -> int:
+    return 0 if optim.schedule == "constant" else math.ceil(optim.warmup_ratio * total_steps)
+
+
+def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
+    """Learning rate of the optimizer step with index `step` (from 0) out of `total_steps`."""
+    warmup = warmup_steps(optim, total_steps)
+    if step < warmup:
+        return optim.learning_rate * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    if optim.schedule == "linear":
+        return optim.learning_rate * max(0.0, 1.0 - progress)
+    if optim.schedule == "cosine":
+        return optim.learning_rate * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))
+    return optim.learning_rate
