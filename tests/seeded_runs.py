@@ -32,7 +32,8 @@ CHANGING = re.compile(
     r"time|date|second|rate$|per_|mfu|hfu|memory|bytes|utilisation|version|python|torch|wait|flops|host|runtime|mtime|ended|began|created"
 )
 WORDS = re.compile(
-    r"\d{4}-\d\d-\d\d[T _]?[\d:.,+-]*Z?|[\d,.]+ tokens/s|[\d,.]+ tokens a second|took [^.]*|[\d.]+ (s|min|h)\b|/\S*/(home|work)/\S*"
+    r"\d{4}-\d\d-\d\d[T _]?[\d:.,+-]*Z?|[\d,.]+ tokens/s|[\d,.]+ tokens a second|took [^.]*|[\d.]+ (s|min|h)\b"
+    r"|/\S*/(home|work)/\S*"
 )
 
 
