@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -82,19 +81,12 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return re.sub(pattern, lambda match: names[match[0]], text)
 
 
-def clean_json(path: Path, names: Mapping[str, str]) -> None:
-    """Rewrite a JSON file without paths of this machine: known ones get their name, others keep their last part."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    cleaned = _without_paths(content, names)
-    if cleaned != content:
-        path.write_text(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
+def without_paths(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value without paths of this machine: those in `names` get their name, others keep their last part."""
     if isinstance(value, dict):
-        return {key: _without_paths(inner, names) for key, inner in value.items()}
+        return {key: without_paths(inner, names) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_paths(inner, names) for inner in value]
+        return [without_paths(inner, names) for inner in value]
     if not isinstance(value, str):
         return value
     known = names.get(value) or renamed(value, names)

@@ -20,10 +20,11 @@ from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
-from .public_names import base_reference, clean_json, copy_board
+from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
 
-PUBLISHED = ("adapter_config.json", ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
 LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
@@ -110,16 +111,28 @@ def write_merged(publication: Publication, folder: Path, progress: Progress | No
 
 
 def clean_folder(publication: Publication, folder: Path) -> None:
-    """No path of this machine and no secret stays in settings; the adapter names its base as the person did."""
+    """Rewrite the JSON files of `folder` without paths of this machine and without secrets."""
     for path in folder.glob("*.json"):
         if path.name not in NOT_CLEANED:
-            clean_json(path, publication.names)
-        if path.name in ("adapter_config.json", CONFIG_FILE):
-            path.write_text(without_secrets(path.read_text()))
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        content = json.loads(path.read_text()) | {"base_model_name_or_path": base_reference(publication.base)}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+            text = path.read_text(encoding="utf-8")
+            published = public_json(publication, path.name, text)
+            if published != text:
+                path.write_text(published, encoding="utf-8")
+
+
+def public_json(publication: Publication, name: str, text: str) -> str:
+    """What the JSON file `name` says when it is published: `text` itself where nothing in it has to change.
+
+    The adapter names its base as the person did.
+    """
+    content = json.loads(text)
+    cleaned = without_paths(content, publication.names)
+    if name == ADAPTER_CONFIG_FILE:
+        named = redact(cleaned) | {"base_model_name_or_path": base_reference(publication.base)}
+        return json.dumps(named, indent=2) + "\n"
+    if name == CONFIG_FILE and (hidden := redact(cleaned)) != cleaned:
+        return json.dumps(hidden, indent=2) + "\n"
+    return text if cleaned == content else json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_attributes(folder: Path) -> None:
@@ -142,13 +155,6 @@ def copy_checkpoint(publication: Publication, target: Path) -> None:
         "learning rate and every random stream are functions of the step and the seed in it, so no scheduler or "
         "generator state is kept. The model card is one folder up.\n"
     )
-
-
-def without_secrets(text: str) -> str:
-    """A JSON text with what looks like a credential hidden; as it is where nothing does."""
-    content = json.loads(text)
-    hidden = redact(content)
-    return text if hidden == content else json.dumps(hidden, indent=2) + "\n"
 
 
 def copy_request(run_folder: Path, folder: Path) -> None:
