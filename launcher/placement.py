@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gemfleet.cluster.inventory import KIND_RESOURCE, Node, of_kind
 from gemfleet.train.planning.devices import GPUS
 
-from .config.schema import ClusterConfig, WorkerRange
+from .config.cluster import ClusterConfig, WorkerRange
 
 
 @dataclass(frozen=True)

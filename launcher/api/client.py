@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +14,7 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.registry.run_registry import RunState
 from pydantic import BaseModel, ValidationError
 
+from .client_messages import Message, parse_messages
 from .schemas import (
     Checkpoint,
     ClusterStatus,
@@ -47,15 +46,6 @@ class ApiProblem(ClusterError):  # noqa: N818
     def __str__(self) -> str:
         fields = "".join(f"\n  {error.field}: {error.detail}" for error in self.problem.errors or [])
         return f"{self.problem.detail}{fields}"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One server-sent event: `event`, `metric`, `line` or `end`; `id` is where to go on after it."""
-
-    kind: str
-    id: str
-    data: dict[str, Any]
 
 
 class ApiClient:
@@ -185,19 +175,6 @@ class ApiClient:
         with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as answer:
             _check(answer)
             yield from parse_messages(answer.iter_lines())
-
-
-def parse_messages(lines: Iterator[str]) -> Iterator[Message]:
-    """Messages of a `text/event-stream`. One that broke off before its end is none."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif fields:
-            if "data" in fields:
-                yield Message(fields.get("event", "message"), fields.get("id", ""), json.loads(fields["data"]))
-            fields = {}
 
 
 def _check(answer: httpx2.Response) -> httpx2.Response:

@@ -20,8 +20,9 @@ from gemfleet.train.config.deepspeed_json import read_deepspeed_json
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
 
-from .allowed import Allowed, refused
+from .allowed import Allowed
 from .problems import ApiError
+from .refusals import refused
 from .schemas import ProblemDetail
 
 RAY_KEPT = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")

@@ -57,8 +57,8 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
 
     from gemfleet.cluster.doctor.examine import Examination, check_quickly, examine
     from gemfleet.cluster.inventory import list_nodes
+    from gemfleet.launcher.config.cluster import ClusterConfig
     from gemfleet.launcher.config.load import load_config
-    from gemfleet.launcher.config.schema import ClusterConfig
     from gemfleet.launcher.run.connect import connected
     from gemfleet.train.config.home import gemfleet_home
 

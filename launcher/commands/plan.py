@@ -77,7 +77,8 @@ def plan(
     """
     from dataclasses import replace
 
-    from gemfleet.launcher.plan.fleet import find_device, find_shape, ranks_of, size_up, work_of_config
+    from gemfleet.launcher.plan.fleet import size_up
+    from gemfleet.launcher.plan.fleet_question import find_device, find_shape, ranks_of, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
@@ -112,7 +113,7 @@ def plan(
 def _print(report: SizingReport, as_json: bool) -> None:
     import json
 
-    from gemfleet.launcher.plan.fleet import table_rows
+    from gemfleet.launcher.plan.fleet_table import table_rows
 
     from .tables import open_console, print_table, print_text
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .launch_here import launch_here
 from .options import AcceptChanges, Json, Overrides, Run
 
 
@@ -41,7 +42,6 @@ def resume(
     from gemfleet.train.errors import UserError
 
     from .local_runs import open_registry, refuse_running, run_folder
-    from .train import run_to_its_end
 
     registry = open_registry()
     found = registry.find_run(run)
@@ -61,7 +61,7 @@ def resume(
             refuse_running(found)
         # The API has opened the row again before it starts this process.
         beginning = (Submitted if reopened else Resumed)(found.id, accept_changes)
-        run_to_its_end(config, folder / RESOLVED_FILE, as_json, beginning)
+        launch_here(config, folder / RESOLVED_FILE, as_json, beginning)
 
 
 def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.launcher.config.schema import LaunchConfig, WorkerRange
+from gemfleet.launcher.config.cluster import WorkerRange
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.batch_finder.decision import planned_rows
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import describe_precision

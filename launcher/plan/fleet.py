@@ -5,16 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gemfleet.launcher.config.schema import WorkerRange
-from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.model.resolve import read_model_config
 from gemfleet.train.planning import (
-    GPUS,
-    SIZES,
     Choice,
     Device,
     Fleet,
@@ -26,19 +20,14 @@ from gemfleet.train.planning import (
     choose_strategy,
     expected_speed,
     memory_per_rank,
-    shape_of_config,
 )
-from gemfleet.train.planning.auto_strategy import workload_of
 from gemfleet.train.planning.choice import all_sharings, fits
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
 
-from .dry_run import local_model_facts
-
 GIB = 2**30
 MOST_GPUS = 512
-WIDE_TABLE = 112  # cells that the table with every part takes
 
 
 @dataclass(frozen=True)
@@ -114,76 +103,6 @@ def size_up(
     notes += _notes(work, device, fleet)
     speed = expected_speed(shape, work, choice.sharing, device, fleet)
     return SizingReport(shape, work, fleet, device, rows, choice, speed, tuple(notes))
-
-
-def find_shape(model: str) -> ModelShape:
-    """One of the five sizes (`27b`, or a hub id that names it), or the config.json of a model folder here."""
-    if model.lower() in SIZES:
-        return SIZES[model.lower()]
-    if (Path(model).expanduser() / "config.json").is_file():
-        return shape_of_config(read_model_config(Path(model).expanduser()), Path(model).name)
-    facts = local_model_facts(model)
-    if facts is not None:
-        return shape_of_config(facts.config, model)
-    if model == "demo":
-        return SIZES["270m"]
-    named = [size for size in SIZES if f"gemma-3-{size}" in model.lower()]
-    if named:
-        return SIZES[named[0]]
-    raise UserError(f"--model is {model!r}; give one of {', '.join(SIZES)}, or a folder with a Gemma 3 config.json")
-
-
-def find_device(name: str) -> Device:
-    """A GPU of the table by its name."""
-    try:
-        return GPUS[name.lower()]
-    except KeyError:
-        raise UserError(f"--gpu is {name!r}; give one of {', '.join(GPUS)}") from None
-
-
-def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: float) -> Workload:
-    """What a configuration file says of one rank's work."""
-    dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
-    return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
-
-
-def ranks_of(workers: int | str | WorkerRange) -> int | None:
-    """The ranks that a configuration asks for, of an elastic run the fewest; None where it leaves them open."""
-    if isinstance(workers, WorkerRange):
-        return workers.min
-    return workers if isinstance(workers, int) else None
-
-
-def table_rows(report: SizingReport, width: int = WIDE_TABLE) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, in GiB: one line for each strategy, the chosen one marked.
-
-    width: cells that there are for a line; below `WIDE_TABLE` the smaller parts are one column, `other`
-    """
-    columns = ["strategy", "weights", "adapters", "grads", "AdamW", "activations", "logits", "comm", "rest", "GiB"]
-    columns += ["fits", "tokens/s/GPU", "of ceiling"]
-    rows = [_cells(row, row.sharing.name == report.choice.sharing.name, width >= WIDE_TABLE) for row in report.rows]
-    if width < WIDE_TABLE:
-        columns = ["strategy", "weights", "activations", "other", "GiB", "fits", "tokens/s/GPU", "of ceiling"]
-    return columns, rows
-
-
-def _cells(row: Row, chosen: bool, wide: bool) -> list[str]:
-    m = row.memory
-    shared, rest, work = m.gathered + m.communication, m.runtime, m.activations + m.transient
-    small = (m.adapters, m.gradients, m.optimizer)
-    parts = (
-        (m.weights, *small, work, m.logits, shared, rest)
-        if wide
-        else (m.weights, work, sum(small) + m.logits + shared + rest)
-    )
-    speed = [f"{row.speed.expected:,.0f}", f"{row.speed.share_of_ceiling:.0%}"] if row.fits else ["", ""]
-    return [
-        row.sharing.name + (" *" if chosen else ""),
-        *(f"{part / GIB:.2f}" for part in parts),
-        f"{m.total / GIB:.1f}",
-        "yes" if row.fits else "no",
-        *speed,
-    ]
 
 
 def _row(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> Row:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.config.schema import ClusterConfig, LaunchConfig, WorkerRange
+from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import place
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import shape_of_config

@@ -9,7 +9,7 @@ from gemfleet.cluster.errors import ResourcesUnavailable
 from gemfleet.cluster.inventory import Node, answering_nodes, of_kind, wait_for_resources
 from gemfleet.cluster.registry.admission import room_for
 from gemfleet.cluster.registry.event_kinds import EventKind
-from gemfleet.launcher.config.schema import WorkerRange
+from gemfleet.launcher.config.cluster import WorkerRange
 from gemfleet.launcher.placement import Placement, grown, mixture_note, place
 
 from .session import RunSession

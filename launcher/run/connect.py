@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.inventory import check_address
 from gemfleet.cluster.local import connect, resolve_address
-from gemfleet.launcher.config.schema import ClusterConfig, WorkerRange
+from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
 
 @contextmanager

@@ -20,8 +20,9 @@ from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.loop import UNCHANGED
 
+from .outcome import Outcome, TrainingFailedError
 from .prepared import Ground
-from .session import Outcome, RunSession, TrainingFailedError
+from .session import RunSession
 from .signals import SIGNALS
 
 ROOM_SECONDS = 120.0

@@ -29,10 +29,11 @@ from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected
 from .finish import Trained, finish, newest_checkpoint
+from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
 from .prepared import prepare_data, stage
 from .resume import check_resume, nothing_left
-from .session import END_ROOM_SECONDS, Outcome, RunSession, StoppedBeforeFit, TrainingFailedError
+from .session import END_ROOM_SECONDS, RunSession
 from .signals import SIGNALS
 from .strategy import settle
 from .training.controller import Fitted, fit

@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,42 +25,11 @@ from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
 
 from .beginning import Beginning, New, Resumed, Submitted
+from .outcome import StoppedBeforeFit
 from .signals import SIGNALS
 
 ROOM_SECONDS = 600.0
 END_ROOM_SECONDS = 20.0
-
-
-class TrainingFailedError(RuntimeError):
-    """Training ended without a result. The message is the cause; `logs` is where the rest is written."""
-
-    def __init__(self, message: str, logs: Path) -> None:
-        super().__init__(message, logs)
-        self.message, self.logs = message, logs
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class StoppedBeforeFit(Exception):  # noqa: N818
-    """Somebody asked the run to stop while no rank trains: before the first fit, or between two."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    output: the folder of the result; None when nothing was published, and `reason` says why
-    interrupted: Ctrl-C ended it
-    result: what rank 0 told at the end, and the run's figures
-    """
-
-    run_id: str
-    state: RunState
-    output: Path | None
-    interrupted: bool
-    result: dict[str, Any] | None
-    reason: str = ""
 
 
 class RunSession:

@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import which
@@ -145,8 +146,6 @@ class _Deadline:
     """Ends a process group after some seconds, unless the block ends first."""
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        import threading
-
         self.expired = False
         self._process = process
         self._timer = threading.Timer(seconds, self._end)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.config.schema import ClusterConfig, LaunchConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import Placement, gpu_kinds, grown, mixture_note, place, sheet_tflops
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError

@@ -9,9 +9,11 @@ from typing import Any
 from gemfleet.launcher.config.schema import LaunchConfig
 from pydantic import ValidationError
 
-from .combine import COMBINATIONS, Context, Draft, Exists, check_context, combine_places, context_of, path_exists
+from .combine import COMBINATIONS
+from .combine_places import Context, Exists, check_context, combine_places, context_of, path_exists
+from .draft import Draft
+from .keys.table import TABLE
 from .request import Request, read_request
-from .table import TABLE
 from .validate import problems_in_the_requests_words
 
 

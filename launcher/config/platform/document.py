@@ -8,14 +8,14 @@ from typing import Any
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.errors import locate
 
-from .key import Key
-from .table import SECTIONS
+from .keys.key import Key
+from .keys.table import SECTIONS
 
 HEAD = """# The platform's request
 
 `gemfleet train request.json` reads the fine-tuning platform's JSON as it stands; `gemfleet convert request.json >
 run.yaml` writes our own format from it, with the request's key beside each line. This page is written from the table in
-`launcher/platform/`, which the conversion itself reads; a test compares the two.
+`launcher/config/platform/keys/`, which the conversion itself reads; a test compares the two.
 
 - `None`, `"None"`, `"null"` and `""` mean that there is no value; `"true"`, `"false"` and numbers written as texts are
   read as meant.

@@ -9,8 +9,8 @@ from typing import Any
 
 from gemfleet.train.config.errors import shown
 
-from .table import GROUPS, TABLE
-from .values import ValueRefusedError, is_nothing
+from .keys.table import GROUPS, TABLE
+from .keys.values import ValueRefusedError, is_nothing
 
 MARKS = ("train_model_parameters", "tokenizer_parameters", "save_model", "experiment_name", "trainer", "peft")
 

@@ -16,7 +16,7 @@ from typing import Any
 from gemfleet.launcher.sources.git_command import Progress
 from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, fsspec_of
 
-from .attempts import try_again
+from .retry import try_again
 
 MANIFEST = "gemfleet-manifest.json"
 
@@ -28,7 +28,7 @@ def upload_folder_to_store(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Upload every file of `folder` below the address; returns how many. Raises DeliveryError after three attempts."""
+    """Upload every file of `folder` below the address; returns how many. Raises DeliveryError after three tries."""
     return try_again(lambda: _upload(folder, address, message, progress), (OSError,), f"the upload to {address}", sleep)
 
 

@@ -18,7 +18,7 @@ from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient, start_recorder
 from gemfleet.cluster.registry.run_registry import RunState
-from gemfleet.launcher.config.schema import ClusterConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankJob
 from gemfleet.launcher.run.admission import most_ranks

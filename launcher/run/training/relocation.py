@@ -15,7 +15,7 @@ from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.run.admission import find_places
-from gemfleet.launcher.run.prepare_data import pack_on_cluster
+from gemfleet.launcher.run.data.pack import pack_on_cluster
 from gemfleet.launcher.run.prepared import Ground, stage_to
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.schema import TrainConfig

@@ -19,9 +19,10 @@ from gemfleet.cluster.doctor.report import failures
 from gemfleet.cluster.inventory import Node, list_nodes, wait_for_resources
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.settings import ApiSettings
-from gemfleet.launcher.config.schema import ClusterConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.placement import place
-from gemfleet.launcher.plan.fleet import find_device, find_shape, size_up
+from gemfleet.launcher.plan.fleet import size_up
+from gemfleet.launcher.plan.fleet_question import find_device, find_shape
 from gemfleet.train.planning import Fleet, Workload
 from support.doctor_facts import NODE, link
 

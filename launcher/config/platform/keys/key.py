@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .values import Reader
 
+P = "train_model_parameters."  # begins the names of most keys
 How = Literal["alone", "together", "checked", "unused"]
 
 
