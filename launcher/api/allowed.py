@@ -1,4 +1,4 @@
-"""What the texts of a submitted configuration may name: a rule for each field.
+"""What the texts of a submitted configuration may name. Each field has a rule.
 
 A rule takes a text and returns why it is refused, or None. It opens nothing outside the allowed folders.
 """
@@ -22,7 +22,7 @@ DEEPSPEED_WORD = re.compile(r"[A-Za-z0-9_.+-]*")
 
 @dataclass(frozen=True)
 class Allowed:
-    """What submitted configurations may name beside `demo` and hub ids.
+    """What submitted configurations may name, beside `demo` and hub ids.
 
     roots: folders of the head below which they may name paths
     sources: addresses below which models and data may be fetched, as `git+https://host/group` or `s3://bucket/data`
@@ -38,12 +38,12 @@ Rule = Callable[[str, Allowed], str | None]
 
 
 def rule_of(where: str) -> Rule:
-    """The rule for the texts of a field. One that has none of its own takes plain words only."""
+    """The rule of a field, by its dotted name. A field that is not in the table takes plain words only."""
     return _RULES.get(where, _deepspeed if where.startswith("train.deepspeed.config.") else _plain)
 
 
 def is_below_address(text: str, addresses: tuple[str, ...]) -> bool:
-    """Whether an address is one of these or below one. It may not climb up again, or be read as another."""
+    """Whether a text is one of these addresses or lies below one. Texts with `..` or unusual characters do not."""
     address, _, branch = text.partition("#")
     if not re.fullmatch(r"[A-Za-z0-9+:/@._~=,-]+", address) or re.search(r"(^|[/:])\.\.?(/|$)", address):
         return False
@@ -61,12 +61,12 @@ def listed(addresses: tuple[str, ...]) -> str:
 
 
 def _free(text: str, allowed: Allowed) -> str | None:
-    """A text that is compared with rows, and never opened."""
+    """Allows any text: nothing opens it."""
     return None
 
 
 def _plain(text: str, allowed: Allowed) -> str | None:
-    """A word or a name."""
+    """Allows a word or a name."""
     if text.lower().endswith(UNSAFE_SUFFIXES):
         return "names code or a pickle, which is never loaded"
     if LOOKS_LIKE_PATH.search(text):
@@ -75,7 +75,7 @@ def _plain(text: str, allowed: Allowed) -> str | None:
 
 
 def _source(text: str, allowed: Allowed) -> str | None:
-    """A model or data: packaged, on the hub, below an allowed folder, or at an allowed address."""
+    """Allows a model or data that is packaged, on the hub, below an allowed folder, or at an allowed address."""
     if text.lower().endswith(UNSAFE_SUFFIXES):
         return "names code or a pickle, which is never loaded"
     if PACKAGED.fullmatch(text) or is_below_address(text, allowed.sources):
@@ -88,7 +88,7 @@ def _source(text: str, allowed: Allowed) -> str | None:
 
 
 def _place(text: str, allowed: Allowed) -> str | None:
-    """Where checkpoints rest."""
+    """Allows a place for checkpoints: an allowed address, or a path below an allowed folder."""
     if is_below_address(text, allowed.deliveries):
         return None
     if text.startswith("/"):
@@ -97,7 +97,7 @@ def _place(text: str, allowed: Allowed) -> str | None:
 
 
 def _path(text: str, allowed: Allowed) -> str | None:
-    """A path of the head: below an allowed folder, with all links in it."""
+    """Allows a path below an allowed folder, if all links in it stay there."""
     path = real_path(text)
     if path is None or not any(path.is_relative_to(root) for root in map(real_path, map(str, allowed.roots)) if root):
         roots = ", ".join(map(str, allowed.roots)) or "none"
@@ -106,7 +106,7 @@ def _path(text: str, allowed: Allowed) -> str | None:
 
 
 def _deepspeed(text: str, allowed: Allowed) -> str | None:
-    """A text inside DeepSpeed's own configuration: its choices are words."""
+    """Allows a word, inside DeepSpeed's own configuration."""
     return None if DEEPSPEED_WORD.fullmatch(text) else "is no word of DeepSpeed's configuration; paths cannot be named"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """One server-sent event: `event`, `metric`, `line` or `end`; `id` is where to go on after it."""
+    """One server-sent event. kind: `event`, `metric`, `line` or `end`; id: the position to go on after"""
 
     kind: str
     id: str
@@ -18,7 +18,7 @@ class Message:
 
 
 def parse_messages(lines: Iterator[str]) -> Iterator[Message]:
-    """Messages of a `text/event-stream`. One that broke off before its end is none."""
+    """The messages of a `text/event-stream`. Drops a last message that is incomplete."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:

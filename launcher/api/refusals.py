@@ -1,4 +1,4 @@
-"""What a submitted configuration may not say. A request opens no file and no connection that is not allowed."""
+"""Finds what a submitted configuration may not say, so that a request opens only allowed files and connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from .allowed import Allowed, is_below_address, listed, rule_of
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-# What these sections ask DeepSpeed to do: write files, send figures to others, or start programs.
+# These sections make DeepSpeed write files, send figures elsewhere, or start programs.
 DEEPSPEED_REFUSED = frozenset(
     {
         "tensorboard",
@@ -30,7 +30,7 @@ DEEPSPEED_SECTION = "train.deepspeed.config"
 
 
 def refused(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str, str]]:
-    """(field, reason) of everything in a configuration that a request may not say."""
+    """(field, reason) of each value in a configuration that a request may not give."""
     yield from _refused(content, "", allowed, 0)
     yield from _delivery_problem(content, allowed)
 
@@ -61,7 +61,7 @@ def _is_number(value: float) -> bool:
 
 
 def _unwritable(text: str) -> str | None:
-    """Why a text can be in no configuration file."""
+    """Why no configuration file can hold this text. None if one can."""
     if CONTROL.search(text):
         return "holds a control character; take it out"
     if any("\ud800" <= character <= "\udfff" for character in text):
@@ -76,7 +76,7 @@ def _deepspeed_problems(section: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _delivery_problem(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str, str]]:
-    """The result goes to allowed places only. Git addresses are written `git+…` there, the hub's `hub:…`."""
+    """Refuse a delivery that is not below an allowed address (`git+…` for git, `hub:…` for the hub)."""
     output = content.get("output")
     deliver = output.get("deliver") if isinstance(output, dict) else None
     if not isinstance(deliver, dict):

@@ -1,4 +1,4 @@
-"""Launches a run in this process, shows what it does, and prints how it ends: for `train` and `resume`."""
+"""Launches a run in this process, shows its progress and prints how it ended. `train` and `resume` share it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gemfleet.launcher.run.beginning import Beginning
     from gemfleet.launcher.run.outcome import Outcome
 
-# Ray's logger, and how the line begins that it writes on a terminal in each run.
+# A line that Ray writes in each run and that tells a person nothing: its logger, and how it begins.
 RAY_LINE = ("ray._private.authentication.authentication_token_setup", "Token authentication is enabled")
 
 
@@ -24,15 +24,15 @@ def launch_here(
     beginning: Beginning,
     batch_cache: bool = True,
 ) -> None:
-    """Carry the run out to its end. Raises typer.Exit with the exit code that `gemfleet train --help` names.
+    """Carry out the run. Raises typer.Exit with an exit code that `gemfleet train --help` explains.
 
-    path: of the configuration file; beginning, batch_cache: see `launch`
+    path: of the configuration; beginning, batch_cache: see `launch`
     """
     from gemfleet.launcher.run.signals import EXIT_CODE, SIGNALS
     from gemfleet.launcher.submit.shadowing import refuse_shadowing
     from gemfleet.launcher.unread import output_may_go_unread
 
-    refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
+    refuse_shadowing(Path.cwd())  # before anything is imported that this folder could shadow
     with SIGNALS.installed(), output_may_go_unread():
         try:
             outcome = _launch_shown(config, path, beginning, batch_cache)
@@ -46,7 +46,7 @@ def launch_here(
 
 
 def _launch_shown(config: LaunchConfig, path: Path, beginning: Beginning, batch_cache: bool) -> Outcome:
-    """Launch with a display, which is closed before anything else is printed."""
+    """Launch with a display. It closes before anything else is printed."""
     from gemfleet.launcher.display import open_display
     from gemfleet.launcher.result.delivery.errors import DeliveryError
     from gemfleet.launcher.run.launch import launch

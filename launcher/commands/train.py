@@ -33,7 +33,7 @@ def train(
 ) -> None:
     """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
 
-    Uses the cluster this machine belongs to, or starts one here for the run. Run it on the head node, or let
+    Uses the cluster that this machine belongs to, or starts one here for the run. Run it on the head node, or let
     `gemfleet submit` or `ray job submit` do that. Ctrl-C saves a checkpoint and ends the run.
 
     Examples:
@@ -46,8 +46,8 @@ def train(
 
       ray job submit --address http://HEAD:8265 --working-dir . -- gemfleet train finetune.yaml
 
-    Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or
-    SIGHUP: as stopped, with a checkpoint, once ranks train, and as interrupted before.
+    Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or SIGHUP. A
+    run that such a signal ends while ranks train is stopped, with a checkpoint; before that it is interrupted.
     """
     from gemfleet.launcher.run.signals import SIGNALS
 
@@ -76,7 +76,10 @@ def _beginning(resumed: str | None, submitted: str | None, new: str | None, acce
 
 
 def run_to_resume(wanted: str, name: str) -> str:
-    """The id of the run meant by `--resume`; `latest` is the newest of this configuration's name."""
+    """The id of the run that `--resume` means. `latest` is the newest run of this configuration's name.
+
+    Raises UnknownRun if there is none, RunConflict if it has not ended.
+    """
     from gemfleet.cluster.errors import UnknownRun
 
     from .local_runs import open_registry, refuse_running

@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 
 class WatchdogConfig(StrictModel):
-    """Seconds that a rank may go without progress before its stacks are saved and the ranks restart; null: for ever."""
+    """Seconds that a rank may go without progress. Then its stacks are saved and the ranks restart. null: no limit."""
 
     start_s: Annotated[float | None, Field(gt=0, description="loading the model and the checkpoint")] = 3600.0
     step_s: Annotated[float | None, Field(gt=0, description="one optimizer step")] = 900.0
@@ -21,13 +21,13 @@ class WatchdogConfig(StrictModel):
     ] = 900.0
 
     def limits(self) -> dict[str, float]:
-        """By the loop's name of each phase."""
+        """The limit of each phase, in seconds, by the loop's name for the phase."""
         limits = {"start": self.start_s, "step": self.step_s, "evaluate": self.evaluate_s, "save": self.save_s}
         return {phase: seconds for phase, seconds in limits.items() if seconds is not None}
 
 
 class WorkerRange(StrictModel):
-    """An elastic run: as many ranks as there is room for, between these. The global batch stays the same."""
+    """The range of an elastic run, which uses as many ranks as there is room for. The global batch stays the same."""
 
     min: Annotated[int, Field(ge=1, description="fewest ranks; with fewer places the run waits")] = 1
     max: Annotated[int, Field(ge=1, description="most ranks; when nodes join, the run saves and goes on with more")]
@@ -40,7 +40,7 @@ class WorkerRange(StrictModel):
 
 
 class ClusterConfig(StrictModel):
-    """Which Ray cluster, how many ranks on it, and what happens when it fails or is full."""
+    """Which Ray cluster to use, how many ranks, and what to do when the cluster fails or is full."""
 
     address: Annotated[
         str,

@@ -1,6 +1,6 @@
-"""The whole of a run's configuration: what to train (`train`) where (`cluster`), and how it is shown (`api`).
+"""A run's configuration: what to train (`train`), where (`cluster`), what to publish (`output`) and to show (`api`).
 
-Models are strict and frozen, as in `gemfleet.train.config.schema`. `load` reads files and explains mistakes.
+Models are strict and frozen, as in `gemfleet.train.config.schema`. `load.py` reads files and explains mistakes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 class PredictConfig(StrictModel):
-    """Answers generated on the evaluation set after training. Texts without a prompt of their own are split:
-    after `answer_after` where they hold it, else in the middle."""
+    """Answers that the model generates on the evaluation set after training.
+
+    A text that has no prompt is split: after `answer_after` if it holds that, else in the middle.
+    """
 
     batch: Annotated[int, Field(ge=1, description="prompts one rank continues at once")] = 4
     max_new_tokens: Annotated[int, Field(ge=1, description="tokens generated for a prompt at most")] = 128
@@ -29,7 +31,7 @@ class PredictConfig(StrictModel):
 
 
 class DeliverConfig(StrictModel):
-    """Where the result goes besides the run's own folder."""
+    """Where a copy of the result goes."""
 
     type: Annotated[
         Literal["git", "hub", "s3", "gs"],
@@ -49,7 +51,7 @@ class DeliverConfig(StrictModel):
 
 
 class OutputConfig(StrictModel):
-    """What is published at the end, and where."""
+    """What the run publishes at its end, and where."""
 
     merge: Annotated[bool, Field(description="write the base with the adapter added too, to `merged/`")] = False
     tensorboard: Annotated[bool, Field(description="publish the TensorBoard files with the result")] = True
@@ -60,7 +62,7 @@ class OutputConfig(StrictModel):
 
 
 class ApiConfig(StrictModel):
-    """The status API and dashboard, which live in the cluster beside the runs. The first run on a head decides."""
+    """The status API and dashboard, which run in the cluster beside the runs. The first run on a head starts them."""
 
     enabled: Annotated[bool, Field(description="start it with the run, if it does not run yet")] = True
     host: Annotated[

@@ -1,4 +1,4 @@
-"""What a run needs of a fleet of GPUs and what it can expect of them: the answer of `gemfleet plan`."""
+"""Compares the strategies for a run on a fleet of GPUs, by memory and speed: the answer of `gemfleet plan`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MOST_GPUS = 512
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy on this fleet."""
+    """One strategy on the fleet."""
 
     sharing: Sharing
     memory: MemoryParts
@@ -42,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SizingReport:
-    """All strategies side by side, and the one that is chosen. notes: what the figures take for granted."""
+    """All strategies on a fleet, and the chosen one. notes: sentences about what the figures assume"""
 
     shape: ModelShape
     work: Workload
@@ -54,7 +54,7 @@ class SizingReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`: bytes, seconds, tokens per second of one GPU."""
+        """The report for `--json`, in bytes, seconds, and tokens per second of one GPU."""
         return {
             "model": {
                 **asdict(self.shape),
@@ -82,9 +82,9 @@ def size_up(
     checkpointing: Checkpointing | None,
     rows_open: bool = False,
 ) -> SizingReport:
-    """Every strategy on this fleet. checkpointing: None lets the choice decide; the table shows what it decided.
+    """Compare all strategies on this fleet. Raises UserError for a fleet of the wrong size.
 
-    rows_open: whether the rows of a pass are the plan's to choose, too, rather than `work.micro`
+    checkpointing: None: the plan chooses it; rows_open: whether the plan chooses the rows of a pass, too
     """
     if not 1 <= fleet.ranks <= MOST_GPUS:
         raise UserError(f"--gpus is {fleet.ranks}; give a number from 1 to {MOST_GPUS}")
@@ -94,7 +94,7 @@ def size_up(
         notes.append(f"{device.name} has no bf16, so the run would be in fp32.")
     choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
     if rows_open and choice.fits:
-        most = math.ceil(work.global_batch / fleet.ranks)  # no example fills more than a row
+        most = math.ceil(work.global_batch / fleet.ranks)  # an example fills one row at most
         planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
         notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
         work = replace(work, micro=planned.rows)

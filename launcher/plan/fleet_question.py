@@ -1,4 +1,4 @@
-"""What `gemfleet plan` is asked about: a model, a GPU, and the work of one rank, each by its name or its file."""
+"""Reads what `gemfleet plan` is asked about: a model, a GPU, and the work of one rank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .dry_run import local_model_facts
 
 
 def find_shape(model: str) -> ModelShape:
-    """One of the five sizes (`27b`, or a hub id that names it), or the config.json of a model folder here."""
+    """The shape of a model, by its size (`27b`), a hub id that names the size, or a folder with a config.json.
+
+    Raises UserError for any other name.
+    """
     if model.lower() in SIZES:
         return SIZES[model.lower()]
     if (Path(model).expanduser() / "config.json").is_file():
@@ -34,7 +37,7 @@ def find_shape(model: str) -> ModelShape:
 
 
 def find_device(name: str) -> Device:
-    """A GPU of the table by its name."""
+    """A GPU by its name in the table. Raises UserError for an unknown one."""
     try:
         return GPUS[name.lower()]
     except KeyError:
@@ -42,13 +45,13 @@ def find_device(name: str) -> Device:
 
 
 def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: float) -> Workload:
-    """What a configuration file says of one rank's work."""
+    """One rank's work, by a configuration. supervised: the share of tokens that the loss scores"""
     dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
     return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
 
 
 def ranks_of(workers: int | str | WorkerRange) -> int | None:
-    """The ranks that a configuration asks for, of an elastic run the fewest; None where it leaves them open."""
+    """The number of ranks in a configuration, the fewest of an elastic run. None where it is `auto`."""
     if isinstance(workers, WorkerRange):
         return workers.min
     return workers if isinstance(workers, int) else None

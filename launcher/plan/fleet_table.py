@@ -1,16 +1,16 @@
-"""The answer of `gemfleet plan` as a table for people, in GiB."""
+"""Lays out the answer of `gemfleet plan` as a table, in GiB."""
 
 from __future__ import annotations
 
 from .fleet import GIB, Row, SizingReport
 
-WIDE_TABLE = 112  # cells that the table with every part takes
+WIDE_TABLE = 112  # width in cells of the table with all parts
 
 
 def table_rows(report: SizingReport, width: int = WIDE_TABLE) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, in GiB: one line for each strategy, the chosen one marked.
+    """Headings and cells: one line for each strategy, with a mark at the chosen one.
 
-    width: cells that there are for a line; below `WIDE_TABLE` the smaller parts are one column, `other`
+    width: cells of a line; below `WIDE_TABLE` the column `other` sums the smaller parts
     """
     columns = ["strategy", "weights", "adapters", "grads", "AdamW", "activations", "logits", "comm", "rest", "GiB"]
     columns += ["fits", "tokens/s/GPU", "of ceiling"]

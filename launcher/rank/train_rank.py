@@ -1,6 +1,6 @@
-"""What each rank runs inside Ray Train, and the `Reporter` that ties the training loop to the head.
+"""What each rank runs inside Ray Train: it connects the training loop to the recorder and the store on the head.
 
-Importable by name, so that Ray workers load it from the installed package and never from a script.
+Ray's processes import it by name from the installed package.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from .torch_backend import GENERATION_VARIABLE
 from .watchdog import Watchdog
 
 HANG_EXIT_CODE = 70
-HANG_GRACE_SECONDS = 2.0  # ranks that hang together all save their stacks before the first of them ends
+HANG_GRACE_SECONDS = 2.0  # so that all hanging ranks save their stacks before the first of them ends
 
 
 @dataclass(frozen=True)
 class FaultPolicy:
-    """limits: seconds without progress, by phase; stop_on_failure: see `RayReporter`"""
+    """limits: seconds that a rank may go without progress, by phase; stop_on_failure: see `RayReporter`"""
 
     limits: Mapping[str, float]
     stop_on_failure: bool
@@ -66,10 +66,10 @@ class RankJob:
 
 
 def train_rank(settings: dict[str, Any]) -> None:
-    """The training function of every rank. Rank 0 tells the recorder how training ended.
+    """The training function of each rank. Rank 0 tells the recorder the result.
 
-    An error that would come again the same way is told to the recorder before it is raised. Ray's controller then does
-    not restart the ranks (`failure_policy`), and Ray ends the other ranks, wherever they wait.
+    An error that a restart would meet again is told to the recorder before it is raised. Then Ray's controller does not
+    restart the ranks (see `failure_policy`), and Ray ends all other ranks.
     """
     job: RankJob = settings["job"]
     rank = ray.train.get_context().get_world_rank()
@@ -131,7 +131,7 @@ def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
 def end_hanging_rank(
     recorder: RecorderClient, rank: int, generation: int, phase: str, seconds: float, stacks: str
 ) -> None:
-    """Save the stacks on the head, then end this process: Ray sees a lost rank and restarts the run."""
+    """Save the stacks on the head and end this process. Ray sees a lost rank and restarts the ranks."""
     try:
         recorder.save_stacks(rank, generation, phase, seconds, stacks)
         time.sleep(HANG_GRACE_SECONDS)
@@ -140,20 +140,20 @@ def end_hanging_rank(
 
 
 def device_name() -> str:
-    """What this rank trained on, in words."""
+    """The name of this rank's device."""
     from gemfleet.train.device.abilities import current_device
 
     return current_device(ray.train.get_context().get_local_rank()).name
 
 
 def identity() -> dict[str, Any]:
-    """Where this rank runs, for the registry."""
+    """Where this rank runs, for the registry: node id, address and process id."""
     node = ray.get_runtime_context().get_node_id()
     return {"node": node, "address": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
 
 def model_folder(job: RankJob) -> Path:
-    """The model's folder on this rank's node."""
+    """The model's folder on this rank's node. Raises RuntimeError where the model was not staged."""
     node = ray.get_runtime_context().get_node_id()
     if node not in job.model_folders:
         raise RuntimeError(f"the model was not staged to node {node}, which joined after the run began")
@@ -162,7 +162,7 @@ def model_folder(job: RankJob) -> Path:
 
 @contextmanager
 def forwarded_logs(outbox: Outbox) -> Iterator[None]:
-    """Send the log lines of this rank to the head while it trains, warnings of libraries among them."""
+    """Send all log lines of this process to the head while the block runs, also those of libraries."""
     handler = OutboxLogHandler(outbox)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ours, root = logging.getLogger("gemfleet"), logging.getLogger()

@@ -1,4 +1,4 @@
-"""How a launch ends: with an outcome, stopped before its ranks train, or failed."""
+"""How a launch ends: with an outcome, with a stop while no rank trains, or with a failure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 
 
 class TrainingFailedError(RuntimeError):
-    """Training ended without a result. The message is the cause; `logs` is where the rest is written."""
+    """Training ended without a result. message: the cause; logs: the folder of all log files"""
 
     def __init__(self, message: str, logs: Path) -> None:
         super().__init__(message, logs)
@@ -21,16 +21,16 @@ class TrainingFailedError(RuntimeError):
 
 
 class StoppedBeforeFit(Exception):  # noqa: N818
-    """Somebody asked the run to stop while no rank trains: before the first fit, or between two."""
+    """Somebody stopped the run while no rank trained: before the first fit, or between two."""
 
 
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended.
 
-    output: the folder of the result; None when nothing was published, and `reason` says why
-    interrupted: Ctrl-C ended it
-    result: what rank 0 told at the end, and the run's figures
+    output: the folder of the result; None where nothing was published, and `reason` says why
+    interrupted: whether Ctrl-C ended it
+    result: rank 0's `TrainResult`, and the run's figures
     """
 
     run_id: str

@@ -1,6 +1,6 @@
 """Fields of the configuration that several keys of a request decide together.
 
-Each function takes the request, writes what it decides into the draft, and notes or refuses what a person should know.
+Each function reads the request and writes fields, notes and problems into the draft.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Where a request's model and data come from, where its result goes, and whether the model takes its lengths.
+"""Fields that say where a request's model and data come from, and where its result goes.
 
-Only this part of the conversion looks at the machine: whether a folder exists, and how long a context its model has.
+Only this module of the conversion looks at the machine: whether a folder exists, and the context of its model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Context = Callable[[str], int | None]
 
 
 def path_exists(path: str) -> bool:
-    """Whether a folder of that name is on this machine."""
+    """Whether this machine has the folder."""
     return Path(path).expanduser().is_dir()
 
 
 def context_of(model: str) -> int | None:
-    """The context of a model folder on this machine; None for anything else."""
+    """The context of a model folder on this machine, in tokens. None for anything else."""
     folder = Path(model).expanduser()
     try:
         return model_context(folder) if (folder / "config.json").is_file() else None
     except (UserError, OSError):
-        return None  # what is wrong with the folder is told when the run looks at it
+        return None  # the run's own checks say what is wrong with the folder
 
 
 def combine_places(request: Request, draft: Draft, exists: Exists) -> None:
@@ -105,7 +105,7 @@ def _check_store(draft: Draft, key: str, address: str, kind: str) -> None:
 
 
 def check_context(draft: Draft, context: Context) -> None:
-    """Refuse rows longer than the model's context, where the model is on this machine already."""
+    """Refuse rows that are longer than the model's context, if this machine has the model."""
     model, length = draft.fields.get("train.model"), draft.fields.get("train.data.max_length")
     longest = context(model) if isinstance(model, str) else None
     if longest is not None and isinstance(length, int) and length > longest:

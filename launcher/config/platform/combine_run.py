@@ -1,4 +1,4 @@
-"""What a run does by several keys of a request: log, score, hold out data, predict, or train nothing at all."""
+"""Fields that say what a run does: log, score, hold out data, predict, or train nothing."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ run.yaml` writes our own format from it, with the request's key beside each line
 
 
 def document() -> str:
-    """The page."""
+    """The text of docs/platform.md."""
     return "\n".join([HEAD, *(line for title, keys in SECTIONS.items() for line in _section(title, keys))])
 
 

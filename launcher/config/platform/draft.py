@@ -1,4 +1,4 @@
-"""What a request decides, as it comes together."""
+"""The configuration while the conversion puts it together."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 @dataclass
 class Draft:
-    """fields: values by dotted target; because: the request's keys behind each; notes and problems: sentences."""
+    """fields: values by the dotted name of the field; because: the request's keys that decide each
+    notes, problems: sentences for the person
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
     because: dict[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""A folder as one commit on a branch, its large files in LFS.
+"""Pushes a folder as one commit to a branch, with its large files in LFS.
 
-LFS objects go first and the branch moves last, in one step of the server: whoever reads the branch sees the old state
-or the new one. Nothing is kept between two tries, so an interrupted one leaves nothing to repair.
+LFS objects go first. The branch moves last and at once, so a reader of the branch sees the old state or the new one.
+Nothing is kept between two tries, so an interrupted one leaves nothing to repair.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def push_folder(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Push `folder` to the address's branch (`main` where it names none); returns the commit.
+    """Push `folder` to the address's branch, or to `main` if it names none. Returns the commit.
 
-    Tried three times. Raises DeliveryError with the last reason, and UserError where git is not installed.
+    Tries three times. Raises DeliveryError with the last reason, and UserError if git is not installed.
     """
     need_git()
 

@@ -11,12 +11,14 @@ from gemfleet.train.interfaces import PackedRows, StepRows
 
 
 class RayBlockSource:
-    """A `BlockSource` over packed blocks in the object store. It pickles; each process fetches one block ahead."""
+    """A `BlockSource` over packed blocks in the object store. Picklable. Each process fetches one block ahead."""
 
     def __init__(
         self, steps_per_epoch: int, first_step: int, steps_per_block: int, blocks: list[Any], evaluation: Any | None
     ) -> None:
-        """`blocks` refer to `PackedBlock`s of `steps_per_block` steps each; the first begins with step `first_step`."""
+        """first_step: of the first block; blocks: references to `PackedBlock`s of `steps_per_block` steps each
+        evaluation: a reference to the `PackedBlock` of the evaluation set
+        """
         self._state = (steps_per_epoch, first_step, steps_per_block, blocks, evaluation)
         self._steps_per_epoch, self._first_step, self._steps_per_block = steps_per_epoch, first_step, steps_per_block
         self._blocks, self._evaluation = blocks, evaluation
@@ -35,7 +37,7 @@ class RayBlockSource:
         return self._evaluation is not None
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
-        """See `BlockSource.step`. IndexError for a step that was not packed."""
+        """See `BlockSource.step`. Raises IndexError for a step that was not packed."""
         index = epoch * self._steps_per_epoch + step_in_epoch - self._first_step
         block, within = divmod(index, self._steps_per_block)
         if not 0 <= block < len(self._blocks):
@@ -50,7 +52,7 @@ class RayBlockSource:
         return block.step(0, rank).rows
 
     def _fetch(self, block: int) -> PackedBlock:
-        """The block now, and the next one begun. All others are let go."""
+        """Wait for the block, begin to fetch the next one, and let go of all others."""
         wanted = [index for index in (block, block + 1) if index < len(self._blocks)]
         self._held = {
             index: self._held.get(index) or self._pool.submit(ray.get, self._blocks[index]) for index in wanted

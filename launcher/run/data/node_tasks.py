@@ -22,7 +22,11 @@ from gemfleet.train.model.resolve import embedding_rows
 def tokenise_task(
     chunk: list[Row | BadRow], data: DataConfig, columns: tuple[str, ...], folders: dict[str, str]
 ) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
-    """One chunk of rows as a block, with its examples' counts and digests, and the report on its rows."""
+    """Tokenise one chunk of rows. Returns its block, and the counts, the digests and the report of its examples.
+
+    columns: of the data; folders: for each Ray node id, the folder there with the tokenizer
+    counts: int64 [examples, 2], tokens and supervised tokens
+    """
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
@@ -38,14 +42,17 @@ def tokenise_task(
 
 @lru_cache(maxsize=2)
 def _tokenizer(folder: str) -> Any:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one CPU was asked for; the cluster is the parallelism
-    from gemfleet.train.model.base_check import load_tokenizer
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the task has one CPU
+    from gemfleet.train.model.base_check import load_tokenizer  # slow to import, and only this task needs it
 
     return load_tokenizer(Path(folder))
 
 
 def pack_task(blocks: list[Any], starts: Ints, steps: list[Ints], world_size: int, max_length: int) -> PackedBlock:
-    """Some steps packed for all ranks. Blocks are read one after another, so only the wanted examples are copied."""
+    """Pack some steps for all ranks. Reads one block after another and copies only the wanted examples.
+
+    blocks, starts: see `TokenisedSet`; steps: for each step, the indices of its examples in the whole set
+    """
     wanted = np.concatenate(steps)
     owner = np.searchsorted(starts, wanted, side="right") - 1
     order = np.argsort(owner, kind="stable")

@@ -1,4 +1,4 @@
-"""Packs a run's tokenised data on the cluster: for a number of ranks, and anew when that number changes."""
+"""Packs a run's tokenised data on the cluster for a number of ranks. When that number changes, packs it again."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pack_on_cluster(
     start_step: int = 0,
     progress: Progress | None = None,
 ) -> RayBlockSource:
-    """Pack the steps from `start_step` to the run's end for `world_size` ranks; returns when every block is ready."""
+    """Pack the steps from `start_step` to the run's end for `world_size` ranks. Returns when all blocks are ready."""
     global_batch = config.batch.global_
     per_epoch = steps_per_epoch(len(prepared.train), global_batch)
     steps = range(start_step, config.total_steps(per_epoch))
@@ -48,7 +48,7 @@ def pack_on_cluster(
 
 
 def _step_examples(train: Ints, steps: range, per_epoch: int, global_batch: int, seed: int) -> Iterator[Ints]:
-    """The examples of each step of the run, as indices into the tokenised set."""
+    """The examples of each step, as indices into the tokenised set."""
     known, order = -1, train
     for step in steps:
         epoch, step_in_epoch = divmod(step, per_epoch)
@@ -61,7 +61,7 @@ def _wait_all(references: Sequence[Any], description: str, progress: Progress | 
     task = progress.add_task(description, total=len(references)) if progress else None
     pending = list(references)
     while pending:
-        # Not fetched: a block is made where it is made, and travels only to the node that reads it.
+        # Nothing is fetched here: a block stays where it was packed until a rank reads it.
         done, pending = ray.wait(pending, num_returns=1, fetch_local=False)
         if progress is not None and task is not None:
             progress.update(task, advance=len(done))

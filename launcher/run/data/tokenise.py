@@ -1,7 +1,7 @@
-"""Tokenises a run's data on the cluster, by Ray tasks that keep the tokens in the object store.
+"""Tokenises a run's data on the cluster. Ray tasks do the work, and the tokens stay in the object store.
 
-The driver reads the rows and holds lengths and references, never the tokens. What ranks get in the end equals what
-`train/local/source.py` gives a run without Ray.
+The driver reads the rows. It holds lengths and references, never tokens. Ranks get the same rows as from
+`train/local/source.py`, which prepares data without Ray.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ PENDING_PER_CPU = 2  # tasks in flight, so that the driver does not read far ahe
 class TokenisedSet:
     """A tokenised data set in the object store.
 
-    blocks: one reference to a `TokenBlock` for each chunk of rows, in the order read
+    blocks: a reference to a `TokenBlock` for each chunk of rows, in the order of the data
     starts: int64 [blocks + 1], the number of examples before each block
-    counts: int64 [N, 2], tokens and supervised tokens of every example
+    counts: int64 [examples, 2], tokens and supervised tokens of each example
     """
 
     blocks: list[Any]
@@ -48,7 +48,10 @@ class TokenisedSet:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenised examples, and which of them train. A run that changes its world size packs them anew."""
+    """Tokenised examples and their use.
+
+    train: int64, the indices of those to train on; evaluation: a set and the indices of its examples to score
+    """
 
     tokenised: TokenisedSet
     train: Ints
@@ -59,10 +62,10 @@ class PreparedData:
 def tokenise_on_cluster(
     config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
 ) -> PreparedData:
-    """Read the data on this node, tokenise it on the cluster, split off the evaluation set.
+    """Read the data on this node, tokenise it on the cluster, and split off the evaluation set.
 
-    `tokenizer_folders` gives, for each Ray node id (hex) that may work, the folder there that holds the tokenizer.
-    UserError when no example is left to train on, or no node that holds the tokenizer has a CPU.
+    tokenizer_folders: for each Ray node id (hex) that may work, the folder there with the tokenizer
+    Raises UserError when no example is left to train on, or when no node with the tokenizer has a CPU.
     """
     data = config.data
     report = DataReport(data.train)
@@ -89,7 +92,7 @@ def _tokenise(
     source = open_rows(data.train, data.split, data.limit)
     report.note(source.note)
     if source.columns:
-        report.format = choose_format(data, source.columns)  # a wrong column is told before any task starts
+        report.format = choose_format(data, source.columns)  # raises for a wrong column before any task starts
     nodes, cpus = _worker_nodes(folders)
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
@@ -106,7 +109,7 @@ def _tokenise(
                 progress.update(task, advance=rows)
 
     for chunk in chunks(source):
-        # Soft: should the node die, its task runs elsewhere, where it finds its own folder or says that there is none.
+        # Soft: when the node dies, its task runs on another, which has its own folder or says that it has none.
         where = NodeAffinitySchedulingStrategy(next(turns), soft=True)
         options = remote.options(num_cpus=1, num_returns=2, scheduling_strategy=where)
         block, summary = options.remote(chunk, data, source.columns, dict(folders))
@@ -134,7 +137,7 @@ def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: 
 
 
 def _worker_nodes(folders: Mapping[str, str]) -> tuple[list[str], int]:
-    """Ids of the living nodes that have a CPU and the tokenizer, and the CPUs they have together."""
+    """The ids of the living nodes with a CPU and the tokenizer, and how many CPUs these nodes have."""
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
     nodes = sorted(node for node in folders if cpus.get(node, 0) >= 1)
     if not nodes:

@@ -1,4 +1,4 @@
-"""The training phase: one fit after another until the run has ended, each on the ground that there is then."""
+"""The training phase: one fit after another until training is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
 # isort: split
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
@@ -39,7 +39,8 @@ from .relocation import MoveWatch, move
 class Fitted:
     """How training ended.
 
-    interrupted: Ctrl-C ended it; snapshot: the recorder's last; error: what Ray raised; ground: the last one
+    interrupted: whether Ctrl-C ended it; snapshot: the recorder's last; error: what Ray raised
+    ground: of the last fit
     """
 
     interrupted: bool
@@ -51,7 +52,7 @@ class Fitted:
 
 
 def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
-    """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
+    """Train to the end. After each fit `failure_policy` decides whether another one continues from the checkpoint."""
     run.enter(RunState.TRAINING, "training")
     recorder = start_recorder(gemfleet_home(), run.id)
     cluster = run.config.cluster
@@ -71,8 +72,8 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
             train = shrink(run, train, decision)
         else:
             ground = move(run, ground, train, store, decision)
-    with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
-        store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
+    with suppress(StoreError, OSError):  # a full disk; publishing says so itself
+        store.begin_attempt()  # late ranks can write nothing more, and half-written checkpoints are removed
     last = recorder.snapshot()
     show_end(run, last)
     end = decision if isinstance(decision, End) else End("training" if thread.error else None)
@@ -80,7 +81,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
 
 
 def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error: BaseException | None) -> Decision:
-    """The decision of `failure_policy`, on what the registry says of this launch."""
+    """Decide how training continues, by the events of this launch in the registry."""
     result = recorder.snapshot()["result"]
     asked = Asked(
         run.config.cluster.max_failures,
@@ -92,7 +93,7 @@ def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error
 
 
 def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig:
-    """The settings with less in memory, which is an event. UserError where nothing is left to lower."""
+    """Lower what a rank holds in memory, and tell it as an event. Raises UserError where nothing is left to lower."""
     lower = lowered(train, decision.cause, run.config.train.activation_checkpointing == "auto")
     run.tell(EventKind.OUT_OF_MEMORY, lower.sentence, dict(lower.facts))
     forget_found(launch_events(run))
@@ -101,7 +102,7 @@ def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig
 
 
 def launch_events(run: RunSession) -> list[dict[str, Any]]:
-    """The events of this launch, the oldest first: what happened before a resume was answered then."""
+    """The events of this launch, the oldest first. Those of earlier launches no longer count."""
     return run.registry.events(run.id, run.registry.launch_seq(run.id))
 
 
@@ -113,7 +114,7 @@ def fit_thread(
     store: StoreClient,
     store_actor: HeadActor,
 ) -> FitThread:
-    """One fit, begun. Attempts before it can write nothing more."""
+    """Begin one fit. Ranks of earlier attempts can write nothing more."""
     cluster = run.config.cluster
     attempts = Attempts(store, recorder, store.begin_attempt())
     callback = RestartOnlyWhereDecided(recorder, ground.placement, ground.folders, cluster.max_failures)
@@ -129,7 +130,7 @@ def fit_thread(
 
 
 def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
-    """What the driver does twice a second while ranks train. They do so also while the registry cannot be read."""
+    """Show progress and look for a reason to move. Ranks train on while the registry cannot be read."""
     try:
         snapshot = recorder.snapshot()
         if step := snapshot["step"]:
@@ -142,7 +143,7 @@ def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
 
 
 def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
-    """The last picture is of the whole run, not of its last step."""
+    """Show the figures of the whole run in place of those of its last step."""
     if step := snapshot["step"]:
         figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
         run.display.advance(step["step"], step["total_steps"], figures)

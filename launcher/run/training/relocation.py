@@ -1,4 +1,4 @@
-"""Ranks that go elsewhere: when they are asked to, and how training goes on in other places."""
+"""Moves ranks to other nodes: decides when they save and end, and prepares where training continues."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from .failure_policy import Move, Relocate
 
 log = logging.getLogger("gemfleet.launcher")
 LOOK_SECONDS = 2.0
-SETTLE_SECONDS = 6.0  # nodes that join together make one larger run, not several
+SETTLE_SECONDS = 6.0  # so that nodes that join one after another cause one move, not several
 
 
 def reason_to_move(nodes: Sequence[Node], rank_nodes: Collection[str], workers: int, wanted: int) -> Move | None:
-    """What the cluster as it is asks for; None to stay.
+    """Why the ranks should move, by the state of the cluster; None if they should stay.
 
-    rank_nodes: ids of the nodes that ranks run on; wanted: the ranks that the run could have now instead of `workers`
+    rank_nodes: ids of the nodes that ranks run on; workers: how many ranks there are; wanted: how many there could be
     """
     leaving = [node.address for node in nodes if node.draining and node.id in rank_nodes]
     if leaving:
@@ -41,7 +41,7 @@ def reason_to_move(nodes: Sequence[Node], rank_nodes: Collection[str], workers: 
 
 
 class MoveWatch:
-    """Looks at the cluster while ranks train, and has them save and end where they should go on elsewhere."""
+    """Looks at the cluster while ranks train, and asks them to save and end when they should move."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class MoveWatch:
         nodes: Callable[[], Sequence[Node]] = list_nodes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`wanted`: how many ranks the run could have now, by the claims of all runs."""
+        """wanted: returns how many ranks the run could have now, by the claims of all runs"""
         self._registry, self._run_id, self._recorder = registry, run_id, recorder
         self._workers, self._wanted, self._nodes, self._clock = workers, wanted, nodes, clock
         self._looked_at = clock()
@@ -61,7 +61,7 @@ class MoveWatch:
         self.asked: Move | None = None
 
     def look(self) -> None:
-        """Call it often; it looks every few seconds. Says again what it asked for, should the recorder have died."""
+        """Call it often: it looks every 2 s. It repeats its request to the ranks, as the recorder may have died."""
         now = self._clock()
         if now - self._looked_at < LOOK_SECONDS:
             return
@@ -83,7 +83,7 @@ class MoveWatch:
             self._recorder.pause(True)
 
     def _settled(self, move: Move | None, now: float) -> Move | None:
-        """A node that goes cannot wait; room is taken once it has been there for some seconds."""
+        """Pass on a move off a drained node at once, and a move into more room after that has lasted 6 s."""
         if move is None or move.kind == "preempted":
             self._room_since = None
             return move
@@ -92,9 +92,9 @@ class MoveWatch:
 
 
 def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient, decided: Relocate) -> Ground:
-    """Other places for the ranks of a run that saved, or lost some; waits for them as preflight does.
+    """Find other nodes for the ranks, waiting for room as preflight does. Returns the ground of the next fit.
 
-    A run that finds none in time is marked interrupted: its checkpoints are whole, and it can be resumed.
+    Raises ResourcesUnavailable when there is no room in time. The run is then marked interrupted and can be resumed.
     """
     run.registry.transition(run.id, RunState.RESTARTING, decided.reason)
     run.note(decided.reason)

@@ -1,4 +1,4 @@
-"""Every key of a request, in the order of the documentation. Conversion and docs/platform.md both come from here."""
+"""All keys of a request, in the order of docs/platform.md. The conversion and that page are made from this table."""
 
 from __future__ import annotations
 
