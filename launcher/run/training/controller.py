@@ -22,6 +22,7 @@ from gemfleet.launcher.display import run_facts, training_facts
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankJob
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.step.record import CURVES
 
 from ..admission import Ground, most_ranks, move
 from .attempts import Attempts
@@ -47,7 +48,7 @@ class Fitted:
 def fit(run: Run, train: TrainConfig, ground: Ground) -> Fitted:
     """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id)
+    recorder = start_recorder(gemfleet_home(), run.id, CURVES)
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
