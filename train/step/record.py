@@ -94,6 +94,16 @@ class StepRecord(Record):
     raw_tokens: int = measured("tokens", "Tokens that were computed, padding among them.", suites=True)
     tokens: int = measured("tokens", "Tokens of text, without padding.", suites=True)
     supervised_tokens: int = measured("tokens", "Tokens that the loss scores.", suites=True)
+    padding_share: float = derived(
+        "1",
+        "Share of padding among the tokens that were computed, 0 to 1.",
+        lambda step: 1 - step.tokens / step.raw_tokens,
+        over_run="median",
+        curve=True,
+        tile="Padding",
+        gauge="padding_ratio",
+        suites=True,
+    )
     world_size: int = measured("ranks", "Ranks, the worker processes of the run.", over_run="newest", gauge="ranks")
     peak_memory_bytes: int = measured(
         "bytes",
@@ -227,6 +237,7 @@ FIGURES: tuple[Figure, ...] = (*STEP_FIGURES, *figures(EvalRecord))
 CURVES: tuple[Curve, ...] = tuple((found.name, found.tag, found.per_rank) for found in FIGURES if found.curve)
 # What a run that has ended comes to, by the figure's name: `mean`, `median` or `max` of its steps.
 OVER_RUN = {found.name: str(found.over_run) for found in STEP_FIGURES if found.over_run in ("mean", "median", "max")}
+SUITE_FIGURES = tuple(found.name for found in STEP_FIGURES if found.suites)
 
 
 def points(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
