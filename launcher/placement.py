@@ -24,7 +24,7 @@ class Placement:
     kind: str = ""
 
     def resources_per_worker(self) -> dict[str, float]:
-        # Every node has one of its kind's resource; so little of it only says where the rank may run.
+        # A node has 1 of the resource that names its kind. A tiny share keeps the rank to such nodes, and no rank out.
         kind = {f"{KIND_RESOURCE}{self.kind}": 0.001} if self.kind else {}
         return {"CPU": self.cpus_per_worker, **({"GPU": 1.0} if self.gpus_per_worker else {}), **kind}
 
@@ -99,7 +99,7 @@ def sheet_tflops(kind: str) -> float | None:
 
 
 def grown(placement: Placement, cluster: ClusterConfig, room: int) -> Placement:
-    """With as many ranks as an elastic run may have where there is room for so many; any other as it is."""
+    """The placement with more ranks, where the run is elastic and there is room; at most its maximum."""
     if not isinstance(cluster.workers, WorkerRange):
         return placement
     return replace(placement, workers=max(placement.workers, min(cluster.workers.max, room)))
