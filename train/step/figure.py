@@ -36,7 +36,8 @@ class Figure:
     over_run: what the API tells of a run that has ended: the mean, median or maximum of its steps, or still the value
         of the newest step. None: the API's document of a run does not tell it, or under a name of its own.
     curve: whether TensorBoard draws it
-    chart, tile: the chart of the board that draws it, and the label of the tile that shows the newest value
+    chart: the chart of the board that draws it
+    tile: the label of the board's tile that shows its newest value; the API's document of a run must tell it
     gauge: its name for Prometheus, without `gemfleet_`
     suites: whether the training suites keep it of each step and report its median
     formula: how it follows from the other fields of its record; None for a figure that was measured

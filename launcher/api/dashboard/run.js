@@ -116,7 +116,7 @@ function endsRun(run, event) {
 /** Why a chart has no points: a sentence. */
 function whyEmpty(run, chart) {
   const done = run.progress.step > 0;
-  if (done && chart.figures[0].per_rank) return "The ranks of this run did not report it.";
+  if (done && chart.figures[0].per_rank) return "The ranks of this run did not report this figure.";
   if (done) return "The steps of this run have no such figure.";
   if (ENDED.has(run.status)) return `The run ended before its first step (${run.status}${run.reason ? `: ${run.reason}` : ""}).`;
   if (run.waiting_for) return `No step yet: ${run.waiting_for}.`;
