@@ -17,32 +17,34 @@ def figures_of(records: Iterable[Mapping[str, Any]], count: int, over_run: Mappi
     is empty for a run without steps.
     """
     every = max(1, math.ceil(count / MOST_VALUES))
-    figures = {name: _Figure(how) for name, how in over_run.items()}
+    figures = {name: _Figure(name, how) for name, how in over_run.items()}
+    medians = [figure for figure in figures.values() if figure.how == "median"]
+    others = [figure for figure in figures.values() if figure.how != "median"]
     for number, record in enumerate(records):
-        for name, figure in figures.items():
-            figure.add(record.get(name), number % every == 0)
+        for figure in others if number % every else [*others, *medians]:
+            figure.add(record)
     found: dict[str, Any] = {"steps": count} if count else {}
     return found | {name: figure.value() for name, figure in figures.items() if figure.count}
 
 
 class _Figure:
-    """One figure over the steps that were added so far."""
+    """One figure over the records that were added so far."""
 
-    def __init__(self, how: str) -> None:
-        self._how, self.count = how, 0
+    def __init__(self, name: str, how: str) -> None:
+        self.name, self.how, self.count = name, how, 0
         self._total, self._most, self._values = 0.0, -math.inf, list[float]()
 
-    def add(self, value: Any, for_median: bool) -> None:
-        """for_median: whether this step is one of those whose values are kept."""
+    def add(self, record: Mapping[str, Any]) -> None:
+        value = record.get(self.name)
         if not (isinstance(value, int | float) and math.isfinite(value)):
             return
-        if self._how != "median":
-            self._total, self._most, self.count = self._total + value, max(self._most, value), self.count + 1
-        elif for_median:
+        self.count += 1
+        if self.how == "median":
             self._values.append(value)
-            self.count += 1
+        else:
+            self._total, self._most = self._total + value, max(self._most, value)
 
     def value(self) -> float:
-        if self._how == "median":
+        if self.how == "median":
             return statistics.median(self._values)
-        return self._most if self._how == "max" else self._total / self.count
+        return self._most if self.how == "max" else self._total / self.count
