@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -31,14 +30,6 @@ class Placement:
     def describe(self) -> str:
         gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_worker else ""
         return f"{_count(self.workers, 'rank')} with {_count(self.cpus_per_worker, 'CPU')}{gpu} each"
-
-
-def hide_gpus() -> None:
-    """Make this process of a rank without a GPU compute on the CPU: Ray hides none from what has reserved none.
-
-    To be called before torch looks for a GPU.
-    """
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:

@@ -9,7 +9,7 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
-from gemfleet.launcher.placement import hide_gpus
+from gemfleet.train.device.cpu import hide_gpus
 from ray.train.torch.config import TorchConfig, _TorchBackend
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")

@@ -14,7 +14,8 @@ from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.resolve import check_context, resolve_model_folder
 from gemfleet.train.model.weight_files import beside_note
 
-from .prepare_data import PreparedData, RayBlockSource, pack_on_cluster, tokenise_on_cluster
+from .data_tasks import RayBlockSource
+from .prepare_data import PreparedData, pack_on_cluster, tokenise_on_cluster
 from .session import RunSession
 
 
