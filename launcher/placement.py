@@ -14,44 +14,44 @@ from .config.cluster import ClusterConfig, WorkerRange
 
 @dataclass(frozen=True)
 class Placement:
-    """How many ranks a run has (`workers`), and what each reserves.
+    """How many ranks a run has, and what each reserves.
 
     strategy: Ray's placement strategy; kind: what Ray calls the ranks' GPUs, empty where any will do
     """
 
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: int
+    ranks: int
+    cpus_per_rank: float
+    gpus_per_rank: int
     strategy: str
     kind: str = ""
 
-    def resources_per_worker(self) -> dict[str, float]:
+    def resources_per_rank(self) -> dict[str, float]:
         # A node has 1 of the resource that names its kind. A tiny share keeps ranks on such nodes and has room for all.
         kind = {f"{KIND_RESOURCE}{self.kind}": 0.001} if self.kind else {}
-        return {"CPU": self.cpus_per_worker, **({"GPU": 1.0} if self.gpus_per_worker else {}), **kind}
+        return {"CPU": self.cpus_per_rank, **({"GPU": 1.0} if self.gpus_per_rank else {}), **kind}
 
     def describe(self) -> str:
-        gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_worker else ""
-        return f"{_count(self.workers, 'rank')} with {_count(self.cpus_per_worker, 'CPU')}{gpu} each"
+        gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_rank else ""
+        return f"{_count(self.ranks, 'rank')} with {_count(self.cpus_per_rank, 'CPU')}{gpu} each"
 
 
 def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
     """The ranks of a run on these living nodes, by all that the nodes have. An elastic run gets its fewest."""
     kind = choose_kind(cluster, nodes)
     gpus = sum(int(node.gpus) for node in of_kind(nodes, kind))
-    per_worker = (1 if gpus else 0) if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
+    per_rank = (1 if gpus else 0) if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
     if isinstance(cluster.workers, WorkerRange):
-        workers = cluster.workers.min
+        ranks = cluster.workers.min
     elif cluster.workers != "auto":
-        workers = cluster.workers
-    elif per_worker:
-        workers = max(1, gpus)
+        ranks = cluster.workers
+    elif per_rank:
+        ranks = max(1, gpus)
     else:
-        workers = max(1, sum(1 for node in nodes if node.cpus >= 1))
+        ranks = max(1, sum(1 for node in nodes if node.cpus >= 1))
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else float(cluster.cpus_per_worker)
     # Without GPUs `auto` means one rank for each node, so two ranks must not share a node.
-    spread = cluster.workers == "auto" and not per_worker
-    return Placement(workers, cpus, per_worker, "SPREAD" if spread else cluster.placement, kind if per_worker else "")
+    spread = cluster.workers == "auto" and not per_rank
+    return Placement(ranks, cpus, per_rank, "SPREAD" if spread else cluster.placement, kind if per_rank else "")
 
 
 def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
@@ -79,7 +79,7 @@ def choose_kind(cluster: ClusterConfig, nodes: Sequence[Node]) -> str:
 def mixture_note(placement: Placement, nodes: Sequence[Node]) -> str | None:
     """A sentence for the person if the cluster has GPUs of several kinds, of which the run uses one."""
     kinds = gpu_kinds(nodes)
-    if len(kinds) < 2 or not placement.gpus_per_worker:
+    if len(kinds) < 2 or not placement.gpus_per_rank:
         return None
     listed = ", ".join(f"{number} {kind or 'unnamed'}" for kind, number in sorted(kinds.items()))
     return f"the cluster has {listed} GPUs; the run uses {placement.kind or 'unnamed'} only (cluster.gpu_kind chooses)"
@@ -96,7 +96,7 @@ def grown(placement: Placement, cluster: ClusterConfig, room: int) -> Placement:
     """The placement of an elastic run with as many ranks as there is room for, at most its maximum."""
     if not isinstance(cluster.workers, WorkerRange):
         return placement
-    return replace(placement, workers=max(placement.workers, min(cluster.workers.max, room)))
+    return replace(placement, ranks=max(placement.ranks, min(cluster.workers.max, room)))
 
 
 def _count(number: float, noun: str) -> str:

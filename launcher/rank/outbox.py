@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
+
 Record = Mapping[str, Any]
 INTERVAL_SECONDS = 0.5
 CAPACITY = 100_000
@@ -49,6 +51,10 @@ class Outbox:
     def put(self, record: Record) -> None:
         """Queue one record. Returns at once."""
         self._records.append(record)
+
+    def event(self, kind: EventKind, message: str, **data: Any) -> None:
+        """Queue an event of the run. Returns at once."""
+        self.put({"kind": "event", "event": kind, "message": message, **data})
 
     def flush(self, timeout_seconds: float = 30.0) -> bool:
         """Wait until all records queued so far have arrived. False when they have not in time."""

@@ -57,9 +57,8 @@ class RayReporter:
         folder, damaged = self._store.fetch_resume_point(destination)
         if self._rank == 0:
             for sentence in damaged:
-                message = f"a damaged checkpoint is passed over: {sentence}"
-                self._outbox.put({"kind": "event", "event": EventKind.CHECKPOINT_DAMAGED, "message": message})
-            self._outbox.put({"kind": "event", "event": EventKind.RESUME, "message": _starting_point(folder)})
+                self._outbox.event(EventKind.CHECKPOINT_DAMAGED, f"a damaged checkpoint is passed over: {sentence}")
+            self._outbox.event(EventKind.RESUME, _starting_point(folder))
         return folder
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:

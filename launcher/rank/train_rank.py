@@ -48,10 +48,10 @@ class FaultPolicy:
 
 
 @dataclass(frozen=True)
-class RankJob:
-    """Everything a rank needs; pickled once by Ray and sent to all ranks.
+class RankTask:
+    """What a rank needs. Ray pickles it once and sends it to all ranks.
 
-    model_folders: for each Ray node id, the folder there that holds the staged model
+    model_folders: the model's folder on each node, by Ray node id
     data, accept_changes: see `run_training`
     """
 
@@ -71,57 +71,49 @@ def train_rank(settings: dict[str, Any]) -> None:
     An error that a restart would meet again is told to the recorder before it is raised. Then Ray's controller does not
     restart the ranks (see `failure_policy`), and Ray ends all other ranks.
     """
-    job: RankJob = settings["job"]
+    task: RankTask = settings["task"]
     rank = ray.train.get_context().get_world_rank()
     who = identity()
-    outbox = Outbox(lambda batch, mark: job.recorder.push(rank, batch, who, mark))
+    outbox = Outbox(lambda batch, mark: task.recorder.push(rank, batch, who, mark))
     try:
         with forwarded_logs(outbox), scratch_folder("gemfleet-rank-") as work:
-            result = _train(job, rank, outbox, work)
+            result = _train(task, rank, outbox, work)
         if rank == 0:
             outbox.put({"kind": "result", "event": EventKind.RESULT, "device": device_name(), **asdict(result)})
     except OutOfMemoryError as error:
-        outbox.put(
-            {
-                "kind": "event",
-                "event": EventKind.RANK_OUT_OF_MEMORY,
-                "message": str(error),
-                "rank": rank,
-                "micro": error.micro,
-            }
-        )
+        outbox.event(EventKind.RANK_OUT_OF_MEMORY, str(error), rank=rank, micro=error.micro)
         raise
     except (UserError, NonFiniteLossError) as error:
-        kind = "user" if isinstance(error, UserError) else "training"
-        outbox.put({"kind": "event", "event": EventKind.FATAL, "message": str(error), "rank": rank, "cause": kind})
+        cause = "user" if isinstance(error, UserError) else "training"
+        outbox.event(EventKind.FATAL, str(error), rank=rank, cause=cause)
         outbox.flush()
         raise
     finally:
         outbox.close()
 
 
-def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
+def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult:
     from gemfleet.train.worker import run_training
 
     generation = int(os.environ[GENERATION_VARIABLE])
     if rank == 0:
-        job.recorder.transition(RunState.TRAINING)
-    watchdog = Watchdog(job.faults.limits, partial(end_hanging_rank, job.recorder, rank, generation))
-    store = job.store.attempt(generation)
-    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, job.faults.stop_on_failure)
+        task.recorder.transition(RunState.TRAINING)
+    watchdog = Watchdog(task.faults.limits, partial(end_hanging_rank, task.recorder, rank, generation))
+    store = task.store.attempt(generation)
+    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, task.faults.stop_on_failure)
     reporter.progress("start")
     local_rank = ray.train.get_context().get_local_rank()
     try:
         return run_training(
-            job.config,
-            model_folder(job),
-            job.source,
+            task.config,
+            model_folder(task),
+            task.source,
             reporter,
             rank,
             local_rank,
             work,
-            job.data,
-            job.accept_changes,
+            task.data,
+            task.accept_changes,
         )
     finally:
         watchdog.close()
@@ -152,12 +144,12 @@ def identity() -> dict[str, Any]:
     return {"node": node, "address": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
 
-def model_folder(job: RankJob) -> Path:
+def model_folder(task: RankTask) -> Path:
     """The model's folder on this rank's node. Raises RuntimeError where the model was not staged."""
     node = ray.get_runtime_context().get_node_id()
-    if node not in job.model_folders:
+    if node not in task.model_folders:
         raise RuntimeError(f"the model was not staged to node {node}, which joined after the run began")
-    return Path(job.model_folders[node])
+    return Path(task.model_folders[node])
 
 
 @contextmanager

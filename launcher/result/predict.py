@@ -36,7 +36,9 @@ class PredictingRank:
             hide_gpus()
         node = ray.get_runtime_context().get_node_id()
         if node not in folders:
-            raise UserError(f"the model was not staged to node {node}, which joined after the run began")
+            raise UserError(
+                f"the model was not staged to node {node}, which joined after the run began; start the run again"
+            )
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             for name, content in adapter.items():
                 (Path(folder) / name).write_bytes(content)
@@ -64,10 +66,10 @@ def predict_on_cluster(
     folders: the model's folder on each node, by node id; progress: called with answered and all questions
     """
     adapter = {} if checkpoint is None else {name: (checkpoint / name).read_bytes() for name in ADAPTER_FILES}
-    resources = placement.resources_per_worker()
+    resources = placement.resources_per_rank()
     remote = ray.remote(PredictingRank).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
-    on_gpu = placement.gpus_per_worker > 0
-    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.workers)]
+    on_gpu = placement.gpus_per_rank > 0
+    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.ranks)]
     try:
         shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(ranks)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]

@@ -35,14 +35,14 @@ def find_places(run: RunSession) -> Placement:
     def suitable() -> list[Node]:
         return of_kind(answering_nodes(), placement.kind)
 
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     limit = cluster.wait_for_resources_s
-    wait_for_resources(placement.workers, *size, limit, run.waits_for, suitable, run.heed_stop)
+    wait_for_resources(placement.ranks, *size, limit, run.waits_for, suitable, run.heed_stop)
     run.registry.set_reason(run.id, "")
     if isinstance(cluster.workers, WorkerRange):
-        wanted = most_ranks(run, placement.workers)
+        wanted = most_ranks(run, placement.ranks)
         placement = grown(placement, cluster, min(wanted, settled_room(placement, wanted, suitable)))
-        run.claims.resize(run.id, placement.workers)
+        run.claims.resize(run.id, placement.ranks)
     run.note(placement.describe())
     return placement
 
@@ -55,13 +55,13 @@ def await_admission(run: RunSession) -> None:
     """
     cluster, claims = run.config.cluster, run.claims
     placement = place(cluster, answering_nodes())
-    size = placement.cpus_per_worker, float(placement.gpus_per_worker)
-    claims.queue(run.id, placement.workers, *size, placement.kind)
+    size = placement.cpus_per_rank, float(placement.gpus_per_rank)
+    claims.queue(run.id, placement.ranks, *size, placement.kind)
     told, waited = "", 0.0
     while True:
         run.heed_stop()
         nodes = answering_nodes()
-        claims.resize(run.id, place(cluster, nodes).workers)  # `auto` changes with the number of nodes
+        claims.resize(run.id, place(cluster, nodes).ranks)  # `auto` changes with the number of nodes
         verdict = claims.admit(run.id, nodes)
         if verdict.admitted:
             run.registry.set_reason(run.id, "")
@@ -78,15 +78,15 @@ def await_admission(run: RunSession) -> None:
         waited += 0.0 if verdict.behind else sleep
 
 
-def most_ranks(run: RunSession, workers: int) -> int:
-    """How many ranks the run could have now. `workers` where it is not elastic, or where another run waits."""
+def most_ranks(run: RunSession, ranks: int) -> int:
+    """How many ranks the run could have now. `ranks` where it is not elastic, or where another run waits."""
     elastic = run.config.cluster.workers
     if not isinstance(elastic, WorkerRange):
-        return workers
+        return ranks
     mine, others = run.claims.split(run.id)
     if any(not claim.admitted for claim in others):
-        return workers
-    return max(workers, min(elastic.max, room_for(mine, others, answering_nodes())))
+        return ranks
+    return max(ranks, min(elastic.max, room_for(mine, others, answering_nodes())))
 
 
 def settled_room(
@@ -97,7 +97,7 @@ def settled_room(
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """How many such ranks fit on what is free. Waits until `enough` fit, or the number stays the same for 3 s."""
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     begin = since = clock()
     room = -1
     while True:

@@ -86,7 +86,7 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     ground = trained.ground
     size = ground.placement
     # The ranks have ended. Their resources come free a moment later.
-    wait_for_resources(size.workers, size.cpus_per_worker, size.gpus_per_worker, ROOM_SECONDS, run.note)
+    wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
     predictions = []
     if ground.source.has_eval:
         arguments = (ground.source, trained.checkpoint, ground.folders, size, config, trained.train)

@@ -65,7 +65,7 @@ def prepare_data(
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
     data = tokenise_on_cluster(train, folders, run.display.bars)
-    source = pack_on_cluster(data, train, placement.workers, 0, run.display.bars)
+    source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     run.note(data.report.summary())
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)

@@ -54,7 +54,7 @@ def blind_sentence(found: TrainConfig) -> str:
 
 def look_at_nodes(placement: Placement) -> list[NodeMemory]:
     """Ask each node with room for a rank what devices it has, by a task without CPUs. A silent node is left out."""
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     nodes = [node for node in of_kind(answering_nodes(), placement.kind) if node.bundles(*size, free=False) > 0]
     task = ray.remote(device_facts)
     calls = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote() for node in nodes]

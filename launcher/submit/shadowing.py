@@ -27,7 +27,7 @@ def refuse_shadowing(folder: Path) -> None:
     if found:
         names = ", ".join(str(path) for path in found)
         raise UserError(
-            f"the working directory {folder} has {names}, which Ray workers would import in place of the installed "
+            f"the working directory {folder} has {names}, which ranks would import in place of the installed "
             f"module of that name; rename it or run from another directory"
         )
 

@@ -20,7 +20,7 @@ run.yaml` writes our own format from it, with the request's key beside each line
 - `None`, `"None"`, `"null"` and `""` mean that there is no value; `"true"`, `"false"` and numbers written as texts are
   read as meant.
 - All problems are named together, each with the key, the value and what to do. A key that is not in the table is one.
-- A global batch is `per_device_train_batch_size` times `gradient_accumulation`, whatever the number of workers.
+- A global batch is `per_device_train_batch_size` times `gradient_accumulation`, whatever the number of ranks.
 - The result: `adapter_config.json`, `adapter_model.safetensors`, tokenizer files, `special_tokens_map.json`,
   `generation_config.json`, whose ends include `<end_of_turn>`,
   `checkpoint-<step>/`, `runs/` with TensorBoard events, `README.md` with the loss plot, `training_config.json` in place

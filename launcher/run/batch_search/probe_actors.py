@@ -103,7 +103,7 @@ def probe_hosts(placement: Placement, timeout_s: float) -> Iterator[list[tuple[R
 
     Raises ResourcesUnavailable when there is no room for them within `timeout_s`.
     """
-    bundles = [placement.resources_per_worker()] * placement.workers
+    bundles = [placement.resources_per_rank()] * placement.ranks
     group = ray.util.placement_group(bundles, strategy=placement.strategy)
     actors: list[Any] = []
     try:
@@ -111,7 +111,7 @@ def probe_hosts(placement: Placement, timeout_s: float) -> Iterator[list[tuple[R
             raise ResourcesUnavailable(
                 f"no room for probes of {placement.describe()} within {timeout_s:g} s; lower cluster.workers"
             )
-        actors = [_start_host(placement, group, index) for index in range(placement.workers)]
+        actors = [_start_host(placement, group, index) for index in range(placement.ranks)]
         facts = ray.get([actor.facts.remote() for actor in actors], timeout=timeout_s)
         hosts = [(RayProbe(actor, fact), fact) for actor, fact in zip(actors, facts, strict=True)]
         yield sorted(hosts, key=lambda host: host[1].node)
@@ -126,10 +126,10 @@ def _start_host(placement: Placement, group: Any, index: int) -> Any:
     return (
         ray.remote(ProbeHost)
         .options(
-            num_cpus=placement.cpus_per_worker,
-            num_gpus=placement.gpus_per_worker,
+            num_cpus=placement.cpus_per_rank,
+            num_gpus=placement.gpus_per_rank,
             scheduling_strategy=where,
             max_restarts=-1,
         )
-        .remote(placement.gpus_per_worker > 0)
+        .remote(placement.gpus_per_rank > 0)
     )

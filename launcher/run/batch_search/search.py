@@ -80,8 +80,8 @@ def find_micro(
         run.heed_stop("looked for a micro-batch")  # every trial tells something, so this runs after each
 
     done = run.registry.latest_metrics(run.id, "step") or {"step": 0}
-    on_gpu = placement.gpus_per_worker > 0
-    decision = decide(train, plan, source, placement.workers, done["step"], on_gpu).at_most(rows_that_fitted(run))
+    on_gpu = placement.gpus_per_rank > 0
+    decision = decide(train, plan, source, placement.ranks, done["step"], on_gpu).at_most(rows_that_fitted(run))
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
     run.enter(RunState.FINDING_BATCH, "finding batch")
@@ -153,7 +153,7 @@ def _known_or_found(
 
 
 def _search(task: FindTask, tell: Tell, budget_s: float) -> Found:
-    config, world_size = task.config, task.placement.workers
+    config, world_size = task.config, task.placement.ranks
 
     def told(variant: str, trial: Trial) -> None:
         tell(EventKind.BATCH_TRIAL, trial_line(variant, trial), trial_facts(variant, trial))

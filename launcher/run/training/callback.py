@@ -60,13 +60,13 @@ class RestartOnlyWhereDecided(UserCallback):  # type: ignore[misc]
 
         Returns whether it did. Ray itself would wait silently, or place ranks on the new node.
         """
-        size = self._placement.cpus_per_worker, self._placement.gpus_per_worker
+        size = self._placement.cpus_per_rank, self._placement.gpus_per_rank
         nodes = [n for n in of_kind(answering_nodes(), self._placement.kind) if n.bundles(*size, free=False)]
         room = sum(node.bundles(*size, free=False) for node in nodes if node.id in self._staged)
         joined = [node.address for node in nodes if node.id not in self._staged]
-        if room >= self._placement.workers and not joined:
+        if room >= self._placement.ranks and not joined:
             return False
-        text = f"ranks were lost; nodes that hold the model have places for {room} of {self._placement.workers}"
+        text = f"ranks were lost; nodes that hold the model have places for {room} of {self._placement.ranks}"
         self._recorder.event(EventKind.PLACES_LOST, text, {"room": room, "joined": joined})
         return True
 

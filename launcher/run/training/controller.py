@@ -20,7 +20,7 @@ from gemfleet.cluster.registry.recorder_client import RecorderClient, start_reco
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
-from gemfleet.launcher.rank.train_rank import FaultPolicy, RankJob
+from gemfleet.launcher.rank.train_rank import FaultPolicy, RankTask
 from gemfleet.launcher.run.admission import most_ranks
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.launcher.run.session import RunSession
@@ -62,8 +62,8 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     while True:
         recorder.pause(False)
         run.registry.forget_ranks(run.id)
-        workers = ground.placement.workers
-        moves = MoveWatch(run.registry, run.id, recorder, workers, partial(most_ranks, run, workers))
+        ranks = ground.placement.ranks
+        moves = MoveWatch(run.registry, run.id, recorder, ranks, partial(most_ranks, run, ranks))
         thread = fit_thread(run, train, ground, recorder, store, store_actor)
         interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
         decision = after_fit(run, recorder, moves, thread.error)
@@ -124,8 +124,8 @@ def fit_thread(
     settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
-    job = RankJob(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
-    thread = FitThread(build_trainer(job, settings))
+    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
+    thread = FitThread(build_trainer(task, settings))
     thread.start()
     return thread
 

@@ -16,7 +16,7 @@ import pyarrow.fs
 import ray.train
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
-from gemfleet.launcher.rank.train_rank import RankJob, train_rank
+from gemfleet.launcher.rank.train_rank import RankTask, train_rank
 from gemfleet.launcher.run.signals import SIGNALS
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
@@ -44,19 +44,19 @@ class FitSettings:
     callback: UserCallback
 
 
-def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
+def build_trainer(task: RankTask, settings: FitSettings) -> TorchTrainer:
     """Ray's trainer for one fit. It never deletes a checkpoint: the store does."""
     placement = settings.placement
     return TorchTrainer(
         train_rank,
-        train_loop_config={"job": job},
+        train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=bool(placement.gpus_per_worker),
-            resources_per_worker=placement.resources_per_worker(),
+            num_workers=placement.ranks,
+            use_gpu=bool(placement.gpus_per_rank),
+            resources_per_worker=placement.resources_per_rank(),
             placement_strategy=placement.strategy,
         ),
-        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_worker > 0),
+        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_rank > 0),
         run_config=ray.train.RunConfig(
             name=settings.name,
             storage_path=settings.storage_path,

@@ -27,16 +27,16 @@ LOOK_SECONDS = 2.0
 SETTLE_SECONDS = 6.0  # so that nodes that join one after another cause one move, not several
 
 
-def reason_to_move(nodes: Sequence[Node], rank_nodes: Collection[str], workers: int, wanted: int) -> Move | None:
+def reason_to_move(nodes: Sequence[Node], rank_nodes: Collection[str], ranks: int, wanted: int) -> Move | None:
     """Why the ranks should move, by the state of the cluster; None if they should stay.
 
-    rank_nodes: ids of the nodes that ranks run on; workers: how many ranks there are; wanted: how many there could be
+    rank_nodes: ids of the nodes that ranks run on; ranks: how many there are; wanted: how many there could be
     """
     leaving = [node.address for node in nodes if node.draining and node.id in rank_nodes]
     if leaving:
         return Move("preempted", f"the node {', '.join(leaving)} is being drained")
-    if wanted > workers:
-        return Move("grown", f"there is room for {wanted} ranks instead of {workers}")
+    if wanted > ranks:
+        return Move("grown", f"there is room for {wanted} ranks instead of {ranks}")
     return None
 
 
@@ -48,14 +48,14 @@ class MoveWatch:
         registry: RunRegistry,
         run_id: str,
         recorder: RecorderClient,
-        workers: int,
+        ranks: int,
         wanted: Callable[[], int],
         nodes: Callable[[], Sequence[Node]] = list_nodes,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """wanted: returns how many ranks the run could have now, by the claims of all runs"""
         self._registry, self._run_id, self._recorder = registry, run_id, recorder
-        self._workers, self._wanted, self._nodes, self._clock = workers, wanted, nodes, clock
+        self._ranks, self._wanted, self._nodes, self._clock = ranks, wanted, nodes, clock
         self._looked_at = clock()
         self._room_since: float | None = None
         self.asked: Move | None = None
@@ -74,7 +74,7 @@ class MoveWatch:
     def _look(self, now: float) -> None:
         rank_nodes = {rank["node"] for rank in self._registry.ranks(self._run_id)}
         if self.asked is None and rank_nodes:
-            move = reason_to_move(self._nodes(), rank_nodes, self._workers, self._wanted())
+            move = reason_to_move(self._nodes(), rank_nodes, self._ranks, self._wanted())
             self.asked = self._settled(move, now)
             if self.asked is not None:
                 text = f"{self.asked.reason}: a checkpoint is saved, then training goes on without delay"
@@ -104,11 +104,11 @@ def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient
         run.registry.transition(run.id, RunState.INTERRUPTED, str(error))
         raise
     folders = stage_to(run, ground.model, ground.folders)
-    source, workers = ground.source, placement.workers
-    if workers != ground.placement.workers:
+    source, ranks = ground.source, placement.ranks
+    if ranks != ground.placement.ranks:
         newest, _ = store.newest_verified()
-        source = pack_on_cluster(ground.data, train, workers, newest.step if newest else 0, run.display.bars)
+        source = pack_on_cluster(ground.data, train, ranks, newest.step if newest else 0, run.display.bars)
     text = f"{decided.reason}; training goes on with {placement.describe()}"
-    facts = {"from": ground.placement.workers, "to": workers, "excused": decided.excused}
+    facts = {"from": ground.placement.ranks, "to": ranks, "excused": decided.excused}
     run.registry.add_event(run.id, EventKind.MOVED, text, facts)
     return replace(ground, placement=placement, folders=folders, source=source)

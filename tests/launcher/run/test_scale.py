@@ -79,8 +79,8 @@ def entry(number: int, gpus: int, head: bool = False) -> dict[str, Any]:
 def test_ranks_find_their_places(nodes: list[Node]) -> None:
     with within("placement"):
         placement = place(ClusterConfig(), nodes)
-        wait_for_resources(placement.workers, 1.0, 1.0, 0.0, lambda text: None, lambda: nodes)
-    assert (placement.workers, placement.gpus_per_worker) == (NODES * GPUS, 1)
+        wait_for_resources(placement.ranks, 1.0, 1.0, 0.0, lambda text: None, lambda: nodes)
+    assert (placement.ranks, placement.gpus_per_rank) == (NODES * GPUS, 1)
 
 
 def test_a_plan_for_all_of_them() -> None:

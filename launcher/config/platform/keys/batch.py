@@ -11,7 +11,7 @@ BATCH_KEYS = (
         "examples a device holds at once",
         "train.batch.global",
         Number(whole=True, low=1),
-        "times gradient_accumulation it is the global batch, on any number of workers; wins over batch_size",
+        "times gradient_accumulation it is the global batch, on any number of ranks; wins over batch_size",
         how="together",
     ),
     Key(
