@@ -20,6 +20,7 @@ from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
 from gemfleet.cluster.inventory import Node, list_nodes
 from gemfleet.cluster.private import keep_private
 from gemfleet.launcher.config.schema import ApiConfig
+from packaging.version import Version
 
 ANSWER_SECONDS = 30.0
 START_SECONDS = 15.0
@@ -45,6 +46,7 @@ class ApiActor:
     """Serves in a thread, so that the actor can answer calls meanwhile."""
 
     def __init__(self, home: str, config: ApiConfig) -> None:
+        # Only the actor's process needs the web framework, never the driver that starts it.
         from .address import bind_again
         from .allowed import Allowed
         from .app import create_app
@@ -122,8 +124,6 @@ def actor_name(home: Path) -> str:
 
 
 def is_older(theirs: str, ours: str) -> bool:
-    from packaging.version import Version
-
     return Version(theirs) < Version(ours)
 
 

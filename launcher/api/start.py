@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
+from gemfleet.cluster.head import NAMESPACE
 from gemfleet.launcher.config.schema import ApiConfig
+
+from .actor import actor_name, api_facts, start_api
 
 END_IS_SEEN_SECONDS = 2.5  # a page asks for the last figures a second after the end
 
@@ -28,11 +32,6 @@ def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Itera
 
 def _is_watched(home: Path) -> bool:
     """Whether a connection to the API is open. False when the API does not answer."""
-    import ray
-    from gemfleet.cluster.head import NAMESPACE
-
-    from .actor import actor_name
-
     if not ray.is_initialized():  # asking would start it
         return False
     try:
@@ -55,8 +54,6 @@ class _Starting:
     """An API that is starting. Its failure becomes a sentence, never an error of the run."""
 
     def __init__(self, home: Path, config: ApiConfig) -> None:
-        from .actor import start_api
-
         self._home, self._config = home, config
         self._actor: Any = None
         self._error: Exception | None = None
@@ -67,8 +64,6 @@ class _Starting:
 
     def sentence(self, run_id: str) -> str:
         """Wait until the API serves. Returns a sentence that says where it is, or why there is none."""
-        from .actor import api_facts
-
         try:
             if self._error is not None:
                 raise self._error

@@ -93,7 +93,7 @@ def _print(findings: list[Finding]) -> None:
 
 
 def _on_head(hosts: Path, config: Path | None, quick: bool, as_json: bool) -> int:
-    """The same command on the cluster's head, over ssh."""
+    """Run the same command on the cluster's head, over ssh. Returns its exit code."""
     import sys
 
     from gemfleet.cluster.bringup import scripts

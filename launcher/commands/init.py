@@ -31,7 +31,7 @@ def init(
 ) -> None:
     """Write a first configuration file, with a comment to each key.
 
-    On a terminal it asks for model and data where they are not given; elsewhere both stand for `demo`, the packaged
+    On a terminal it asks for the model and the data that are not given. Elsewhere they are `demo`: the packaged
     Gemma 3 270M and its questions.
 
     Examples:

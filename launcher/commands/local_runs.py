@@ -30,12 +30,12 @@ def run_folder(run_id: str) -> Path:
 
 
 def moment(seconds: float | None) -> str:
-    """Local date and time; empty for None."""
+    """The local date and time. Empty for None."""
     return "" if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
 
 
 def size(count: float) -> str:
-    """`12.3 MiB`"""
+    """A number of bytes in words, as `12.3 MiB`."""
     for unit in ("B", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -17,7 +17,7 @@ def stop(
     wait: Annotated[bool, typer.Option("--wait", help="Return only once the run has ended.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask a run to save a checkpoint after the step it is in, and end.
+    """Ask a run to save a checkpoint after its current step, and end.
 
     Examples:
 

@@ -93,7 +93,7 @@ def train_rank(settings: dict[str, Any]) -> None:
 
 
 def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult:
-    from gemfleet.train.worker import run_training
+    from gemfleet.train.worker import run_training  # slow to import, and the driver does not need it
 
     generation = int(os.environ[GENERATION_VARIABLE])
     if rank == 0:

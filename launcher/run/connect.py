@@ -32,7 +32,7 @@ def address_of(cluster: ClusterConfig) -> str:
 
 
 def _cluster_of_this_machine() -> str | None:
-    from ray._private.utils import read_ray_address
+    from ray._private.utils import read_ray_address  # private to Ray, so imported only where it is needed
 
     address: str | None = read_ray_address()
     try:

@@ -87,7 +87,7 @@ def connect(address: str) -> Any:
             f"nobody answers at --address {address} ({error.strerror or error}); give the head's dashboard, "
             "http://HEAD:8265, and see that `ray start --head` ran there"
         ) from None
-    from ray.job_submission import JobSubmissionClient
+    from ray.job_submission import JobSubmissionClient  # slow, so the address is checked first
 
     try:
         with token_told(address):
@@ -99,7 +99,7 @@ def connect(address: str) -> Any:
 @contextmanager
 def token_told(address: str) -> Iterator[None]:
     """Turn Ray's error about a missing or wrong token into a UserError that says how to give the token."""
-    from ray.exceptions import AuthenticationError
+    from ray.exceptions import AuthenticationError  # after `use_token`, which Ray reads when it is imported
 
     try:
         yield
