@@ -41,7 +41,7 @@ def check_deepspeed(train: TrainConfig) -> None:
             + (f"did you mean {close[0]!r}?" if close else "remove it")
         )
     try:
-        DeepSpeedConfig(engine_json(train))
+        DeepSpeedConfig(engine_json(train.deepspeed_settings()))
     except Exception as error:  # pydantic's, DeepSpeed's own, assertions
         raise UserError(f"train.deepspeed.config is refused by DeepSpeed: {_told(error)}; correct it") from error
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .deepspeed_json import conflicts, read_deepspeed_json
+from .deepspeed_json import Settings, conflicts, read_deepspeed_json
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
@@ -312,7 +312,7 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _deepspeed_agrees(self) -> TrainConfig:
-        if found := conflicts(self):
+        if found := conflicts(self.deepspeed_settings()):
             raise ValueError("; ".join(found))
         return self
 
@@ -325,6 +325,21 @@ class TrainConfig(StrictModel):
                 f"set train.compile: auto, or train.{field}: {plain}"
             )
         return self
+
+    def deepspeed_settings(self) -> Settings:
+        """The values that the DeepSpeed engine is built from; of use under strategy `deepspeed` only."""
+        theirs = self.deepspeed.config or {}
+        assert not isinstance(theirs, str)  # validation replaced the path by the file's content
+        return Settings(
+            stage=self.deepspeed.stage,
+            offload_optimizer=self.deepspeed.offload_optimizer,
+            offload_params=self.deepspeed.offload_params,
+            global_batch=self.batch.global_,
+            micro=self.batch.micro,
+            max_grad_norm=self.optim.max_grad_norm,
+            precision=self.precision,
+            theirs=theirs,
+        )
 
     def compiles_on_cuda(self) -> bool:
         """Whether layers are compiled on GPUs that each have the whole base, where a compiler is found."""

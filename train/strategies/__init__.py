@@ -28,7 +28,7 @@ def _fsdp2(config: TrainConfig) -> Strategy:
 def _deepspeed(config: TrainConfig) -> Strategy:
     from .deepspeed import DeepSpeedStrategy
 
-    return DeepSpeedStrategy(config.optim, config.deepspeed.stage, engine_json(config))
+    return DeepSpeedStrategy(config.optim, config.deepspeed.stage, engine_json(config.deepspeed_settings()))
 
 
 STRATEGIES: dict[str, Callable[[TrainConfig], Strategy]] = {"ddp": _ddp, "fsdp2": _fsdp2, "deepspeed": _deepspeed}
