@@ -1,6 +1,7 @@
 """`python -m train CONFIG`: the same loop without Ray, in one process or under `torchrun`.
 
-For debugging, and for measuring a bare GPU machine. Reads the `train` section of the file that the cluster run uses.
+For debugging, and for measuring a bare GPU machine. It reads a run's file as `gemfleet train` does, and uses its
+`train` section only.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .config.schema import StrictModel, TrainConfig
+from .config.schema import TrainConfig
 from .errors import NonFiniteLossError, UserError
 
 EXAMPLES = """examples:
@@ -26,28 +27,19 @@ EXAMPLES = """examples:
 """
 
 
-class TrainFile(StrictModel):
-    """The configuration file as one process sees it: sections for the cluster are known and left alone."""
-
-    train: TrainConfig
-    name: Any = None
-    cluster: Any = None
-    output: Any = None
-    predict: Any = None
-    api: Any = None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 trained, 1 training failed, 2 something the user can put right, 130 ended by Ctrl-C."""
     options = _parser().parse_args(arguments)
     if options.out is None:
         os.umask(0o077)  # what lies in the home is its user's alone
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from .config.load import beside, load_validated
+    from .config.train_file import load_train
     from .device.out_of_memory import OutOfMemoryError
 
     try:
-        config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
+        config, left = load_train(options.config, options.set)
+        if left and os.environ.get("RANK", "0") == "0":
+            print(f"{options.config}: only `train` counts here; {_listed(left)} left to `gemfleet train`")
         with process_group():
             train_here(config, options.out, options.resume, options.accept_changes)
     except (UserError, OutOfMemoryError) as error:
@@ -157,6 +149,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def _listed(keys: Sequence[str]) -> str:
+    *first, last = (f"`{key}`" for key in keys)
+    return f"{', '.join(first)} and {last} are" if first else f"{last} is"
+
+
 def _shared_folder(out: Path | None) -> Path:
     """The run's folder, the same on every rank of this machine."""
     import torch.distributed as dist
@@ -188,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, help="YAML or JSON file; its `train` section is used")
+    parser.add_argument("config", type=Path, help="the file of a run, YAML or JSON; only its `train` section counts")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in train.lora.r=8"
     )
