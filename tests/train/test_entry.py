@@ -17,7 +17,7 @@ from gemfleet.train.device import abilities
 from gemfleet.train.entry import main
 from gemfleet.train.local.source import prepare_local
 from support.places import REPOSITORY
-from support.python_environment import python_with_dependencies_only
+from support.python_environment import python_with_dependencies
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
 
@@ -137,7 +137,7 @@ def test_a_loss_that_is_not_a_number_is_one_line_and_code_1(
 
 
 def test_a_checkout_that_is_not_installed_trains_the_full_example(config: Path, tmp_path: Path) -> None:
-    python = python_with_dependencies_only(tmp_path / "python")
+    python = python_with_dependencies(tmp_path / "python")
     model, rows = config.parent / "model", config.parent / "rows.jsonl"
     changes = [f"train.model={model}", f"train.data.train={rows}", "train.max_steps=1", "train.data.max_length=64"]
     out = ["--out", str(tmp_path / "out")]
