@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hosts.hosts import Host
-from tests.hosts.ray_cluster import RayCluster
+from support.hosts.hosts import Host
+from support.hosts.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900), pytest.mark.slow]
 MIB = int(os.environ.get("GEMFLEET_STAGE_MIB") or 256)

@@ -172,7 +172,7 @@ def kill_api(home: Path, client: Any) -> None:
 
     def answers() -> bool:
         try:
-            return client.health().status == "ok" and ray.get(actor.facts.remote()).pid != old
+            return client.health().status == "ok" and bool(ray.get(actor.facts.remote()).pid != old)
         except (ClusterError, ray.exceptions.RayError):
             return False
 

@@ -186,7 +186,7 @@ def test_a_quantised_base_is_refused_where_it_would_be_divided(strategy: str, qu
 def test_throughput_never_counts_padding_as_text() -> None:
     """Rates that count padding mislead (transformers #29889, torchtune #2296): three counts, told apart."""
     counts = {"raw_tokens": 1000, "tokens": 600, "supervised_tokens": 100}
-    rest = {
+    rest: dict[str, Any] = {
         "world_size": 2,
         "peak_memory_bytes": 1,
         "flops": 1.0,

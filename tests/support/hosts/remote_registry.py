@@ -10,7 +10,7 @@ import subprocess
 from typing import Any
 
 from gemfleet.cluster.registry.run_registry import Run, RunState
-from tests.hosts.hosts import Host
+from support.hosts.hosts import Host
 
 SERVER = """
 import json, sys
