@@ -1,4 +1,4 @@
-"""A run's file as one process reads it: the `train` section counts, and the launcher's sections are left alone."""
+"""Reads a run's file for one process: only the `train` section counts, and the launcher's sections are left alone."""
 
 from __future__ import annotations
 
