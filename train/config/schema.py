@@ -124,7 +124,7 @@ class BatchConfig(StrictModel):
         Literal["auto", "probe"] | Annotated[int, Field(gt=0, le=MOST)],
         Field(
             description="packed rows of max_length one rank holds in one pass; `probe`: trials before training find "
-            "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to earn that back, else the plan's"
+            "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to gain by it, else the plan's"
         ),
     ] = "auto"
     device_memory_limit: Annotated[
