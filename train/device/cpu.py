@@ -1,4 +1,4 @@
-"""What Linux says of the processor. Imports nothing heavy, so that a task which asks costs a moment."""
+"""What Linux says about the processor. It imports nothing heavy, so a task may ask at once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def cpu_gains_from_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices faster than fp32 ones."""
+    """Whether this CPU multiplies matrices faster in bf16 than in fp32."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of the first CPU as Linux names them; empty where /proc/cpuinfo does not exist."""
+    """The instruction-set flags of the first CPU, by Linux's names; empty if /proc/cpuinfo does not exist."""
     return frozenset(_cpuinfo("flags").split())
 
 
