@@ -36,7 +36,7 @@ class Lineage:
 
 
 def base_digest(folder: Path) -> str:
-    """A digest of a base's weights: names, shapes, and a sample of the bytes. The division into files does not count."""
+    """A digest of a base's weights: names, shapes, and a sample of the bytes. The division into files has no effect."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(stored_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
