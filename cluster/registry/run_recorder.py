@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFull
-from ..head import HeadActor, start_on_head
 from ..private import keep_private
 from ..redaction import clean_text
+from .event_kinds import EventKind
 from .record_batch import Batch, BatchLog
 from .run_registry import RunRegistry, RunState
 
@@ -88,11 +88,6 @@ class RunRecorder:
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
         self._registry.add_event(self._run_id, kind, message, data)
 
-    def newest_event(self, kinds: Sequence[str]) -> dict[str, Any] | None:
-        """The newest event of one of these kinds; None when there is none."""
-        matching = [event for event in self._registry.events(self._run_id) if event["kind"] in kinds]
-        return matching[-1] if matching else None
-
     def checkpoint_committed(
         self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None
     ) -> None:
@@ -106,16 +101,18 @@ class RunRecorder:
         name = f"stacks-{generation}-rank-{rank}.txt"
         (self._folder / "logs" / name).write_text(clean_text(stacks), encoding="utf-8")
         message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
-        self._registry.add_event(self._run_id, "hang", message, {"rank": rank, "phase": phase, "seconds": seconds})
+        self._registry.add_event(
+            self._run_id, EventKind.HANG, message, {"rank": rank, "phase": phase, "seconds": seconds}
+        )
 
-    def fatal(self) -> str | None:
-        """What a rank said of an error that would come again; None when there was none since the run was launched."""
-        return next((event["message"] for event in self._launch_events() if event["kind"] == "fatal"), None)
+    def launch_events(self) -> list[dict[str, Any]]:
+        """The events since the run was launched, the oldest first."""
+        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def snapshot(self) -> dict[str, Any]:
         """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
         run = self._registry.get_run(self._run_id)
-        results = [event["data"] for event in self._launch_events() if event["kind"] == "result"]
+        results = [event["data"] for event in self.launch_events() if event["kind"] == EventKind.RESULT]
         return {
             "state": str(run.state),
             "reason": run.reason,
@@ -130,9 +127,6 @@ class RunRecorder:
         """Everything taken so far is on disk when this returns."""
         if self._board is not None:
             self._board.flush()
-
-    def _launch_events(self) -> list[dict[str, Any]]:
-        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def _write_log(self, source: str, lines: Sequence[str]) -> None:
         if not lines:
@@ -166,12 +160,3 @@ class RunRecorder:
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)
         self._board.flush()
-
-
-def start_recorder(home: Path, run_id: str) -> HeadActor:
-    """The recorder of a run that is in the registry already, on the head."""
-    name = f"gemfleet-recorder-{run_id}"
-    # One thread: records of one rank must be written in the order they were pushed.
-    recorder = start_on_head(RunRecorder, name, str(home), run_id, threads=1)
-    recorder.call("flush")
-    return recorder

@@ -11,8 +11,8 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.launcher.runs.registry import registry_of
 
-from ..runs.registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate

@@ -11,7 +11,7 @@ from .options import Run
 from .run_source import Address, open_source
 
 if TYPE_CHECKING:
-    from ..api.schemas import RunDetail
+    from gemfleet.launcher.api.schemas import RunDetail
 
 
 BAR_CELLS = 60
@@ -72,7 +72,8 @@ def view(run: RunDetail) -> Any:
 
 def facts_of(run: RunDetail) -> dict[str, str]:
     """Label and value of each line, without those that are not known."""
-    from ..display import clock_time
+    from gemfleet.launcher.display import clock_time
+
     from .local_runs import size
 
     progress, rates = run.progress, run.throughput

@@ -25,7 +25,7 @@ STAGE = """
 import dataclasses, json, sys
 from pathlib import Path
 import ray
-from gemfleet.cluster.staging import stage_folder
+from gemfleet.cluster.staging.stage import stage_folder
 ray.init(address="auto", log_to_driver=False, logging_level="error")
 seen = []
 staged = stage_folder(Path(sys.argv[1]), sys.argv[2], lambda done, of: seen.append(done))

@@ -1,7 +1,8 @@
-"""What Linux says about the processor. It imports nothing heavy, so a task may ask at once."""
+"""The processor: what Linux says about it, and how a process keeps to it. It imports nothing heavy."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def _cpuinfo(field: str) -> str:
         if key.strip() == field:
             return value.strip()
     return ""
+
+
+def hide_gpus() -> None:
+    """Makes this process compute on the CPU. Ray hides no GPU from a rank that reserves none.
+
+    It must be called before torch looks for a GPU.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""

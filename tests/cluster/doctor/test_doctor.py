@@ -22,7 +22,7 @@ from gemfleet.cluster.doctor.facts import disks, interface_facts, limits, versio
 from gemfleet.cluster.doctor.gpus import has_code_for, torch_problem
 from gemfleet.cluster.doctor.links import Sink, measure_link
 from gemfleet.cluster.doctor.report import Finding, Level, failures
-from support.node_facts import GIB, GPU, NODE, link
+from support.doctor_facts import GIB, GPU, NODE, link
 
 
 def nodes(count: int = 3) -> list[dict[str, Any]]:

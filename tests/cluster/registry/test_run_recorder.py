@@ -54,7 +54,7 @@ def test_a_batch_that_comes_again_is_kept_once_also_by_a_recorder_that_was_resta
 
 KILLED = """
 import sys
-from gemfleet.cluster.run_recorder import RunRecorder
+from gemfleet.cluster.registry.run_recorder import RunRecorder
 recorder, number = RunRecorder(sys.argv[1], "run-1"), int(sys.argv[2])
 while True:
     batch = [{"kind": "event", "event": "note", "message": str(number)}, {"kind": "log", "line": f"line {number}"}]

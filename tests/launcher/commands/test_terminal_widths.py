@@ -16,7 +16,7 @@ from gemfleet.launcher.cli import app
 from gemfleet.launcher.commands.train import _print_outcome
 from gemfleet.launcher.commands.watch import view
 from gemfleet.launcher.display import LiveDisplay, run_facts, training_facts
-from gemfleet.launcher.run.launch import Outcome
+from gemfleet.launcher.run.session import Outcome
 from rich.console import Console
 from support.terminal_pictures import check_snapshot, plain, terminal_environment
 from support.tiny_model import save_tiny_gemma3

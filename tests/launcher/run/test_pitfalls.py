@@ -33,30 +33,30 @@ CPU = torch.device("cpu")
 PROVEN_ELSEWHERE = {
     "every step's loss is in log_history, also where a loss is logged once an epoch": [
         "train/test_loop.py::test_the_mean_loss_is_logged_once_an_epoch_and_every_step_recorded",
-        "launcher/test_platform_end_to_end.py::test_peft_and_transformers_load_the_clone",
+        "launcher/config/platform/test_platform_end_to_end.py::test_peft_and_transformers_load_the_clone",
     ],
     "every GPU of the cluster is used, not one": ["launcher/test_placement.py::test_auto_takes_every_gpu_busy_or_not"],
     "a batch size that is found changes no loss": [
         "train/test_entry.py::test_a_micro_batch_found_by_probes_changes_no_loss"
     ],
     "documents of a row do not see each other, beyond the sliding window too": [
-        "train/test_packed_attention.py::test_changing_one_document_changes_no_other",
-        "train/test_packed_attention.py::test_equals_masked_attention_written_out",
+        "train/kernels/test_packed_attention.py::test_changing_one_document_changes_no_other",
+        "train/kernels/test_packed_attention.py::test_equals_masked_attention_written_out",
     ],
     "a sharded save holds every rank's part": [
-        "train/test_strategies.py::test_a_sample_resumes_under_another",
-        "train/test_strategies.py::test_a_checkpoint_resumes_under_every_strategy_on_other_ranks",
+        "train/strategies/test_strategies.py::test_a_sample_resumes_under_another",
+        "train/strategies/test_strategies.py::test_a_checkpoint_resumes_under_every_strategy_on_other_ranks",
     ],
     "a multimodal checkpoint trains on text, with token_type_ids or without": [
-        "train/test_multimodal.py::test_the_adapter_fits_the_original_class_with_the_same_loss",
+        "train/model/test_multimodal.py::test_the_adapter_fits_the_original_class_with_the_same_loss",
     ],
     "a rank without memory ends the trial for all, and none hangs": [
-        "train/test_batch_probes.py::test_a_cap_on_rank_1_alone_decides_for_all",
-        "train/test_batch_probes.py::test_a_rank_lost_in_a_trial_ends_it_for_all_in_bounded_time",
+        "train/batch_finder/test_probes.py::test_a_cap_on_rank_1_alone_decides_for_all",
+        "train/batch_finder/test_probes.py::test_a_rank_lost_in_a_trial_ends_it_for_all_in_bounded_time",
     ],
     "lack of memory while training lowers the micro-batch and changes no loss": [
-        "launcher/test_batch_on_ray.py::test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss",
-        "launcher/test_memory_restart.py::test_the_micro_batch_is_halved_and_the_recipe_stays",
+        "launcher/run/batch_search/test_batch_on_ray.py::test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss",
+        "launcher/run/training/test_less_memory.py::test_the_micro_batch_is_halved_and_the_recipe_stays",
     ],
 }
 

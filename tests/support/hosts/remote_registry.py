@@ -14,8 +14,8 @@ from support.hosts.hosts import Host
 
 SERVER = """
 import json, sys
-from gemfleet.cluster.run_registry import RunRegistry
-from gemfleet.train.home import gemfleet_home
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.config.home import gemfleet_home
 registry = RunRegistry(gemfleet_home() / "gemfleet.db")
 for line in sys.stdin:
     method, arguments, options = json.loads(line)

@@ -1,4 +1,4 @@
-"""What the doctor reads on a healthy node with two GPUs, and measures on a healthy link."""
+"""The facts of a sound node and of a sound link, as the doctor reads them."""
 
 from __future__ import annotations
 
