@@ -1,8 +1,8 @@
 """The bytes that a pass keeps for backward, derived operation by operation from the code that runs.
 
 Notation: H hidden size, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters, b bytes of a
-value in the computation's dtype. Attention is packed and keeps no score matrices. On a CPU it is `block_attention.py`
-in bf16, and else SDPA.
+value in the computation's dtype. Attention is packed and keeps no score matrices. On a CPU it is SDPA, or in bf16
+`train/kernels/block_attention.py`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
 
 
 def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of one layer's adapter copies in the dtype of the computation (`adapter_copies.py`); fp32 has them, too."""
+    """Bytes of one layer's adapter copies in the computation's dtype (`kernels/adapter_copies.py`); fp32 has them too."""
     sides = target_sides(shape, work.lora_targets).values()
     return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 

@@ -40,7 +40,7 @@ class ProbeTask:
     address:       host:port where the ranks of this group meet
     memory_limit:  the most that the configuration lets this rank use; None: no limit
     besides_bytes: memory that a rank of the run holds and a probe does not, such as Ray or the data
-    steps:         steps of the run, for timings; see `typical.py`
+    steps:         steps of the run, for timings; see `batch_finder/typical.py`
     """
 
     config: dict[str, Any]
