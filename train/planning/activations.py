@@ -90,7 +90,7 @@ def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
 
 
 def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of one layer's adapter copies in the computation's dtype (`kernels/adapter_copies.py`); fp32 has them too."""
+    """Bytes of one layer's adapter copies in the computation's dtype (`kernels/adapter_copies.py`); also in fp32."""
     sides = target_sides(shape, work.lora_targets).values()
     return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 
