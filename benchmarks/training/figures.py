@@ -6,16 +6,18 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from gemfleet.train.step.record import SUITE_FIGURES
+
 from ..shared.quantiles import quantile, spread
 from ..shared.record import Record, Run
 
 
 def figures(record: Record) -> dict[str, Any]:
-    """Rates and seconds over the measured steps of all runs; empty where none ended well.
+    """Figures over the measured steps of all runs; empty where none ended well.
 
-    Rates are tokens of a step over its seconds, all ranks. MFU is model FLOPs over what the device could do in that
-    time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by the matrix
-    products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter in any case.
+    Each figure that `StepRecord` marks for the suites comes as its median. MFU is model FLOPs over what the device
+    could do in that time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by
+    the matrix products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter always.
     """
     runs = record.good_runs
     if not runs:
@@ -23,16 +25,10 @@ def figures(record: Record) -> dict[str, Any]:
     ranks = int(record.config["ranks"])
     steps = [step for run in runs for step in _steps(run, record.warmup)]
     seconds = [step["seconds"] for step in steps]
-    rates = {
-        name: quantile([s[name] / s["seconds"] for s in steps], 0.5) for name in ("raw_tokens", "supervised_tokens")
-    }
-    tokens = spread([step["tokens"] / step["seconds"] for step in steps])
     return {
+        **{name: quantile([step[name] for step in steps], 0.5) for name in SUITE_FIGURES if name in steps[0]},
         "step_seconds": spread(seconds),
-        "tokens_per_second": tokens,
-        "tokens_per_second_per_rank": tokens["median"] / ranks,
-        "raw_tokens_per_second": rates["raw_tokens"],
-        "supervised_tokens_per_second": rates["supervised_tokens"],
+        "tokens_per_second": spread([step["tokens"] / step["seconds"] for step in steps]),
         **utilisation(runs, record.warmup, ranks),
         "peak_memory_bytes": max(run.facts["peak_memory_bytes"] for run in runs),
         "share_waiting_for_data": share(steps, "data_wait_seconds"),
@@ -41,7 +37,6 @@ def figures(record: Record) -> dict[str, Any]:
         "wire_bytes_per_step": runs[-1].facts["wire_bytes_per_step"],
         "first_loss": runs[0].losses[0],
         "last_loss": runs[0].losses[-1],
-        "grad_norm": quantile([norm for run in runs for norm in run.facts["grad_norm"]], 0.5),
     }
 
 

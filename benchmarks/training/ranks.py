@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gemfleet.train.step.record import SUITE_FIGURES
+
 from ..shared.children import child_environment
 from ..shared.record import Run
 from ..shared.repeat import start_run
@@ -20,16 +22,8 @@ from .case import RankTask, TrainingCase
 
 SLOW_DOWN_VARIABLE = "GEMFLEET_BENCH_SLOW_DOWN"
 POLL_SECONDS = 0.2
-# Of each step's record, what a run keeps as a list.
-PER_STEP = (
-    "grad_norm",
-    "raw_tokens",
-    "supervised_tokens",
-    "data_wait_seconds",
-    "checkpoint_wait_seconds",
-    "flops",
-    "recomputed_flops",
-)
+# Of each step's record, what a run keeps as a list among its facts.
+PER_STEP = tuple(name for name in SUITE_FIGURES if name not in Run.model_fields)
 
 
 def measure_training(

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -30,7 +31,14 @@ __all__ = ["Run", "RunRegistry", "RunState"]
 
 
 class RunRegistry(RunRows):
-    """What is known of all runs, in the file at `path`."""
+    """What is known of all runs, in the file at `path`.
+
+    over_run: the figures of a run that are kept when it ends, see `figures_of`; without it, the number of steps alone
+    """
+
+    def __init__(self, path: Path, over_run: Mapping[str, str] | None = None) -> None:
+        super().__init__(path)
+        self._over_run = over_run or {}
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """A new run in state `queued`. RunConflict when the id exists."""
@@ -108,7 +116,7 @@ class RunRegistry(RunRows):
             where = "FROM metrics WHERE run_id = ? AND kind = 'step'"
             count = db.execute(f"SELECT COUNT(*) {where}", (run_id,)).fetchone()[0]
             rows = db.execute(f"SELECT record {where} ORDER BY step", (run_id,))
-            return figures_of((json.loads(row["record"]) for row in rows), count)
+            return figures_of((json.loads(row["record"]) for row in rows), count, self._over_run)
 
     def end_figures(self, run_id: str) -> dict[str, Any]:
         """The figures that were kept when the run ended; empty while it goes on."""

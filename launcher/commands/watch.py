@@ -76,7 +76,7 @@ def facts_of(run: RunDetail) -> dict[str, str]:
 
     from .local_runs import size
 
-    progress, rates = run.progress, run.throughput
+    progress, rates = run.progress, (run.throughput and run.throughput.model_extra) or {}
     known: dict[str, str | None] = {
         "why": run.waiting_for or run.reason or None,
         "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else None,
@@ -84,8 +84,8 @@ def facts_of(run: RunDetail) -> dict[str, str]:
         "time left": None if progress.eta_seconds is None else clock_time(progress.eta_seconds),
         "loss": None if run.loss is None else f"{run.loss:.4f}",
         "evaluation": None if run.eval_loss is None else f"{run.eval_loss:.4f}",
-        "tokens/s": f"{rates.tokens_per_second:,.0f}" if rates and rates.tokens_per_second else None,
-        "memory": size(rates.peak_memory_bytes) if rates and rates.peak_memory_bytes else None,
+        "tokens/s": f"{rates['tokens_per_second']:,.0f}" if rates.get("tokens_per_second") else None,
+        "memory": size(rates["peak_memory_bytes"]) if rates.get("peak_memory_bytes") else None,
         "checkpoint": f"step {run.last_checkpoint.step}, {run.last_checkpoint.state}" if run.last_checkpoint else None,
         "restarts": str(run.restarts) if run.restarts else None,
     }

@@ -26,6 +26,7 @@ from gemfleet.launcher.run.prepared import Ground
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.step.record import CURVES
 
 from .attempts import Attempts
 from .callback import RestartOnlyWhereDecided
@@ -53,7 +54,7 @@ class Fitted:
 def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id)
+    recorder = start_recorder(gemfleet_home(), run.id, CURVES)
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
