@@ -171,9 +171,10 @@ class Trainer:
         data_wait_seconds: float,
         loads: list[float],
     ) -> None:
-        """Every step's loss goes into the history; rank 0 reports.
+        """Adds the step to the history. Rank 0 also reports it.
 
-        computed: over all ranks, tokens with padding, FLOPs of the model, those recomputed; loads: of their devices.
+        data_wait_seconds: how long the step waited for its rows
+        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs; loads: of all devices
         """
         step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
         self._saving_seconds = 0.0
@@ -298,7 +299,7 @@ class Trainer:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
     def position(self) -> dict[str, Any]:
-        """Where training stands, for a record."""
+        """The position of the run, for a record."""
         done = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
         return {**done, "epochs": self.config.epochs}
 

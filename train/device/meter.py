@@ -95,7 +95,7 @@ class DeviceMeter:
 
     @staticmethod
     def record(summed: list[float]) -> dict[str, Any]:
-        """Lists with an entry for each rank, from what `places` summed to; None for an unknown utilisation."""
+        """Lists with an entry for each rank, from the sum of all `places`; None for an unknown utilisation."""
         return {
             "memory_bytes": [int(value) for value in summed[0::3]],
             "memory_total_bytes": [int(value) for value in summed[1::3]],

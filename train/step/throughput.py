@@ -1,4 +1,4 @@
-"""What a step is measured by: its time, its FLOPs, its device's rated speed and the peak of its memory."""
+"""Measures a step: its time, its FLOPs, its device's rated speed, and the peak of its memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE_WINDOW_STEPS = 20
 
 
 class StepClock:
-    """Times steps and remembers the last `RATE_WINDOW_STEPS` for a steady estimate of the time left."""
+    """Times steps, and estimates the time left by the median of the last `RATE_WINDOW_STEPS`."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RATE_WINDOW_STEPS)
