@@ -42,8 +42,8 @@ def main(folder: Path) -> None:
         from support.tiny_model import save_tiny_gemma3
         from support.tiny_tokenizer import tiny_tokenizer
     except ImportError:
-        from tiny_model import save_tiny_gemma3
-        from tiny_tokenizer import tiny_tokenizer
+        from tiny_model import save_tiny_gemma3  # type: ignore[import-not-found, no-redef]
+        from tiny_tokenizer import tiny_tokenizer  # type: ignore[import-not-found, no-redef]
     work, home = folder / "work", folder / "home"
     work.mkdir(parents=True)
     save_tiny_gemma3(work / "model")

@@ -43,7 +43,7 @@ def test_recovery_is_read_from_the_first_resume_after_the_fault(tmp_path: Path) 
 
 
 def test_time_counts_beside_the_undisturbed_run_and_adapters_must_be_the_same() -> None:
-    disturbed = {"seconds": 8.0, "steps_lost": 3}
+    disturbed: dict[str, Any] = {"seconds": 8.0, "steps_lost": 3}
     records = with_ratios(
         [
             record(UNDISTURBED, fact(10.0), fact(12.0)),

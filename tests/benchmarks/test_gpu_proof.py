@@ -21,6 +21,7 @@ from gemfleet.benchmarks.gpu_proof.registry import PARTS
 from gemfleet.benchmarks.gpu_proof.results import Result
 from gemfleet.benchmarks.gpu_proof.stage import Stage
 from gemfleet.benchmarks.shared.record import read_records
+from gemfleet.train.kernels.block_attention import block_attention
 from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.strategies.ddp import DdpStrategy
 from support.places import REPOSITORY
@@ -61,7 +62,7 @@ def failed(stage: Stage) -> list[str]:
 def test_a_window_of_one_token_too_many_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gemfleet.train.kernels import attention
 
-    right = attention.block_attention
+    right = block_attention
 
     def wider(query: Any, key: Any, value: Any, lengths: Any, scaling: float, window: int | None) -> Any:
         return right(query, key, value, lengths, scaling, window and window + 1)
@@ -121,7 +122,7 @@ def run_parts(names: Sequence[str], seconds: float, program: str = CHILD) -> tup
 
 
 def test_a_part_that_dies_or_hangs_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner.PARTS, "attention", PARTS["attention"].__class__("attention", 0.5, "?"))
+    monkeypatch.setitem(PARTS, "attention", PARTS["attention"].__class__("attention", 0.5, "?"))
     names = ["device", "step", "attention", "resume", "plan"]
     results, started = run_parts(names, 30.0)
     assert [result.verdict for result in results] == ["passed", "crashed", "timed out", "failed", "passed"]
