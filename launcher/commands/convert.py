@@ -11,9 +11,9 @@ Request = Annotated[Path, typer.Argument(metavar="REQUEST", help="The platform's
 
 
 def convert(request: Request) -> None:
-    """Write the platform's request as a configuration file of our own, with the request's key beside each line.
+    """Write the platform's request as a configuration file, with the request's key beside each line.
 
-    Starts nothing and writes to the standard output alone. `gemfleet train` reads the request as it stands, too.
+    Starts nothing, and writes to the standard output only. `gemfleet train` also reads the request itself.
 
     Examples:
 

@@ -86,7 +86,8 @@ def screenshot(browser: Any, name: str) -> None:
 def test_a_run_is_watched_survives_its_api_is_stopped_and_downloaded(
     work: Path, tmp_path: Path, ray_address: str, browser: Any
 ) -> None:
-    from gemfleet.launcher.api.client import ApiClient, Message
+    from gemfleet.launcher.api.client import ApiClient
+    from gemfleet.launcher.api.client_messages import Message
 
     home = tmp_path / "home"
     process = start(work, home, ray_address)

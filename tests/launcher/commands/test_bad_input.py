@@ -137,7 +137,7 @@ def test_a_working_directory_that_shadows_what_workers_import(tmp_path: Path, mo
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n')
     (tmp_path / "torch.py").write_text("# mine, but not torch\n")
     train = {"model": str(model), "data": {"train": "rows.jsonl"}}
-    assert "torch.py, which Ray workers would import in place of" in refused(tmp_path, train)
+    assert "torch.py, which ranks would import in place of" in refused(tmp_path, train)
 
 
 def test_only_real_shadows_are_named(tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.schemas import CheckpointTotals, Progress, Rank, RunDetail, Throughput
 from gemfleet.launcher.cli import app
-from gemfleet.launcher.commands.train import _print_outcome
+from gemfleet.launcher.commands.launch_here import _print_outcome
 from gemfleet.launcher.commands.watch import view
 from gemfleet.launcher.display import LiveDisplay, run_facts, training_facts
-from gemfleet.launcher.run.session import Outcome
+from gemfleet.launcher.run.outcome import Outcome
 from gemfleet.launcher.runs.registry import registry_of
 from rich.console import Console
 from support.terminal_pictures import check_snapshot, plain, terminal_environment

@@ -110,7 +110,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 def test_tidying_up_goes_on_until_somebody_insists() -> None:
     code = (
         "import os, signal\n"
-        "from gemfleet.launcher import signals\n"
+        "from gemfleet.launcher.run import signals\n"
         "signals.ONE_PRESS_SECONDS = 0.0\n"
         "with signals.SIGNALS.installed():\n"
         "    signals.SIGNALS.ending()\n"

@@ -83,7 +83,7 @@ def test_a_run_that_goes_on_keeps_its_commits(roots: Path, tmp_path: Path) -> No
     assert fetch_sources(config, tmp_path / "cache") != first
     assert fetch_once(config, tmp_path / "cache", tmp_path / "memory.json") == first
     Path(first.data.train).unlink()
-    with pytest.raises(UserError, match="has moved on"):
+    with pytest.raises(UserError, match="source has changed since"):
         fetch_once(config, tmp_path / "cache", tmp_path / "memory.json")
 
 

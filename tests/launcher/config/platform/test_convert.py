@@ -12,7 +12,7 @@ import pytest
 from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.platform.convert import Conversion, convert
 from gemfleet.launcher.config.platform.document import document
-from gemfleet.launcher.config.platform.table import TABLE
+from gemfleet.launcher.config.platform.keys.table import TABLE
 from gemfleet.launcher.config.platform.write_yaml import to_yaml
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.load import parse_yaml

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from .values import Reader
 
+P = "train_model_parameters."  # the prefix of most keys
 How = Literal["alone", "together", "checked", "unused"]
 
 
@@ -15,10 +16,12 @@ class Key:
     """A key by its dotted name in the request.
 
     meant:   what the platform means by it
-    target:  the field of the run's configuration it decides; "" where it decides none
-    default: what stands where it is missing or means nothing; None: the target's own default
-    how:     `alone` goes to the target as read; `together` is combined with other keys; `checked` only has to agree
-             with what gemfleet does; `unused` is accepted and named
+    target:  the field of the run's configuration that it decides; "" where it decides none
+    reads:   how its value is read
+    effect:  what it does here, for docs/platform.md
+    default: its value where the request has none; None: the target's own default
+    how:     `alone`: the value goes to the target; `together`: other keys decide the target, too; `checked`: the value
+             must agree with what gemfleet does; `unused`: it is accepted, and a note names it
     """
 
     name: str

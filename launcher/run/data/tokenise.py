@@ -1,11 +1,12 @@
-"""The data of a run prepared by the whole cluster: tokenised and packed by Ray tasks, kept in the object store.
+"""Tokenises a run's data on the cluster. Ray tasks do the work, and the tokens stay in the object store.
 
-The driver reads rows and holds lengths and references, never the tokens. The result equals `train.local_source`'s.
+The driver reads the rows. It holds lengths and references, never tokens. Ranks get the same rows as from
+`train/local/source.py`, which prepares data without Ray.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,7 @@ import numpy as np
 import ray
 from gemfleet.train.config.schema import DataConfig, TrainConfig
 from gemfleet.train.data.digest import data_digest
-from gemfleet.train.data.packing import (
-    Ints,
-    epoch_order,
-    split_eval,
-    step_indices,
-    steps_per_epoch,
-)
+from gemfleet.train.data.packing import Ints, split_eval
 from gemfleet.train.data.readers import open_rows
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import choose_format
@@ -29,13 +24,11 @@ from gemfleet.train.local.source import chunks, eval_section
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .data_tasks import RayBlockSource, pack_task, tokenise_task
+from .node_tasks import tokenise_task
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-TOKENS_PER_BLOCK = 4_000_000  # about 20 MB in the object store
-MAX_STEPS_PER_BLOCK = 256
 PENDING_PER_CPU = 2  # tasks in flight, so that the driver does not read far ahead of the cluster
 
 
@@ -43,9 +36,9 @@ PENDING_PER_CPU = 2  # tasks in flight, so that the driver does not read far ahe
 class TokenisedSet:
     """A tokenised data set in the object store.
 
-    blocks: one reference to a `TokenBlock` for each chunk of rows, in the order read
+    blocks: a reference to a `TokenBlock` for each chunk of rows, in the order of the data
     starts: int64 [blocks + 1], the number of examples before each block
-    counts: int64 [N, 2], tokens and supervised tokens of every example
+    counts: int64 [examples, 2], tokens and supervised tokens of each example
     """
 
     blocks: list[Any]
@@ -55,7 +48,10 @@ class TokenisedSet:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenised examples, and which of them train. A run that changes its world size packs them anew."""
+    """Tokenised examples and their use.
+
+    train: int64, the indices of those to train on; evaluation: a set and the indices of its examples to score
+    """
 
     tokenised: TokenisedSet
     train: Ints
@@ -66,10 +62,10 @@ class PreparedData:
 def tokenise_on_cluster(
     config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
 ) -> PreparedData:
-    """Read the data on this node, tokenise it on the cluster, split off the evaluation set.
+    """Read the data on this node, tokenise it on the cluster, and split off the evaluation set.
 
-    `tokenizer_folders` gives, for each Ray node id (hex) that may work, the folder there that holds the tokenizer.
-    UserError when no example is left to train on, or no node that holds the tokenizer has a CPU.
+    tokenizer_folders: for each Ray node id (hex) that may work, the folder there with the tokenizer
+    Raises UserError when no example is left to train on, or when no node with the tokenizer has a CPU.
     """
     data = config.data
     report = DataReport(data.train)
@@ -90,50 +86,13 @@ def tokenise_on_cluster(
     return PreparedData(tokenised, train, evaluation, report)
 
 
-def pack_on_cluster(
-    prepared: PreparedData,
-    config: TrainConfig,
-    world_size: int,
-    start_step: int = 0,
-    progress: Progress | None = None,
-) -> RayBlockSource:
-    """Pack the steps from `start_step` to the run's end for `world_size` ranks; returns when every block is ready."""
-    global_batch = config.batch.global_
-    per_epoch = steps_per_epoch(len(prepared.train), global_batch)
-    steps = range(start_step, config.total_steps(per_epoch))
-    tokens_per_step = max(1, prepared.report.tokens // per_epoch)
-    per_block = max(1, min(MAX_STEPS_PER_BLOCK, TOKENS_PER_BLOCK // tokens_per_step))
-    pack = ray.remote(pack_task).options(num_cpus=1, scheduling_strategy="SPREAD")
-
-    def submit(tokenised: TokenisedSet, chosen: list[Ints]) -> Any:
-        return pack.remote(tokenised.blocks, tokenised.starts, chosen, world_size, config.data.max_length)
-
-    evaluation = submit(prepared.evaluation[0], [prepared.evaluation[1]]) if prepared.evaluation else None
-    examples = _step_examples(prepared.train, steps, per_epoch, global_batch, config.seed)
-    blocks = []
-    for first in range(0, len(steps), per_block):
-        blocks.append(submit(prepared.tokenised, [next(examples) for _ in steps[first : first + per_block]]))
-    _wait_all([*blocks, *([evaluation] if evaluation is not None else [])], "Packing", progress)
-    return RayBlockSource(per_epoch, start_step, per_block, blocks, evaluation)
-
-
-def _step_examples(train: Ints, steps: range, per_epoch: int, global_batch: int, seed: int) -> Iterator[Ints]:
-    """The examples of each step of the run, as indices into the tokenised set."""
-    known, order = -1, train
-    for step in steps:
-        epoch, step_in_epoch = divmod(step, per_epoch)
-        if epoch != known:
-            known, order = epoch, epoch_order(len(train), seed, epoch)
-        yield train[step_indices(order, step_in_epoch, global_batch)]
-
-
 def _tokenise(
     data: DataConfig, folders: Mapping[str, str], report: DataReport, progress: Progress | None
 ) -> TokenisedSet:
     source = open_rows(data.train, data.split, data.limit)
     report.note(source.note)
     if source.columns:
-        report.format = choose_format(data, source.columns)  # a wrong column is told before any task starts
+        report.format = choose_format(data, source.columns)  # raises for a wrong column before any task starts
     nodes, cpus = _worker_nodes(folders)
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
@@ -150,7 +109,7 @@ def _tokenise(
                 progress.update(task, advance=rows)
 
     for chunk in chunks(source):
-        # Soft: should the node die, its task runs elsewhere, where it finds its own folder or says that there is none.
+        # Soft: when the node dies, its task runs on another, which has its own folder or says that it has none.
         where = NodeAffinitySchedulingStrategy(next(turns), soft=True)
         options = remote.options(num_cpus=1, num_returns=2, scheduling_strategy=where)
         block, summary = options.remote(chunk, data, source.columns, dict(folders))
@@ -178,7 +137,7 @@ def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: 
 
 
 def _worker_nodes(folders: Mapping[str, str]) -> tuple[list[str], int]:
-    """Ids of the living nodes that have a CPU and the tokenizer, and the CPUs they have together."""
+    """The ids of the living nodes with a CPU and the tokenizer, and how many CPUs these nodes have."""
     cpus = {node["NodeID"]: int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]}
     nodes = sorted(node for node in folders if cpus.get(node, 0) >= 1)
     if not nodes:
@@ -186,16 +145,6 @@ def _worker_nodes(folders: Mapping[str, str]) -> tuple[list[str], int]:
             "no node that holds the tokenizer has a CPU for Ray; start nodes with `ray start --num-cpus` above 0"
         )
     return nodes, sum(cpus[node] for node in nodes)
-
-
-def _wait_all(references: Sequence[Any], description: str, progress: Progress | None) -> None:
-    task = progress.add_task(description, total=len(references)) if progress else None
-    pending = list(references)
-    while pending:
-        # Not fetched: a block is made where it is made, and travels only to the node that reads it.
-        done, pending = ray.wait(pending, num_returns=1, fetch_local=False)
-        if progress is not None and task is not None:
-            progress.update(task, advance=len(done))
 
 
 def _get(references: list[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Tries a delivery again after a pause."""
+"""Repeats a delivery that failed, after a pause."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from .errors import DeliveryError
 
-WAITS_BETWEEN_ATTEMPTS = (2.0, 8.0)
+WAITS_BETWEEN_TRIES = (2.0, 8.0)
 Result = TypeVar("Result")
 
 
@@ -18,12 +18,12 @@ def try_again(
     what: str,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Result:
-    """What `deliver` returns, within three attempts. After errors of the `passing` kinds it is called anew.
+    """Call `deliver` up to three times, until it raises none of the `passing` errors; returns what it returns.
 
     Raises DeliveryError with the last reason; `what` begins its sentence.
     """
     error: Exception | None = None
-    for wait in (*WAITS_BETWEEN_ATTEMPTS, None):
+    for wait in (*WAITS_BETWEEN_TRIES, None):
         try:
             return deliver()
         except passing as failure:
@@ -31,4 +31,4 @@ def try_again(
         if wait is not None:
             sleep(wait)
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise DeliveryError(f"{what} failed {len(WAITS_BETWEEN_ATTEMPTS) + 1} times ({reason})")
+    raise DeliveryError(f"{what} failed {len(WAITS_BETWEEN_TRIES) + 1} times ({reason})")

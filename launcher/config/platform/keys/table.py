@@ -1,11 +1,14 @@
-"""Every key of a request, in the order of the documentation. Conversion and docs/platform.md both come from here."""
+"""All keys of a request, in the order of docs/platform.md. The conversion and that page are made from this table."""
 
 from __future__ import annotations
 
+from .adapters import PEFT_KEYS, TOKENIZER_KEYS
+from .batch import BATCH_KEYS
+from .data import DATA_KEYS
 from .key import Key
-from .keys_model import PEFT_KEYS, TOKENIZER_KEYS
-from .keys_places import PLACE_KEYS
-from .keys_training import BATCH_KEYS, DATA_KEYS, RECIPE_KEYS, RUN_KEYS
+from .places import PLACE_KEYS
+from .recipe import RECIPE_KEYS
+from .run import RUN_KEYS
 
 SECTIONS: dict[str, tuple[Key, ...]] = {
     "Names and places": PLACE_KEYS,

@@ -1,4 +1,4 @@
-"""How one value of a request is read: what is accepted, what it becomes, and what is refused with which remedy."""
+"""Reads one value of a request: says what is accepted, what it becomes, and what is refused with which remedy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "of
 
 
 class ValueRefusedError(ValueError):
-    """Why a value cannot be used and what to give in its place; the caller names the key."""
+    """Why a value cannot be used, and what to give in its place. The caller names the key."""
 
 
 class Reader(Protocol):
-    """Turns a value that is there, and means something, into what the conversion works with."""
+    """Reads a value that says something (see `is_nothing`)."""
 
     def read(self, value: Any) -> Any:
         """The value as meant. Raises ValueRefusedError."""
@@ -30,13 +30,13 @@ class Reader(Protocol):
 
 
 def is_nothing(value: Any) -> bool:
-    """Whether a value says that there is none: null, or a text such as "None", "null" or ""."""
+    """Whether a value says nothing: null, or a text such as "None", "null" or ""."""
     return value is None or (isinstance(value, str) and value.strip().lower() in NOTHING)
 
 
 @dataclass(frozen=True)
 class Text:
-    """Any text of one line."""
+    """A text of one line. what: its name in messages"""
 
     what: str = "a text"
 
@@ -51,7 +51,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Flag:
-    """True or false, also spelled out as a text."""
+    """True or false, also as a text. refused_when: the value that is refused, with `remedy`"""
 
     refused_when: bool | None = None
     remedy: str = ""
@@ -70,7 +70,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Number:
-    """A finite number within bounds (inclusive unless `above`), also spelled out as a text."""
+    """A finite number, also as a text. low, high: inclusive bounds; above: an exclusive one"""
 
     whole: bool = False
     low: float | None = None
@@ -107,7 +107,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some words. `accepted` maps each to its meaning; `refused` maps known others to the remedy."""
+    """One of some words. accepted: the meaning of each; refused: the remedies for known others; remedy: for the rest"""
 
     accepted: Mapping[str, Any]
     refused: Mapping[str, str] = field(default_factory=dict)
@@ -145,7 +145,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Anything:
-    """A value that is not looked at."""
+    """Any value; nothing reads it."""
 
     def read(self, value: Any) -> Any:
         return value

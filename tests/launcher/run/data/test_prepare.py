@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-from gemfleet.launcher.run import prepare_data
+from gemfleet.launcher.run.data import pack, tokenise
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
@@ -63,13 +63,13 @@ def test_the_cluster_prepares_what_one_process_does(
     from transformers import AutoTokenizer
 
     config = config_of(tmp_path)
-    monkeypatch.setattr(prepare_data, "MAX_STEPS_PER_BLOCK", 3)  # several blocks, crossing epochs
-    monkeypatch.setattr(prepare_data, "chunks", lambda source: data_tasks_chunks(source, 16))
-    prepared = prepare_data.tokenise_on_cluster(config, folders)
+    monkeypatch.setattr(pack, "MAX_STEPS_PER_BLOCK", 3)  # several blocks, crossing epochs
+    monkeypatch.setattr(tokenise, "chunks", lambda source: chunks_of(source, 16))
+    prepared = tokenise.tokenise_on_cluster(config, folders)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     for world_size, start in ((2, 0), (3, 10)):
         local, report = prepare_local(config.data, 8, config.seed, tokenizer, world_size)
-        source = prepare_data.pack_on_cluster(prepared, config, world_size, start)
+        source = pack.pack_on_cluster(prepared, config, world_size, start)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
         assert prepared.report == report
         assert (copy.steps_per_epoch, copy.has_eval) == (local.steps_per_epoch, True)
@@ -87,7 +87,7 @@ def test_the_cluster_prepares_what_one_process_does(
             copy.step(9, 0, 0)
 
 
-def data_tasks_chunks(source: Any, size: int) -> Any:
+def chunks_of(source: Any, size: int) -> Any:
     from gemfleet.train.local.source import chunks
 
     return chunks(source, size)
@@ -96,8 +96,8 @@ def data_tasks_chunks(source: Any, size: int) -> Any:
 def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:
     config = config_of(tmp_path, eval=str(tmp_path / "train.jsonl"), eval_fraction=0.0)
     config = config.model_copy(update={"max_steps": 2})
-    prepared = prepare_data.tokenise_on_cluster(config, folders)
-    source, report = prepare_data.pack_on_cluster(prepared, config, 1), prepared.report
+    prepared = tokenise.tokenise_on_cluster(config, folders)
+    source, report = pack.pack_on_cluster(prepared, config, 1), prepared.report
     assert (report.examples, report.eval_examples) == (70, 70)
     assert source.step(0, 1, 0).step_examples == 8
     assert len(source.eval_rows(0).document_lengths) == 70
@@ -105,9 +105,9 @@ def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: di
 
 def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="70 longer than max_length 2"):
-        prepare_data.tokenise_on_cluster(config_of(tmp_path, max_length=2), folders)
+        tokenise.tokenise_on_cluster(config_of(tmp_path, max_length=2), folders)
     with pytest.raises(UserError, match="no node that holds the tokenizer has a CPU"):
-        prepare_data.tokenise_on_cluster(config_of(tmp_path), {})
+        tokenise.tokenise_on_cluster(config_of(tmp_path), {})
 
 
 def test_tokens_beyond_the_embedding_of_the_models_config_are_named(
@@ -116,6 +116,6 @@ def test_tokens_beyond_the_embedding_of_the_models_config_are_named(
     (tokenizer_folder / "config.json").write_text('{"model_type": "gemma3", "text_config": {"vocab_size": 4}}')
     try:
         with pytest.raises(UserError, match="70 a token beyond the model's embedding of 4 rows"):
-            prepare_data.tokenise_on_cluster(config_of(tmp_path), folders)
+            tokenise.tokenise_on_cluster(config_of(tmp_path), folders)
     finally:
         (tokenizer_folder / "config.json").unlink()
