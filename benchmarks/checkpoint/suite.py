@@ -1,28 +1,33 @@
-"""Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this machine's head node.
+"""What saving costs. Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this
+machine's head node.
 
-Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
-that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that of
-plain socket copies to the same disk in between. Neither counts the removal of what was copied before. Ranks write what
-they send to memory where there is a filesystem for it, as their own disk is not the head's. One JSON line ends the
-output.
+Told are what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part
+of that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that
+of plain socket copies to the same disk in between. Neither counts the removal of what was copied before. Ranks write
+what they send to memory where there is a filesystem for it, as their own disk is not the head's.
+
+  gemfleet bench checkpoint --quick
+  gemfleet bench checkpoint --saves 20 --folder /mnt/disk
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..shared.record import new_record, write_stamped
+from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
+from gemfleet.benchmarks.shared.record import Record, Run
+from gemfleet.benchmarks.shared.suite import Suite, positive
+
 from .socket_copy import copy_seconds
 
 MIB = 2**20
@@ -30,27 +35,36 @@ PLAIN_STEPS = 3
 MEMORY = Path("/dev/shm")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mib", type=int, default=400, help="size of a checkpoint [400]")
-    parser.add_argument("--saves", type=int, default=20, help="checkpoints to save [20]")
-    parser.add_argument("--folder", type=Path, help="where the head's disk is measured [a temporary folder]")
-    parser.add_argument("--out", type=Path, help="folder for a JSON record [none is kept]")
+class Checkpoint(Suite):
+    name = "checkpoint"
+    repeats = 1
+    quick: Mapping[str, Any] = {"mib": 16, "saves": 2}
+
+    def add_options(self, add: Callable[..., Any]) -> None:
+        add("--mib", type=positive, default=400, help="size of a checkpoint (default: 400)")
+        add("--saves", type=positive, default=20, help="checkpoints to save in a round (default: 20)")
+        add("--folder", type=Path, help="where the head's disk is measured (default: a temporary folder)")
+
+    def cases(self, options: Namespace) -> Sequence[Case]:
+        config = {"mib": options.mib, "saves": options.saves, "ranks": 2}
+        return [Case(f"{options.mib}mib", config, options.saves)]
+
+    @contextmanager
+    def measuring(self, options: Namespace) -> Iterator[Measure]:
+        def measure(case: Case, run: Run, tick: Tick) -> None:
+            with tempfile.TemporaryDirectory(dir=options.folder, prefix="gemfleet-bench-") as folder:
+                run.facts = save_all(options.mib * MIB, options.saves, Path(folder), tick)
+
+        yield measure
+
+    def results(self, record: Record) -> dict[str, Any]:
+        facts = [run.facts for run in record.good_runs]
+        timings, plain = ([each for fact in facts for each in fact[name]] for name in ("timings", "plain"))
+        return summary(record.config["mib"] * MIB, timings, plain, max(fact["memory"] for fact in facts))
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print a table and the JSON line."""
-    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="gemfleet-bench-") as folder:
-        facts = measure(arguments.mib * MIB, arguments.saves, Path(folder))
-    print_table(facts)
-    config = {"mib": arguments.mib, "saves": arguments.saves, "ranks": 2}
-    if arguments.out is not None:
-        write_stamped(new_record("checkpoint", f"{arguments.mib}mib", config, results=facts), arguments.out)
-    print(json.dumps({"suite": "checkpoint", **facts}))
-    return 0
-
-
-def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
-    """The figures of one run on a Ray cluster of this machine, which ends with it.
+def save_all(size: int, saves: int, folder: Path, tick: Tick) -> dict[str, Any]:
+    """The raw figures of one run on a Ray cluster of this machine, which ends with it.
 
     Before each save the yardstick is taken again, in a Ray worker like the store and the ranks: Ray gives its workers a
     low priority, so on a machine with other work a process of our own would be measured under other conditions.
@@ -74,10 +88,10 @@ def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
             plain.append(ray.get(yardstick.remote(size, folder)))
             timings.append(ray.get([rank.save.remote(step, meeting / str(step)) for rank in ranks]))
             shutil.rmtree(store.at_hand(step))
-        memory = ray.get(store.store.handle.peak_memory_bytes.remote())
+            tick(f"save {step}")
+        return {"timings": timings, "plain": plain, "memory": ray.get(store.store.handle.peak_memory_bytes.remote())}
     finally:
         connection.close()
-    return summary(size, timings, plain, memory)
 
 
 class Rank:
@@ -96,7 +110,7 @@ class Rank:
 
     def save(self, step: int, meeting: Path) -> dict[str, float]:
         """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
-        self._timing = {"step": statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))}
+        self._timing = {"step": statistics.median(stand_in_step() for _ in range(PLAIN_STEPS))}
         meet(meeting, self._rank)
         started = time.perf_counter()
         stand_in_step()
@@ -123,18 +137,13 @@ def meet(place: Path, rank: int) -> None:
         time.sleep(0.001)
 
 
-def stand_in_step() -> None:
-    """Some tenths of a second of one core."""
+def stand_in_step() -> float:
+    """Some tenths of a second of one core; its seconds."""
     import torch
 
-    matrix = torch.ones(1024, 1024)
+    started, matrix = time.perf_counter(), torch.ones(1024, 1024)
     for _ in range(8):
         matrix = (matrix @ matrix).clamp_(max=1.0)
-
-
-def seconds_of(action: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    action()
     return time.perf_counter() - started
 
 
@@ -178,7 +187,4 @@ def sending_seconds(spans: Sequence[tuple[float, float]]) -> float:
     return covered
 
 
-def print_table(facts: Mapping[str, Any]) -> None:
-    print(f"{facts['saves']} checkpoints of {facts['mib']} MiB from 2 ranks", file=sys.stderr)
-    for name in (key for key in facts if isinstance(facts[key], float)):
-        print(f"  {name:26} {facts[name]:10.3f}", file=sys.stderr)
+SUITE = Checkpoint()

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from gemfleet.benchmarks.shared.record import Record
 from numpy.typing import NDArray
-
-from ..shared.record import Record
 
 Floats = NDArray[np.float64]
 Outcome = Literal["regressed", "improved", "noise"]

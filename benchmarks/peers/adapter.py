@@ -23,40 +23,37 @@ def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path)
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model_folder)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_folder))
     generator = torch.Generator().manual_seed(recipe.seed)
     tensors = {}
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in recipe.target_modules:
-            bound = 1 / math.sqrt(module.in_features)
             uniform = torch.rand(recipe.lora_r, module.in_features, generator=generator)
-            tensors[name] = (2 * uniform - 1) * bound
+            tensors[name] = (2 * uniform - 1) / math.sqrt(module.in_features)
     save_file(tensors, destination)
 
 
-def load_initial_adapter(model: Any, adapter_file: Path) -> int:
-    """Copy lora_A from the file into a peft model and clear lora_B; returns the number of modules set.
+def load_initial_adapter(model: Any, adapter_file: Path) -> None:
+    """Copy lora_A from the file into a peft model and clear lora_B.
 
     Raises RuntimeError if the model's adapters are not exactly those of the file.
     """
     import torch
     from safetensors.torch import load_file
 
-    missing = load_file(adapter_file)
+    left = load_file(adapter_file)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if ".lora_A." in name:
                 module = name.removeprefix(_PEFT_PREFIX).partition(".lora_A.")[0]
-                if module not in missing:
+                if module not in left:
                     raise RuntimeError(f"the adapter on {module} is not in {adapter_file.name}")
-                parameter.copy_(missing.pop(module))
+                parameter.copy_(left.pop(module))
             elif ".lora_B." in name:
                 parameter.zero_()
-    if missing:
-        raise RuntimeError(f"the model has no adapter on {', '.join(sorted(missing))}")
-    return sum(".lora_A." in name for name, _ in model.named_parameters())
+    if left:
+        raise RuntimeError(f"the model has no adapter on {', '.join(sorted(left))}")
 
 
 def lora_config(recipe: Recipe) -> Any:

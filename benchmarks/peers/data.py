@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import takewhile
 from statistics import mean, median
 from typing import Any
 
 from gemfleet.train.errors import UserError
+from pydantic.dataclasses import dataclass
 
 # The header of Stanford Alpaca's prompts without input (Taori et al. 2023).
 PROMPT = (
@@ -48,16 +49,6 @@ class Example:
 Batch = tuple[Example, ...]
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many leading items the two sequences share."""
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
-
-
 def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
     """Tokenise prompt and completion as one text that ends with the end-of-sequence token.
 
@@ -65,18 +56,15 @@ def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
     """
     text_ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"]
     prompt_ids = tokenizer(prompt)["input_ids"]
-    return Example(prompt, completion, tuple(text_ids), common_prefix(prompt_ids, text_ids))
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, text_ids, strict=False))
+    return Example(prompt, completion, tuple(text_ids), sum(1 for _ in shared))
 
 
 def examples_from_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, shortest_answer: int) -> list[Example]:
     """Alpaca-form examples from `prompt`/`completion` rows, leaving out answers under `shortest_answer` tokens."""
-    examples = []
-    for row in rows:
-        prompt = PROMPT.format(instruction=str(row["prompt"]).strip())
-        example = tokenise(tokenizer, prompt, str(row["completion"]).strip())
-        if example.supervised_tokens >= shortest_answer:
-            examples.append(example)
-    return examples
+    texts = ((PROMPT.format(instruction=str(r["prompt"]).strip()), str(r["completion"]).strip()) for r in rows)
+    examples = (tokenise(tokenizer, prompt, completion) for prompt, completion in texts)
+    return [example for example in examples if example.supervised_tokens >= shortest_answer]
 
 
 def choose_batches(examples: Sequence[Example], batch_size: int, count: int, seed: int) -> list[Batch]:
@@ -112,14 +100,14 @@ def padded_tokens(batch: Batch) -> int:
 def token_statistics(batches: Sequence[Batch]) -> dict[str, float]:
     """What the chosen examples look like, so that a reader can judge how typical they are."""
     examples = [example for batch in batches for example in batch]
-    tokens = sum(batch_tokens(batch) for batch in batches)
+    lengths, supervised = [e.tokens for e in examples], [e.supervised_tokens for e in examples]
     return {
         "examples": len(examples),
-        "tokens": tokens,
-        "tokens_per_example_mean": round(mean(example.tokens for example in examples), 1),
-        "tokens_per_example_median": median(example.tokens for example in examples),
-        "tokens_per_example_max": max(example.tokens for example in examples),
-        "supervised_tokens_per_example_mean": round(mean(example.supervised_tokens for example in examples), 1),
-        "supervised_share": round(sum(batch_supervised_tokens(batch) for batch in batches) / tokens, 4),
-        "padding_share_when_padded": round(1 - tokens / sum(padded_tokens(batch) for batch in batches), 4),
+        "tokens": sum(lengths),
+        "tokens_per_example_mean": round(mean(lengths), 1),
+        "tokens_per_example_median": median(lengths),
+        "tokens_per_example_max": max(lengths),
+        "supervised_tokens_per_example_mean": round(mean(supervised), 1),
+        "supervised_share": round(sum(supervised) / sum(lengths), 4),
+        "padding_share_when_padded": round(1 - sum(lengths) / sum(padded_tokens(batch) for batch in batches), 4),
     }

@@ -1,21 +1,24 @@
-"""What one contender is asked to do, as a JSON file between the runner and the contender's own process."""
+"""What one contender is given: a task, which travels to its process as JSON, and a clock."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from .data import Batch, Example
+from pydantic import BaseModel, ConfigDict
 
+from .data import Batch
+
+Tell = Callable[[dict[str, Any]], None]
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseModel):
     """The training recipe shared by all contenders: AdamW at a constant rate, LoRA without dropout."""
 
+    model_config = ConfigDict(frozen=True)
     learning_rate: float = 2e-4
     lora_r: int = 16
     lora_alpha: int = 32
@@ -28,41 +31,31 @@ class Recipe:
     seed: int = 42
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(BaseModel):
     """Train `model_folder` on `batches`, one optimizer step each, starting from the adapter in `adapter_file`."""
 
+    model_config = ConfigDict(frozen=True)
     model_folder: Path
     adapter_file: Path
     batches: tuple[Batch, ...]
     recipe: Recipe
     threads: int
 
-    def save(self, path: Path) -> None:
-        """Write the task as JSON."""
-        values = asdict(self) | {"model_folder": str(self.model_folder), "adapter_file": str(self.adapter_file)}
-        path.write_text(json.dumps(values), encoding="utf-8")
 
-    @staticmethod
-    def load(path: Path) -> Task:
-        """Read what `save` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        recipe: dict[str, Any] = {
-            field.name: tuple(value) if isinstance(value := values["recipe"][field.name], list) else value
-            for field in fields(Recipe)
-        }
-        return Task(
-            model_folder=Path(values["model_folder"]),
-            adapter_file=Path(values["adapter_file"]),
-            batches=tuple(tuple(_example(item) for item in batch) for batch in values["batches"]),
-            recipe=Recipe(**recipe),
-            threads=values["threads"],
-        )
+class StepClock:
+    """Times steps. One lasts from the end of the one before it, so fetching and collating its batch are part of it."""
 
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._last = tell, 0.0
 
-def _example(values: dict[str, object]) -> Example:
-    input_ids = values["input_ids"]
-    supervised_from = values["supervised_from"]
-    assert isinstance(input_ids, list)
-    assert isinstance(supervised_from, int)
-    return Example(str(values["prompt"]), str(values["completion"]), tuple(input_ids), supervised_from)
+    def start(self) -> None:
+        """Call once the model is ready, just before the first step."""
+        from gemfleet.train.device.memory import forget_resident_peak
+
+        forget_resident_peak()  # loading a checkpoint can peak higher than training
+        self._last = time.perf_counter()
+
+    def step_done(self, loss: float) -> None:
+        """Call after the optimizer's update; `loss` is the mean over the step's supervised tokens before it."""
+        self._tell({"seconds": time.perf_counter() - self._last, "loss": loss})
+        self._last = time.perf_counter()

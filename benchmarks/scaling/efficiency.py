@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
-from ..shared.quantiles import quantile
-from ..shared.record import Record
+from gemfleet.benchmarks.shared.record import Record
+from gemfleet.benchmarks.shared.statistics import median
 
 MODES = ("weak", "strong")
-COLUMNS = ("workers", "rows each", "best micro", "tokens/s", "efficiency", "least-most", "MB on the wire a step")
 
 
 @dataclass(frozen=True)
@@ -57,55 +52,18 @@ def _point(mode: str, record: Record, reference: Record) -> Point:
     workers = int(record.config["ranks"])
     ours, theirs = round_rates(record), round_rates(reference)
     shares = [ours[repeat] / (workers * theirs[repeat]) for repeat in ours if repeat in theirs]
-    return Point(
-        mode,
-        workers,
-        int(record.config["rows"]),
-        int(record.config["micro"]),
-        _rate(record),
-        quantile(shares, 0.5),
-        min(shares, default=float("nan")),
-        max(shares, default=float("nan")),
-        int(record.runs[-1].facts["wire_bytes_per_step"]),
-    )
+    least, most = min(shares, default=float("nan")), max(shares, default=float("nan"))
+    rows, micro, wire = record.config["rows"], record.config["micro"], record.runs[-1].facts["wire_bytes_per_step"]
+    return Point(mode, workers, rows, micro, _rate(record), median(shares), least, most, wire)
 
 
 def round_rates(record: Record) -> dict[int, float]:
     """Median tokens per second of each round."""
     return {
-        run.repeat: quantile([t / s for t, s in zip(run.tokens, run.step_seconds, strict=True)][record.warmup :], 0.5)
+        run.repeat: median([t / s for t, s in zip(run.tokens, run.step_seconds, strict=True)][record.warmup :])
         for run in record.good_runs
     }
 
 
-def print_efficiencies(console: Console, points: Sequence[Point]) -> None:
-    table = Table("mode", title="Scaling")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for point in points:
-        table.add_row(*cells(point))
-    console.print(table)
-
-
-def write_efficiencies(points: Sequence[Point], path: Path) -> None:
-    """The same as Markdown."""
-    lines = ["| mode | " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(point)) + " |" for point in points]
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
-
-
-def cells(point: Point) -> tuple[str, ...]:
-    return (
-        point.mode,
-        str(point.workers),
-        str(point.rows),
-        str(point.micro),
-        f"{point.tokens_per_second:,.1f}",
-        f"{point.efficiency:.1%}",
-        f"{point.least:.1%}-{point.most:.1%}",
-        f"{point.wire_bytes / 1e6:.2f}",
-    )
-
-
 def _rate(record: Record) -> float:
-    return quantile(list(round_rates(record).values()), 0.5)
+    return median(list(round_rates(record).values()))

@@ -1,0 +1,1 @@
+"""How fast the CUDA path trains on one GPU, without network and Ray."""
