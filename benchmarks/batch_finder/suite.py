@@ -84,7 +84,7 @@ class BatchFinder(Suite):
 
     def section(self, records: Sequence[Record]) -> Section:
         good = [record for record in records if record.results]
-        rows = [_row(_of_what(record), cap) for record in good for cap in record.results["under_caps"]]
+        rows = [row(_of_what(record), cap) for record in good for cap in record.results["under_caps"]]
         series = []
         for record in good:
             sizes = record.results["every_size"]
@@ -172,7 +172,7 @@ def _of_what(record: Record) -> str:
     return f"{record.config['model']}, rows of {record.config['max_length']}"
 
 
-def _row(model: str, cap: Mapping[str, Any]) -> list[str]:
+def row(model: str, cap: Mapping[str, Any]) -> list[str]:
     ours, other, training = cap["gemfleet"], cap["accelerate"], cap["training"]
     peak = training["error"] if "error" in training else f"{training['peak_bytes'] / GIB:.2f}"
     figures = [str(ours["rows"]), f"{ours['of_best']:.1%}", f"{ours['seconds']:.0f}", str(ours["memory_trials"]), peak]

@@ -54,7 +54,9 @@ class TrainingSuite(Suite):
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
         known = {record.case: record.results for record in records if record.results}
         rates = {case: round(found["tokens_per_second"]["median"], 2) for case, found in known.items()}
-        return {"results": {r.case: {"tokens_per_second": rates.get(r.case), "mfu": r.results.get("mfu")} for r in records}}
+        return {
+            "results": {r.case: {"tokens_per_second": rates.get(r.case), "mfu": r.results.get("mfu")} for r in records}
+        }
 
 
 def measure_training(
