@@ -60,7 +60,7 @@ test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu e
 
 test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA build (7 GB, once), no GPU, kernels that do nothing
 	@echo "== tests on pretended GPUs"
-	$(CUDA_VENV)/bin/python -m pytest -m 'nullgpu or triton' tests/nullgpu tests/train/kernels/test_liger.py
+	$(CUDA_VENV)/bin/python -m pytest -n 2 --dist loadfile -m 'nullgpu or triton' tests/nullgpu tests/train/kernels/test_liger.py
 
 nullgpu-environment: $(CUDA_INSTALLED)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,21 +23,13 @@ class Placement:
     kind: str = ""
 
     def resources_per_worker(self) -> dict[str, float]:
-        # Every node has one of its kind's resource; so little of it only says where the rank may run.
+        # A node has 1 of the resource that names its kind. A tiny share keeps the rank to such nodes, and no rank out.
         kind = {f"{KIND_RESOURCE}{self.kind}": 0.001} if self.kind else {}
         return {"CPU": self.cpus_per_worker, **({"GPU": 1.0} if self.gpus_per_worker else {}), **kind}
 
     def describe(self) -> str:
         gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_worker else ""
         return f"{_count(self.workers, 'rank')} with {_count(self.cpus_per_worker, 'CPU')}{gpu} each"
-
-
-def hide_gpus() -> None:
-    """Make this process of a rank without a GPU compute on the CPU: Ray hides none from what has reserved none.
-
-    To be called before torch looks for a GPU.
-    """
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
@@ -99,7 +90,7 @@ def sheet_tflops(kind: str) -> float | None:
 
 
 def grown(placement: Placement, cluster: ClusterConfig, room: int) -> Placement:
-    """With as many ranks as an elastic run may have where there is room for so many; any other as it is."""
+    """The placement with more ranks, where the run is elastic and there is room; at most its maximum."""
     if not isinstance(cluster.workers, WorkerRange):
         return placement
     return replace(placement, workers=max(placement.workers, min(cluster.workers.max, room)))

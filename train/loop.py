@@ -24,8 +24,9 @@ from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
+from .step.record import EvalRecord, StepRecord
 from .step.schedule import learning_rate_at
-from .step.throughput import StepClock, StepThroughput, flop_counter, peak_memory_bytes, rated_flops_per_second
+from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
 
 log = logging.getLogger("gemfleet.train")
@@ -171,19 +172,7 @@ class Trainer:
 
         computed: over all ranks, tokens with padding, FLOPs of the model, those recomputed; loads: of their devices.
         """
-        throughput = StepThroughput(
-            step_seconds=self.clock.stop() + data_wait_seconds,
-            data_wait_seconds=data_wait_seconds,
-            checkpoint_wait_seconds=self._saving_seconds,
-            raw_tokens=int(computed[0]),
-            tokens=step.step_tokens,
-            supervised_tokens=step.step_supervised_tokens,
-            world_size=self.strategy.world_size,
-            peak_memory_bytes=peak_memory_bytes(),
-            flops=computed[1],
-            recomputed_flops=computed[2],
-            rated_flops_per_second=self.rated_flops,
-        )
+        step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
         self._saving_seconds = 0.0
         entry = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         if self.log_is_due():
@@ -191,9 +180,28 @@ class Trainer:
             log.info("step %d, epoch %.2f: mean loss %.4f", self.progress.step, self.progress.epoch, entry["mean_loss"])
         self.remember(entry)
         if self.rank == 0:
-            left = self.progress.total_steps - self.progress.step
-            timing = {"seconds_left": self.clock.seconds_left(left), "examples": step.step_examples}
-            self.report({"kind": "step", **entry, **throughput.record(), **self.meter.record(loads), **timing})
+            record = StepRecord(
+                **self.position(),
+                loss=loss,
+                grad_norm=grad_norm,
+                learning_rate=learning_rate,
+                mean_loss=entry.get("mean_loss"),
+                step_seconds=step_seconds,
+                data_wait_seconds=data_wait_seconds,
+                checkpoint_wait_seconds=checkpoint_wait_seconds,
+                raw_tokens=int(computed[0]),
+                tokens=step.step_tokens,
+                supervised_tokens=step.step_supervised_tokens,
+                world_size=self.strategy.world_size,
+                peak_memory_bytes=peak_memory_bytes(),
+                flops=computed[1],
+                recomputed_flops=computed[2],
+                rated_flops_per_second=self.rated_flops,
+                **self.meter.record(loads),
+                seconds_left=self.clock.seconds_left(self.progress.total_steps - self.progress.step),
+                examples=step.step_examples,
+            )
+            self.reporter.log_step(record.to_dict())
 
     def evaluate(self) -> None:
         """Score the evaluation set, unless there is none or this step has been scored already. Collective."""
@@ -206,10 +214,10 @@ class Trainer:
         self._evaluated_step = self.progress.step
         if self.progress.best_eval_loss is None or loss < self.progress.best_eval_loss:
             self.progress.best_eval_loss, self.progress.best_step = loss, self.progress.step
-        entry = {"eval_loss": loss, "eval_runtime": seconds}
-        self.remember(entry)
+        self.remember({"eval_loss": loss, "eval_runtime": seconds})
         if self.rank == 0:
-            self.report({"kind": "eval", **entry, "eval_perplexity": math.exp(min(loss, 700.0))})
+            record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds)
+            self.reporter.log_step(record.to_dict())
 
     @torch.no_grad()
     def evaluation_loss(self) -> float:
@@ -286,9 +294,10 @@ class Trainer:
     def remember(self, entry: dict[str, float]) -> None:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
-    def report(self, record: dict[str, Any]) -> None:
-        position = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
-        self.reporter.log_step({**position, "epochs": self.config.epochs, **record})
+    def position(self) -> dict[str, Any]:
+        """Where training stands, for a record."""
+        done = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
+        return {**done, "epochs": self.config.epochs}
 
     def metrics_of_this_step(self) -> dict[str, float]:
         """Loss and eval_loss as far as they belong to the adapters as they are, to be kept beside a checkpoint."""

@@ -24,6 +24,7 @@ from gemfleet.train.interfaces import BlockSource, WriteCheckpoint
 from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, prepare_layers
+from gemfleet.train.step.record import SUITE_FIGURES
 from gemfleet.train.step.throughput import rated_flops_per_second
 from gemfleet.train.strategies import build_strategy
 from gemfleet.train.strategies.base import Strategy
@@ -36,11 +37,8 @@ from .rows import rows_of, token_stream
 
 CLOSE_SECONDS = 120.0
 PROFILE_ROWS = 30
-# Of each step's record, what a run keeps as a list.
-PER_STEP = (
-    *("tokens", "loss", "grad_norm", "raw_tokens", "supervised_tokens", "data_wait_seconds"),
-    *("checkpoint_wait_seconds", "flops", "recomputed_flops"),
-)
+# Of each step's record, what a run keeps.
+PER_STEP = ("loss", *(name for name in SUITE_FIGURES if name != "step_seconds"))
 
 
 def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from gemfleet.benchmarks.shared.record import Record, Run
 from gemfleet.benchmarks.shared.section import Table
 from gemfleet.benchmarks.shared.statistics import median, spread
+from gemfleet.train.step.record import SUITE_FIGURES
 
 COLUMNS = (
     *("case", "tokens/s", "p10-p90", "raw", "supervised", "per rank", "s/step", "MFU", "HFU", "of ceiling"),
@@ -18,33 +19,26 @@ SHOWN = ("tokens/s", "supervised", "s/step", "MFU", "HFU", "peak GiB", "data", "
 
 
 def figures(record: Record) -> dict[str, Any]:
-    """Rates and seconds over the measured steps of all runs that ended well, of which there is one at least.
+    """Figures over the measured steps of all runs that ended well, of which there is one at least.
 
-    Rates are tokens of a step over its seconds, all ranks. MFU is model FLOPs over what the device could do in that
-    time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by the matrix
-    products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter in any case, each
-    run set against its own.
+    Each figure that `StepRecord` marks for the suites comes as its median. MFU is model FLOPs over what the device
+    could do in that time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by
+    the matrix products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter always,
+    each run set against its own.
     """
-    runs, ranks = record.good_runs, int(record.config["ranks"])
+    runs = record.good_runs
     steps = [step for run in runs for step in _steps(run, record.warmup)]
-    tokens = spread([step["tokens"] / step["seconds"] for step in steps])
-    model = [step["flops"] / step["seconds"] / ranks for step in steps]
-    hardware = [(step["flops"] + step["recomputed_flops"]) / step["seconds"] / ranks for step in steps]
-    ceiling = median([run.facts["ceiling_flops_per_second"] for run in runs])
-    rated = runs[-1].facts["rated_flops_per_second"]
+    model = [step["flops_per_second_per_rank"] for step in steps]
+    hardware = [rate * (1 + step["recomputed_flops"] / step["flops"]) for rate, step in zip(model, steps, strict=True)]
+    ceiling, rated = median([step["ceiling"] for step in steps]), runs[-1].facts["rated_flops_per_second"]
     return {
-        "step_seconds": spread([step["seconds"] for step in steps]),
-        "tokens_per_second": tokens,
-        "tokens_per_second_per_rank": tokens["median"] / ranks,
-        "raw_tokens_per_second": median([step["raw_tokens"] / step["seconds"] for step in steps]),
-        "supervised_tokens_per_second": median([step["supervised_tokens"] / step["seconds"] for step in steps]),
-        "flops_per_second_per_rank": median(model),
+        **{name: median([step[name] for step in steps]) for name in SUITE_FIGURES},
+        **{name: spread([step[name] for step in steps]) for name in ("step_seconds", "tokens_per_second")},
         "ceiling_flops_per_second": ceiling,
         "share_of_ceiling": median([rate / step["ceiling"] for rate, step in zip(model, steps, strict=True)]),
         "mfu": median(model) / (rated or ceiling),
         "hfu": median(hardware) / (rated or ceiling),
         "mfu_basis": "rated" if rated else "measured ceiling",
-        "computed_for_one_of_text": sum(s["raw_tokens"] for s in steps) / sum(s["tokens"] for s in steps),
         "peak_memory_bytes": max(run.facts["peak_memory_bytes"] for run in runs),
         "share_waiting_for_data": share(steps, "data_wait_seconds"),
         "share_waiting_for_communication": share(steps, "communication_seconds"),
@@ -52,20 +46,19 @@ def figures(record: Record) -> dict[str, Any]:
         "wire_bytes_per_step": runs[-1].facts["wire_bytes_per_step"],
         "first_loss": runs[0].losses[0],
         "last_loss": runs[0].losses[-1],
-        "grad_norm": median([norm for run in runs for norm in run.facts["grad_norm"]]),
     }
 
 
 def share(steps: list[dict[str, float]], name: str) -> float:
     """Of the time from the first measured step to the last. Saving lies between steps, all else inside them."""
-    total = math.fsum(step["seconds"] + step["checkpoint_wait_seconds"] for step in steps)
+    total = math.fsum(step["step_seconds"] + step["checkpoint_wait_seconds"] for step in steps)
     return math.fsum(step[name] for step in steps) / total
 
 
 def _steps(run: Run, warmup: int) -> Iterator[dict[str, float]]:
     """One record for each measured step; `ceiling` is its run's."""
     lists = {name: values for name, values in run.facts.items() if isinstance(values, list)}
-    lists |= {"seconds": run.step_seconds, "tokens": run.tokens}
+    lists |= {"step_seconds": run.step_seconds, "tokens": run.tokens}
     for index in range(warmup, len(run.step_seconds)):
         step = {name: values[index] for name, values in lists.items()}
         yield {**step, "ceiling": run.facts["ceiling_flops_per_second"]}

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from ..errors import StoreError
 from ..head import HeadActor, start_on_head
 from ..private import keep_private
+from ..registry.event_kinds import EventKind
+from ..registry.recorder_client import RecorderClient
 from .files import StoredFiles
 from .location import open_disk
 from .manifest import FileEntry, Manifest
@@ -52,7 +54,7 @@ class CheckpointStore:
     def __init__(
         self,
         run_folder: str,
-        recorder: HeadActor | None = None,
+        recorder: RecorderClient | None = None,
         policy: StorePolicy = StorePolicy(),
         storage: str | None = None,
     ) -> None:
@@ -141,19 +143,20 @@ class CheckpointStore:
         return getattr(self._files, method)(*arguments)
 
     def _announce(self, manifest: Manifest) -> None:
-        """The checkpoint is on the disk whatever happens here: a rank must not hear of failures not its own."""
+        """Apply retention, and tell the registry. Nothing is raised: the checkpoint is on the disk already, and no
+        rank can put right what fails here."""
         try:
             policy = self._policy
             removed = self._disk.retain(policy.keep, policy.best_of) if policy.keep is not None else []
             if self._recorder is not None:
                 if (free := self.free_bytes()) < policy.warn_free_bytes:
                     message = f"only {free / 2**30:.1f} GiB are free on the head's disk; `gemfleet prune` frees some"
-                    self._recorder.call("event", "disk_low", message, {"free_bytes": free})
+                    self._recorder.event(EventKind.DISK_LOW, message, {"free_bytes": free})
                 path = self._disk.shelf.location(manifest.step)
                 began = self._began.get((manifest.step, manifest.generation))
                 seconds = None if began is None else time.monotonic() - began
                 facts = manifest.step, path, manifest.total_bytes, manifest.generation, removed, seconds
-                self._recorder.call("checkpoint_committed", *facts)
+                self._recorder.checkpoint_committed(*facts)
         except Exception:
             log.exception("checkpoint-%d is committed, but old ones or the registry were not seen to", manifest.step)
 
@@ -161,7 +164,7 @@ class CheckpointStore:
 def start_store(
     run_id: str,
     run_folder: Path,
-    recorder: HeadActor | None,
+    recorder: RecorderClient | None,
     policy: StorePolicy = StorePolicy(),
     storage: str | None = None,
 ) -> HeadActor:

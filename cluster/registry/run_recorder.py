@@ -7,46 +7,28 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFull
-from ..head import HeadActor, start_on_head
 from ..private import keep_private
 from ..redaction import clean_text
+from .event_kinds import EventKind
 from .record_batch import Batch, BatchLog
 from .run_registry import RunRegistry, RunState
 
 Record = Mapping[str, Any]
-BOARD_SCALARS = (
-    "loss",
-    "mean_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-    "supervised_tokens_per_second",
-    "tokens_per_second_per_rank",
-    "step_seconds",
-    "data_wait_seconds",
-    "checkpoint_wait_seconds",
-    "flops_per_second_per_rank",
-    "mfu",
-    "hfu",
-    "peak_memory_bytes",
-    "eval_loss",
-    "eval_perplexity",
-)
-BOARD_LISTS = ("memory_bytes", "utilisation")  # with an entry for each rank
+Curve = tuple[str, str, bool]  # the key in a record, TensorBoard's tag, whether there is an entry for each rank
 
 
 class RunRecorder:
-    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
+    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`. board: the curves of TensorBoard."""
 
-    def __init__(self, home: str, run_id: str) -> None:
+    def __init__(self, home: str, run_id: str, board: Sequence[Curve] = ()) -> None:
         keep_private()
-        self._run_id = run_id
+        self._run_id, self._curves = run_id, board
         self._registry = RunRegistry(Path(home) / "gemfleet.db")
         self._folder = Path(home) / "runs" / run_id
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -88,11 +70,6 @@ class RunRecorder:
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
         self._registry.add_event(self._run_id, kind, message, data)
 
-    def newest_event(self, kinds: Sequence[str]) -> dict[str, Any] | None:
-        """The newest event of one of these kinds; None when there is none."""
-        matching = [event for event in self._registry.events(self._run_id) if event["kind"] in kinds]
-        return matching[-1] if matching else None
-
     def checkpoint_committed(
         self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None
     ) -> None:
@@ -106,16 +83,18 @@ class RunRecorder:
         name = f"stacks-{generation}-rank-{rank}.txt"
         (self._folder / "logs" / name).write_text(clean_text(stacks), encoding="utf-8")
         message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
-        self._registry.add_event(self._run_id, "hang", message, {"rank": rank, "phase": phase, "seconds": seconds})
+        self._registry.add_event(
+            self._run_id, EventKind.HANG, message, {"rank": rank, "phase": phase, "seconds": seconds}
+        )
 
-    def fatal(self) -> str | None:
-        """What a rank said of an error that would come again; None when there was none since the run was launched."""
-        return next((event["message"] for event in self._launch_events() if event["kind"] == "fatal"), None)
+    def launch_events(self) -> list[dict[str, Any]]:
+        """The events since the run was launched, the oldest first."""
+        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def snapshot(self) -> dict[str, Any]:
         """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
         run = self._registry.get_run(self._run_id)
-        results = [event["data"] for event in self._launch_events() if event["kind"] == "result"]
+        results = [event["data"] for event in self.launch_events() if event["kind"] == EventKind.RESULT]
         return {
             "state": str(run.state),
             "reason": run.reason,
@@ -130,9 +109,6 @@ class RunRecorder:
         """Everything taken so far is on disk when this returns."""
         if self._board is not None:
             self._board.flush()
-
-    def _launch_events(self) -> list[dict[str, Any]]:
-        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def _write_log(self, source: str, lines: Sequence[str]) -> None:
         if not lines:
@@ -151,27 +127,16 @@ class RunRecorder:
             name = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
             self._board = EventFileWriter(str(self._folder / "runs" / name))
         for record in records:
-            group = "eval" if record["kind"] == "eval" else "train"
-            values = [
-                Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
-                for key in BOARD_SCALARS
-                if isinstance(record.get(key), (int, float))
-            ]
-            values += [
-                Summary.Value(tag=f"{group}/{key}/rank-{rank}", simple_value=float(value))
-                for key in BOARD_LISTS
-                for rank, value in enumerate(record.get(key) or [])
-                if value is not None
-            ]
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _points(record, self._curves)]
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)
         self._board.flush()
 
 
-def start_recorder(home: Path, run_id: str) -> HeadActor:
-    """The recorder of a run that is in the registry already, on the head."""
-    name = f"gemfleet-recorder-{run_id}"
-    # One thread: records of one rank must be written in the order they were pushed.
-    recorder = start_on_head(RunRecorder, name, str(home), run_id, threads=1)
-    recorder.call("flush")
-    return recorder
+def _points(record: Record, curves: Sequence[Curve]) -> Iterator[tuple[str, float]]:
+    """Tags and values of one record; `<tag>/rank-<n>` where there is an entry for each rank."""
+    for key, tag, per_rank in curves:
+        values = enumerate(record.get(key) or []) if per_rank else [(0, record.get(key))]
+        for rank, value in values:
+            if isinstance(value, int | float):
+                yield f"{tag}/rank-{rank}" if per_rank else tag, float(value)

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -17,6 +18,7 @@ import psutil
 from ..driver import ProcessIdentity, is_held
 from ..errors import DiskFull, RunConflict, UnknownRun
 from ..redaction import clean_text
+from .event_kinds import EventKind
 from .record_batch import Batch, BatchLog
 from .run_figures import figures_of
 from .run_records import Run, RunState, keep_facts
@@ -29,7 +31,14 @@ __all__ = ["Run", "RunRegistry", "RunState"]
 
 
 class RunRegistry(RunRows):
-    """What is known of all runs, in the file at `path`."""
+    """What is known of all runs, in the file at `path`.
+
+    over_run: the figures of a run that are kept when it ends, see `figures_of`; without it, the number of steps alone
+    """
+
+    def __init__(self, path: Path, over_run: Mapping[str, str] | None = None) -> None:
+        super().__init__(path)
+        self._over_run = over_run or {}
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """A new run in state `queued`. RunConflict when the id exists."""
@@ -41,7 +50,7 @@ class RunRegistry(RunRows):
                     (run_id, name, RunState.QUEUED, now, now, config),
                 )
                 self._drive(db, run_id, driver_pid)
-                self._event(db, run_id, "state", RunState.QUEUED, {"state": RunState.QUEUED})
+                self._event(db, run_id, EventKind.STATE, RunState.QUEUED, {"state": RunState.QUEUED})
         except sqlite3.IntegrityError:
             raise RunConflict(
                 f"a run with the id {run_id!r} exists already; choose another id, or go on with it: "
@@ -61,7 +70,7 @@ class RunRegistry(RunRows):
             )
             self._drive(db, run_id, driver_pid)
             db.execute("DELETE FROM ranks WHERE run_id = ?", (run_id,))  # there may be fewer of them from now on
-            self._event(db, run_id, "state", f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
+            self._event(db, run_id, EventKind.STATE, f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
         keep_facts(self.path.parent, self.get_run(run_id))
 
     def launch_seq(self, run_id: str) -> int:
@@ -98,7 +107,7 @@ class RunRegistry(RunRows):
                 (state, reason, now, now if state.is_terminal else None, run_id),
             )
             message = f"{state}: {reason}" if reason else state
-            self._event(db, run_id, "state", message, {"state": state, "reason": reason, **figures})
+            self._event(db, run_id, EventKind.STATE, message, {"state": state, "reason": reason, **figures})
         keep_facts(self.path.parent, self.get_run(run_id))
 
     def figures(self, run_id: str) -> dict[str, Any]:
@@ -107,7 +116,7 @@ class RunRegistry(RunRows):
             where = "FROM metrics WHERE run_id = ? AND kind = 'step'"
             count = db.execute(f"SELECT COUNT(*) {where}", (run_id,)).fetchone()[0]
             rows = db.execute(f"SELECT record {where} ORDER BY step", (run_id,))
-            return figures_of((json.loads(row["record"]) for row in rows), count)
+            return figures_of((json.loads(row["record"]) for row in rows), count, self._over_run)
 
     def end_figures(self, run_id: str) -> dict[str, Any]:
         """The figures that were kept when the run ended; empty while it goes on."""
@@ -179,7 +188,7 @@ class RunRegistry(RunRows):
                 [(run.id, m.step, place, m.total_bytes, m.created_at, m.generation) for place, m in checkpoints],
             )
             message = f"{run.state}: the registry was rebuilt from the run's folder"
-            self._event(db, run.id, "state", message, {"state": run.state})
+            self._event(db, run.id, EventKind.STATE, message, {"state": run.state})
 
     def heartbeat(self, run_id: str, rank: int, node: str, address: str, pid: int, received: str = "") -> None:
         """A rank lives; received: the mark of the newest batch that it sent and that is kept whole."""
@@ -201,7 +210,9 @@ class RunRegistry(RunRows):
             if known is None:
                 took = "" if seconds is None else f", {seconds:.1f} s"
                 message = f"checkpoint-{step} is on the head ({size:,} bytes{took})"
-                self._event(db, run_id, "checkpoint", message, {"step": step, "bytes": size, "seconds": seconds})
+                self._event(
+                    db, run_id, EventKind.CHECKPOINT, message, {"step": step, "bytes": size, "seconds": seconds}
+                )
 
     def remove_checkpoint(self, run_id: str, step: int) -> None:
         with self._connect() as db:
@@ -229,7 +240,7 @@ class RunRegistry(RunRows):
             if state.is_terminal:
                 raise RunConflict(f"run {run_id} is {state} already; there is nothing to stop")
             db.execute("UPDATE runs SET stop_requested = 1 WHERE id = ?", (run_id,))
-            self._event(db, run_id, "stop", "stop requested: a checkpoint is saved, then the run ends", {})
+            self._event(db, run_id, EventKind.STOP, "stop requested: a checkpoint is saved, then the run ends", {})
 
     def stop_requested(self, run_id: str) -> bool:
         return self.get_run(run_id).stop_requested

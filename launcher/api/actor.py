@@ -19,8 +19,7 @@ import ray.exceptions
 from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
 from gemfleet.cluster.inventory import Node, list_nodes
 from gemfleet.cluster.private import keep_private
-
-from ..config.schema import ApiConfig
+from gemfleet.launcher.config.schema import ApiConfig
 
 ANSWER_SECONDS = 30.0
 START_SECONDS = 15.0

@@ -11,19 +11,19 @@ from fastapi import APIRouter, Depends, FastAPI
 from fastapi.security import HTTPBearer
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry.registry_reader import RegistryReader
+from gemfleet.launcher.runs.registry import registry_of
 
-from ..runs.registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate
-from .routes import checkpoints, cluster, dashboard, events, health, logs, prometheus, runs
+from .routes import checkpoints, cluster, dashboard, events, figures, health, logs, prometheus, runs
 from .services import ClusterView, Services, Submitter
 from .settings import ApiSettings
 from .submissions import ProcessSubmitter
 from .totals import RunTotals
 
 PREFIX = "/api/v1"
-ROUTERS = (health, cluster, runs, events, logs, checkpoints)
+ROUTERS = (health, cluster, runs, figures, events, logs, checkpoints)
 
 
 class HeadAlone:

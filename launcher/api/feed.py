@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import KINDS, Mark, RegistryReader
 from gemfleet.cluster.registry.run_registry import RunState
 from starlette.concurrency import run_in_threadpool
@@ -177,7 +178,7 @@ def _take(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _event_item(row: dict[str, Any]) -> Item:
-    ends = RunState(row["data"]["state"]).is_terminal if row["kind"] == "state" else None
+    ends = RunState(row["data"]["state"]).is_terminal if row["kind"] == EventKind.STATE else None
     return Item("event", row["run_id"], Mark(event=row["seq"]), event_view(row).model_dump_json(), ends)
 
 

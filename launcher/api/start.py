@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..config.schema import ApiConfig
+from gemfleet.launcher.config.schema import ApiConfig
 
 END_IS_SEEN_SECONDS = 2.5  # a page hears of the end at once, and asks for the last figures a second later
 

@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import Run, RunState
+from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.launcher.runs.folder import RESOLVED_FILE, refuse_leftovers
+from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.deepspeed_json import read_deepspeed_json
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
 
-from ..config.schema import LaunchConfig
-from ..runs.folder import RESOLVED_FILE, refuse_leftovers
-from ..runs.registry import registry_of
 from .allowed import Allowed, refused
 from .problems import ApiError
 from .schemas import ProblemDetail

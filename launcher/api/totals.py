@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
-from gemfleet.cluster.registry.run_registry import Run
+from gemfleet.cluster.registry.run_registry import Run, RunState
 
 BLOCK_STEPS = 1000
 PAGE_ROWS = 1000
@@ -43,9 +44,9 @@ class Totals:
 
     def count(self, event: Mapping[str, Any]) -> None:
         data = event["data"]
-        restarts = event["kind"] == "state" and data.get("state") == "restarting"
+        restarts = event["kind"] == EventKind.STATE and data.get("state") == RunState.RESTARTING
         self.events["restarting" if restarts else event["kind"]] += 1
-        if event["kind"] == "checkpoint":
+        if event["kind"] == EventKind.CHECKPOINT:
             self.saved_bytes += data.get("bytes") or 0
             self.saved_seconds += data.get("seconds") or 0.0
 

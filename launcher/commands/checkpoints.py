@@ -11,7 +11,7 @@ import typer
 from .options import Json, Run
 
 if TYPE_CHECKING:
-    from ..result.publish import Publication
+    from gemfleet.launcher.result.publish import Publication
 
 
 class Action(StrEnum):
@@ -78,7 +78,8 @@ def _list(found: list[dict[str, Any]], as_json: bool) -> None:
 def _verify(folder: Path, as_json: bool) -> None:
     import json
 
-    from ..runs.checkpoints import shelf_of
+    from gemfleet.launcher.runs.checkpoints import shelf_of
+
     from .tables import print_table
 
     with shelf_of(folder) as shelf:
@@ -97,10 +98,9 @@ def _copy(
 ) -> None:
     import json
 
+    from gemfleet.launcher.result.export import export_adapter, export_merged, pull, verified_checkpoint
+    from gemfleet.launcher.runs.checkpoints import shelf_of
     from gemfleet.train.errors import UserError
-
-    from ..result.export import export_adapter, export_merged, pull, verified_checkpoint
-    from ..runs.checkpoints import shelf_of
 
     if step is None or destination is None:
         raise UserError(
@@ -123,13 +123,12 @@ def _copy(
 
 def _publication(run_folder: Path, checkpoint: Path) -> Publication:
     """A checkpoint with its base model, as it would be found if the run were launched again."""
+    from gemfleet.launcher.config.load import load_config
+    from gemfleet.launcher.config.schema import OutputConfig
+    from gemfleet.launcher.result.public_names import written_names
+    from gemfleet.launcher.result.publish import Publication
+    from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
     from gemfleet.train.model.resolve import resolve_model_folder
-
-    from ..config.load import load_config
-    from ..config.schema import OutputConfig
-    from ..result.public_names import written_names
-    from ..result.publish import Publication
-    from ..runs.folder import RESOLVED_FILE, launch_folder
 
     train = load_config(run_folder / RESOLVED_FILE).train
     launched = launch_folder(run_folder)

@@ -135,7 +135,7 @@ def manifest(
         raise UserError(f"--kind {kind!r} is unknown; give one of {', '.join(KINDS)}")
     run = None
     if config is not None:
-        from ..config.load import load_config
+        from gemfleet.launcher.config.load import load_config
 
         load_config(config)  # what is wrong with it is better said here than on the cluster
         run = config.read_text(encoding="utf-8")
@@ -161,8 +161,7 @@ def _record(entry: NodeStatus) -> dict[str, object]:
 
 def _open(hosts_file: Path) -> tuple[ClusterDescription, Operator]:
     from gemfleet.cluster.bringup.operate import Operator
-
-    from ..submit.cluster_file import load_hosts
+    from gemfleet.launcher.submit.cluster_file import load_hosts
 
     description = load_hosts(hosts_file)
     return description, Operator(description, lambda text: typer.echo(f"{text} …", err=True))
@@ -170,14 +169,13 @@ def _open(hosts_file: Path) -> tuple[ClusterDescription, Operator]:
 
 def _token(description: ClusterDescription) -> str:
     from gemfleet.cluster.token_file import load_token
-
-    from ..submit.cluster_file import token_path
+    from gemfleet.launcher.submit.cluster_file import token_path
 
     return load_token(token_path(description))
 
 
 def _tell_how_to_use(hosts_file: Path, description: ClusterDescription) -> None:
-    from ..submit.cluster_file import token_path, tunnel_command
+    from gemfleet.launcher.submit.cluster_file import token_path, tunnel_command
 
     path = shlex.quote(str(token_path(description)))
     port = description.ports.dashboard

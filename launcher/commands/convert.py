@@ -19,13 +19,12 @@ def convert(request: Request) -> None:
 
       gemfleet convert request.json > run.yaml
     """
+    from gemfleet.launcher.config.load import refuse
+    from gemfleet.launcher.config.platform.convert import convert as convert_request
+    from gemfleet.launcher.config.platform.request import is_platform_request
+    from gemfleet.launcher.config.platform.write_yaml import to_yaml
     from gemfleet.train.config.load import read_mapping
     from gemfleet.train.errors import UserError
-
-    from ..config.load import refuse
-    from ..config.platform.convert import convert as convert_request
-    from ..config.platform.request import is_platform_request
-    from ..config.platform.write_yaml import to_yaml
 
     content = read_mapping(request)
     if not is_platform_request(content):

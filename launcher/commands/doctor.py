@@ -57,11 +57,10 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
 
     from gemfleet.cluster.doctor.examine import Examination, check_quickly, examine
     from gemfleet.cluster.inventory import list_nodes
+    from gemfleet.launcher.config.load import load_config
+    from gemfleet.launcher.config.schema import ClusterConfig
+    from gemfleet.launcher.run.connect import connected
     from gemfleet.train.config.home import gemfleet_home
-
-    from ..config.load import load_config
-    from ..config.schema import ClusterConfig
-    from ..run.connect import connected
 
     loaded = load_config(config) if config is not None else None
     with connected(loaded.cluster if loaded else ClusterConfig()):
@@ -99,9 +98,8 @@ def _on_head(hosts: Path, config: Path | None, quick: bool, as_json: bool) -> in
 
     from gemfleet.cluster.bringup import scripts
     from gemfleet.cluster.bringup.ssh import Ssh
+    from gemfleet.launcher.submit.cluster_file import load_hosts
     from gemfleet.train.errors import UserError
-
-    from ..submit.cluster_file import load_hosts
 
     if config is not None:
         raise UserError("CONFIG and --hosts do not go together; run `gemfleet doctor CONFIG` on the head")

@@ -40,9 +40,8 @@ def init(
 
       gemfleet init finetune.yaml --model google/gemma-3-1b-it --data chats.jsonl --epochs 3
     """
+    from gemfleet.launcher.config.starter_file import starter_file
     from gemfleet.train.errors import UserError
-
-    from ..config.starter_file import starter_file
 
     if file.exists() and not force:
         raise UserError(f"{file} is there already; give another name, or --force to replace it")
@@ -85,9 +84,8 @@ def _write_checked(file: Path, text: str) -> None:
     """Write the file whole, once what it says is accepted. UserError names what is wrong with a flag."""
     import tempfile
 
+    from gemfleet.launcher.config.load import load_config
     from gemfleet.train.errors import UserError
-
-    from ..config.load import load_config
 
     if not file.parent.is_dir():
         raise UserError(f"the folder {file.parent} does not exist; make it first")

@@ -12,7 +12,7 @@ from gemfleet.train.config.home import gemfleet_home
 
 def open_registry() -> RunRegistry:
     """The registry of $GEMFLEET_HOME; one that is lost is rebuilt. Runs whose driver is gone are marked first."""
-    from ..runs.registry import registry_of
+    from gemfleet.launcher.runs.registry import registry_of
 
     registry = registry_of(gemfleet_home())
     registry.mark_interrupted()

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
+from gemfleet.launcher.runs.log_files import LogReader
+from gemfleet.launcher.runs.log_order import by_time
 
-from ..runs.log_files import LogReader
-from ..runs.log_order import by_time
 from .options import Json, Run
 
 POLL_SECONDS = 0.5

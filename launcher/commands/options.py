@@ -66,9 +66,8 @@ def checked_id(run_id: str | None) -> str | None:
     """UserError for an id that could not be a folder's name."""
     import re
 
+    from gemfleet.launcher.config.schema import NAME_PATTERN
     from gemfleet.train.errors import UserError
-
-    from ..config.schema import NAME_PATTERN
 
     if run_id is not None and not re.match(NAME_PATTERN, run_id):
         raise UserError(f"--id {run_id!r} is no id for a run; use letters, digits, `.`, `_` and `-`, at most 64")

@@ -11,9 +11,8 @@ from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization
 from .options import Json
 
 if TYPE_CHECKING:
+    from gemfleet.launcher.plan.fleet import SizingReport
     from gemfleet.train.planning import Workload
-
-    from ..plan.fleet import SizingReport
 
 
 def plan(
@@ -78,14 +77,13 @@ def plan(
     """
     from dataclasses import replace
 
+    from gemfleet.launcher.plan.fleet import find_device, find_shape, ranks_of, size_up, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
-    from ..plan.fleet import find_device, find_shape, ranks_of, size_up, work_of_config
-
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     if config is not None:
-        from ..config.load import load_config
+        from gemfleet.launcher.config.load import load_config
 
         loaded = load_config(config)
         train = loaded.train
@@ -114,7 +112,8 @@ def plan(
 def _print(report: SizingReport, as_json: bool) -> None:
     import json
 
-    from ..plan.fleet import table_rows
+    from gemfleet.launcher.plan.fleet import table_rows
+
     from .tables import open_console, print_table, print_text
 
     if as_json:

@@ -12,8 +12,7 @@ from .options import Json
 
 if TYPE_CHECKING:
     from gemfleet.cluster.registry.run_registry import Run, RunRegistry
-
-    from ..runs.prune import Removal
+    from gemfleet.launcher.runs.prune import Removal
 
 
 def prune(
@@ -41,9 +40,9 @@ def prune(
     import json
     import time
 
+    from gemfleet.launcher.runs.prune import choose, sweep
     from gemfleet.train.config.home import gemfleet_home
 
-    from ..runs.prune import choose, sweep
     from .local_runs import moment, open_registry, size
     from .tables import print_table
 
@@ -73,8 +72,8 @@ def _each(
 ) -> tuple[list[Removal], dict[str, str]]:
     """What goes, or went, of each run; and why some do not go: one odd run keeps no other from making room."""
     from gemfleet.cluster.errors import DiskFull, RegistryDamaged
+    from gemfleet.launcher.runs.prune import Removal, carry_out
 
-    from ..runs.prune import Removal, carry_out
     from .local_runs import run_folder
 
     removals, odd, unforgotten = [], {}, []

@@ -21,12 +21,13 @@ def push(run: Run) -> None:
 
     Exit codes: 0 delivered, 1 not delivered, 2 something to put right first.
     """
+    from gemfleet.cluster.registry.event_kinds import EventKind
+    from gemfleet.launcher.config.load import load_config
+    from gemfleet.launcher.display import open_display
+    from gemfleet.launcher.result.delivery.deliver import deliver_folder
+    from gemfleet.launcher.result.delivery.errors import DeliveryError
     from gemfleet.train.errors import UserError
 
-    from ..config.load import load_config
-    from ..display import open_display
-    from ..result.delivery.deliver import deliver_folder
-    from ..result.delivery.errors import DeliveryError
     from .local_runs import open_registry, run_folder
 
     registry = open_registry()
@@ -46,5 +47,5 @@ def push(run: Run) -> None:
         raise typer.Exit(1) from None
     finally:
         display.close()
-    registry.add_event(found.id, "delivered", sentence)
+    registry.add_event(found.id, EventKind.DELIVERED, sentence)
     typer.echo(sentence)

@@ -19,9 +19,8 @@ def repair(as_json: Json = False) -> None:
     """
     import json
 
+    from gemfleet.launcher.runs.repair import repair as rebuild
     from gemfleet.train.config.home import gemfleet_home
-
-    from ..runs.repair import repair as rebuild
 
     done = rebuild(gemfleet_home())
     if as_json:

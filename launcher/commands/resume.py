@@ -33,13 +33,13 @@ def resume(
 
       gemfleet resume demo-2026 --set cluster.workers=4
     """
+    from gemfleet.launcher.config.load import load_config
+    from gemfleet.launcher.run.beginning import Resumed, Submitted
+    from gemfleet.launcher.run.check_inputs import check_everything
+    from gemfleet.launcher.run.resume import check_resume, nothing_left
+    from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
     from gemfleet.train.errors import UserError
 
-    from ..config.load import load_config
-    from ..run.check_inputs import check_everything
-    from ..run.nothing_left import nothing_left
-    from ..run.resume_check import check_resume
-    from ..runs.folder import RESOLVED_FILE, launch_folder
     from .local_runs import open_registry, refuse_running, run_folder
     from .train import run_to_its_end
 
@@ -60,15 +60,16 @@ def resume(
         if not reopened:
             refuse_running(found)
         # The API has opened the row again before it starts this process.
-        resumed, submitted = (None, found.id) if reopened else (found.id, None)
-        run_to_its_end(config, folder / RESOLVED_FILE, as_json, resumed, submitted, accept_changes=accept_changes)
+        beginning = (Submitted if reopened else Resumed)(found.id, accept_changes)
+        run_to_its_end(config, folder / RESOLVED_FILE, as_json, beginning)
 
 
 def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:
     """Where the run would go on; finished: why it would not."""
     import json
 
-    from ..runs.checkpoints import shelf_of
+    from gemfleet.launcher.runs.checkpoints import shelf_of
+
     from .local_runs import run_folder
 
     with shelf_of(run_folder(run_id)) as shelf:

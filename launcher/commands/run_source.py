@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 import typer
 
 if TYPE_CHECKING:
-    from ..api.schemas import Event, RunDetail
+    from gemfleet.launcher.api.schemas import Event, RunDetail
 
 TOKEN_VARIABLE = "GEMFLEET_API_TOKEN"
 POLL_SECONDS = 0.5
@@ -36,8 +36,7 @@ class HeadSource:
 
     def __init__(self, home: Path, run: str) -> None:
         from gemfleet.cluster.registry.registry_reader import RegistryReader
-
-        from ..runs.registry import registry_of
+        from gemfleet.launcher.runs.registry import registry_of
 
         self._registry = registry_of(home)
         self._registry.mark_interrupted()
@@ -46,7 +45,7 @@ class HeadSource:
         self._reader = RegistryReader(home / "gemfleet.db")
 
     def detail(self) -> RunDetail:
-        from ..api.views import run_detail
+        from gemfleet.launcher.api.views import run_detail
 
         self._registry.mark_interrupted()
         return run_detail(
@@ -54,7 +53,7 @@ class HeadSource:
         )
 
     def events(self, follow: bool) -> Iterator[Event]:
-        from ..api.views import event_view
+        from gemfleet.launcher.api.views import event_view
 
         seen = 0
         while True:
@@ -72,7 +71,7 @@ class ApiSource:
     """A run by its whole id, through an API."""
 
     def __init__(self, address: str, run_id: str) -> None:
-        from ..api.client import ApiClient
+        from gemfleet.launcher.api.client import ApiClient
 
         self._client = ApiClient(address, os.environ.get(TOKEN_VARIABLE))
         self.run_id = self._client.runs(1).data[0].id if run_id == "latest" else run_id
@@ -81,7 +80,7 @@ class ApiSource:
         return self._client.run(self.run_id)
 
     def events(self, follow: bool) -> Iterator[Event]:
-        from ..api.schemas import Event
+        from gemfleet.launcher.api.schemas import Event
 
         if not follow:
             yield from self._client.events(self.run_id)

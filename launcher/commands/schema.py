@@ -22,7 +22,7 @@ def schema() -> None:
 
 def config_schema() -> dict[str, object]:
     """Every section and key with its meaning, default and bounds, in the 2020-12 dialect."""
-    from ..config.schema import LaunchConfig
+    from gemfleet.launcher.config.schema import LaunchConfig
 
     content = LaunchConfig.model_json_schema(by_alias=True)
     return {

@@ -43,13 +43,12 @@ def serve(
       gemfleet serve --host 0.0.0.0 --allow-host head.example.org
     """
     from gemfleet.cluster.private import is_open
+    from gemfleet.launcher.api.allowed import Allowed
+    from gemfleet.launcher.api.app import create_app
+    from gemfleet.launcher.api.server import bind, make_server
+    from gemfleet.launcher.api.settings import ApiSettings, base_url, needs_tokens
+    from gemfleet.launcher.api.tokens import load_tokens, token_folder
     from gemfleet.train.config.home import gemfleet_home
-
-    from ..api.allowed import Allowed
-    from ..api.app import create_app
-    from ..api.server import bind, make_server
-    from ..api.settings import ApiSettings, base_url, needs_tokens
-    from ..api.tokens import load_tokens, token_folder
 
     home = gemfleet_home()
     tokens = load_tokens(home) if token or needs_tokens(host) else None

@@ -44,9 +44,8 @@ def submit(
     if hosts is None:
         _submit(config, address, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
         return
+    from gemfleet.launcher.submit.cluster_file import load_hosts, tunnel, use_token
     from gemfleet.train.errors import UserError
-
-    from ..submit.cluster_file import load_hosts, tunnel, use_token
 
     if address is not None:
         raise UserError("--address and --hosts both name a cluster; give one of them")
@@ -67,8 +66,8 @@ def _submit(
 ) -> None:
     import json
 
-    from ..config.load import load_config
-    from ..submit import job
+    from gemfleet.launcher.config.load import load_config
+    from gemfleet.launcher.submit import job
 
     head = address or job.default_address()
     client, sent = job.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell)

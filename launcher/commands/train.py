@@ -11,8 +11,9 @@ import typer
 from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
 
 if TYPE_CHECKING:
-    from ..config.schema import LaunchConfig
-    from ..run.launch import Outcome
+    from gemfleet.launcher.config.schema import LaunchConfig
+    from gemfleet.launcher.run.beginning import Beginning
+    from gemfleet.launcher.run.session import Outcome
 
 # Ray's logger, and how the line begins that it writes on a terminal in each run.
 RAY_LINE = ("ray._private.authentication.authentication_token_setup", "Token authentication is enabled")
@@ -52,10 +53,10 @@ def train(
     Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or
     SIGHUP: as stopped, with a checkpoint, once ranks train, and as interrupted before.
     """
-    from ..run.signals import SIGNALS
+    from gemfleet.launcher.run.signals import SIGNALS
 
     with SIGNALS.installed():
-        from ..config.load import load_with_notes
+        from gemfleet.launcher.config.load import load_with_notes
 
         loaded, notes = load_with_notes(config, with_name(overrides, name))
     for note in notes:
@@ -65,7 +66,16 @@ def train(
         _print_plan(loaded, as_json)
     else:
         resumed = None if resume is None else run_to_resume(resume, loaded.name or config.stem)
-        run_to_its_end(loaded, config, as_json, resumed, run_id, batch_cache, checked_id(new_id), accept_changes)
+        beginning = _beginning(resumed, accept_changes, submitted=run_id, new=new_id)
+        run_to_its_end(loaded, config, as_json, beginning, batch_cache)
+
+
+def _beginning(resumed: str | None, accept_changes: bool, submitted: str | None, new: str | None) -> Beginning:
+    from gemfleet.launcher.run.beginning import New, Resumed, Submitted
+
+    if resumed is not None:
+        return Resumed(resumed, accept_changes)
+    return New(checked_id(new)) if submitted is None else Submitted(submitted)
 
 
 def run_to_resume(wanted: str, name: str) -> str:
@@ -88,8 +98,9 @@ def run_to_resume(wanted: str, name: str) -> str:
 
 def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes: bool) -> None:
     """What the run itself would find to be wrong before it starts."""
-    from ..run.check_inputs import check_everything
-    from ..run.resume_check import check_resume
+    from gemfleet.launcher.run.check_inputs import check_everything
+    from gemfleet.launcher.run.resume import check_resume
+
     from .local_runs import run_folder
 
     check_everything(config)
@@ -100,10 +111,10 @@ def _check(config: LaunchConfig, resume: str | None, path: Path, accept_changes:
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     import json
 
+    from gemfleet.launcher.config.load import dump_config
+    from gemfleet.launcher.plan.this_machine import describe_here
     from gemfleet.train.config.home import gemfleet_home
 
-    from ..config.load import dump_config
-    from ..plan.this_machine import describe_here
     from .tables import print_facts
 
     plan = describe_here(config, gemfleet_home() / "runs")
@@ -119,47 +130,35 @@ def run_to_its_end(
     config: LaunchConfig,
     path: Path,
     as_json: bool,
-    resumed: str | None = None,
-    submitted: str | None = None,
+    beginning: Beginning,
     batch_cache: bool = True,
-    new_id: str | None = None,
-    accept_changes: bool = False,
 ) -> None:
-    """Launch, show what goes on, and print the outcome. For the last five see `launch`."""
-    from ..run.signals import EXIT_CODE, SIGNALS
-    from ..submit.shadowing import refuse_shadowing
-    from ..unread import output_may_go_unread
+    """Launch, show what goes on, and print the outcome. For the last two see `launch`."""
+    from gemfleet.launcher.run.signals import EXIT_CODE, SIGNALS
+    from gemfleet.launcher.submit.shadowing import refuse_shadowing
+    from gemfleet.launcher.unread import output_may_go_unread
 
     refuse_shadowing(Path.cwd())  # before anything is imported that could come from there
     with SIGNALS.installed(), output_may_go_unread():
         try:
-            _run_to_its_end(config, path, as_json, resumed, submitted, batch_cache, new_id, accept_changes)
+            _run_to_its_end(config, path, as_json, beginning, batch_cache)
         except KeyboardInterrupt:
             SIGNALS.ending()
             print("interrupted; `gemfleet resume latest` goes on from the newest checkpoint", file=sys.stderr)
             raise typer.Exit(EXIT_CODE) from None
 
 
-def _run_to_its_end(
-    config: LaunchConfig,
-    path: Path,
-    as_json: bool,
-    resumed: str | None,
-    submitted: str | None,
-    batch_cache: bool,
-    new_id: str | None,
-    accept_changes: bool,
-) -> None:
+def _run_to_its_end(config: LaunchConfig, path: Path, as_json: bool, beginning: Beginning, batch_cache: bool) -> None:
+    from gemfleet.launcher.display import open_display
+    from gemfleet.launcher.result.delivery.errors import DeliveryError
+    from gemfleet.launcher.run.launch import launch
+    from gemfleet.launcher.run.session import TrainingFailedError
     from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
-
-    from ..display import open_display
-    from ..result.delivery.errors import DeliveryError
-    from ..run.launch import TrainingFailedError, launch
 
     hide_known_lines((*KNOWN_LINES, RAY_LINE))
     display = open_display()
     try:
-        outcome = launch(config, path, display, resumed, submitted, batch_cache, new_id, accept_changes)
+        outcome = launch(config, path, display, beginning, batch_cache)
     except TrainingFailedError as error:
         display.close()
         print(f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}", file=sys.stderr)

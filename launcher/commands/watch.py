@@ -11,7 +11,7 @@ from .options import Run
 from .run_source import Address, open_source
 
 if TYPE_CHECKING:
-    from ..api.schemas import RunDetail
+    from gemfleet.launcher.api.schemas import RunDetail
 
 
 BAR_CELLS = 60
@@ -72,10 +72,11 @@ def view(run: RunDetail) -> Any:
 
 def facts_of(run: RunDetail) -> dict[str, str]:
     """Label and value of each line, without those that are not known."""
-    from ..display import clock_time
+    from gemfleet.launcher.display import clock_time
+
     from .local_runs import size
 
-    progress, rates = run.progress, run.throughput
+    progress, rates = run.progress, (run.throughput and run.throughput.model_extra) or {}
     known: dict[str, str | None] = {
         "why": run.waiting_for or run.reason or None,
         "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else None,
@@ -83,8 +84,8 @@ def facts_of(run: RunDetail) -> dict[str, str]:
         "time left": None if progress.eta_seconds is None else clock_time(progress.eta_seconds),
         "loss": None if run.loss is None else f"{run.loss:.4f}",
         "evaluation": None if run.eval_loss is None else f"{run.eval_loss:.4f}",
-        "tokens/s": f"{rates.tokens_per_second:,.0f}" if rates and rates.tokens_per_second else None,
-        "memory": size(rates.peak_memory_bytes) if rates and rates.peak_memory_bytes else None,
+        "tokens/s": f"{rates['tokens_per_second']:,.0f}" if rates.get("tokens_per_second") else None,
+        "memory": size(rates["peak_memory_bytes"]) if rates.get("peak_memory_bytes") else None,
         "checkpoint": f"step {run.last_checkpoint.step}, {run.last_checkpoint.state}" if run.last_checkpoint else None,
         "restarts": str(run.restarts) if run.restarts else None,
     }

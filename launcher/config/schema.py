@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from gemfleet.cluster.checkpoint_store.places import is_storage
+from gemfleet.launcher.sources.address import BRANCH_PATTERN
 from gemfleet.train.config.schema import StrictModel, TrainConfig
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
-
-from ..sources.address import BRANCH_PATTERN
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 

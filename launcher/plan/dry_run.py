@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemfleet.launcher.config.schema import LaunchConfig, WorkerRange
 from gemfleet.train.batch_finder.decision import planned_rows
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import describe_precision
@@ -18,8 +19,6 @@ from gemfleet.train.model.weight_files import stored_tensors
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.auto_strategy import Settled, is_open, needs
 from gemfleet.train.planning.options import DeviceKind
-
-from ..config.schema import LaunchConfig, WorkerRange
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from gemfleet.launcher.config.schema import WorkerRange
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import read_model_config
@@ -33,7 +34,6 @@ from gemfleet.train.planning.counts import language_parameters, lora_parameters,
 from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
 
-from ..config.schema import WorkerRange
 from .dry_run import local_model_facts
 
 GIB = 2**30

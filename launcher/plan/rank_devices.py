@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gemfleet.cluster.inventory import Node
+from gemfleet.launcher.placement import Placement
 from gemfleet.train.batch_finder.worth import sheet_of
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.planning.auto_strategy import RankDevices
 from gemfleet.train.planning.options import DeviceKind
-
-from ..placement import Placement
 
 MIB = 2**20
 

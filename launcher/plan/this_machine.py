@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.inventory import Node
+from gemfleet.launcher.config.schema import ClusterConfig, LaunchConfig, WorkerRange
+from gemfleet.launcher.placement import place
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.auto_strategy import Settled, needs_devices, settle_strategy
 
-from ..config.schema import ClusterConfig, LaunchConfig, WorkerRange
-from ..placement import place
 from .dry_run import describe_plan, local_model_facts
 from .node_devices import device_facts
 from .rank_devices import all_known, least_devices, node_memory

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.train.interfaces import WriteCheckpoint
 
 log = logging.getLogger("gemfleet.launcher")
@@ -58,7 +59,7 @@ class CheckpointUploads:
         except Exception as error:
             self.failed = True
             log.exception("%s did not reach the head", name)
-            self._tell({"kind": "event", "event": "checkpoint_failed", "message": f"{name} was lost: {error}"})
+            self._tell({"kind": "event", "event": EventKind.CHECKPOINT_FAILED, "message": f"{name} was lost: {error}"})
         else:
             self.failed = False
             log.info("%s is on the head after %.1f s", name, time.monotonic() - started)

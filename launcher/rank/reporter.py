@@ -12,6 +12,7 @@ from pathlib import Path
 
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.train.checkpoint.state import CHECKPOINT_FILES
 from gemfleet.train.interfaces import WriteCheckpoint
 
@@ -56,8 +57,8 @@ class RayReporter:
         if self._rank == 0:
             for sentence in damaged:
                 message = f"a damaged checkpoint is passed over: {sentence}"
-                self._outbox.put({"kind": "event", "event": "checkpoint_damaged", "message": message})
-            self._outbox.put({"kind": "event", "event": "resume", "message": _starting_point(folder)})
+                self._outbox.put({"kind": "event", "event": EventKind.CHECKPOINT_DAMAGED, "message": message})
+            self._outbox.put({"kind": "event", "event": EventKind.RESUME, "message": _starting_point(folder)})
         return folder
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:

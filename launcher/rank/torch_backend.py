@@ -9,9 +9,8 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+from gemfleet.train.device.cpu import hide_gpus
 from ray.train.torch.config import TorchConfig, _TorchBackend
-
-from ..placement import hide_gpus
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GENERATION_VARIABLE = "GEMFLEET_GENERATION"

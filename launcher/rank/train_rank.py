@@ -19,7 +19,9 @@ import ray
 import ray.train
 import ray.util
 from gemfleet.cluster.checkpoint_store.client import StoreClient
-from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.recorder_client import RecorderClient
+from gemfleet.cluster.registry.run_records import RunState
 from gemfleet.cluster.scratch import scratch_folder
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import DataDigest
@@ -28,7 +30,6 @@ from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.loop import TrainResult
 
-from ..run.training.memory_restart import RANK_EVENT
 from .outbox import Outbox, OutboxLogHandler
 from .reporter import RayReporter
 from .torch_backend import GENERATION_VARIABLE
@@ -57,7 +58,7 @@ class RankJob:
     config: TrainConfig
     source: BlockSource
     model_folders: dict[str, str]
-    recorder: HeadActor
+    recorder: RecorderClient
     store: StoreClient
     faults: FaultPolicy
     data: DataDigest | None = None
@@ -67,24 +68,32 @@ class RankJob:
 def train_rank(settings: dict[str, Any]) -> None:
     """The training function of every rank. Rank 0 tells the recorder how training ended.
 
-    An error that would come again the same way is told to the recorder before it is raised: `ends_for_good` then keeps
-    Ray from restarting, and Ray ends the other ranks, wherever they wait.
+    An error that would come again the same way is told to the recorder before it is raised. Ray's controller then does
+    not restart the ranks (`failure_policy`), and Ray ends the other ranks, wherever they wait.
     """
     job: RankJob = settings["job"]
     rank = ray.train.get_context().get_world_rank()
     who = identity()
-    outbox = Outbox(lambda batch, mark: bool(job.recorder.call("push", rank, batch, who, mark)))
+    outbox = Outbox(lambda batch, mark: job.recorder.push(rank, batch, who, mark))
     try:
         with forwarded_logs(outbox), scratch_folder("gemfleet-rank-") as work:
             result = _train(job, rank, outbox, work)
         if rank == 0:
-            outbox.put({"kind": "result", "event": "result", "device": device_name(), **asdict(result)})
+            outbox.put({"kind": "result", "event": EventKind.RESULT, "device": device_name(), **asdict(result)})
     except OutOfMemoryError as error:
-        outbox.put({"kind": "event", "event": RANK_EVENT, "message": str(error), "rank": rank, "micro": error.micro})
+        outbox.put(
+            {
+                "kind": "event",
+                "event": EventKind.RANK_OUT_OF_MEMORY,
+                "message": str(error),
+                "rank": rank,
+                "micro": error.micro,
+            }
+        )
         raise
     except (UserError, NonFiniteLossError) as error:
         kind = "user" if isinstance(error, UserError) else "training"
-        outbox.put({"kind": "event", "event": "fatal", "message": str(error), "rank": rank, "cause": kind})
+        outbox.put({"kind": "event", "event": EventKind.FATAL, "message": str(error), "rank": rank, "cause": kind})
         outbox.flush()
         raise
     finally:
@@ -96,7 +105,7 @@ def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
 
     generation = int(os.environ[GENERATION_VARIABLE])
     if rank == 0:
-        job.recorder.call("transition", "training")
+        job.recorder.transition(RunState.TRAINING)
     watchdog = Watchdog(job.faults.limits, partial(end_hanging_rank, job.recorder, rank, generation))
     store = job.store.attempt(generation)
     reporter = RayReporter(store, outbox, rank, work, watchdog.progress, job.faults.stop_on_failure)
@@ -119,10 +128,12 @@ def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
         reporter.close()
 
 
-def end_hanging_rank(recorder: HeadActor, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
+def end_hanging_rank(
+    recorder: RecorderClient, rank: int, generation: int, phase: str, seconds: float, stacks: str
+) -> None:
     """Save the stacks on the head, then end this process: Ray sees a lost rank and restarts the run."""
     try:
-        recorder.call("save_stacks", rank, generation, phase, seconds, stacks)
+        recorder.save_stacks(rank, generation, phase, seconds, stacks)
         time.sleep(HANG_GRACE_SECONDS)
     finally:
         os._exit(HANG_EXIT_CODE)

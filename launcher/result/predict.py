@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
+from gemfleet.launcher.config.schema import PredictConfig
+from gemfleet.launcher.placement import Placement
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.predict import Prediction, Predictor, Question, questions
 
-from ..config.schema import PredictConfig
-from ..placement import Placement, hide_gpus
 from .metrics import prediction_metrics
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

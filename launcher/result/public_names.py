@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.demo import MODEL_FOLDER
-
-from ..sources.fetch import is_remote
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_CACHE = re.compile(r"(?:^|/)(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+/?$")

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.redaction import redact
+from gemfleet.launcher.config.load import read_mapping
+from gemfleet.launcher.config.platform.request import is_platform_request
+from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
-from ..config.load import read_mapping
-from ..config.platform.request import is_platform_request
-from ..config.schema import OutputConfig
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
 from .public_names import base_reference, clean_json, copy_board

@@ -7,6 +7,10 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.launcher.display import Display
+from gemfleet.launcher.result.delivery.deliver import check_delivery
+from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import DataConfig, TrainConfig
@@ -21,11 +25,6 @@ from gemfleet.train.model.base_check import check_base, load_tokenizer
 from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.hub_lookup import cached_model, look_up_data, look_up_model
 from gemfleet.train.model.resolve import check_context, check_model_folder
-
-from ..config.schema import LaunchConfig
-from ..display import Display
-from ..result.delivery.deliver import check_delivery
-from ..sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
 
 Check = Callable[[], object]
 

@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.inventory import check_address
 from gemfleet.cluster.local import connect, resolve_address
-
-from ..config.schema import ClusterConfig, WorkerRange
+from gemfleet.launcher.config.schema import ClusterConfig, WorkerRange
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""From a trained checkpoint to its result: answers on the evaluation set, the published folder, its delivery."""
+"""From trained ranks to the run's result: answers on the evaluation set, the published folder, its delivery."""
 
 from __future__ import annotations
 
@@ -6,28 +6,35 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.inventory import wait_for_resources
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.result.delivery.deliver import deliver_folder
+from gemfleet.launcher.result.predict import predict_on_cluster, write_predictions
+from gemfleet.launcher.result.public_names import public_name, renamed, written_names
+from gemfleet.launcher.result.publish import Publication, publish
+from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.loop import UNCHANGED
 
-from ..result.delivery.deliver import deliver_folder
-from ..result.predict import predict_on_cluster, write_predictions
-from ..result.public_names import public_name, renamed, written_names
-from ..result.publish import Publication, publish
-from ..result.publish_evaluation import publish_evaluation
-from .admission import Ground
-
-if TYPE_CHECKING:
-    from .launch import Run
+from .prepared import Ground
+from .session import Outcome, RunSession, TrainingFailedError
+from .signals import SIGNALS
 
 ROOM_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left, and what it stood on at the end. checkpoint: None where nothing was trained."""
+    """What training left, and what it stood on at the end.
 
+    train: the settings that it trained with; checkpoint: None where nothing was trained
+    """
+
+    train: TrainConfig
     checkpoint: Path | None
     ground: Ground
     result: dict[str, Any]
@@ -37,7 +44,36 @@ class Trained:
         return bool(self.result["stopped"])
 
 
-def predict_answers(run: Run, trained: Trained) -> None:
+def newest_checkpoint(run: RunSession, store: StoreClient, result: dict[str, Any] | None) -> Path:
+    """The folder of the newest verified checkpoint. TrainingFailedError where there is none."""
+    run.enter(RunState.PUBLISHING, "publishing")
+    newest, damaged = store.newest_verified()
+    for sentence in damaged:
+        run.note(f"a damaged checkpoint is passed over: {sentence}")
+    if newest is None or not result:
+        raise TrainingFailedError("training ended, but no checkpoint of it is on the head", run.folder / "logs")
+    if newest.step != result["steps"]:
+        run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
+    return store.at_hand(newest.step)
+
+
+def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
+    """Predict, publish, deliver, and end the run as succeeded or stopped. Raises TrainingFailedError, DeliveryError."""
+    if trained.result.get("adapter_changed") is False:
+        run.tell(EventKind.UNCHANGED, UNCHANGED)
+    predict_answers(run, trained)
+    try:
+        output = publish_and_deliver(run, trained)
+    except OSError as error:  # a full disk, most likely
+        message = f"the result could not be written ({error}); `gemfleet checkpoints {run.id}` has the whole checkpoint"
+        raise TrainingFailedError(message, run.folder / "logs") from error
+    state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
+    SIGNALS.ending()
+    run.settle(state)
+    return Outcome(run.id, state, output, interrupted, {**trained.result, "figures": run.registry.figures(run.id)})
+
+
+def predict_answers(run: RunSession, trained: Trained) -> None:
     """Answers on the evaluation set, where they are asked for and the run came to its end."""
     config = run.config.predict
     if config is None and trained.checkpoint is None:
@@ -51,25 +87,24 @@ def predict_answers(run: Run, trained: Trained) -> None:
     wait_for_resources(size.workers, size.cpus_per_worker, size.gpus_per_worker, ROOM_SECONDS, run.note)
     predictions = []
     if ground.source.has_eval:
-        arguments = (ground.source, trained.checkpoint, ground.folders, size, config, run.config.train)
+        arguments = (ground.source, trained.checkpoint, ground.folders, size, config, trained.train)
         predictions = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     run.display.phase("publishing")
 
 
-def publish_and_deliver(run: Run, trained: Trained) -> Path:
+def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     """The folder of the result. A stopped run is not delivered by itself. Raises DeliveryError."""
+    asked, config = run.config.train, run.config.output
     steps = run.registry.metrics(run.id, kind="step")
-    names = written_names(run.asked, run.config.train)
-    facts = card_facts(run.asked, steps, trained, names)
-    config = run.config.output
+    names = written_names(asked, trained.train)
+    facts = card_facts(asked, steps, trained, names)
     if trained.checkpoint is None:
-        output = publish_evaluation(run.folder, run.asked, facts)
+        output = publish_evaluation(run.folder, asked, facts)
     else:
-        publication = Publication(
-            run.folder, trained.checkpoint, trained.ground.model, run.asked.model, config, facts, names
-        )
+        ground = trained.ground
+        publication = Publication(run.folder, trained.checkpoint, ground.model, asked.model, config, facts, names)
         output = publish(publication, run.display.advance)
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")

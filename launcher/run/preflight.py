@@ -1,16 +1,36 @@
-"""What of the doctor's findings keeps a run from starting, and what is only said: a pure decision."""
+"""The preflight: whether the nodes are fit for a run, and where its ranks go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gemfleet.cluster.checkpoint_store.location import check_storage
+from gemfleet.cluster.doctor.examine import check_quickly
 from gemfleet.cluster.doctor.report import Finding, Level, failures
 from gemfleet.cluster.errors import UnfitCluster
+from gemfleet.cluster.inventory import answering_nodes
+from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.placement import Placement
+from gemfleet.train.config.home import gemfleet_home
+
+from .admission import find_places
+from .session import RunSession
 
 # A run could not succeed, or its ranks would not compute the same. Space is left to what needs it: the store's own
 # limit for the head's disk, Ray's for shared memory.
 KEEPS_FROM_STARTING = frozenset({"answer", "versions", "gpus", "interface"})
 SAID = KEEPS_FROM_STARTING | {"space", "gpu health", "gpu clocks"}
+
+
+def preflight(run: RunSession) -> Placement:
+    """See that the nodes are fit for a run, decide on the ranks, and wait until the cluster has room for them."""
+    cluster = run.config.cluster
+    run.enter(RunState.PREFLIGHT, "preflight")
+    check_storage(cluster.storage, run.folder, is_new=run.is_new)
+    findings = check_quickly(answering_nodes(), gemfleet_home())
+    for warning in fitness(findings, uses_gpus=cluster.gpus_per_worker != 0):
+        run.note(warning)
+    return find_places(run)
 
 
 def fitness(findings: Sequence[Finding], uses_gpus: bool = True) -> list[str]:

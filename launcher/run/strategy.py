@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import ray
 from gemfleet.cluster.inventory import Node, answering_nodes, of_kind
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.plan.node_devices import device_facts
+from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, least_devices, node_memory
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.model.resolve import read_model_config, resolve_model_folder
 from gemfleet.train.planning import shape_of_config
@@ -14,39 +17,31 @@ from gemfleet.train.planning.auto_strategy import Settled, is_open, needs_device
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from ..placement import Placement
-from ..plan.node_devices import device_facts
-from ..plan.rank_devices import NodeMemory, all_known, least_devices, node_memory
-
-if TYPE_CHECKING:
-    from .launch import Run
+from .session import RunSession
 
 ANSWER_SECONDS = 120.0
 
 
-def settle(run: Run, placement: Placement) -> Settled | None:
-    """Replace what the configuration leaves open by the plan's choice, which is an event. UserError if nothing fits.
+def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[TrainConfig, Settled | None]:
+    """The settings with what they leave open replaced by the plan's choice, which is an event; and the plan.
 
-    The micro-batch stays open until the data is known. None where nothing was open, or no plan can be made.
-
-    The file of the run keeps `auto`: a later launch chooses again, for the cluster as it is then.
+    The micro-batch stays open until the data is known. The plan is None where nothing was open, or none can be made.
+    UserError where nothing fits. The run's file keeps `auto`: a later launch chooses anew, for its own cluster.
     """
-    train = run.config.train
     if not needs_devices(train):
-        return None
+        return train, None
     shape = shape_of_config(read_model_config(resolve_model_folder(train.model)), train.model)
     nodes = look_at_nodes(placement)
-    settled = (
-        settle_strategy(train, shape, least_devices(train, placement, nodes)) if all_known(placement, nodes) else None
-    )
-    found = settled_blindly(train) if settled is None else settled.config
+    if all_known(placement, nodes):
+        plan = settle_strategy(train, shape, least_devices(train, placement, nodes))
+        settled, sentence, facts = plan.config, plan.sentence, plan.facts
+    else:
+        plan, settled = None, settled_blindly(train)
+        sentence = blind_sentence(settled)
+        facts = {"strategy": settled.strategy, "reason": sentence}
     if is_open(train):
-        sentence = blind_sentence(found) if settled is None else settled.sentence
-        facts = {"strategy": found.strategy, "reason": sentence} if settled is None else settled.facts
-        run.note(sentence)
-        run.registry.add_event(run.id, "strategy", sentence, facts)
-    run.config = run.config.model_copy(update={"train": found})
-    return settled
+        run.tell(EventKind.STRATEGY, sentence, facts)
+    return settled, plan
 
 
 def blind_sentence(found: TrainConfig) -> str:

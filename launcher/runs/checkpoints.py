@@ -10,9 +10,9 @@ from gemfleet.cluster.checkpoint_store.location import open_shelf
 from gemfleet.cluster.checkpoint_store.places import checkpoints_folder
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.scratch import scratch_folder
+from gemfleet.launcher.config.load import read_mapping
 from gemfleet.train.errors import UserError
 
-from ..config.load import read_mapping
 from .folder import RESOLVED_FILE
 
 

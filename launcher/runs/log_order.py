@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import groupby
@@ -31,3 +32,8 @@ def _timed(lines: list[Line]) -> list[tuple[str, Line]]:
         newest = max(newest, stamp)
         timed.append((newest, line))
     return timed
+
+
+def log_stamp(seconds: float) -> str:
+    """Local time to the millisecond, as ranks write it. seconds: since the epoch"""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))},{int(seconds % 1 * 1000):03}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gemfleet.cluster.registry.run_database import is_lost
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.step.record import OVER_RUN
 
 
 def registry_of(home: Path) -> RunRegistry:
@@ -17,4 +18,4 @@ def registry_of(home: Path) -> RunRegistry:
 
         count = len(repair(home).rebuilt)
         print(f"the registry was lost; {count} runs are back from their folders, without metrics", file=sys.stderr)
-    return RunRegistry(path)
+    return RunRegistry(path, OVER_RUN)

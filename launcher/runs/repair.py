@@ -19,9 +19,9 @@ from gemfleet.cluster.registry.registry_salvage import begin_numbers_anew, is_wh
 from gemfleet.cluster.registry.run_database import RUN_PARTS
 from gemfleet.cluster.registry.run_records import FACTS_FILE
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
+from gemfleet.launcher.config.load import parse_yaml
 from gemfleet.train.errors import UserError
 
-from ..config.load import parse_yaml
 from .checkpoints import shelf_of
 from .folder import RESOLVED_FILE
 

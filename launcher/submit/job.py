@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.errors import UserError
 
-from ..config.schema import LaunchConfig
 from .job_files import HIDDEN, Luggage
 
 CONNECT_SECONDS = 5.0

@@ -12,6 +12,7 @@ from gemfleet.benchmarks.shared.models import TINY
 from gemfleet.benchmarks.shared.record import Record, read_records
 from gemfleet.train.planning.counts import lora_parameters
 from gemfleet.train.planning.flops import FlopCounter
+from gemfleet.train.step.record import SUITE_FIGURES
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,8 @@ def test_a_quick_throughput_run_counts_tokens_flops_and_waits(
     assert found["mfu_basis"] == "measured ceiling"
     assert sum(run.facts["checkpoint_wait_seconds"]) > 0
     assert 0 < found["share_waiting_for_checkpoints"] < 1
+    assert set(SUITE_FIGURES) <= set(found)
+    assert found["padding_share"] == 0.0
     assert run.losses[-1] < run.losses[0]
     assert (tmp_path / "throughput.md").read_text().count("tiny-ddp-fp32") == 1
     assert "aten::" in next(tmp_path.glob("profile-*.operators.txt")).read_text()

@@ -8,27 +8,30 @@ from __future__ import annotations
 import pytest
 from support.places import TESTS
 
+STORE, COMMIT = "cluster/checkpoint_store/test_store_on_ray.py::", "cluster/checkpoint_store/test_commit.py::"
+POLICY = "launcher/run/training/test_failure_policy.py::"
 TRAPS = {
-    "a filesystem handler of `__main__` does not pickle": "cluster/test_store_on_ray.py::"
-    "test_the_handler_pickles_and_stays_equal",
-    "unpickled filesystems compare unequal, so checkpoints are not recognised": "cluster/test_store_on_ray.py::"
-    "test_the_handler_pickles_and_stays_equal",
-    "what is left of a failed upload is sent as its end": "cluster/test_checkpoint_faults.py::"
+    "a filesystem handler of `__main__` does not pickle": f"{STORE}test_the_handler_pickles_and_stays_equal",
+    "unpickled filesystems compare unequal, so checkpoints are not recognised": (
+        f"{STORE}test_the_handler_pickles_and_stays_equal"
+    ),
+    "what is left of a failed upload is sent as its end": "cluster/checkpoint_store/test_checkpoint_faults.py::"
     "test_a_full_disk_poisons_the_upload_and_publishes_nothing",
-    "a stream that is dropped or left by an error is closed, and published": "cluster/test_store_on_ray.py::"
-    "test_only_a_stream_that_was_closed_in_order_publishes",
-    "uploads are retried for a few AWS errors only": "cluster/test_store_on_ray.py::"
-    "test_a_killed_store_costs_a_retry_and_nothing_else",
-    "the snapshot is rewritten in place": "cluster/test_store_on_ray.py::test_a_snapshot_is_never_half_written",
+    "a stream that is dropped or left by an error is closed, and published": (
+        f"{STORE}test_only_a_stream_that_was_closed_in_order_publishes"
+    ),
+    "uploads are retried for a few AWS errors only": f"{STORE}test_a_killed_store_costs_a_retry_and_nothing_else",
+    "the snapshot is rewritten in place": f"{STORE}test_a_snapshot_is_never_half_written",
     "a corrupt snapshot blocks resume": "faults/test_runs.py::test_a_killed_driver_and_a_damaged_checkpoint",
-    "an exception out of a callback ends the run": "launcher/test_fit.py::test_a_lost_rank_is_told_and_restarted",
-    "`report` returns before the checkpoint is committed": "cluster/test_checkpoint_disk.py::"
-    "test_sweep_removes_what_no_manifest_names",
-    "a rank of an attempt that is over may still be sending": "cluster/test_store_on_ray.py::"
-    "test_an_older_attempt_is_refused_without_retries",
-    "an actor that is made again remembers nothing": "cluster/test_checkpoint_disk.py::test_a_restarted_store_goes_on",
-    "actors end when the last handle of their creator goes": "cluster/test_store_on_ray.py::"
-    "test_actors_live_while_their_creator_holds_them_and_end_with_it",
+    "an exception out of a callback ends the run": f"{POLICY}test_a_lost_rank_is_told_and_restarted",
+    "`report` returns before the checkpoint is committed": f"{COMMIT}test_sweep_removes_what_no_manifest_names",
+    "a rank of an attempt that is over may still be sending": (
+        f"{STORE}test_an_older_attempt_is_refused_without_retries"
+    ),
+    "an actor that is made again remembers nothing": f"{COMMIT}test_a_restarted_store_goes_on",
+    "actors end when the last handle of their creator goes": (
+        f"{STORE}test_actors_live_while_their_creator_holds_them_and_end_with_it"
+    ),
     "no failure is forgiven unless `max_failures` says so": "faults/test_runs.py::test_a_killed_rank",
     "a hung rank still answers health checks": "faults/test_runs.py::test_a_rank_that_hangs",
     "one rank's error leaves the others in a collective": "faults/test_one_rank_fails.py::"
@@ -41,7 +44,7 @@ TRAPS = {
     "::test_a_signal_ends_the_run_in_order",
     "a local Ray shares the driver's group, and dies of its signals": "faults/test_signals.py::"
     "test_a_signal_ends_the_run_in_order",
-    "a job's working directory may hold 100 MiB": "launcher/test_submission.py::"
+    "a job's working directory may hold 100 MiB": "launcher/submit/test_job.py::"
     "test_a_folder_above_the_limit_names_its_largest_files",
 }
 

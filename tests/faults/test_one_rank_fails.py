@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.cluster.registry.run_recorder import start_recorder
+from gemfleet.cluster.registry.recorder_client import start_recorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from support.fault_table import tell
 from support.tiny_run import local_ray
@@ -17,13 +17,17 @@ from support.tiny_run import local_ray
 def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
     import ray.train
     import ray.train.torch
+    from gemfleet.cluster.registry.event_kinds import EventKind
+    from gemfleet.launcher.placement import Placement
     from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
-    from gemfleet.launcher.run.training.ray_trainer import EndsForGood, FitThread, first_cause
+    from gemfleet.launcher.run.training.callback import RestartOnlyWhereDecided
+    from gemfleet.launcher.run.training.ray_trainer import FitThread, first_cause
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("one-1", "one", "{}")
     with local_ray():
-        recorder = start_recorder(tmp_path, "one-1")
+        recorder = start_recorder(tmp_path, "one-1", ())
+        node = ray.get_runtime_context().get_node_id()
 
         def train() -> None:
             import torch.distributed as dist
@@ -32,9 +36,9 @@ def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
             rank = ray.train.get_context().get_world_rank()
             if rank == 1:
                 fatal: dict[str, Any] = {"kind": "event", "event": "fatal", "message": "row 7 is bad", "cause": "user"}
-                recorder.call("push", rank, [fatal], {"node": "n", "address": "a", "pid": 1})
+                recorder.push(rank, [fatal], {"node": "n", "address": "a", "pid": 1})
                 raise UserError("row 7 is bad")
-            recorder.call("event", "waits", "rank 0 waits for rank 1")
+            recorder.event(EventKind.NOTE, "rank 0 waits for rank 1")
             dist.barrier()
 
         attempts = tmp_path / "attempts"
@@ -45,7 +49,7 @@ def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
             run_config=ray.train.RunConfig(
                 storage_path=str(tmp_path / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=3),
-                callbacks=[EndsForGood(recorder)],
+                callbacks=[RestartOnlyWhereDecided(recorder, Placement(2, 1.0, 0, "PACK"), [node], 3)],
             ),
         )
         fit = FitThread(trainer)

@@ -30,7 +30,7 @@ WRITER = """
 import hashlib, sys, threading
 from pathlib import Path
 import numpy as np
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
 
 disk = CheckpointDisk(Path(sys.argv[1]))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 from support.fault_table import ROWS, print_table
-from tests.hosts.hosts import fleet_of, why_not
-from tests.hosts.ray_cluster import RayCluster, prepare_head, start_ray
+from support.hosts.hosts import fleet_of, why_not
+from support.hosts.ray_cluster import RayCluster, prepare_head, start_ray
 
 
 @pytest.fixture(scope="session", autouse=True)

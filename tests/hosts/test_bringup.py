@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.hosts.hosts import HOME, Fleet, Host, fleet_of
-from tests.hosts.ssh_hosts import HOSTS_FILE, processes, serve_ssh, why_no_ssh, write_hosts_file
-from tests.tiny_model import save_tiny_gemma3
-from tests.tiny_tokenizer import tiny_tokenizer
+from support.hosts.hosts import HOME, Fleet, Host, fleet_of
+from support.hosts.ssh_hosts import HOSTS_FILE, processes, serve_ssh, why_no_ssh, write_hosts_file
+from support.tiny_model import save_tiny_gemma3
+from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 JOB_FOLDER = "/tmp/job"

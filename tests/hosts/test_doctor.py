@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hosts.hosts import HOME, Fleet, Host, fleet_of
-from tests.hosts.ssh_hosts import HOSTS_FILE, serve_ssh, why_no_ssh, write_hosts_file
+from support.hosts.hosts import HOME, Fleet, Host, fleet_of
+from support.hosts.ssh_hosts import HOSTS_FILE, serve_ssh, why_no_ssh, write_hosts_file
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 SITE = f"{HOME}/site"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.hosts.hosts import Fleet, Host, fleet_of
+from support.hosts.hosts import Fleet, Host, fleet_of
 
 pytestmark = pytest.mark.hosts
 PORT = 7000

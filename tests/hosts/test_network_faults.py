@@ -18,9 +18,9 @@ import yaml
 from gemfleet.benchmarks.faults.recovery import recovery_of
 from gemfleet.cluster.registry.run_registry import Run
 from support.fault_table import tell, verifies
-from tests.hosts.hosts import Host, fleet_of
-from tests.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
-from tests.hosts.remote_registry import RemoteRegistry
+from support.hosts.hosts import Host, fleet_of
+from support.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
+from support.hosts.remote_registry import RemoteRegistry
 
 pytestmark = [pytest.mark.hosts, pytest.mark.faults, pytest.mark.timeout(900), pytest.mark.slow]
 ID = "faults"

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.hosts.hosts import Host
-from tests.hosts.ray_cluster import RayCluster
+from support.hosts.hosts import Host
+from support.hosts.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900), pytest.mark.slow]
 MIB = int(os.environ.get("GEMFLEET_STAGE_MIB") or 256)
@@ -25,7 +25,7 @@ STAGE = """
 import dataclasses, json, sys
 from pathlib import Path
 import ray
-from gemfleet.cluster.staging import stage_folder
+from gemfleet.cluster.staging.stage import stage_folder
 ray.init(address="auto", log_to_driver=False, logging_level="error")
 seen = []
 staged = stage_folder(Path(sys.argv[1]), sys.argv[2], lambda done, of: seen.append(done))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from safetensors import safe_open
-from tests.hosts.hosts import Host
-from tests.hosts.ray_cluster import WORK, RayCluster
+from support.hosts.hosts import Host
+from support.hosts.ray_cluster import WORK, RayCluster
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 JOB_FOLDER = "/tmp/job"

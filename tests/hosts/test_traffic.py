@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.hosts.hosts import REPOSITORY
 from support.tiny_model import save_tiny_gemma3
-from tests.hosts.hosts import REPOSITORY
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(900)]
 TOLERANCE = 0.1

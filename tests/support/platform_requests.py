@@ -72,7 +72,16 @@ REFERENCE: dict[str, Any] = {
         "gradient_accumulation": 4,
     },
 }
-MISSING = object()
+
+
+class Missing:
+    """Marks a key to remove."""
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = Missing()
 
 
 def changed(**values: Any) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
 
-FOLDER = Path(__file__).parent / "snapshots"
+from support.places import TESTS
+
+FOLDER = TESTS / "snapshots"
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 

@@ -1,7 +1,8 @@
-"""What Linux says of the processor. Imports nothing heavy, so that a task which asks costs a moment."""
+"""The processor: what Linux says of it, and how a process keeps to it. Imports nothing heavy."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -31,3 +32,11 @@ def _cpuinfo(field: str) -> str:
         if key.strip() == field:
             return value.strip()
     return ""
+
+
+def hide_gpus() -> None:
+    """Make this process of a rank without a GPU compute on the CPU: Ray hides none from what has reserved none.
+
+    To be called before torch looks for a GPU.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""

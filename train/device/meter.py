@@ -93,7 +93,7 @@ class DeviceMeter:
         return [0.0] * (len(own) * self._rank) + own + [0.0] * (len(own) * (self._world_size - 1 - self._rank))
 
     @staticmethod
-    def record(summed: list[float]) -> dict[str, list[Any]]:
+    def record(summed: list[float]) -> dict[str, Any]:
         """Lists with an entry for each rank, from what `places` summed to; None for an unknown utilisation."""
         return {
             "memory_bytes": [int(value) for value in summed[0::3]],

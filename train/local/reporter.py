@@ -1,4 +1,4 @@
-"""A `Reporter` for ranks on one machine: checkpoints by rename, metrics as lines and TensorBoard events."""
+"""A `Reporter` for ranks on one machine: checkpoints by rename, records as lines and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch.distributed as dist
 from ..config.home import open_as_umask_says
 from ..errors import UserError
 from ..interfaces import WriteCheckpoint
+from ..step.record import points
 
 
 class LocalReporter:
@@ -56,10 +57,8 @@ class LocalReporter:
     def log_step(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(json.dumps(dict(record)) + "\n")
         self._metrics.flush()
-        kind, step = record["kind"], record["step"]
-        for key in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "eval_loss"):
-            if key in record:
-                self._board.add_scalar(f"{'eval' if kind == 'eval' else 'train'}/{key}", record[key], step)
+        for tag, value in points(record):
+            self._board.add_scalar(tag, value, record["step"])
         print(line_of(record), flush=True)
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:

@@ -1,9 +1,4 @@
-"""The one honest throughput record: what was computed, what was useful, and how long it took.
-
-Three counts, never mixed: raw tokens (everything that went through the model, padding too), non-pad tokens (text), and
-supervised tokens (what the loss scored). Rates are over all ranks and per rank, on wall time of the whole step:
-waiting for data, accumulation, communication and the optimizer are all inside.
-"""
+"""What a step is measured by: its time, its FLOPs, its device's rated speed and the peak of its memory."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import resource
 import statistics
 import time
 from collections import deque
-from dataclasses import asdict, dataclass
 
 import torch
 
@@ -22,47 +16,6 @@ from ..planning.flops import FlopCounter
 from ..planning.shapes import shape_of_config
 
 RATE_WINDOW_STEPS = 20
-
-
-@dataclass(frozen=True)
-class StepThroughput:
-    """Seconds, tokens and FLOPs of one optimizer step over all ranks.
-
-    checkpoint_wait_seconds: what saving held training up since the step before; it lies between steps, not in this one
-    flops: what LoRA needs for these documents, recomputation and padding left out; recomputed_flops: what activation
-    checkpointing adds; rated_flops_per_second: of one rank's device on its data sheet, None where there is none
-    """
-
-    step_seconds: float
-    data_wait_seconds: float
-    checkpoint_wait_seconds: float
-    raw_tokens: int
-    tokens: int
-    supervised_tokens: int
-    world_size: int
-    peak_memory_bytes: int
-    flops: float
-    recomputed_flops: float
-    rated_flops_per_second: float | None
-
-    def record(self) -> dict[str, float | None]:
-        """Flat record for logs, API and TensorBoard; rates in tokens per second."""
-        per_second: dict[str, float | None] = {
-            "raw_tokens_per_second": self.raw_tokens / self.step_seconds,
-            "tokens_per_second": self.tokens / self.step_seconds,
-            "supervised_tokens_per_second": self.supervised_tokens / self.step_seconds,
-            "tokens_per_second_per_rank": self.tokens / self.step_seconds / self.world_size,
-            "flops_per_second_per_rank": self.flops / self.step_seconds / self.world_size,
-            "mfu": self._utilisation(self.flops),
-            "hfu": self._utilisation(self.flops + self.recomputed_flops),
-        }
-        return {**asdict(self), **per_second}
-
-    def _utilisation(self, flops: float) -> float | None:
-        """The share of what the devices could compute in this time by their data sheets; None where they have none."""
-        if self.rated_flops_per_second is None:
-            return None
-        return flops / (self.step_seconds * self.world_size * self.rated_flops_per_second)
 
 
 class StepClock:

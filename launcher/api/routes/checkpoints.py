@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
+from gemfleet.launcher.api.archive import MEDIA_TYPE, open_archive
+from gemfleet.launcher.api.problems import ApiError, responses
+from gemfleet.launcher.api.schemas import Checkpoint, Listing
+from gemfleet.launcher.api.services import Needed
+from gemfleet.launcher.api.views import checkpoint_folder, checkpoint_view
 
-from ..archive import MEDIA_TYPE, open_archive
-from ..problems import ApiError, responses
-from ..schemas import Checkpoint, Listing
-from ..services import Needed
-from ..views import checkpoint_folder, checkpoint_view
 from .parameters import Limit, RunId, Step
 
 router = APIRouter(prefix="/runs/{run_id}/checkpoints", tags=["checkpoints"])

@@ -9,9 +9,8 @@ from pathlib import Path
 import psutil
 from fastapi import APIRouter
 from gemfleet.cluster.inventory import Node
-
-from ..schemas import ClusterStatus, Gpu, HeadStatus, NodeStatus
-from ..services import Needed
+from gemfleet.launcher.api.schemas import ClusterStatus, Gpu, HeadStatus, NodeStatus
+from gemfleet.launcher.api.services import Needed
 
 router = APIRouter(tags=["cluster"])
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
-
-from ..problems import ApiError
+from gemfleet.launcher.api.problems import ApiError
 
 router = APIRouter()
 TYPES = {"app.css": "text/css", "plotly.js": "text/javascript", "index.html": "text/html"}

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from gemfleet.launcher.api.problems import responses
+from gemfleet.launcher.api.schemas import Event, Listing, Metric, MetricPage
+from gemfleet.launcher.api.services import Needed
+from gemfleet.launcher.api.sse import CONTENT, MEDIA_TYPE, Start, Wanted, parse_position, stream
+from gemfleet.launcher.api.views import event_view, metric_view
 from pydantic import Field
 
-from ..problems import responses
-from ..schemas import Event, Listing, Metric, MetricPage
-from ..services import Needed
-from ..sse import CONTENT, MEDIA_TYPE, Start, Wanted, parse_position, stream
-from ..views import event_view, metric_view
 from .parameters import Absent, AfterEvent, Limit, RunId, SinceStep
 
 router = APIRouter(tags=["events"])

@@ -6,10 +6,9 @@ from importlib.metadata import version
 
 from fastapi import APIRouter
 from gemfleet.cluster.errors import ClusterError
-
-from ..problems import ApiError, responses
-from ..schemas import Health
-from ..services import Needed
+from gemfleet.launcher.api.problems import ApiError, responses
+from gemfleet.launcher.api.schemas import Health
+from gemfleet.launcher.api.services import Needed
 
 router = APIRouter(tags=["health"])
 

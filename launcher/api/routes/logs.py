@@ -10,16 +10,16 @@ from itertools import islice
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from gemfleet.launcher.api.problems import responses
+from gemfleet.launcher.api.redaction import redact_text
+from gemfleet.launcher.api.schemas import LogLine, LogPage
+from gemfleet.launcher.api.services import Needed, Services
+from gemfleet.launcher.api.sse import COMMENT_SECONDS, CONTENT, EventStream, message
 from gemfleet.launcher.runs.log_files import LogReader
 from gemfleet.launcher.runs.log_order import by_time
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from ..problems import responses
-from ..redaction import redact_text
-from ..schemas import LogLine, LogPage
-from ..services import Needed, Services
-from ..sse import COMMENT_SECONDS, CONTENT, EventStream, message
 from .parameters import Absent, RunId
 
 router = APIRouter(prefix="/runs/{run_id}", tags=["logs"])

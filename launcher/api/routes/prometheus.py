@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Response
+from gemfleet.launcher.api.metrics import RunCollector
+from gemfleet.launcher.api.services import Needed
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
-from ..metrics import RunCollector
-from ..services import Needed
 
 router = APIRouter()
 

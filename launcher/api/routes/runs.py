@@ -7,14 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.api.problems import responses
+from gemfleet.launcher.api.redaction import redact
+from gemfleet.launcher.api.schemas import Listing, RunConfiguration, RunDetail, RunSummary, Submission
+from gemfleet.launcher.api.services import Needed
+from gemfleet.launcher.api.submissions import checked_config
+from gemfleet.launcher.api.views import config_of, run_detail, run_summary
 from gemfleet.launcher.runs.names import new_run_id
 
-from ..problems import responses
-from ..redaction import redact
-from ..schemas import Listing, RunConfiguration, RunDetail, RunSummary, Submission
-from ..services import Needed
-from ..submissions import checked_config
-from ..views import config_of, run_detail, run_summary
 from .parameters import Absent, AfterRun, RunId
 
 router = APIRouter(prefix="/runs", tags=["runs"])

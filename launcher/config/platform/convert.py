@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gemfleet.launcher.config.schema import LaunchConfig
 from pydantic import ValidationError
 
-from ..schema import LaunchConfig
 from .combine import COMBINATIONS, Context, Draft, Exists, check_context, combine_places, context_of, path_exists
 from .request import Request, read_request
 from .table import TABLE

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.errors import locate
 
-from ..schema import LaunchConfig
 from .key import Key
 from .table import SECTIONS
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
-
-from ..schema import LaunchConfig
 
 
 def problems_in_the_requests_words(

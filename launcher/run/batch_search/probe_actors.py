@@ -12,9 +12,10 @@ import ray.exceptions
 import ray.util
 from gemfleet.cluster.errors import ResourcesUnavailable
 from gemfleet.cluster.inventory import pin_network_interface
-from gemfleet.launcher.placement import Placement, hide_gpus
+from gemfleet.launcher.placement import Placement
 from gemfleet.train.batch_finder.probes.child import ProbeTask
 from gemfleet.train.batch_finder.probes.process import Answer, LocalProbe
+from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.device.memory import resident_bytes
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 

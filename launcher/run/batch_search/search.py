@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, batch_cache_file
 from gemfleet.train.batch_finder.decision import Decision, decide
 from gemfleet.train.batch_finder.finder import Found, Variant, find_batch
@@ -35,17 +37,12 @@ from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.resolve import resolve_model_folder
 from gemfleet.train.planning.auto_strategy import Settled
 
-from ..admission import heed_stop
-from ..training.memory_restart import RUN_EVENT
 from .cache_key import batch_key
 from .probe_actors import HostFacts, RayProbe, probe_hosts
 
-if TYPE_CHECKING:
-    from ..launch import Run
-
 PROBES = Decision(probes=True, planned=None)
 # kind, sentence, facts
-Tell = Callable[[str, str, Mapping[str, Any]], None]
+Tell = Callable[[EventKind, str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -61,27 +58,26 @@ class FindTask:
 
 
 def find_micro(
-    run: Run,
+    run: RunSession,
+    train: TrainConfig,
     placement: Placement,
     source: BlockSource,
     model_folders: Mapping[str, str],
     plan: Settled | None,
     use_cache: bool,
 ) -> TrainConfig:
-    """The phase of a run: as configured, with a number of rows in a pass. plan: what it chose for these places.
+    """The phase of a run: the settings with a number of rows in a pass. plan: what it chose for these places.
 
     Raises StoppedBeforeFit when somebody asks the run to stop meanwhile.
     """
-    train = run.config.train
     if isinstance(train.batch.micro, int):
         return train
     if train.max_steps == 0:
         return train.with_micro(1)
 
-    def tell(kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
-        run.note(sentence)
-        run.registry.add_event(run.id, kind, sentence, facts)
-        heed_stop(run, "looked for a micro-batch")  # after each trial at the latest
+    def tell(kind: EventKind, sentence: str, facts: Mapping[str, Any]) -> None:
+        run.tell(kind, sentence, dict(facts))
+        run.heed_stop("looked for a micro-batch")  # after each trial at the latest
 
     done = run.registry.latest_metrics(run.id, "step") or {"step": 0}
     on_gpu = placement.gpus_per_worker > 0
@@ -89,26 +85,27 @@ def find_micro(
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
     run.enter(RunState.FINDING_BATCH, "finding batch")
-    variants = variants_of(left_to_probes(run, plan), plan.options if plan else ())
+    variants = variants_of(train if plan else left_to_probes(run, train), plan.options if plan else ())
     key = batch_key(train, variants, placement, model_folders, resolve_model_folder(train.model))
     task = FindTask(train, variants, placement, source, model_folders, run.config.cluster.wait_for_resources_s)
     return settle_micro(task, BatchCache(batch_cache_file()) if use_cache else None, key, tell, decision)
 
 
-def left_to_probes(run: Run, plan: Settled | None) -> TrainConfig:
-    """What is settled. Where no plan could be made, probes choose whether anything is recomputed."""
-    train, asked = run.config.train, run.asked.activation_checkpointing
-    return train if plan else train.model_copy(update={"activation_checkpointing": asked})
+def left_to_probes(run: RunSession, train: TrainConfig) -> TrainConfig:
+    """The settings where no plan could be made: probes choose whether anything is recomputed."""
+    return train.model_copy(update={"activation_checkpointing": run.config.train.activation_checkpointing})
 
 
-def rows_that_fitted(run: Run) -> int | None:
+def rows_that_fitted(run: RunSession) -> int | None:
     """What an earlier launch of this run came down to when memory ran out; None where it did not."""
-    return min((e["data"]["to"] for e in run.registry.events(run.id) if e["kind"] == RUN_EVENT), default=None)
+    return min(
+        (e["data"]["to"] for e in run.registry.events(run.id) if e["kind"] == EventKind.OUT_OF_MEMORY), default=None
+    )
 
 
 def by_plan(config: TrainConfig, decision: Decision, tell: Tell) -> TrainConfig:
     """What was chosen without probes, which is an event."""
-    tell("batch_planned", decision.sentence(), {"rows": decision.rows, "reason": decision.sentence()})
+    tell(EventKind.BATCH_PLANNED, decision.sentence(), {"rows": decision.rows, "reason": decision.sentence()})
     return config.with_micro(decision.rows)
 
 
@@ -123,7 +120,7 @@ def settle_micro(
     if known is None and not decision.probes:
         return by_plan(task.config, decision, tell)
     if known is None and decision.reason:
-        tell("batch_note", decision.reason, {})
+        tell(EventKind.BATCH_NOTE, decision.reason, {})
     try:
         return _known_or_found(task, cache, known, key, tell, decision.budget_s)
     except ProbeError as error:
@@ -137,18 +134,18 @@ def _known_or_found(
 ) -> TrainConfig:
     if known is not None:
         sentence = f"micro-batch {known.rows} ({known.variant}), as found before; the first step checks it"
-        tell("batch_cached", sentence, {"variant": known.variant, "rows": known.rows, "key": key})
+        tell(EventKind.BATCH_CACHED, sentence, {"variant": known.variant, "rows": known.rows, "key": key})
         return settled(task.config, task.variants, known.variant, known.rows, known.evaluation_rows)
     started = time.monotonic()
     found = _search(task, tell, budget_s)
     for line in table(found):
-        tell("batch_table", line, {})
+        tell(EventKind.BATCH_TABLE, line, {})
     choice, (sentence, *others) = found.choice, found_sentences(found, task.config.evaluation.micro)
     for other in others:
-        tell("batch_note", other, {})
+        tell(EventKind.BATCH_NOTE, other, {})
     facts = {"variant": choice.variant, "rows": choice.rows, "trials": found.trials, "key": key}
     facts |= {"memory_trials": found.memory_trials, "seconds": time.monotonic() - started}
-    tell("batch_found", sentence, facts)
+    tell(EventKind.BATCH_FOUND, sentence, facts)
     if cache is not None and not found.cut_short:
         chosen = CachedBatch(choice.variant, choice.rows, choice.speed, choice.peak_bytes, found.evaluation_rows)
         cache.put(key, chosen)
@@ -159,7 +156,7 @@ def _search(task: FindTask, tell: Tell, budget_s: float) -> Found:
     config, world_size = task.config, task.placement.workers
 
     def told(variant: str, trial: Trial) -> None:
-        tell("batch_trial", trial_line(variant, trial), trial_facts(variant, trial))
+        tell(EventKind.BATCH_TRIAL, trial_line(variant, trial), trial_facts(variant, trial))
 
     with probe_hosts(task.placement, task.timeout_s) as hosts:
         places = rank_places([facts for _, facts in hosts], task.model_folders)

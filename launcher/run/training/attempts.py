@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfleet.cluster.checkpoint_store.client import StoreClient
-from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.recorder_client import RecorderClient
+from gemfleet.cluster.registry.run_records import RunState
 
 
 @dataclass(frozen=True)
@@ -16,12 +18,13 @@ class Attempts:
     """
 
     store: StoreClient
-    recorder: HeadActor
+    recorder: RecorderClient
     before: int
 
     def __call__(self) -> int:
         generation = self.store.begin_attempt()
-        self.recorder.call("event", "attempt", f"attempt {generation - self.before} begins", {"generation": generation})
-        if generation > self.before + 1:
-            self.recorder.call("transition", "restarting", f"attempt {generation - self.before}")
+        number = generation - self.before
+        self.recorder.event(EventKind.ATTEMPT, f"attempt {number} begins", {"generation": generation})
+        if number > 1:
+            self.recorder.transition(RunState.RESTARTING, f"attempt {number}")
         return generation

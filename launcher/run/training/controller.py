@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
 
@@ -15,96 +15,124 @@ from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.ray_snapshots import store_filesystem
 from gemfleet.cluster.errors import DiskFull, RegistryDamaged, RegistryLost, StoreError
 from gemfleet.cluster.head import HeadActor
-from gemfleet.cluster.registry.run_recorder import start_recorder
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.recorder_client import RecorderClient, start_recorder
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.schema import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankJob
+from gemfleet.launcher.run.admission import most_ranks
+from gemfleet.launcher.run.prepared import Ground
+from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.step.record import CURVES
 
-from ..admission import Ground, most_ranks, move
 from .attempts import Attempts
-from .memory_restart import MemoryRestart
+from .callback import RestartOnlyWhereDecided
+from .failure_policy import Asked, Decision, End, Relocate, Shrink, decide, failures_left
+from .less_memory import forget_found, lowered
 from .ray_trainer import FitSettings, FitThread, build_trainer, watch
-from .relocation import MoveWatch, move_after
-
-if TYPE_CHECKING:
-    from ..launch import Run
+from .relocation import MoveWatch, move
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How training ended: whether Ctrl-C ended it, the recorder's last snapshot, what Ray raised, the last ground."""
+    """How training ended.
+
+    interrupted: Ctrl-C ended it; snapshot: the recorder's last; error: what Ray raised; ground: the last one
+    """
 
     interrupted: bool
+    end: End
     snapshot: dict[str, Any]
     error: BaseException | None
     ground: Ground
     store: StoreClient
 
 
-def fit(run: Run, train: TrainConfig, ground: Ground) -> Fitted:
+def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id)
+    recorder = start_recorder(gemfleet_home(), run.id, CURVES)
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
-    memory = MemoryRestart(run.registry, run.id)
     while True:
-        recorder.call("pause", False)
+        recorder.pause(False)
         run.registry.forget_ranks(run.id)
         workers = ground.placement.workers
         moves = MoveWatch(run.registry, run.id, recorder, workers, partial(most_ranks, run, workers))
-        failures_left = max(0, memory.failures_left(cluster.max_failures))
-        thread = fit_thread(run, train, ground, recorder, store, store_actor, failures_left)
+        thread = fit_thread(run, train, ground, recorder, store, store_actor)
         interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
-        if interrupted:
+        decision = after_fit(run, recorder, moves, thread.error)
+        if interrupted or not isinstance(decision, Shrink | Relocate):
             break
-        if memory.wanted():
-            train = memory.lowered(train, run.note, run.asked.activation_checkpointing == "auto")
-            continue
-        snapshot = recorder.call("snapshot")
-        onward = move_after(run.registry, run.id, moves.asked, snapshot["result"], thread.error is not None)
-        if onward is None or (not onward[1] and memory.failures_left(cluster.max_failures) < 0):
-            break
-        ground = move(run, ground, train, store, *onward)
+        if isinstance(decision, Shrink):
+            train = shrink(run, train, decision)
+        else:
+            ground = move(run, ground, train, store, decision)
     with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
         store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
-    last = recorder.call("snapshot")
+    last = recorder.snapshot()
     show_end(run, last)
-    return Fitted(interrupted, last, thread.error, ground, store)
+    end = decision if isinstance(decision, End) else End("training" if thread.error else None)
+    return Fitted(interrupted, end, last, thread.error, ground, store)
+
+
+def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error: BaseException | None) -> Decision:
+    """The decision of `failure_policy`, on what the registry says of this launch."""
+    result = recorder.snapshot()["result"]
+    asked = Asked(
+        run.config.cluster.max_failures,
+        moves.asked,
+        stop=run.registry.stop_requested(run.id),
+        saved=result is not None and bool(result["stopped"]),
+    )
+    return decide(launch_events(run), error, asked)
+
+
+def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig:
+    """The settings with less in memory, which is an event. UserError where nothing is left to lower."""
+    lower = lowered(train, decision.cause, run.config.train.activation_checkpointing == "auto")
+    run.tell(EventKind.OUT_OF_MEMORY, lower.sentence, dict(lower.facts))
+    forget_found(launch_events(run))
+    run.registry.transition(run.id, RunState.RESTARTING, "out of memory")
+    return lower.train
+
+
+def launch_events(run: RunSession) -> list[dict[str, Any]]:
+    """The events of this launch, the oldest first: what happened before a resume was answered then."""
+    return run.registry.events(run.id, run.registry.launch_seq(run.id))
 
 
 def fit_thread(
-    run: Run,
+    run: RunSession,
     train: TrainConfig,
     ground: Ground,
-    recorder: HeadActor,
+    recorder: RecorderClient,
     store: StoreClient,
     store_actor: HeadActor,
-    failures_left: int,
 ) -> FitThread:
     """One fit, begun. Attempts before it can write nothing more."""
     cluster = run.config.cluster
     attempts = Attempts(store, recorder, store.begin_attempt())
+    callback = RestartOnlyWhereDecided(recorder, ground.placement, ground.folders, cluster.max_failures)
+    left = max(0, failures_left(launch_events(run), cluster.max_failures))
     filesystem = store_filesystem(store_actor)
-    settings = FitSettings(
-        f"launch-{attempts.before}", ground.placement, filesystem, "", failures_left, attempts, recorder
-    )
+    settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
-    job = RankJob(train, ground.source, ground.folders, recorder, store, faults, digest, run.accept_changes)
+    job = RankJob(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
     thread = FitThread(build_trainer(job, settings))
     thread.start()
     return thread
 
 
-def look(run: Run, recorder: HeadActor, moves: MoveWatch) -> None:
+def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
     """What the driver does twice a second while ranks train. They do so also while the registry cannot be read."""
     try:
-        snapshot = recorder.call("snapshot")
+        snapshot = recorder.snapshot()
         if step := snapshot["step"]:
             ending = step["step"] == step["total_steps"]
             facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
@@ -114,14 +142,14 @@ def look(run: Run, recorder: HeadActor, moves: MoveWatch) -> None:
         run.note_once(str(error))
 
 
-def show_end(run: Run, snapshot: dict[str, Any]) -> None:
+def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
     """The last picture is of the whole run, not of its last step."""
     if step := snapshot["step"]:
         figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
         run.display.advance(step["step"], step["total_steps"], figures)
 
 
-def ask_to_stop(run: Run) -> None:
+def ask_to_stop(run: RunSession) -> None:
     run.registry.request_stop(run.id)
     run.note("stopping: a checkpoint is saved after this step; press Ctrl-C again to leave at once")
 

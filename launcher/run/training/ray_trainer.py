@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,12 @@ import torch  # noqa: F401  (before pyarrow and ray: imported after them in a dr
 # isort: split
 import pyarrow.fs
 import ray.train
-from gemfleet.cluster.head import HeadActor
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
 from gemfleet.launcher.rank.train_rank import RankJob, train_rank
+from gemfleet.launcher.run.signals import SIGNALS
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
-
-from ..signals import SIGNALS
-from .memory_restart import EndsForMemory
-from .relocation import EndsForPlaces
 
 log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
@@ -43,7 +39,7 @@ class FitSettings:
     storage_path: str
     max_failures: int
     begin_attempt: Callable[[], int]
-    recorder: HeadActor
+    callback: UserCallback
 
 
 def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
@@ -65,37 +61,10 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
             storage_filesystem=settings.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
-            callbacks=[
-                EndsForGood(settings.recorder),
-                EndsForMemory(settings.recorder),
-                EndsForPlaces(settings.recorder, placement, job.model_folders),
-            ],
+            callbacks=[settings.callback],
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
         ),
     )
-
-
-class TrainingCannotSucceedError(RuntimeError):
-    """A rank met an error that a restart would only meet again."""
-
-
-class EndsForGood(UserCallback):  # type: ignore[misc]
-    """Runs in Ray's controller when ranks failed. An exception out of it ends the run; none lets Ray restart."""
-
-    def __init__(self, recorder: HeadActor) -> None:
-        self._recorder = recorder
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        fatal = None
-        try:
-            fatal = self._recorder.call("fatal")
-            if fatal is None:
-                for rank, error in worker_exceptions.items():
-                    self._recorder.call("event", "rank_failed", f"rank {rank}: {first_line(error)}", {"rank": rank})
-        except Exception:
-            log.exception("the recorder could not be asked; Ray's restart goes on")
-        if fatal is not None:
-            raise TrainingCannotSucceedError(fatal)
 
 
 class FitThread(threading.Thread):
@@ -122,13 +91,6 @@ class FitThread(threading.Thread):
             for name in added:
                 os.environ.pop(name, None)
             self.ended.set()
-
-
-def first_line(error: BaseException) -> str:
-    """What a failed rank said: the cause's type and first line, not Ray's pages around it."""
-    cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines() or [""]
-    return f"{type(cause).__name__}: {lines[0][:300]}"
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:

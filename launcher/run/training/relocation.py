@@ -1,34 +1,30 @@
-"""Ranks that must go elsewhere: a node is about to go or is gone, or new ones make room for more of an elastic run."""
+"""Ranks that go elsewhere: when they are asked to, and how training goes on in other places."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import ray.exceptions
-from gemfleet.cluster.head import HeadActor
-from gemfleet.cluster.inventory import Node, answering_nodes, list_nodes, of_kind
-from gemfleet.cluster.registry.run_registry import RunRegistry
-from gemfleet.launcher.placement import Placement
-from ray.train import UserCallback
+from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.errors import ResourcesUnavailable
+from gemfleet.cluster.inventory import Node, list_nodes
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.recorder_client import RecorderClient
+from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.launcher.run.admission import find_places
+from gemfleet.launcher.run.prepare_data import pack_on_cluster
+from gemfleet.launcher.run.prepared import Ground, stage_to
+from gemfleet.launcher.run.session import RunSession
+from gemfleet.train.config.schema import TrainConfig
 
-from .memory_restart import MOVED_EVENT
+from .failure_policy import Move, Relocate
 
 log = logging.getLogger("gemfleet.launcher")
-LOST_EVENT = "places_lost"
 LOOK_SECONDS = 2.0
 SETTLE_SECONDS = 6.0  # nodes that join together make one larger run, not several
-
-
-@dataclass(frozen=True)
-class Move:
-    """Why the ranks save and end now. kind: a node with ranks is being drained, or there is room for more ranks."""
-
-    kind: Literal["preempted", "grown"]
-    reason: str
 
 
 def reason_to_move(nodes: Sequence[Node], rank_nodes: Collection[str], workers: int, wanted: int) -> Move | None:
@@ -51,7 +47,7 @@ class MoveWatch:
         self,
         registry: RunRegistry,
         run_id: str,
-        recorder: HeadActor,
+        recorder: RecorderClient,
         workers: int,
         wanted: Callable[[], int],
         nodes: Callable[[], Sequence[Node]] = list_nodes,
@@ -82,9 +78,9 @@ class MoveWatch:
             self.asked = self._settled(move, now)
             if self.asked is not None:
                 text = f"{self.asked.reason}: a checkpoint is saved, then training goes on without delay"
-                self._registry.add_event(self._run_id, "moving", text, {"kind": self.asked.kind})
+                self._registry.add_event(self._run_id, EventKind.MOVING, text, {"kind": self.asked.kind})
         if self.asked is not None:
-            self._recorder.call("pause", True)
+            self._recorder.pause(True)
 
     def _settled(self, move: Move | None, now: float) -> Move | None:
         """A node that goes cannot wait; room is taken once it has been there for some seconds."""
@@ -95,50 +91,24 @@ class MoveWatch:
         return move if now - self._room_since >= SETTLE_SECONDS else None
 
 
-class PlacesLostError(RuntimeError):
-    """Ends Ray's run: the nodes that hold the model have no place for all its ranks, and it would wait without a word,
-    or place them on a node that joined since and lacks the model."""
+def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient, decided: Relocate) -> Ground:
+    """Other places for the ranks of a run that saved, or lost some; waits for them as preflight does.
 
-
-class EndsForPlaces(UserCallback):  # type: ignore[misc]
-    """Runs in Ray's controller when ranks failed. An exception out of it ends the run; none lets Ray restart."""
-
-    def __init__(self, recorder: HeadActor, placement: Placement, staged: Collection[str]) -> None:
-        """`staged`: ids of the nodes that hold the model, for Ray would place ranks on others too."""
-        self._recorder, self._placement, self._staged = recorder, placement, frozenset(staged)
-
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        size = self._placement.cpus_per_worker, self._placement.gpus_per_worker
-        try:
-            nodes = [n for n in of_kind(answering_nodes(), self._placement.kind) if n.bundles(*size, free=False)]
-            room = sum(node.bundles(*size, free=False) for node in nodes if node.id in self._staged)
-            joined = [node.address for node in nodes if node.id not in self._staged]
-            if room >= self._placement.workers and not joined:
-                return
-            text = f"ranks were lost; nodes that hold the model have places for {room} of {self._placement.workers}"
-            self._recorder.call("event", LOST_EVENT, text, {"room": room, "joined": joined})
-        except Exception:
-            log.exception("the cluster could not be looked at; Ray's own restart goes on")
-            return
-        raise PlacesLostError(text)
-
-
-def move_after(
-    registry: RunRegistry, run_id: str, asked: Move | None, result: Mapping[str, Any] | None, failed: bool
-) -> tuple[str, bool] | None:
-    """How a fit that ended is to go on elsewhere: (reason, whether that is excused); None when it has ended for good.
-
-    asked: what its ranks were asked to end for; result: the newest that rank 0 told; failed: whether Ray raised
+    A run that finds none in time is marked interrupted: its checkpoints are whole, and it can be resumed.
     """
-    kinds = (LOST_EVENT, MOVED_EVENT)
-    events = registry.events(run_id, registry.launch_seq(run_id))
-    newest = next((event for event in reversed(events) if event["kind"] in kinds), None)
-    preempted = asked is not None and asked.kind == "preempted"
-    if registry.stop_requested(run_id):
-        return None
-    if failed:
-        lost = newest is not None and newest["kind"] == LOST_EVENT
-        return (newest["message"], preempted) if newest is not None and lost else None
-    if asked is not None and result is not None and result["stopped"]:
-        return asked.reason, True
-    return None
+    run.registry.transition(run.id, RunState.RESTARTING, decided.reason)
+    run.note(decided.reason)
+    try:
+        placement = find_places(run)
+    except ResourcesUnavailable as error:
+        run.registry.transition(run.id, RunState.INTERRUPTED, str(error))
+        raise
+    folders = stage_to(run, ground.model, ground.folders)
+    source, workers = ground.source, placement.workers
+    if workers != ground.placement.workers:
+        newest, _ = store.newest_verified()
+        source = pack_on_cluster(ground.data, train, workers, newest.step if newest else 0, run.display.bars)
+    text = f"{decided.reason}; training goes on with {placement.describe()}"
+    facts = {"from": ground.placement.workers, "to": workers, "excused": decided.excused}
+    run.registry.add_event(run.id, EventKind.MOVED, text, facts)
+    return replace(ground, placement=placement, folders=folders, source=source)

@@ -13,7 +13,7 @@ import yaml
 from gemfleet.cluster.bringup.description import ClusterDescription
 from gemfleet.cluster.bringup.templates.render import KINDS, render
 from gemfleet.cluster.errors import ClusterError
-from tests.cluster.kuberay_schema import SCHEMAS
+from support.kuberay_schema import SCHEMAS
 from typer.testing import CliRunner
 
 RUN = "train:\n  model: demo\n  data: {train: demo}\n"

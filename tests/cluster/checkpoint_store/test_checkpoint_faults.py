@@ -18,7 +18,7 @@ from gemfleet.cluster.errors import StoreError
 DIES_INSIDE_A_COMMIT = """
 import os, sys
 from pathlib import Path
-from gemfleet.cluster.checkpoint_store.disk import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
 
 root, method, ending, sha256 = sys.argv[1:]

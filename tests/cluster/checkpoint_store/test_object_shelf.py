@@ -18,7 +18,7 @@ DIES_INSIDE_A_COMMIT = """
 import os, sys
 from pathlib import Path
 from gemfleet.cluster.checkpoint_store.object_shelf import ObjectShelf
-from gemfleet.cluster.checkpoint_store.storage import open_disk
+from gemfleet.cluster.checkpoint_store.location import open_disk
 
 storage, run_folder, key = sys.argv[1:]
 real = ObjectShelf._writing

@@ -23,8 +23,10 @@ from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.ray_snapshots import StoreFileSystemHandler, store_filesystem
 from gemfleet.cluster.errors import ClusterError, StaleGeneration
 from gemfleet.cluster.head import HeadActor
-from gemfleet.cluster.registry.run_recorder import start_recorder
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.recorder_client import start_recorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.step.record import CURVES
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from support.servers.object_store import Kept
 
@@ -264,7 +266,7 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("run-1", "run", "")
-    recorder = start_recorder(tmp_path, "run-1")
+    recorder = start_recorder(tmp_path, "run-1", CURVES)
     who = {"node": two_nodes.worker, "address": "127.0.0.1", "pid": 1}
 
     def push(step: int) -> bool:
@@ -274,15 +276,15 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
             {"kind": "eval", "step": step, "eval_loss": 2.0},
             {"kind": "log", "time": time.time(), "line": f"line {step}"},
         ]
-        return bool(recorder.call("push", 0, batch, who, f"mark-{step}"))
+        return recorder.push(0, batch, who, f"mark-{step}")
 
     assert push(1) is False
-    kill(recorder)
+    kill(recorder.actor)
     registry.request_stop("run-1")
     assert push(2) is True
-    recorder.call("event", "note", "something happened")
+    recorder.event(EventKind.NOTE, "something happened")
     assert [record["loss"] for record in registry.metrics("run-1", kind="step")] == [2.0, 1.0]
-    snapshot = recorder.call("snapshot")
+    snapshot = recorder.snapshot()
     assert (snapshot["step"]["step"], snapshot["eval"]["eval_loss"], snapshot["state"]) == (2, 2.0, "queued")
     assert [rank["node"] for rank in snapshot["ranks"]] == [two_nodes.worker]
     assert (tmp_path / "runs" / "run-1" / "logs" / "rank-0.log").read_text() == "line 1\nline 2\n"

@@ -20,8 +20,11 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
 
-    def call(self, *arguments: Any) -> None:
-        self.calls.append(arguments)
+    def event(self, *arguments: Any) -> None:
+        self.calls.append(("event", *arguments))
+
+    def checkpoint_committed(self, *arguments: Any) -> None:
+        self.calls.append(("checkpoint_committed", *arguments))
 
 
 def save(store: CheckpointStore, step: int, generation: int, loss: float | None = None) -> bool:
@@ -69,5 +72,5 @@ def test_a_recorder_that_fails_does_not_fail_the_rank(tmp_path: Path) -> None:
     def fail(*arguments: Any) -> None:
         raise OSError("no registry")
 
-    recorder.call = fail  # type: ignore[method-assign]
+    recorder.checkpoint_committed = fail  # type: ignore[method-assign]
     assert save(store, 1, generation)

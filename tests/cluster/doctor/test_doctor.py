@@ -22,32 +22,7 @@ from gemfleet.cluster.doctor.facts import disks, interface_facts, limits, versio
 from gemfleet.cluster.doctor.gpus import has_code_for, torch_problem
 from gemfleet.cluster.doctor.links import Sink, measure_link
 from gemfleet.cluster.doctor.report import Finding, Level, failures
-
-GIB = 2**30
-GPU = {
-    "name": "NVIDIA H100 80GB HBM3",
-    "total": 80 * GIB,
-    "free": 79 * GIB,
-    "processes": [],
-    "ecc_errors": 0,
-    "throttled": [],
-    "celsius": 31,
-}
-NODE: dict[str, Any] = {
-    "versions": {
-        "python": "3.11.7",
-        "cuda": "12.8",
-        "gemfleet": "0.1.0",
-        "ray": "2.60.0",
-        "torch": "2.13.0",
-        "numpy": "2.4",
-    },
-    "gpus": {"count": 2, "problem": "", "driver": "570.1", "devices": [GPU, GPU]},
-    "disks": {name: {"total": 100 * GIB, "free": 50 * GIB} for name in ("home", "temporary", "shared memory")},
-    "limits": {"open files": 1 << 20, "processes": -1, "locked memory": -1},
-    "interface": {"name": "eth0", "set": False, "exists": True, "mbits": 10_000, "mtu": 9000, "infiniband_gbits": 0.0},
-    "auth": "token",
-}
+from support.doctor_facts import GIB, GPU, NODE, link
 
 
 def nodes(count: int = 3) -> list[dict[str, Any]]:
@@ -123,10 +98,6 @@ def test_clocks_are_judged_beyond_what_the_question_took() -> None:
     hour = check_clock("a", 3600.0, 0.1)
     assert hour.level is Level.FAIL
     assert "3600.000 s ahead" in hour.figure
-
-
-def link(resent: float = 0.0, problem: str = "") -> dict[str, Any]:
-    return {"problem": problem, "latency_s": 0.001, "speed": 1e8, "resent": resent}
 
 
 def test_a_blocked_node_is_one_finding() -> None:

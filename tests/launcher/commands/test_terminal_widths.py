@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.schemas import CheckpointTotals, Progress, Rank, RunDetail, Throughput
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.commands.train import _print_outcome
 from gemfleet.launcher.commands.watch import view
 from gemfleet.launcher.display import LiveDisplay, run_facts, training_facts
-from gemfleet.launcher.run.launch import Outcome
+from gemfleet.launcher.run.session import Outcome
+from gemfleet.launcher.runs.registry import registry_of
 from rich.console import Console
 from support.terminal_pictures import check_snapshot, plain, terminal_environment
 from support.tiny_model import save_tiny_gemma3
@@ -102,7 +103,7 @@ def test_watch_shows_every_figure_whole(width: int, total: int) -> None:
 
 def test_runs(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
-    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry = registry_of(tmp_path)
     names = (RUN_ID, "demo-1", "x" * 64)
     for name, state in zip(names, (RunState.FINDING_BATCH, RunState.SUCCEEDED, RunState.INTERRUPTED), strict=True):
         registry.create_run(name, "demo", "{}", os.getpid())

@@ -7,9 +7,9 @@ from typing import Any
 
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.result.public_names import written_names
-from gemfleet.launcher.run.admission import Ground
 from gemfleet.launcher.run.finish import Trained, card_facts
 from gemfleet.launcher.run.prepare_data import PreparedData
+from gemfleet.launcher.run.prepared import Ground
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.report import DataReport
 
@@ -36,7 +36,7 @@ def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     report = DataReport("/cache/d", rows=5, examples=5)
     data = PreparedData(nothing, nothing, None, report)
     ground = Ground(Placement(2, 1.0, 0, "PACK"), Path("m"), {}, data, nothing)
-    trained = Trained(Path("c"), ground, result)
+    trained = Trained(train("m", "d"), Path("c"), ground, result)
     asked = train("demo", "git+https://host/d.git")
     steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
     facts = card_facts(asked, steps, trained, {"/cache/d": "git+https://host/d.git"})

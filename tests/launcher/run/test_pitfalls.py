@@ -21,11 +21,11 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model.gemma import attach_lora, language_model_of, load_base_model, lora_targets
 from gemfleet.train.model.merge import merge_adapter
-from gemfleet.train.step.throughput import StepThroughput
 from pydantic import ValidationError
 from support.places import TESTS
 from support.platform_requests import changed
 from support.reference_step import Case, examples, gemfleet_step, reference, relative_difference, trainable
+from support.step_records import a_step
 from support.tiny_model import WINDOW, save_tiny_gemma3, tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
 
@@ -33,30 +33,30 @@ CPU = torch.device("cpu")
 PROVEN_ELSEWHERE = {
     "every step's loss is in log_history, also where a loss is logged once an epoch": [
         "train/test_loop.py::test_the_mean_loss_is_logged_once_an_epoch_and_every_step_recorded",
-        "launcher/test_platform_end_to_end.py::test_peft_and_transformers_load_the_clone",
+        "launcher/config/platform/test_platform_end_to_end.py::test_peft_and_transformers_load_the_clone",
     ],
     "every GPU of the cluster is used, not one": ["launcher/test_placement.py::test_auto_takes_every_gpu_busy_or_not"],
     "a batch size that is found changes no loss": [
         "train/test_entry.py::test_a_micro_batch_found_by_probes_changes_no_loss"
     ],
     "documents of a row do not see each other, beyond the sliding window too": [
-        "train/test_packed_attention.py::test_changing_one_document_changes_no_other",
-        "train/test_packed_attention.py::test_equals_masked_attention_written_out",
+        "train/kernels/test_packed_attention.py::test_changing_one_document_changes_no_other",
+        "train/kernels/test_packed_attention.py::test_equals_masked_attention_written_out",
     ],
     "a sharded save holds every rank's part": [
-        "train/test_strategies.py::test_a_sample_resumes_under_another",
-        "train/test_strategies.py::test_a_checkpoint_resumes_under_every_strategy_on_other_ranks",
+        "train/strategies/test_strategies.py::test_a_sample_resumes_under_another",
+        "train/strategies/test_strategies.py::test_a_checkpoint_resumes_under_every_strategy_on_other_ranks",
     ],
     "a multimodal checkpoint trains on text, with token_type_ids or without": [
-        "train/test_multimodal.py::test_the_adapter_fits_the_original_class_with_the_same_loss",
+        "train/model/test_multimodal.py::test_the_adapter_fits_the_original_class_with_the_same_loss",
     ],
     "a rank without memory ends the trial for all, and none hangs": [
-        "train/test_batch_probes.py::test_a_cap_on_rank_1_alone_decides_for_all",
-        "train/test_batch_probes.py::test_a_rank_lost_in_a_trial_ends_it_for_all_in_bounded_time",
+        "train/batch_finder/test_probes.py::test_a_cap_on_rank_1_alone_decides_for_all",
+        "train/batch_finder/test_probes.py::test_a_rank_lost_in_a_trial_ends_it_for_all_in_bounded_time",
     ],
     "lack of memory while training lowers the micro-batch and changes no loss": [
-        "launcher/test_batch_on_ray.py::test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss",
-        "launcher/test_memory_restart.py::test_the_micro_batch_is_halved_and_the_recipe_stays",
+        "launcher/run/batch_search/test_batch_on_ray.py::test_lack_of_memory_lowers_the_micro_batch_and_changes_no_loss",
+        "launcher/run/training/test_less_memory.py::test_the_micro_batch_is_halved_and_the_recipe_stays",
     ],
 }
 
@@ -186,16 +186,7 @@ def test_a_quantised_base_is_refused_where_it_would_be_divided(strategy: str, qu
 def test_throughput_never_counts_padding_as_text() -> None:
     """Rates that count padding mislead (transformers #29889, torchtune #2296): three counts, told apart."""
     counts = {"raw_tokens": 1000, "tokens": 600, "supervised_tokens": 100}
-    rest = {
-        "world_size": 2,
-        "peak_memory_bytes": 1,
-        "flops": 1.0,
-        "recomputed_flops": 0.0,
-        "rated_flops_per_second": None,
-    }
-    record = StepThroughput(
-        step_seconds=2.0, data_wait_seconds=0.0, checkpoint_wait_seconds=0.0, **counts, **rest
-    ).record()
+    record = a_step(step_seconds=2.0, world_size=2, **counts).to_dict()
     rates = [record[f"{name}_per_second"] for name in ("raw_tokens", "tokens", "supervised_tokens")]
     assert rates == [500.0, 300.0, 50.0]
     assert record["tokens_per_second_per_rank"] == 150.0

@@ -13,7 +13,8 @@ from gemfleet.launcher.api.views import run_detail
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.config.load import dump_config, load_config
 from gemfleet.launcher.display import PlainDisplay
-from gemfleet.launcher.run.launch import Run, tell_what_differs
+from gemfleet.launcher.run.launch import tell_what_differs
+from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.schema import Precision
 from gemfleet.train.device.abilities import DeviceFacts, choose_dtype
 from typer.testing import CliRunner
@@ -59,7 +60,7 @@ def test_a_dry_run_says_so(asked_for_fp16: Path) -> None:
 
 
 def test_a_run_says_so_in_show_and_in_the_api(asked_for_fp16: Path, gemfleet_home: Path) -> None:
-    run = Run(load_config(asked_for_fp16), asked_for_fp16, PlainDisplay(io.StringIO()))
+    run = RunSession(load_config(asked_for_fp16), asked_for_fp16, PlainDisplay(io.StringIO()))
     tell_what_differs(run)
     shown = CliRunner().invoke(app, ["show", run.id, "--json"])
     facts = json.loads(shown.output)

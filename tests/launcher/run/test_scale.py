@@ -23,7 +23,7 @@ from gemfleet.launcher.config.schema import ClusterConfig
 from gemfleet.launcher.placement import place
 from gemfleet.launcher.plan.fleet import find_device, find_shape, size_up
 from gemfleet.train.planning import Fleet, Workload
-from tests.cluster.test_doctor import NODE, link
+from support.doctor_facts import NODE, link
 
 NODES, GPUS = 64, 8
 SECONDS, MIB = 5.0, 64

@@ -6,8 +6,7 @@ import time
 from pathlib import Path
 
 from gemfleet.launcher.cli import app
-from gemfleet.launcher.run.launch import log_stamp
-from gemfleet.launcher.runs.log_order import by_time
+from gemfleet.launcher.runs.log_order import by_time, log_stamp
 from typer.testing import CliRunner
 
 DAY = "2026-11-28"

@@ -6,9 +6,9 @@ import json
 import time
 from dataclasses import dataclass
 
-from tests.hosts.hosts import Fleet, Host
-from tests.tiny_model import save_tiny_gemma3
-from tests.tiny_tokenizer import tiny_tokenizer
+from support.hosts.hosts import Fleet, Host
+from support.tiny_model import save_tiny_gemma3
+from support.tiny_tokenizer import tiny_tokenizer
 
 WORK = "/tmp/work"  # on the head's private disk
 GCS_PORT = 6379

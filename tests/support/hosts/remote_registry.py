@@ -10,12 +10,12 @@ import subprocess
 from typing import Any
 
 from gemfleet.cluster.registry.run_registry import Run, RunState
-from tests.hosts.hosts import Host
+from support.hosts.hosts import Host
 
 SERVER = """
 import json, sys
-from gemfleet.cluster.run_registry import RunRegistry
-from gemfleet.train.home import gemfleet_home
+from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.config.home import gemfleet_home
 registry = RunRegistry(gemfleet_home() / "gemfleet.db")
 for line in sys.stdin:
     method, arguments, options = json.loads(line)

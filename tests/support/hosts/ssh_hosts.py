@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from tests.hosts.hosts import HOME, RAY_PATIENCE, Fleet, Host
+from support.hosts.hosts import HOME, RAY_PATIENCE, Fleet, Host
 
 SSHD = "/usr/sbin/sshd"
 KEY = f"{HOME}/.ssh/id_ed25519"

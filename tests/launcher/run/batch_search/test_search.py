@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.api.metrics import RunCollector
@@ -20,7 +21,6 @@ from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.run.batch_search import search
 from gemfleet.launcher.run.batch_search.probe_actors import HostFacts
 from gemfleet.launcher.run.batch_search.search import FindTask, find_micro, settle_micro
-from gemfleet.launcher.run.training.memory_restart import RUN_EVENT
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch
 from gemfleet.train.batch_finder.decision import Decision, decide
 from gemfleet.train.batch_finder.probes.child import ProbeTask
@@ -163,6 +163,17 @@ def test_at_no_room_for_one_row_the_error_names_rank_node_and_remedies(monkeypat
         search.run()
 
 
+def session(registry: RunRegistry, train: TrainConfig, note: Callable[[str], None]) -> SimpleNamespace:
+    """What the search asks of a run that nobody stops."""
+
+    def tell(kind: EventKind, sentence: str, facts: Mapping[str, Any]) -> None:
+        note(sentence)
+        registry.add_event("run-1", kind, sentence, facts)
+
+    config = SimpleNamespace(train=train, cluster=SimpleNamespace(wait_for_resources_s=1.0))
+    return SimpleNamespace(id="run-1", registry=registry, tell=tell, heed_stop=lambda doing: None, config=config)
+
+
 def test_trials_are_on_the_screen_in_the_registry_and_counted(
     monkeypatch: pytest.MonkeyPatch, gemfleet_home: Path
 ) -> None:
@@ -171,16 +182,10 @@ def test_trials_are_on_the_screen_in_the_registry_and_counted(
     registry.create_run("run-1", "run", "{}", os.getpid())
     for name, answer in (("batch_key", "key"), ("resolve_model_folder", Path("/model"))):
         monkeypatch.setattr(search, name, lambda *_, answer=answer: answer)
-    run = SimpleNamespace(
-        id="run-1",
-        registry=registry,
-        note=lines.append,
-        enter=lambda state, _: registry.transition("run-1", state),
-        asked=search.config,
-        config=SimpleNamespace(train=search.config, cluster=SimpleNamespace(wait_for_resources_s=1.0)),
-    )
+    run = session(registry, search.config, lines.append)
+    run.enter = lambda state, _: registry.transition("run-1", state)
     folders = dict.fromkeys(NODES, "/model")
-    find_micro(run, search.task.placement, Source(64), folders, None, use_cache=True)  # type: ignore[arg-type]
+    find_micro(run, search.config, search.task.placement, Source(64), folders, None, use_cache=True)  # type: ignore[arg-type]
     assert registry.get_run("run-1").state == RunState.FINDING_BATCH
     trials = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_trial"]
     shown = CliRunner().invoke(app, ["show", "run-1"], catch_exceptions=False).output
@@ -233,10 +238,10 @@ def test_a_run_on_cpus_takes_the_plan_and_asks_no_node(monkeypatch: pytest.Monke
     plan = settled_by(RankDevices(2, 16 * 2**30, "cpu", "fp32"), search)
     length = plan.config.data.model_copy(update={"max_length": 128})
     train = plan.config.model_copy(update={"data": length})
-    run = SimpleNamespace(id="run-1", registry=registry, note=print, asked=train, config=SimpleNamespace(train=train))
-    found = find_micro(run, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
-    registry.add_event("run-1", RUN_EVENT, "halved", {"to": 2})
-    again = find_micro(run, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
+    run = session(registry, train, print)
+    found = find_micro(run, train, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
+    registry.add_event("run-1", EventKind.OUT_OF_MEMORY, "halved", {"to": 2})
+    again = find_micro(run, train, search.task.placement, Source(64), {}, plan, use_cache=True)  # type: ignore[arg-type]
     assert (found.batch.micro, again.batch.micro) == (8, 2)
     told = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_planned"]
     assert told[0].startswith("micro-batch 8 by the plan: a pass of 1,024 tokens")

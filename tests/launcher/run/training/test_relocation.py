@@ -1,4 +1,4 @@
-"""When ranks must go elsewhere, how they are told, and how a fit that ended goes on: with fakes and a real registry."""
+"""When ranks must go elsewhere, and how they are told: with fakes and a real registry."""
 
 from __future__ import annotations
 
@@ -11,16 +11,8 @@ from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.run.admission import settled_room
-from gemfleet.launcher.run.training.memory_restart import MOVED_EVENT, MemoryRestart
-from gemfleet.launcher.run.training.relocation import (
-    LOOK_SECONDS,
-    LOST_EVENT,
-    SETTLE_SECONDS,
-    Move,
-    MoveWatch,
-    move_after,
-    reason_to_move,
-)
+from gemfleet.launcher.run.training.failure_policy import Move
+from gemfleet.launcher.run.training.relocation import LOOK_SECONDS, SETTLE_SECONDS, MoveWatch, reason_to_move
 
 RUN = "run-1"
 TWO = Placement(2, 1.0, 0, "PACK")
@@ -50,8 +42,8 @@ class FakeRecorder:
     def __init__(self) -> None:
         self.paused = 0
 
-    def call(self, method: str, paused: bool) -> None:
-        assert (method, paused) == ("pause", True)
+    def pause(self, paused: bool) -> None:
+        assert paused
         self.paused += 1
 
 
@@ -87,32 +79,6 @@ def test_room_is_taken_once_it_has_stayed(registry: RunRegistry) -> None:
     watch.look()
     assert watch.asked == Move("grown", "there is room for 4 ranks instead of 2")
     assert recorder.paused == 1
-
-
-STOPPED, FINISHED = {"stopped": True}, {"stopped": False}
-
-
-def test_how_a_fit_goes_on(registry: RunRegistry) -> None:
-    grow, leave = Move("grown", "room"), Move("preempted", "drained")
-    assert move_after(registry, RUN, None, FINISHED, False) is None
-    assert move_after(registry, RUN, grow, FINISHED, False) is None  # the last step came first
-    assert move_after(registry, RUN, grow, STOPPED, False) == ("room", True)
-    assert move_after(registry, RUN, leave, None, True) is None  # something else failed
-    registry.add_event(RUN, LOST_EVENT, "a node was lost")
-    assert move_after(registry, RUN, None, None, True) == ("a node was lost", False)
-    assert move_after(registry, RUN, leave, None, True) == ("a node was lost", True)  # gone before all was saved
-    registry.add_event(RUN, MOVED_EVENT, "elsewhere", {"excused": False})
-    assert move_after(registry, RUN, None, None, True) is None
-    registry.request_stop(RUN)
-    assert move_after(registry, RUN, grow, STOPPED, False) is None
-
-
-def test_moving_is_no_failure_and_losing_a_node_is_one(registry: RunRegistry) -> None:
-    restart = MemoryRestart(registry, RUN)
-    for excused, left in ((True, 1), (True, 1), (False, 0), (False, -1)):
-        registry.add_event(RUN, "attempt", "attempt begins")
-        registry.add_event(RUN, MOVED_EVENT, "elsewhere", {"excused": excused})
-        assert restart.failures_left(1) == left
 
 
 def test_room_is_counted_once_it_has_settled() -> None:

@@ -1,0 +1,60 @@
+"""Whether a run can go on: what is left to do, and what keeps it from its newest checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.launcher.config.load import load_config
+from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.launcher.runs.checkpoints import shelf_of
+from gemfleet.launcher.runs.folder import RESOLVED_FILE
+from gemfleet.train.checkpoint.lineage import Lineage, base_digest, changes_since, refuse_other_shapes
+from gemfleet.train.checkpoint.state import CONFIG_FILE
+from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.errors import UserError
+
+ELSEWHERE = {"name", "cluster", "api"}  # where and how a run is carried out says nothing of what is left of it
+
+
+def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> str | None:
+    """A sentence where the run succeeded and `config` asks for nothing more of it; None where there is work to do."""
+    folder = gemfleet_home() / "runs" / run_id
+    if registry.get_run(run_id).state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
+        return None
+    try:
+        asked_before = load_config(folder / RESOLVED_FILE)
+    except UserError:  # kept by another version of gemfleet
+        return None
+    if _work(asked_before) != _work(config):
+        return None
+    step = registry.latest_metrics(run_id, "step")
+    steps = f" after {step['step']} of {step['total_steps']} steps" if step else ""
+    return (
+        f"{run_id} has succeeded{steps}, so nothing is left to do; its result is in {folder / 'output'}. "
+        "To train on, ask for more: --set train.epochs=N"
+    )
+
+
+def _work(config: LaunchConfig) -> dict[str, Any]:
+    return config.model_dump(exclude=ELSEWHERE)
+
+
+def check_resume(train: TrainConfig, run_folder: Path, accept_changes: bool) -> list[str]:
+    """Changes since the newest checkpoint that are accepted; UserError for those that are not. [] without a checkpoint.
+
+    The data is compared only by the run itself, once it is tokenised; so is a base that is not in a folder here.
+    """
+    with shelf_of(run_folder) as shelf:
+        newest, _ = shelf.newest_verified()
+        if newest is None:
+            return []
+        made = json.loads((shelf.at_hand(newest.step) / CONFIG_FILE).read_text())
+    name = f"checkpoint-{newest.step}"
+    refuse_other_shapes(name, made, train)
+    base = Path(train.model).expanduser()
+    lineage = Lineage(base_digest(base) if base.is_dir() else None, None, accept_changes)
+    return changes_since(name, made, train, lineage)

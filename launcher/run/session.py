@@ -1,0 +1,176 @@
+"""A run as its phases see it: its id, its folder, its row in the registry, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.errors import DiskFull, UnknownRun
+from gemfleet.cluster.registry.claims import Claims
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.config.load import dump_config
+from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.launcher.display import Display
+from gemfleet.launcher.runs.folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, refuse_leftovers
+from gemfleet.launcher.runs.log_order import log_stamp
+from gemfleet.launcher.runs.names import new_run_id
+from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.train.config.home import gemfleet_home
+
+from .beginning import Beginning, New, Resumed, Submitted
+from .signals import SIGNALS
+
+ROOM_SECONDS = 600.0
+END_ROOM_SECONDS = 20.0
+
+
+class TrainingFailedError(RuntimeError):
+    """Training ended without a result. The message is the cause; `logs` is where the rest is written."""
+
+    def __init__(self, message: str, logs: Path) -> None:
+        super().__init__(message, logs)
+        self.message, self.logs = message, logs
+
+    def __str__(self) -> str:
+        return self.message
+
+
+class StoppedBeforeFit(Exception):  # noqa: N818
+    """Somebody asked the run to stop while no rank trains: before the first fit, or between two."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    output: the folder of the result; None when nothing was published, and `reason` says why
+    interrupted: Ctrl-C ended it
+    result: what rank 0 told at the end, and the run's figures
+    """
+
+    run_id: str
+    state: RunState
+    output: Path | None
+    interrupted: bool
+    result: dict[str, Any] | None
+    reason: str = ""
+
+
+class RunSession:
+    """One launch of a run, from its row in the registry to its end.
+
+    config: as the person wrote it, repositories and `auto` and all; phases that settle a value return a new section
+    claims: the run's share of the cluster; set once the cluster is reached
+    """
+
+    claims: Claims
+
+    def __init__(
+        self, config: LaunchConfig, config_path: Path, display: Display, beginning: Beginning | None = None
+    ) -> None:
+        """Raises RunConflict where a new run's id is taken, or another process carries the run out."""
+        beginning = beginning or New()
+        self.config, self.display, self.beginning = config, display, beginning
+        self._said: set[str] = set()
+        name = config.name or config_path.stem
+        self.id = beginning.run_id or new_run_id(name)
+        self.folder = gemfleet_home() / "runs" / self.id
+        self.registry = registry_of(gemfleet_home())
+        written = dump_config(config)
+        self.is_new = not isinstance(beginning, Resumed) and config_path.parent != self.folder
+        if isinstance(beginning, New):
+            self._create_row(name, written)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = DriverLock(self.folder)
+        try:
+            self._take_row(written)
+            self._lay_out(config_path, written)
+        except BaseException:
+            self.lock.close()
+            raise
+
+    @property
+    def accepts_changes(self) -> bool:
+        """Whether the run goes on also from a checkpoint that was made from something else."""
+        return not isinstance(self.beginning, New) and self.beginning.accept_changes
+
+    def _create_row(self, name: str, written: str) -> None:
+        """Two processes that begin the same run at once meet here: the second is refused."""
+        try:
+            self.registry.get_run(self.id)
+        except UnknownRun:
+            refuse_leftovers(self.folder)
+        self.registry.create_run(self.id, name, written, os.getpid())
+
+    def _take_row(self, written: str) -> None:
+        if isinstance(self.beginning, Resumed):
+            self.registry.reopen(self.id, written, os.getpid())
+        elif isinstance(self.beginning, Submitted):
+            self.registry.set_driver(self.id, os.getpid())
+
+    def _lay_out(self, config_path: Path, written: str) -> None:
+        """The run's folder, with the configuration as it was given and with every value spelled out."""
+        for left in self.folder.glob(".output-*"):  # of a driver that was killed while it published
+            shutil.rmtree(left, ignore_errors=True)
+        for part in ("checkpoints", "logs"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        if config_path.parent != self.folder:
+            shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
+        (self.folder / RESOLVED_FILE).write_text(written)
+        (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
+
+    def enter(self, state: RunState, text: str) -> None:
+        """Begin a phase. KeyboardInterrupt for a signal that came meanwhile."""
+        SIGNALS.heed()
+        self.settle(state)
+        self.display.phase(text)
+
+    def settle(self, state: RunState, reason: str = "", room_seconds: float = ROOM_SECONDS) -> None:
+        """Write the state, once the head's disk has room for it. DiskFull when it has none for `room_seconds`."""
+        deadline = time.monotonic() + room_seconds
+        while True:
+            try:
+                self.registry.transition(self.id, state, reason)
+                return
+            except DiskFull as error:
+                if time.monotonic() > deadline:
+                    raise
+                self.note_once(f"waits for room: {error}")
+                time.sleep(1.0)
+
+    def waits_for(self, text: str) -> None:
+        """Say what the run waits for: on the screen, as an event, and in its row."""
+        self.tell(EventKind.WAITING, text)
+        self.registry.set_reason(self.id, text)
+
+    def tell(self, kind: EventKind, text: str, facts: Mapping[str, Any] | None = None) -> None:
+        """A note that is an event, too."""
+        self.note(text)
+        self.registry.add_event(self.id, kind, text, facts)
+
+    def note_once(self, text: str) -> None:
+        """As `note`, unless it was said already."""
+        if text not in self._said:
+            self._said.add(text)
+            self.note(text)
+
+    def note(self, text: str) -> None:
+        """A line for the person and for the driver's log."""
+        self.display.note(text)
+        path = self.folder / "logs" / "driver.log"
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk must not end the run here
+            file.write(f"{log_stamp(time.time())} {text}\n")
+
+    def heed_stop(self, doing: str = "waited for room") -> None:
+        """StoppedBeforeFit when somebody asked the run to stop. doing: what it did meanwhile, in the past tense."""
+        SIGNALS.heed()
+        if self.registry.stop_requested(self.id):
+            raise StoppedBeforeFit(f"run {self.id} was stopped while it {doing}")
