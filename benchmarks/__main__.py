@@ -1,4 +1,4 @@
-"""Measure on this machine, or read what was measured. `gemfleet bench SUITE --help` explains a suite and its options."""
+"""Measure on this machine, or read what was measured; `gemfleet bench SUITE --help` explains one suite."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ SUITES = {
     "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",
     "checkpoint": "what saving costs a step, and throughput into the head beside a plain socket copy",
     "api": "how long the status API takes to answer under load, and what watching costs a run",
-    "gpu-speed": "tokens per second, MFU and memory of the 1B and the 4B on one GPU, without network and Ray",
 }
 TOOLS = {
     "report": "records as one HTML page, Markdown and pictures",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from gemfleet.benchmarks.shared.statistics import quantile
+from gemfleet.benchmarks.shared.record import quantile
 from gemfleet.benchmarks.shared.whole_runs import Gemfleet
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 
@@ -25,26 +25,15 @@ from .load import Result, put_load
 RUN_ID = "bench-live"
 RUN = f"/api/v1/runs/{RUN_ID}"
 OTHER_RUNS, STEPS, EVENTS = 30, 2_000, 200
-STEP_SECONDS = 0.5
-MEMORY_SECONDS = 10.0
+STEP_SECONDS, MEMORY_SECONDS = 0.5, 10.0
+QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "max_ms": 1.0}
 CONFIG = "train:\n  model: demo\n  data: {train: demo}\n"
 # A record of the size and shape that rank 0 reports.
-STEP_RECORD = {
-    "kind": "step",
-    "total_steps": 1_000_000,
-    "epochs": 1000.0,
-    "grad_norm": 1.0,
-    "learning_rate": 2e-4,
-    "step_seconds": STEP_SECONDS,
-    "data_wait_seconds": 0.001,
-    "raw_tokens": 8192,
-    "tokens": 8192,
-    "supervised_tokens": 4096,
-    "world_size": 2,
-    "peak_memory_bytes": 2**30,
-    "tokens_per_second": 16384.0,
-    "seconds_left": 1000.0,
+STEP_RECORD: dict[str, Any] = {
+    **dict.fromkeys(("grad_norm", "learning_rate", "step_seconds", "data_wait_seconds", "tokens_per_second"), 0.5),
+    **dict.fromkeys(("raw_tokens", "tokens", "supervised_tokens", "peak_memory_bytes"), 4096),
 }
+STEP_RECORD |= {"kind": "step", "total_steps": 10**6, "epochs": 1e3, "world_size": 2, "seconds_left": 1e3}
 
 
 def measure_load(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,26 +114,18 @@ def paths(step: Callable[[], int]) -> list[tuple[str, Callable[[], str]]]:
 
 def figures(result: Result, memory: list[int], cores: float, written: int) -> dict[str, Any]:
     """written: events added while the load was on"""
-    every = [seconds for kind in result.seconds.values() for seconds in kind]
     told = result.stream_events
     summary = {
-        "requests": len(every),
+        **times([seconds for kind in result.seconds.values() for seconds in kind]),
         "failures": result.failures,
-        "p50_ms": 1000 * quantile(every, 0.5),
-        "p99_ms": 1000 * quantile(every, 0.99),
-        "max_ms": 1000 * max(every),
         "server_cores": cores,
         "memory_mib": [round(size / 2**20, 1) for size in memory],
         "streams": len(told),
         "events_written": written,
         "events_told": {"least": min(told, default=0), "most": max(told, default=0)},
     }
-    by_kind = {
-        kind: {
-            "requests": len(seconds),
-            **{f"p{round(100 * q)}_ms": 1000 * quantile(seconds, q) for q in (0.5, 0.9, 0.99)},
-            "max_ms": 1000 * max(seconds),
-        }
-        for kind, seconds in result.seconds.items()
-    }
-    return {"summary": summary, "by_kind": by_kind}
+    return {"summary": summary, "by_kind": {kind: times(seconds) for kind, seconds in result.seconds.items()}}
+
+
+def times(seconds: list[float]) -> dict[str, float]:
+    return {"requests": len(seconds), **{name: 1000 * quantile(seconds, q) for name, q in QUANTILES.items()}}

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median, variance
 from typing import Any
 
 from gemfleet.benchmarks.shared.whole_runs import WORKERS, Gemfleet, write_run
@@ -70,16 +70,10 @@ def alternate(url: str, run_id: str, watched: bool) -> Segment:
     start = time.time()
     if watched:
         run = f"/api/v1/runs/{run_id}"
-        asked = [
-            ("run", lambda: run),
-            ("metrics", lambda: f"{run}/metrics?since_step=1&limit=20"),
-            ("events", lambda: f"{run}/events"),
-        ]
+        asked = [("", lambda path=path: f"{run}{path}") for path in ("", "/metrics?since_step=1&limit=20", "/events")]
         result = asyncio.run(put_load(url, asked, RATE, SEGMENT_SECONDS, STREAMS, f"{run}/events?metrics=true"))
         if result.failures:
-            raise UserError(
-                f"{result.failures} requests failed; the API must answer all for the figure to mean something"
-            )
+            raise UserError(f"{result.failures} requests failed; the figure means something only if all are answered")
     time.sleep(max(0.0, start + SEGMENT_SECONDS - time.time()))
     return Segment(watched, start, time.time())
 
@@ -97,13 +91,12 @@ def summarise(steps: Sequence[Mapping[str, Any]], segments: Sequence[Segment]) -
                 seconds[segment.watched].append(step["step_seconds"])
     if min(len(found) for found in seconds.values()) < 2:
         raise UserError("too few steps fell into the segments; measure longer (--pairs)")
-    means = {watched: statistics.fmean(found) for watched, found in seconds.items()}
+    means, medians = ({kind: of(found) for kind, found in seconds.items()} for of in (fmean, median))
     ratio = means[True] / means[False]
-    spread = [statistics.variance(found) / len(found) / means[kind] ** 2 for kind, found in seconds.items()]
+    spread = [variance(found) / len(found) / means[kind] ** 2 for kind, found in seconds.items()]
     return {
         "slow_down": ratio - 1,
         "standard_error": ratio * math.sqrt(sum(spread)),
-        "slow_down_of_medians": statistics.median(seconds[True]) / statistics.median(seconds[False]) - 1,
-        "watched": {"steps": len(seconds[True]), "mean_seconds": means[True]},
-        "alone": {"steps": len(seconds[False]), "mean_seconds": means[False]},
+        "slow_down_of_medians": medians[True] / medians[False] - 1,
+        **{n: {"steps": len(seconds[k]), "mean_seconds": means[k]} for n, k in (("watched", True), ("alone", False))},
     }

@@ -25,7 +25,7 @@ def accelerate(task: Mapping[str, Any], tell: Tell) -> None:
 
     The whole training function, loading included, is decorated and starts again with nine tenths of the size after each
     out-of-memory. The cap is the resident set, as for gemfleet: a step that went beyond it raises what torch's
-    allocator raises. Tells the size, the calls, and the seconds until a step at that size was done.
+    allocator raises. Tells the size, the sizes tried, and the seconds until a step at that size was done.
     """
     from accelerate.utils import find_executable_batch_size
 
@@ -40,7 +40,8 @@ def accelerate(task: Mapping[str, Any], tell: Tell) -> None:
             raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: {peak} bytes resident")
         return batch_size
 
-    tell({"rows": int(train()), "calls": calls, "seconds": time.perf_counter() - started})
+    found = int(train())
+    tell({"rows": found, "trials": calls, "memory_trials": calls, "seconds": time.perf_counter() - started})
 
 
 def training(task: Mapping[str, Any], tell: Tell) -> None:

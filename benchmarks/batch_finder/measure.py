@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from gemfleet.benchmarks.shared.processes import ProcessError, answer
+from gemfleet.benchmarks.shared.processes import in_ranks
 from gemfleet.train.batch_finder.finder import Variant, find_batch
 from gemfleet.train.batch_finder.probes.group import GroupSettings, ProbeGroup
 from gemfleet.train.batch_finder.probes.process import LocalProbe
 from gemfleet.train.batch_finder.setting import RankPlace, group_settings, probe_tasks, tokens_per_row
 from gemfleet.train.batch_finder.variant_search import SearchLimits
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.errors import UserError
 
 Tell = Callable[[str], None]
-CHILDREN = "gemfleet.benchmarks.batch_finder.children"
+SEARCHERS = ("gemfleet", "accelerate")
 THREADS = 2
 
 
@@ -29,6 +30,45 @@ class Size:
     rows: int
     speed: float
     peak_bytes: int
+
+
+def measure_all(settings: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
+    """Every size; then for each cap both searches and training; at last what was chosen beside the best, in pairs.
+
+    settings: of the case; folder: of the model
+    """
+    length = {"train": "demo", "max_length": settings["max_length"]}
+    fixed = {"batch": {"global": 64, "micro": "probe"}, "strategy": "ddp", "activation_checkpointing": "off"}
+    config = TrainConfig.model_validate({"model": "demo", "data": length, **fixed})
+    sizes, found = every_size(config, folder, settings["largest"], settings["rounds"], tell), []
+    for rows in settings["room"]:
+        cap = cap_for(rows, sizes, config.batch.memory_margin)
+        ours = gemfleet_search(with_cap(config, cap), folder, settings["largest"], tell)
+        tell(f"training with {ours['rows']} rows")
+        training = train_under_cap(with_cap(config, cap), folder, ours["rows"])
+        tell("accelerate")
+        limits = {"largest_rows": settings["largest"], "cap_bytes": cap}
+        theirs = in_child("accelerate", config.with_micro(1), folder, **limits)
+        results = {"gemfleet": ours, "training": training, "accelerate": theirs}
+        found.append({"cap_bytes": cap, "best_rows": best_size(cap, sizes), **results})
+    searches = [(cap[name], cap["best_rows"]) for cap in found for name in SEARCHERS if "rows" in cap[name]]
+    pairs = sorted({(search["rows"], best) for search, best in searches})
+    ratios = compare(config, folder, pairs, settings["pairs"], tell)
+    for search, best in searches:
+        mine = ratios[search["rows"], best]
+        search |= {"of_best": median(mine), "ratios": mine}  # one disturbed repeat does not decide
+    return {"every_size": [asdict(size) for size in sizes], "under_caps": found}
+
+
+def cap_for(rows: int, sizes: Sequence[Size], margin: float) -> int:
+    """A cap under which `rows` rows fit with the margin, and half a row more."""
+    growth = (sizes[-1].peak_bytes - sizes[0].peak_bytes) / (len(sizes) - 1)
+    return int((sizes[0].peak_bytes + (rows - 0.5) * growth) / (1 - margin))
+
+
+def best_size(cap_bytes: int, sizes: Sequence[Size]) -> int:
+    """The fastest of all sizes whose peak is within the whole cap."""
+    return max((size for size in sizes if size.peak_bytes <= cap_bytes), key=lambda size: size.speed).rows
 
 
 def with_cap(config: TrainConfig, cap_bytes: int | None) -> TrainConfig:
@@ -51,7 +91,7 @@ def every_size(config: TrainConfig, folder: Path, largest: int, repeats: int, te
             for rows in range(1, largest + 1) if repeat % 2 == 0 else range(largest, 0, -1):
                 trial = group.try_rows(rows)
                 if trial.failure is not None:
-                    raise RuntimeError(f"{rows} rows could not be measured: {trial.message}")
+                    raise UserError(f"{rows} rows could not be measured: {trial.message}")
                 seconds.setdefault(rows, []).append(trial.seconds)
                 peaks[rows] = max(peaks.get(rows, 0), trial.ranks[0].peak_bytes)
                 tell(f"every size, round {repeat + 1} of {repeats}: {rows} rows")
@@ -76,23 +116,20 @@ def gemfleet_search(config: TrainConfig, folder: Path, largest: int, tell: Tell)
     return {"rows": found.choice.rows, "seconds": seconds, "trials": found.trials, "memory_trials": memory_trials}
 
 
-def accelerate_search(config: TrainConfig, folder: Path, largest: int, cap_bytes: int) -> dict[str, Any]:
-    """The same in a fresh process; `error` where it found nothing."""
-    found = in_child("accelerate", config.with_micro(1), folder, largest_rows=largest, cap_bytes=cap_bytes)
-    return {**found, "trials": found.get("calls", 0), "memory_trials": found.pop("calls", 0)}
-
-
 def train_under_cap(config: TrainConfig, folder: Path, rows: int) -> dict[str, Any]:
     """Real training with the cap of `config`: its peak and its steps, or the `error` that ended it."""
     return in_child("training", config.with_micro(rows), folder)
 
 
 def in_child(function: str, config: TrainConfig, folder: Path, **more: int) -> dict[str, Any]:
+    """What a function of `children` tells in a fresh process; `error` where it ended early."""
     task = {"config": config.model_dump(mode="json", by_alias=True), "model_folder": str(folder), **more}
+    target, found = f"gemfleet.benchmarks.batch_finder.children:{function}", dict[str, Any]()
     try:
-        return answer(f"{CHILDREN}:{function}", task, threads=THREADS)
-    except ProcessError as failed:
-        return {"error": failed.words[:300]}
+        in_ranks(target, task, lambda _, event: found.update(event), threads=THREADS)
+    except UserError as failed:
+        found["error"] = str(failed)[:300]
+    return found
 
 
 def compare(
@@ -112,8 +149,3 @@ def compare(
             return speed[pair[0]] / speed[pair[1]]
 
         return {pair: [ratio(pair, n) for n in range(repeats)] if len(set(pair)) > 1 else [1.0] for pair in pairs}
-
-
-def share_of(ratios: Sequence[float]) -> float:
-    """The median: one disturbed repeat does not decide."""
-    return statistics.median(ratios)

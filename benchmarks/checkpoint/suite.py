@@ -17,16 +17,12 @@ import shutil
 import statistics
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
-from gemfleet.benchmarks.shared.record import Record, Run
-from gemfleet.benchmarks.shared.suite import Suite, positive
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, positive
 
 from .socket_copy import copy_seconds
 
@@ -40,22 +36,17 @@ class Checkpoint(Suite):
     repeats = 1
     quick: Mapping[str, Any] = {"mib": 16, "saves": 2}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
+    def add_options(self, add: Add) -> None:
         add("--mib", type=positive, default=400, help="size of a checkpoint (default: 400)")
         add("--saves", type=positive, default=20, help="checkpoints to save in a round (default: 20)")
         add("--folder", type=Path, help="where the head's disk is measured (default: a temporary folder)")
 
-    def cases(self, options: Namespace) -> Sequence[Case]:
-        config = {"mib": options.mib, "saves": options.saves, "ranks": 2}
-        return [Case(f"{options.mib}mib", config, options.saves)]
+    def cases(self, options: Options) -> Sequence[Case]:
+        return [Case(f"{options.mib}mib", {"mib": options.mib, "saves": options.saves, "ranks": 2})]
 
-    @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
-        def measure(case: Case, run: Run, tick: Tick) -> None:
-            with tempfile.TemporaryDirectory(dir=options.folder, prefix="gemfleet-bench-") as folder:
-                run.facts = save_all(options.mib * MIB, options.saves, Path(folder), tick)
-
-        yield measure
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="gemfleet-bench-") as folder:
+            run.facts = save_all(options.mib * MIB, options.saves, Path(folder), tick)
 
     def results(self, record: Record) -> dict[str, Any]:
         facts = [run.facts for run in record.good_runs]
@@ -78,15 +69,12 @@ def save_all(size: int, saves: int, folder: Path, tick: Tick) -> dict[str, Any]:
     try:
         store = StoreClient(start_store("bench", folder / "run", None, StorePolicy()))
         store = store.attempt(store.begin_attempt())
-        ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2) for rank in (0, 1)]
+        ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2, folder) for rank in (0, 1)]
         yardstick = ray.remote(copy_seconds).options(num_cpus=0)
-        meeting = folder / "meeting"
-        meeting.mkdir()
-        plain: list[float] = []
-        timings: list[list[dict[str, float]]] = []
+        plain, timings = [], []
         for step in range(1, saves + 1):
             plain.append(ray.get(yardstick.remote(size, folder)))
-            timings.append(ray.get([rank.save.remote(step, meeting / str(step)) for rank in ranks]))
+            timings.append(ray.get([rank.save.remote(step) for rank in ranks]))
             shutil.rmtree(store.at_hand(step))
             tick(f"save {step}")
         return {"timings": timings, "plain": plain, "memory": ray.get(store.store.handle.peak_memory_bytes.remote())}
@@ -97,21 +85,21 @@ def save_all(size: int, saves: int, folder: Path, tick: Tick) -> dict[str, Any]:
 class Rank:
     """One rank with its half of a state. Saves are far apart: what is measured is one save, not the queue behind it."""
 
-    def __init__(self, store: Any, rank: int, size: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int, meeting: Path) -> None:
         import torch
         from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
 
         torch.set_num_threads(1)
-        self._store, self._rank = store, rank
+        self._store, self._rank, self._meeting = store, rank, meeting
         self._state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
         self._work = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self._uploads = CheckpointUploads(self._send, Path(self._work.name), print)
         self._timing: dict[str, float] = {}
 
-    def save(self, step: int, meeting: Path) -> dict[str, float]:
+    def save(self, step: int) -> dict[str, float]:
         """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
         self._timing = {"step": statistics.median(stand_in_step() for _ in range(PLAIN_STEPS))}
-        meet(meeting, self._rank)
+        self._meet(step)
         started = time.perf_counter()
         stand_in_step()
         done = time.perf_counter()
@@ -124,17 +112,16 @@ class Rank:
         self._uploads.wait()
         return self._timing
 
+    def _meet(self, step: int) -> None:
+        """Wait for the other rank, as each step of training does."""
+        (self._meeting / f"step-{step}.{self._rank}").touch()
+        while not (self._meeting / f"step-{step}.{1 - self._rank}").exists():
+            time.sleep(0.001)
+
     def _send(self, step: int, folder: Path, metrics: Mapping[str, float]) -> None:
         self._timing["began"] = time.perf_counter()
         self._store.upload(step, folder, self._rank, (0, 1))
         self._timing["ended"] = time.perf_counter()
-
-
-def meet(place: Path, rank: int) -> None:
-    """Wait for the other rank, as each step of training does."""
-    place.with_suffix(f".{rank}").touch()
-    while not place.with_suffix(f".{1 - rank}").exists():
-        time.sleep(0.001)
 
 
 def stand_in_step() -> float:
@@ -163,12 +150,11 @@ def summary(
     uploads = [sending_seconds([(rank["began"], rank["ended"]) for rank in save]) for save in timings]
     every = [rank for save in timings for rank in save]
     upload, copy = statistics.median(uploads), statistics.median(plain)
+    medians = {"step": "step", "step_with_save": "save_step", "copy": "copy"}
     return {
         "mib": size // MIB,
         "saves": len(timings),
-        "step_seconds": statistics.median(rank["step"] for rank in every),
-        "step_with_save_seconds": statistics.median(rank["save_step"] for rank in every),
-        "copy_seconds": statistics.median(rank["copy"] for rank in every),
+        **{f"{told}_seconds": statistics.median(rank[name] for rank in every) for told, name in medians.items()},
         "hand_over_seconds_worst": max(rank["hand_over"] for rank in every),
         "upload_seconds": upload,
         "store_mib_per_second": size / MIB / upload,

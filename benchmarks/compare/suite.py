@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gemfleet.benchmarks.shared.record import Record, read_records
+from gemfleet.benchmarks.shared.record import read_records
 from gemfleet.benchmarks.shared.section import Section, Table, print_section
-from gemfleet.benchmarks.shared.suite import report_console
+from gemfleet.benchmarks.shared.suite import Record, report_console
 from gemfleet.train.errors import UserError
 
 from .statistics import CONFIDENCE, THRESHOLD, Verdict, judge
@@ -39,7 +39,7 @@ class Compare:
         if not pairs:
             raise UserError(f"{options.a} and {options.b} have no case with step times in common: nothing to compare")
         verdicts = [judge(a, b, options.threshold) for a, b in pairs]
-        table = Table(COLUMNS, [cells(verdict) for verdict in verdicts])
+        table = Table(COLUMNS, [verdict.cells() for verdict in verdicts])
         print_section(report_console(), Section("B against A", "", [table], notes=notes(verdicts, alone)))
         print(json.dumps({"verdicts": [asdict(verdict) for verdict in verdicts], "not_compared": alone}))
         return 1 if any(verdict.outcome == "regressed" for verdict in verdicts) else 0
@@ -68,12 +68,6 @@ def hindrance(a: Record, b: Record) -> str | None:
     if not any(a.measured_seconds()) or not any(b.measured_seconds()):
         return "no step times"
     return None
-
-
-def cells(verdict: Verdict) -> list[str]:
-    change, interval = f"{verdict.ratio - 1:+.1%}", f"{verdict.low - 1:+.1%} to {verdict.high - 1:+.1%}"
-    runs = f"{verdict.runs[0]}, {verdict.runs[1]}"
-    return [verdict.case, verdict.outcome, change, interval, runs, "yes" if verdict.paired else "no"]
 
 
 def notes(verdicts: Sequence[Verdict], alone: dict[str, str]) -> list[str]:

@@ -15,18 +15,15 @@ import hashlib
 import random
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
-from gemfleet.benchmarks.shared.record import Record, Run
+from gemfleet.benchmarks.shared.record import median
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
-from gemfleet.benchmarks.shared.statistics import median
-from gemfleet.benchmarks.shared.suite import Suite, names
+from gemfleet.benchmarks.shared.suite import Add, Case, Measure, Options, Record, Run, Suite, Tick, names, positive
 from gemfleet.benchmarks.shared.whole_runs import STEPS_PER_EPOCH, WORKERS, Gemfleet, local_cluster, tiny_run
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
@@ -42,18 +39,18 @@ class Faults(Suite):
     name = "faults"
     quick: Mapping[str, Any] = {"cases": f"{UNDISTURBED},rank-killed", "epochs": 6}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
+    def add_options(self, add: Add) -> None:
         add("--cases", default=",".join(FAULTS), help="faults with commas between (default: all)")
-        add("--epochs", type=int, default=30, help=f"length of a run, of {STEPS_PER_EPOCH} steps each (default: 30)")
+        add("--epochs", type=positive, default=30, help=f"of a run, {STEPS_PER_EPOCH} steps each (default: 30)")
 
-    def cases(self, options: Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         """The faults asked for, and the undisturbed run that they are compared with."""
         steps = options.epochs * STEPS_PER_EPOCH
         settings = {"model": "tiny", "workers": WORKERS, "steps": steps, "save_every": SAVE_EVERY}
         return [Case(name, {**settings, "fault": name}) for name in chosen(options.cases)]
 
     @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
+    def measuring(self, options: Options) -> Iterator[Measure]:
         """Each run has its fault at a moment that its case and round decide."""
         with local_cluster() as address, tempfile.TemporaryDirectory(prefix="bench-faults-") as folder:
             config = tiny_run(Path(folder), address, options.epochs, SAVE_EVERY)
@@ -63,7 +60,7 @@ class Faults(Suite):
                 step = chance.randint(2 * SAVE_EVERY, options.epochs * STEPS_PER_EPOCH // 2)
                 home = config.parent / f"home-{case.name}-{run.repeat}"
                 try:
-                    run.facts = whole_run(config, home, FAULTS[case.name], step, chance)
+                    run.facts = whole_run(config.parent, home, FAULTS[case.name], step, chance)
                 except StopIteration:
                     raise UserError("training did not go on") from None
 
@@ -73,32 +70,32 @@ class Faults(Suite):
         """Medians over rounds, and the worst."""
         facts = [run.facts for run in record.good_runs]
         found: dict[str, Any] = {"training_seconds": median([fact["training_seconds"] for fact in facts])}
-        if "seconds" in facts[0]:
-            found |= {
-                "recovery_seconds": median([fact["seconds"] for fact in facts]),
-                "recovery_seconds_worst": max(fact["seconds"] for fact in facts),
-                "steps_lost_worst": max(fact["steps_lost"] for fact in facts),
-            }
+        if seconds := [fact["seconds"] for fact in facts if "seconds" in fact]:
+            found |= {"recovery_seconds": median(seconds), "recovery_seconds_worst": max(seconds)}
+            found["steps_lost_worst"] = max(fact["steps_lost"] for fact in facts)
         return found
 
     def side_by_side(self, records: list[Record]) -> list[Record]:
-        """The share of time, and whether the adapter is the undisturbed run's."""
+        """With the share of time, and whether the adapter is the undisturbed run's."""
         undisturbed = next(record for record in records if record.case == UNDISTURBED)
         same = {run.facts["adapter_sha256"] for run in undisturbed.good_runs}
-        return [record.model_copy(update={"results": beside(record, undisturbed, same)}) for record in records]
+        for record in (record for record in records if record.results and undisturbed.results):
+            ratio = undisturbed.results["training_seconds"] / record.results["training_seconds"]
+            ended = {run.facts.get("adapter_sha256") for run in record.runs}  # None of a run that failed
+            record.results |= {"effective_time_ratio": ratio, "same_adapter": len(same) == 1 and ended == same}
+        return records
 
     def section(self, records: Sequence[Record]) -> Section:
-        disturbed = [record for record in records if "recovery_seconds" in record.results]
-        middle = [record.results["recovery_seconds"] for record in disturbed]
-        series = Series("recovery", [record.case for record in disturbed], middle)
+        seconds = {r.case: r.results["recovery_seconds"] for r in records if "recovery_seconds" in r.results}
+        series = Series("recovery", list(seconds), list(seconds.values()))
         chart = Chart("faults", "Seconds to recover", "bar", "", "seconds", [series])
         steps = records[0].config["steps"]
         note = f"Runs of {steps} steps, each with one fault; a longer run loses a smaller share to the same seconds."
         table = Table(COLUMNS, [cells(record) for record in records])
-        return Section("Faults", taken(records), [table], [chart] if disturbed else [], [note])
+        return Section("Faults", taken(records), [table], [chart] if seconds else [], [note])
 
     def misses(self, records: Sequence[Record]) -> list[str]:
-        return [f"{record.case}: the adapter is not the same" for record in records if not same_adapter(record)]
+        return [f"{r.case}: the adapter is not the same" for r in records if not r.results.get("same_adapter")]
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
         return {"effective_time_ratio": {r.case: r.results.get("effective_time_ratio") for r in records}}
@@ -108,23 +105,21 @@ def chosen(asked: str) -> list[str]:
     return list(dict.fromkeys([UNDISTURBED, *names("--cases", asked, tuple(FAULTS))]))
 
 
-def whole_run(config: Path, home: Path, fault: Fault, step: int, chance: random.Random) -> dict[str, Any]:
+def whole_run(folder: Path, home: Path, fault: Fault, step: int, chance: random.Random) -> dict[str, Any]:
     """Train to the end, with the fault once this step is done. StopIteration where training did not go on."""
-    facts: dict[str, Any] = {}
     settings = [part for setting in fault.settings for part in ("--set", setting)]
     with ExitStack() as stack:
-        command = stack.enter_context(Gemfleet(config.parent, home, "train", "run.yaml", *settings))
+        command = stack.enter_context(Gemfleet(folder, home, "train", "run.yaml", *settings))
         if fault.cause is not None:
             registry, run_id, _ = command.step(lambda done: done["step"] >= step)
-            at, last = time.time(), newest_step(registry, run_id)
+            at, last = time.time(), (registry.latest_metrics(run_id, "step") or {"step": 0})["step"]
             fault.cause(Scene(registry, run_id, command.process, chance))
             if fault.resumes:
-                command = stack.enter_context(Gemfleet(config.parent, home, "resume", run_id))
+                command = stack.enter_context(Gemfleet(folder, home, "resume", run_id))
         command.end()
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
-    if fault.cause is not None:
-        facts = {"at_step": last} | cost(registry, run.id, fault, at, last)
+    facts = {"at_step": last} | cost(registry, run.id, fault, at, last) if fault.cause is not None else {}
     steps = registry.metrics(run.id, kind="step")
     adapter = home / "runs" / run.id / "output" / "adapter_model.safetensors"
     return facts | {
@@ -140,25 +135,6 @@ def cost(registry: RunRegistry, run_id: str, fault: Fault, at: float, last: int)
         return asdict(recovery_of(registry, run_id, at, last))
     after = next(entry for entry in registry.checkpoints(run_id) if entry["created_at"] > at)
     return {"resumed": "-", "steps_lost": 0, "seconds": after["created_at"] - at}
-
-
-def newest_step(registry: RunRegistry, run_id: str) -> int:
-    newest = registry.latest_metrics(run_id, "step")
-    return 0 if newest is None else int(newest["step"])
-
-
-def beside(record: Record, undisturbed: Record, same: set[str]) -> dict[str, Any]:
-    if not record.results or not undisturbed.results:
-        return record.results
-    ended = [run.facts.get("adapter_sha256") for run in record.runs]  # None of a run that failed
-    return record.results | {
-        "effective_time_ratio": undisturbed.results["training_seconds"] / record.results["training_seconds"],
-        "same_adapter": len(same) == 1 and set(ended) == same,
-    }
-
-
-def same_adapter(record: Record) -> bool:
-    return bool(record.results.get("same_adapter"))
 
 
 def cells(record: Record) -> list[str]:

@@ -9,48 +9,53 @@ imports, Ray's workers, the process group. The run's own registry and logs say w
 
 from __future__ import annotations
 
+import re
 import subprocess
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
-from gemfleet.benchmarks.shared.record import Record, Run
+from gemfleet.benchmarks.shared.record import median, spread
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
-from gemfleet.benchmarks.shared.statistics import median, spread
-from gemfleet.benchmarks.shared.suite import Suite
+from gemfleet.benchmarks.shared.suite import Case, Measure, Options, Record, Run, Suite, Tick
 from gemfleet.benchmarks.shared.whole_runs import COMMAND, WORKERS, Gemfleet, local_cluster, tiny_run
 from gemfleet.train.errors import UserError
 
-from .phases import breakdown, first_line_after
-
 TARGET_SECONDS = 25.0
 COMMANDS = {"train": ("train", "run.yaml"), "resume": ("resume", "latest")}
-# More epochs than anybody waits for: each run is ended once it has shown a step.
-EPOCHS = 500.0
+EPOCHS = 500.0  # more than anybody waits for: each run is ended once it has shown a step
+LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
+START, LAST = "Python, imports, input checks", "loading the model, first step"
+PHASES = {
+    "queued": "joining Ray, status API",
+    "preflight": "placing ranks",
+    "staging": "staging the model",
+    "preparing_data": "tokenising and packing",
+    "training": "actors, Ray Train, processes of the ranks, process group",
+}
 
 
 class Launch(Suite):
     name = "launch"
 
-    def cases(self, options: Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         return [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in COMMANDS]
 
     @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
+    def measuring(self, options: Options) -> Iterator[Measure]:
         """One launch and one resume of it make a round, whichever case comes first in it."""
-        taken_runs: dict[int, dict[str, Run]] = {}
+        rounds: dict[int, dict[str, Run]] = {}
         with local_cluster() as address, tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
-            config = tiny_run(Path(folder), address, EPOCHS, "never")
+            tiny_run(Path(folder), address, EPOCHS, "never")
 
             def measure(case: Case, run: Run, tick: Tick) -> None:
-                if run.repeat not in taken_runs:
-                    taken_runs[run.repeat] = one_round(config, config.parent / f"home-{run.repeat}", run)
-                found = taken_runs[run.repeat][case.name]
+                if run.repeat not in rounds:
+                    rounds[run.repeat] = one_round(Path(folder), Path(folder) / f"home-{run.repeat}", run)
+                found = rounds[run.repeat][case.name]
                 run.step_seconds, run.facts, run.error = found.step_seconds, found.facts, found.error
 
             yield measure
@@ -58,22 +63,20 @@ class Launch(Suite):
     def results(self, record: Record) -> dict[str, Any]:
         """Seconds to the first step, and medians of the phases."""
         phases = [run.facts["phases"] for run in record.good_runs]
-        return {
-            "seconds": spread([run.step_seconds[0] for run in record.good_runs]),
-            "target_seconds": TARGET_SECONDS,
-            "phases": {name: median([each.get(name, 0.0) for each in phases]) for name in phases[0]},
-        }
+        medians = {name: median([each.get(name, 0.0) for each in phases]) for name in phases[0]}
+        seconds = spread([run.step_seconds[0] for run in record.good_runs])
+        return {"seconds": seconds, "target_seconds": TARGET_SECONDS, "phases": medians}
 
     def section(self, records: Sequence[Record]) -> Section:
         good = [record for record in records if record.results]
-        phases = list(dict.fromkeys(name for record in good for name in record.results["phases"]))
         cases = [f"gemfleet {record.case}" for record in good]
-        values = [[record.results["phases"].get(name, 0.0) for record in good] for name in phases]
-        values.append([record.results["seconds"]["median"] for record in good])
-        rows = [[n, *(f"{x:.2f}" for x in row)] for n, row in zip([*phases, "in all"], values, strict=True)]
-        series = [Series(name, cases, row) for name, row in zip(phases, values, strict=False)]
+        values = {
+            name: [r.results["phases"].get(name, 0.0) for r in good] for r in good for name in r.results["phases"]
+        }
+        series = [Series(name, cases, row) for name, row in values.items()]
         chart = Chart("launch", "From the command to the first step", "stack", "", "seconds", series)
-        table = Table(("phase, median seconds", *cases), rows)
+        values["in all"] = [record.results["seconds"]["median"] for record in good]
+        table = Table(("phase, median seconds", *cases), [[n, *(f"{x:.2f}" for x in row)] for n, row in values.items()])
         return Section("Starting", taken(records), [table], [chart] if good else [])
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
@@ -81,23 +84,23 @@ class Launch(Suite):
         return {"seconds_to_first_step": found}
 
 
-def one_round(config: Path, home: Path, run: Run) -> dict[str, Run]:
+def one_round(folder: Path, home: Path, run: Run) -> dict[str, Run]:
     """A launch, then a resume of its run. Where the launch fails, so does the resume."""
-    found: dict[str, Run] = {}
-    for name in COMMANDS:
-        found[name] = run.model_copy(deep=True)
+    found = {name: run.model_copy(deep=True) for name in COMMANDS}
+    for name, command in COMMANDS.items():
         try:
-            first_step(config, home, COMMANDS[name], found[name])
+            first_step(folder, home, command, found[name])
         except (UserError, ValueError, subprocess.SubprocessError) as error:
-            found[name].error = str(error)
-            return {**dict.fromkeys(COMMANDS, found[name]), **found}
+            for other in found.values():
+                other.error = None if other.facts else str(error)
+            break
     return found
 
 
-def first_step(config: Path, home: Path, command: Sequence[str], run: Run) -> None:
+def first_step(folder: Path, home: Path, command: Sequence[str], run: Run) -> None:
     """Start the command, wait for the first step it reports, and have the run stopped."""
     started = time.time()
-    with Gemfleet(config.parent, home, *command) as gemfleet:
+    with Gemfleet(folder, home, *command) as gemfleet:
         registry, run_id, step = gemfleet.step(lambda step: step["time"] >= started)
         stop = [*COMMAND, "stop", run_id, "--wait"]
         subprocess.run(stop, env=gemfleet.environment, check=True, capture_output=True)
@@ -105,6 +108,33 @@ def first_step(config: Path, home: Path, command: Sequence[str], run: Run) -> No
     ready = first_line_after(home / "runs" / run_id / "logs" / "rank-0.log", started)
     run.step_seconds = [step["time"] - started]
     run.facts = {"phases": breakdown(started, registry.events(run_id), ready, step["time"])}
+
+
+def breakdown(
+    started: float, events: Sequence[Mapping[str, Any]], ranks_ready: float, first_step: float
+) -> dict[str, float]:
+    """Seconds of each phase, in order; they add up to `first_step - started`. All moments are seconds since the epoch.
+
+    events: the run's, of which those that enter a state after `started` count, each state once
+    """
+    entered: dict[str, float] = {}
+    for event in events:
+        if event["kind"] == "state" and event["time"] >= started:
+            entered.setdefault(event["data"]["state"], event["time"])
+    known = [(PHASES[state], at) for state, at in entered.items() if state in PHASES and at <= ranks_ready]
+    moments = [(START, started), *known, (LAST, ranks_ready)]
+    ends = [at for _, at in moments[1:]] + [first_step]
+    return {name: end - at for (name, at), end in zip(moments, ends, strict=True)}
+
+
+def first_line_after(log: Path, started: float) -> float:
+    """When the first line later than `started` was written to a rank's log; raises ValueError where there is none."""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if found := LOG_TIME.match(line):
+            at = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").timestamp() + int(found[2]) / 1000
+            if at >= started:
+                return at
+    raise ValueError(f"{log.name} has no line after the launch")
 
 
 SUITE = Launch()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .task import StepClock, Task, Tell
 
 
-@dataclass(frozen=True)
-class Contender:
+class Contender(NamedTuple):
     """Where a contender's function lives, and one line on what it does."""
 
     module: str
@@ -20,18 +18,17 @@ class Contender:
 
     @property
     def needs_trl(self) -> bool:
-        return self.module == "trl_sft"
+        return self.function.startswith("train_trl")
 
 
+TRL_BEST = "TRL SFTTrainer, packing, bf16 weights, no activation checkpointing"
 CONTENDERS = {
-    "gemfleet": Contender("gemfleet_step", "train", "packed rows, loss at supervised positions only, in chunks"),
-    "trl-default": Contender("trl_sft", "train_default", "TRL SFTTrainer with its defaults"),
-    "trl-packed": Contender("trl_sft", "train_packed", "TRL SFTTrainer, packing (bfd, padding-free)"),
-    "trl-best": Contender(
-        "trl_sft", "train_best", "TRL SFTTrainer, packing, bf16 weights, no activation checkpointing"
-    ),
-    "transformers-trainer": Contender("hf_trainer", "train", "transformers Trainer, padded, full logits"),
-    "plain": Contender("plain", "train", "PyTorch loop, padded, full logits; the reference for losses"),
+    "gemfleet": Contender("loops", "train_gemfleet", "packed rows, loss at supervised positions only, in chunks"),
+    "trl-default": Contender("trainers", "train_trl_default", "TRL SFTTrainer with its defaults"),
+    "trl-packed": Contender("trainers", "train_trl_packed", "TRL SFTTrainer, packing (bfd, padding-free)"),
+    "trl-best": Contender("trainers", "train_trl_best", TRL_BEST),
+    "transformers-trainer": Contender("trainers", "train_transformers", "transformers Trainer, padded, full logits"),
+    "plain": Contender("loops", "train_plain", "PyTorch loop, padded, full logits; the reference for losses"),
 }
 
 
@@ -42,6 +39,6 @@ def run_contender(values: Mapping[str, Any], tell: Tell) -> None:
 
     task, contender = Task.model_validate(values["task"]), CONTENDERS[values["contender"]]
     torch.set_num_threads(task.threads)
-    module = importlib.import_module(f".{contender.module}", __package__)
-    getattr(module, contender.function)(task, StepClock(tell))
+    train = getattr(importlib.import_module(f".{contender.module}", __package__), contender.function)
+    train(task, StepClock(tell))
     tell({"facts": {"peak_rss_bytes": peak_resident_bytes()}})

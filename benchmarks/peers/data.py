@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from itertools import takewhile
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -19,6 +20,7 @@ PROMPT = (
 # Alpaca's responses average about 60 tokens. Most answers of the corpus are chat one-liners; those of at least this
 # many tokens average about as much as Alpaca's.
 SHORTEST_ANSWER = 20
+SEED = 42  # chooses the examples
 
 
 @dataclass(frozen=True)
@@ -60,18 +62,20 @@ def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
     return Example(prompt, completion, tuple(text_ids), sum(1 for _ in shared))
 
 
-def examples_from_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, shortest_answer: int) -> list[Example]:
-    """Alpaca-form examples from `prompt`/`completion` rows, leaving out answers under `shortest_answer` tokens."""
-    texts = ((PROMPT.format(instruction=str(r["prompt"]).strip()), str(r["completion"]).strip()) for r in rows)
-    examples = (tokenise(tokenizer, prompt, completion) for prompt, completion in texts)
-    return [example for example in examples if example.supervised_tokens >= shortest_answer]
+def load_batches(model_folder: Path, batch_size: int, count: int) -> list[Batch]:
+    """The demo's question-answer rows in Alpaca's form, without those whose answers are too short."""
+    from gemfleet.train.data.demo import demo_data_rows
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    prompts = ((PROMPT.format(instruction=str(row["prompt"]).strip()), row) for row in demo_data_rows())
+    examples = [tokenise(tokenizer, prompt, str(row["completion"]).strip()) for prompt, row in prompts]
+    long_enough = [example for example in examples if example.supervised_tokens >= SHORTEST_ANSWER]
+    return choose_batches(long_enough, batch_size, count, SEED)
 
 
 def choose_batches(examples: Sequence[Example], batch_size: int, count: int, seed: int) -> list[Batch]:
-    """`count` batches of distinct examples, a pure function of its arguments.
-
-    Raises UserError if there are too few examples.
-    """
+    """`count` batches of distinct examples, a pure function of its arguments. UserError if examples are too few."""
     needed = batch_size * count
     if needed > len(examples):
         raise UserError(
@@ -97,8 +101,17 @@ def padded_tokens(batch: Batch) -> int:
     return len(batch) * max(example.tokens for example in batch)
 
 
+def describe_batches(batches: Sequence[Batch]) -> dict[str, Any]:
+    """As the records keep it, so that a reader can judge how typical the examples are."""
+    return {
+        "source": "question-answer rows of chatterbot-corpus",
+        "tokens": token_statistics(batches),
+        "tokens_per_step": [batch_tokens(batch) for batch in batches],
+        "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],
+    }
+
+
 def token_statistics(batches: Sequence[Batch]) -> dict[str, float]:
-    """What the chosen examples look like, so that a reader can judge how typical they are."""
     examples = [example for batch in batches for example in batch]
     lengths, supervised = [e.tokens for e in examples], [e.supervised_tokens for e in examples]
     return {

@@ -6,8 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from gemfleet.benchmarks.shared.record import Run
-from gemfleet.benchmarks.shared.statistics import median, spread
+from gemfleet.benchmarks.shared.record import Run, median, spread
 
 LOSS_TOLERANCE = 0.005
 REFERENCE = "plain"

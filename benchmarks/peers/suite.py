@@ -1,7 +1,7 @@
 """Time one LoRA training step of several trainers on the same examples, on this machine's CPU; compare their losses.
 
-Contenders take turns, each in a fresh process with all cores: gemfleet, TRL in three modes, transformers' Trainer and a
-plain PyTorch loop. A trainer whose mean loss departs from the plain loop's by more than 0.5% does not count. The figures
+Contenders take turns, each in a fresh process with all cores: gemfleet, TRL in three modes, transformers' Trainer and
+a plain PyTorch loop. A trainer whose mean loss departs from the plain loop's by more than 0.5% does not count. Figures
 hold for the CPU they were taken on and say nothing about GPUs.
 
   gemfleet bench peers --quick
@@ -11,8 +11,7 @@ hold for the CPU they were taken on and say nothing about GPUs.
 from __future__ import annotations
 
 import tempfile
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -20,30 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.benchmarks.shared import machine
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
 from gemfleet.benchmarks.shared.models import PACKAGED, packaged
 from gemfleet.benchmarks.shared.processes import run_steps
-from gemfleet.benchmarks.shared.record import Record, Run
 from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Table, taken
-from gemfleet.benchmarks.shared.suite import Suite, names, positive
+from gemfleet.benchmarks.shared.suite import Add, Case, Measure, Options, Record, Run, Suite, Tick, names, positive
 from gemfleet.train.errors import UserError
 
-from .adapter import write_initial_adapter
 from .contenders import CONTENDERS
-from .data import (
-    PROMPT,
-    SHORTEST_ANSWER,
-    Batch,
-    batch_supervised_tokens,
-    batch_tokens,
-    choose_batches,
-    examples_from_rows,
-    token_statistics,
-)
+from .data import PROMPT, SHORTEST_ANSWER, batch_tokens, describe_batches, load_batches
 from .stats import REFERENCE, fastest, speed_ratios, summarise
-from .task import Recipe, Task
+from .task import Recipe, Task, write_initial_adapter
 
-BASELINE, TRL_PREFIX = "trl-default", "trl-"
 COLUMNS = (
     *("trainer", "tokens/s", "p10-p90", "s/step", "peak GiB", "mean loss", "loss apart"),
     *("over TRL's default", "over TRL's best"),
@@ -54,40 +40,37 @@ class Peers(Suite):
     name = "peers"
     quick: Mapping[str, Any] = {"warmup": 1, "steps": 2}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
+    def add_options(self, add: Add) -> None:
         add("--contenders", default=",".join(CONTENDERS), help="names with commas between (default: all)")
         add("--steps", type=positive, default=6, help="measured steps of a repeat (default: 6)")
         add("--warmup", type=positive, default=2, help="unmeasured steps before them (default: 2)")
         add("--batch", type=positive, default=4, help="examples in a step (default: 4)")
         add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
-        add("--seed", type=int, default=42, help="chooses the examples and the initial adapter (default: 42)")
-        add(
-            "--shortest-answer",
-            type=positive,
-            default=SHORTEST_ANSWER,
-            help=f"leave out examples with fewer supervised tokens (default: {SHORTEST_ANSWER}, as long as Alpaca's)",
-        )
         add("--model-folder", type=Path, help="weights of a Gemma 3 (default: the packaged 270M)")
 
-    def cases(self, options: Namespace) -> Sequence[Case]:
-        contenders = chosen_contenders(options.contenders)
-        options.model_folder = options.model_folder.resolve() if options.model_folder else packaged()
-        options.batches = load_batches(options)
-        config = describe(options)
+    def cases(self, options: Options) -> Sequence[Case]:
+        contenders, given = chosen_contenders(options.contenders), options.model_folder
+        options.model_folder = given.resolve() if given else packaged()
+        options.batches = load_batches(options.model_folder, options.batch, options.warmup + options.steps)
+        config = {
+            "model": given.name if given else PACKAGED,
+            "device": "cpu",
+            "batch": options.batch,
+            "warmup_steps": options.warmup,
+            "measured_steps": options.steps,
+            "threads": options.threads,
+            "recipe": Recipe().model_dump(mode="json"),
+            "data": {"prompt": PROMPT, "shortest_answer_tokens": SHORTEST_ANSWER, **describe_batches(options.batches)},
+        }
         return [contender_case(name, config, options.warmup) for name in contenders]
 
     @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
-        recipe = Recipe(seed=options.seed)
+    def measuring(self, options: Options) -> Iterator[Measure]:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-            task = Task(
-                model_folder=options.model_folder,
-                adapter_file=Path(folder) / "initial.safetensors",
-                batches=tuple(options.batches),
-                recipe=recipe,
-                threads=options.threads,
-            )
-            write_initial_adapter(task.model_folder, recipe, task.adapter_file)
+            adapter, shared = Path(folder) / "initial.safetensors", {"recipe": Recipe(), "threads": options.threads}
+            shared |= {"model_folder": options.model_folder, "adapter_file": adapter}
+            write_initial_adapter(options.model_folder, Recipe(), adapter)
+            task = Task(batches=tuple(options.batches), **shared)
             yield lambda case, run, tick: measure(task, case, run, tick)
 
     def results(self, record: Record) -> dict[str, Any]:
@@ -95,21 +78,17 @@ class Peers(Suite):
 
     def side_by_side(self, records: list[Record]) -> list[Record]:
         """With figures of speed and parity; losses are set against the first finished repeat of the reference."""
-        references = (run.losses for record in records if record.case == REFERENCE for run in record.good_runs)
-        reference = next(references, None)
+        reference = next((run.losses for r in records if r.case == REFERENCE for run in r.good_runs), None)
         summaries = []
         for record in records:
             counts = [record.config["data"][f"{kind}_per_step"] for kind in ("tokens", "supervised_tokens")]
             summaries.append(summarise(record.case, record.runs, record.warmup, *counts, reference))
-        best_trl = fastest(summaries, TRL_PREFIX)
-        over_default, over_best = speed_ratios(summaries, BASELINE), speed_ratios(summaries, best_trl)
+        best = fastest(summaries, "trl-")
+        over_default, over_best = speed_ratios(summaries, "trl-default"), speed_ratios(summaries, best)
         found = []
         for record, summary in zip(records, summaries, strict=True):
-            ratios = {
-                "ratio_to_trl_default": over_default.get(record.case),
-                "best_trl_mode": best_trl,
-                "ratio_to_best_trl": over_best.get(record.case),
-            }
+            ratios = {"ratio_to_trl_default": over_default.get(record.case), "best_trl_mode": best}
+            ratios["ratio_to_best_trl"] = over_best.get(record.case)
             results = {**asdict(summary), "counts": summary.counts, **ratios}
             found.append(record.model_copy(update={"results": results}))
         return found
@@ -118,13 +97,9 @@ class Peers(Suite):
         ordered = sorted(records, key=lambda record: -record.results["tokens_per_second"]["median"])
         rates = [record.results["tokens_per_second"] for record in ordered]
         speed = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
-        apart = [
-            Series(record.case, [float(n + 1) for n in range(len(shares))], [100 * share for share in shares])
-            for record in ordered
-            if record.results["parity"] and (shares := record.results["parity"]["per_step"])
-        ]
-        y_title = "non-pad tokens per second"
-        bars = [Series("tokens per second", [record.case for record in ordered], *speed)]
+        bars, y_title = [Series("speed", [record.case for record in ordered], *speed)], "non-pad tokens per second"
+        shares = {r.case: (r.results["parity"] or {}).get("per_step", ()) for r in ordered}
+        apart = [Series(c, range(1, len(each) + 1), [100 * x for x in each]) for c, each in shares.items() if each]
         charts = [
             Chart("peers-speed", "One LoRA step beside other trainers", "bar", "", y_title, bars),
             Chart("peers-loss", "Loss parity", "line", "step", "loss apart from the plain loop's, %", apart),
@@ -133,14 +108,10 @@ class Peers(Suite):
         return Section("Beside other trainers", taken(records), [table], charts, notes(ordered[0]))
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        """Without raw runs and settings."""
         names = ("ratio_to_trl_default", "ratio_to_best_trl", "counts")
-        figures = {}
-        for record in records:
-            found = record.results
-            rate, apart = found["tokens_per_second"]["median"], (found["parity"] or {}).get("mean_difference")
-            figures[record.case] = {"tokens_per_second": rate, "loss_difference": apart, **{n: found[n] for n in names}}
-        return {"results": figures}
+        found = {record.case: record.results for record in records}
+        rates = {case: results["tokens_per_second"]["median"] for case, results in found.items()}
+        return {"results": {c: {"tokens_per_second": rates[c], **{n: found[c][n] for n in names}} for c in found}}
 
 
 def measure(task: Task, case: Case, run: Run, tick: Tick) -> None:
@@ -152,8 +123,7 @@ def measure(task: Task, case: Case, run: Run, tick: Tick) -> None:
 
 
 def contender_case(name: str, config: dict[str, Any], warmup: int) -> Case:
-    steps = len(config["data"]["tokens_per_step"])
-    return Case(name, {**config, "contender": CONTENDERS[name].summary}, steps, warmup)
+    return Case(name, {**config, "contender": CONTENDERS[name].summary}, warmup)
 
 
 def chosen_contenders(asked: str) -> list[str]:
@@ -168,43 +138,6 @@ def chosen_contenders(asked: str) -> list[str]:
     return chosen
 
 
-def load_batches(options: Namespace) -> list[Batch]:
-    """Tokenise the demo's question-answer rows and choose the batches."""
-    from gemfleet.train.data.demo import demo_data_rows
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(options.model_folder)
-    examples = examples_from_rows(demo_data_rows(), tokenizer, options.shortest_answer)
-    return choose_batches(examples, options.batch, options.warmup + options.steps, options.seed)
-
-
-def describe(options: Namespace) -> dict[str, Any]:
-    """The setting of the measurement, as the records keep it."""
-    return {
-        "model": PACKAGED if options.model_folder == packaged() else options.model_folder.name,
-        "device": "cpu",
-        "batch": options.batch,
-        "warmup_steps": options.warmup,
-        "measured_steps": options.steps,
-        "threads": options.threads,
-        "recipe": Recipe(seed=options.seed).model_dump(mode="json"),
-        "data": {
-            "source": "question-answer rows of chatterbot-corpus",
-            "prompt": PROMPT,
-            "shortest_answer_tokens": options.shortest_answer,
-            **describe_batches(options.batches),
-        },
-    }
-
-
-def describe_batches(batches: Sequence[Batch]) -> dict[str, Any]:
-    return {
-        "tokens": token_statistics(batches),
-        "tokens_per_step": [batch_tokens(batch) for batch in batches],
-        "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],
-    }
-
-
 def cells(record: Record) -> list[str]:
     found = record.results
     rate, parity = found["tokens_per_second"], found["parity"]
@@ -215,8 +148,7 @@ def cells(record: Record) -> list[str]:
         f"{rate['p10']:.1f}-{rate['p90']:.1f}",
         f"{found['step_seconds']['median']:.2f}",
         f"{found['peak_rss_bytes'] / GIB:.2f}",
-        f"{parity['mean_loss']:.4f}" if parity else "-",
-        f"{parity['mean_difference']:.3%}" if parity else "-",
+        *((f"{parity['mean_loss']:.4f}", f"{parity['mean_difference']:.3%}") if parity else ("-", "-")),
         *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
     ]
 
@@ -226,12 +158,11 @@ def notes(record: Record) -> list[str]:
     data, best = record.config["data"]["tokens"], record.results["best_trl_mode"]
     return [
         f"The same {data['examples']} examples of {data['tokens_per_example_mean']} tokens on average (median "
-        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}), batches, adapters and rate for "
-        f"all, in turn; {data['supervised_share']:.0%} supervised; padding a batch makes "
-        f"{data['padding_share_when_padded']:.0%} of it padding.",
-        "tokens/s: non-pad tokens of a step's examples over the seconds of that step; median over the measured steps of "
-        f"all repeats. Losses count from the plain loop's; more than 0.5% apart does not count. Best TRL mode: {best}.",
-        "A CPU says nothing about GPUs.",
+        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}), batches, adapters and rate "
+        f"for all, in turn; {data['supervised_share']:.0%} supervised; padding a batch makes "
+        f"{data['padding_share_when_padded']:.0%} of it padding. A CPU says nothing about GPUs.",
+        "tokens/s: non-pad tokens of a step's examples over the seconds of that step; median over the measured steps "
+        f"of all repeats. A loss more than 0.5% from the plain loop's does not count. TRL's best mode: {best}.",
     ]
 
 

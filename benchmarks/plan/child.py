@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gemfleet.benchmarks.shared.child import process_group
+from gemfleet.benchmarks.shared.processes import process_group
 from gemfleet.benchmarks.shared.random_base import random_model
 from gemfleet.train.batch_finder.probes.probe import worst_rows
 from gemfleet.train.config.schema import TrainConfig

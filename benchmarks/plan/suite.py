@@ -9,19 +9,15 @@ where a prediction is off by more than a fifth.
 from __future__ import annotations
 
 import tempfile
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gemfleet.benchmarks.shared import machine
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
 from gemfleet.benchmarks.shared.processes import in_ranks
-from gemfleet.benchmarks.shared.record import Record, Run
 from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Table, taken
-from gemfleet.benchmarks.shared.suite import Suite, names, positive
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, names, positive
 
 from .cases import CASES
 
@@ -35,19 +31,29 @@ class Plan(Suite):
     repeats = 1
     quick: Mapping[str, Any] = {"cases": "270m-bf16-512x2"}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
+    def add_options(self, add: Add) -> None:
         add("--cases", default=",".join(CASES), help="names with commas between (default: all)")
         add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
 
-    def cases(self, options: Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         return [
             Case(name, {**asdict(CASES[name]), "threads": options.threads, "device": "cpu"})
             for name in names("--cases", options.cases, tuple(CASES))
         ]
 
-    @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
-        yield measure
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        """One fresh process for each rank, which share the cores; the rank that takes most counts."""
+        from gemfleet.benchmarks.shared.random_base import save_random_base
+
+        shape, found = CASES[case.name], list[dict[str, int]]()
+        threads = max(1, options.threads // shape.ranks)
+        with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+            if shape.needs_files:
+                save_random_base(shape.shape(), shape.torch_dtype, Path(folder))
+            task = {"case": case.name, "weights": folder, "threads": threads}
+            target = "gemfleet.benchmarks.plan.child:train_rank"
+            in_ranks(target, task, lambda _, event: found.append(event), ranks=shape.ranks, threads=threads)
+        run.facts = dict(max(found, key=lambda facts: facts["measured_bytes"]))
 
     def results(self, record: Record) -> dict[str, Any]:
         """The largest peak of all runs, and the error of the prediction as a share of it."""
@@ -76,21 +82,6 @@ class Plan(Suite):
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
         errors = [record.results["error"] for record in records if record.results]
         return {"cases": len(errors), "worst_error": round(max(errors, key=abs), 4) if errors else None}
-
-
-def measure(case: Case, run: Run, tick: Tick) -> None:
-    """One fresh process for each rank, which share the cores; the rank that takes most counts."""
-    from gemfleet.benchmarks.shared.random_base import save_random_base
-
-    shape, found = CASES[case.name], []
-    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        if shape.needs_files:
-            save_random_base(shape.shape(), shape.torch_dtype, Path(folder))
-        threads = max(1, int(case.config["threads"]) // shape.ranks)
-        task = {"case": case.name, "weights": folder, "threads": threads}
-        target = "gemfleet.benchmarks.plan.child:train_rank"
-        in_ranks(target, task, lambda _, event: found.append(event), ranks=shape.ranks, threads=threads)
-    run.facts = max(found, key=lambda facts: int(facts["measured_bytes"]))
 
 
 def cells(record: Record) -> list[str]:

@@ -1,4 +1,4 @@
-"""Charts as PNG files, drawn once for the page and for places that show no HTML. Needs matplotlib, without a display."""
+"""Charts as PNG files, drawn once for the page and for all other places. Needs matplotlib, and no display."""
 
 from __future__ import annotations
 

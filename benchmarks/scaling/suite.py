@@ -9,22 +9,20 @@ On a CPU a worker has one thread; several GPUs of one machine are used where the
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from gemfleet.benchmarks.shared.measuring import Case
 from gemfleet.benchmarks.shared.models import REAL, SHAPES
-from gemfleet.benchmarks.shared.record import Record
+from gemfleet.benchmarks.shared.record import median
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
-from gemfleet.benchmarks.shared.suite import names, numbers, positive
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
 from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
 from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
 from gemfleet.benchmarks.training.figures import notes, table
 from gemfleet.train.errors import UserError
 
-from .efficiency import MODES, Point, efficiencies
-
+MODES = ("weak", "strong")
 COLUMNS = (
     "mode",
     "workers",
@@ -40,15 +38,9 @@ COLUMNS = (
 class Scaling(TrainingSuite):
     name = "scaling"
     steps, threads = 6, 1
-    quick: Mapping[str, Any] = {
-        **TrainingSuite.quick,
-        "model": "tiny",
-        "precision": "fp32",
-        "length": 128,
-        "micro": "2",
-    }
+    quick: Mapping[str, Any] = TrainingSuite.quick | {"model": "tiny", "precision": "fp32", "length": 128, "micro": "2"}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
+    def add_options(self, add: Add) -> None:
         add("--model", choices=SHAPES, default=REAL, help=f"size (default: {REAL})")
         add("--strategy", choices=STRATEGIES, default="ddp", help="default: ddp")
         add("--precision", choices=("bf16", "fp32"), default="bf16", help="default: bf16")
@@ -59,7 +51,7 @@ class Scaling(TrainingSuite):
         add("--micro", default="1,2", help="rows in a pass, each tried with every number of workers (default: 1,2)")
         super().add_options(add)
 
-    def cases(self, options: argparse.Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         """Each case once, though weak and strong share some."""
         workers, modes = numbers("--workers", options.workers), names("--modes", options.modes, MODES)
         if 1 not in workers:
@@ -72,22 +64,84 @@ class Scaling(TrainingSuite):
         fields = ("model", "strategy", "precision", "length", "document", "threads", "warmup", "steps")
         fixed = {name: getattr(options, name) for name in fields} | {"save_every": 0}
         fixed["device"] = resolved_device(options.device)
-        return [
-            TrainingCase(**fixed, ranks=count, rows=each, micro=micro).as_case()
-            for count, each in sorted(rows)
-            for micro in numbers("--micro", options.micro)
-            if micro <= each
-        ]
+        micros = numbers("--micro", options.micro)
+        each = [(count, rows, micro) for count, rows in sorted(rows) for micro in micros if micro <= rows]
+        return [TrainingCase(**fixed, ranks=count, rows=rows, micro=micro).as_case() for count, rows, micro in each]
 
     def section(self, records: Sequence[Record]) -> Section:
-        points = efficiencies(records)
-        tables = [Table(COLUMNS, [cells(point) for point in points]), table(records)]
-        setting = [_setting(records[0]), *notes(records)]
-        return Section("Scaling", taken(records), tables, [chart(points)] if points else [], setting)
+        points, config = efficiencies(records), records[0].config
+        setting = (
+            f"{config['model']}, {config['strategy']}, {config['precision']}, rows of {config['length']} tokens, "
+            f"{config['threads']} thread(s) a worker, all workers on one machine: no network is in these figures. "
+            "Efficiency is against the fastest single worker, round by round: median, least and most."
+        )
+        tables = [Table(COLUMNS, [point.cells() for point in points]), table(records)]
+        return Section("Scaling", taken(records), tables, [chart(points)] if points else [], [setting, *notes(records)])
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        points = efficiencies(records)
-        return {"efficiency": {f"{point.mode}-{point.workers}": round(point.efficiency, 4) for point in points}}
+        return {"efficiency": {f"{p.mode}-{p.workers}": round(p.efficiency, 4) for p in efficiencies(records)}}
+
+
+@dataclass(frozen=True)
+class Point:
+    """tokens_per_second: of the best micro-batch; efficiency: median over rounds, with the least and the most."""
+
+    mode: str
+    workers: int
+    rows: int
+    micro: int
+    tokens_per_second: float
+    efficiency: float
+    least: float
+    most: float
+    wire_bytes: int
+
+    def cells(self) -> list[str]:
+        shares, wire = f"{self.least:.1%}-{self.most:.1%}", f"{self.wire_bytes / 1e6:.2f}"
+        where = (self.mode, str(self.workers), str(self.rows), str(self.micro))
+        return [*where, f"{self.tokens_per_second:,.1f}", f"{self.efficiency:.1%}", shares, wire]
+
+
+def efficiencies(records: Sequence[Record]) -> list[Point]:
+    """Weak: as many rows for each worker as one has. Strong: one worker's rows shared. Empty without a single one."""
+    good = [record for record in records if record.good_runs]
+    singles = [record for record in good if record.config["ranks"] == 1]
+    if not singles:
+        return []
+    reference = max(singles, key=_rate)  # the fastest single worker of all its rows and micro-batches
+    every = sorted({record.config["ranks"] for record in good})
+    points: list[Point] = []
+    for mode in MODES:
+        of_mode = []
+        base = (min if mode == "weak" else max)(record.config["rows"] for record in singles)
+        for workers in every:
+            rows = base if mode == "weak" else base // workers
+            found = [r for r in good if (r.config["ranks"], r.config["rows"]) == (workers, rows)]
+            if found:
+                of_mode.append(_point(mode, max(found, key=_rate), reference))
+        if len(of_mode) == len(every):  # a single worker's rows alone make no mode
+            points += of_mode
+    return points
+
+
+def _point(mode: str, record: Record, reference: Record) -> Point:
+    workers, rows, micro = (int(record.config[name]) for name in ("ranks", "rows", "micro"))
+    ours, theirs = round_rates(record), round_rates(reference)
+    shares = [ours[repeat] / (workers * theirs[repeat]) for repeat in ours if repeat in theirs] or [float("nan")]
+    wire = int(record.runs[-1].facts["wire_bytes_per_step"])
+    return Point(mode, workers, rows, micro, _rate(record), median(shares), min(shares), max(shares), wire)
+
+
+def round_rates(record: Record) -> dict[int, float]:
+    """Median tokens per second of each round."""
+    return {
+        run.repeat: median([t / s for t, s in zip(run.tokens, run.step_seconds, strict=True)][record.warmup :])
+        for run in record.good_runs
+    }
+
+
+def _rate(record: Record) -> float:
+    return median(list(round_rates(record).values()))
 
 
 def chart(points: Sequence[Point]) -> Chart:
@@ -100,25 +154,6 @@ def chart(points: Sequence[Point]) -> Chart:
     x = sorted({float(point.workers) for point in points})
     series.append(Series("ideal: N times the best single worker", x, [one * n for n in x], ideal=True))
     return Chart("scaling", "Scaling", "line", "workers", "non-pad tokens per second, all workers", series)
-
-
-def cells(point: Point) -> list[str]:
-    return [
-        *(point.mode, str(point.workers), str(point.rows), str(point.micro)),
-        f"{point.tokens_per_second:,.1f}",
-        f"{point.efficiency:.1%}",
-        f"{point.least:.1%}-{point.most:.1%}",
-        f"{point.wire_bytes / 1e6:.2f}",
-    ]
-
-
-def _setting(record: Record) -> str:
-    config = record.config
-    return (
-        f"{config['model']}, {config['strategy']}, {config['precision']}, rows of {config['length']} tokens, "
-        f"{config['threads']} thread(s) a worker, all workers on one machine: no network is in these figures. "
-        "Efficiency is against the fastest single worker, round by round: median, least and most."
-    )
 
 
 SUITE = Scaling()

@@ -17,22 +17,24 @@ def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:
     return max(_rate(size, device, dtype) for size in SIZES[device.type])
 
 
-def seconds_of(device: torch.device, work: Callable[[], Any]) -> float:
-    """The least of some tries, from an idle device to an idle device."""
-    return min(_once(device, work) for _ in range(REPEATS))
-
-
 def _rate(size: int, device: torch.device, dtype: torch.dtype) -> float:
-    left = torch.randn(size, size, device=device).to(dtype)
-    right, out = torch.randn(size, size, device=device).to(dtype), torch.empty(size, size, device=device, dtype=dtype)
+    left, right, out = (torch.randn(size, size, device=device).to(dtype) for _ in range(3))
     torch.mm(left, right, out=out)
     return 2 * size**3 / seconds_of(device, lambda: torch.mm(left, right, out=out))
 
 
-def _once(device: torch.device, work: Callable[[], Any]) -> float:
-    wait = (lambda: torch.cuda.synchronize(device)) if device.type == "cuda" else (lambda: None)
-    wait()
-    started = time.perf_counter()
-    work()
-    wait()
-    return time.perf_counter() - started
+def seconds_of(device: torch.device, work: Callable[[], Any]) -> float:
+    """The least of some tries, from an idle device to an idle device."""
+    seconds = []
+    for _ in range(REPEATS):
+        _wait(device)
+        started = time.perf_counter()
+        work()
+        _wait(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

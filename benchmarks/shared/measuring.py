@@ -15,7 +15,7 @@ from typing import Any
 
 from gemfleet.train.errors import UserError
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TimeElapsedColumn
 
 from .record import Record, Run, case_file, new_record, now, read_record, write_case
 
@@ -26,27 +26,29 @@ Tick = Callable[[str], None]
 class Case:
     """One thing to measure. `config` decides it and is compared when a suite is resumed.
 
-    ticks: how often a run of it calls its `Tick`; warmup: steps of a run that do not count
+    warmup: steps of a run that do not count
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
-    ticks: int = 1
     warmup: int = 0
 
 
-# Fills in the run. A UserError becomes the run's error, and the next case is measured.
+# Fills in the run, and says by its `Tick` where it is. A UserError becomes the run's error; the next case is measured.
 Measure = Callable[[Case, Run, Tick], None]
-Measuring = Callable[[], AbstractContextManager[Measure]]
-Summarise = Callable[[Record], dict[str, Any]]
 
 
 def measure_all(
-    suite: str, cases: Sequence[Case], measuring: Measuring, results: Summarise, options: Namespace, console: Console
+    suite: str,
+    cases: Sequence[Case],
+    measuring: Callable[[], AbstractContextManager[Measure]],
+    results: Callable[[Record], dict[str, Any]],
+    options: Namespace,
+    console: Console,
 ) -> list[Record]:
     """The records of all cases, in their order, complete and written. options: `repeat`, `out`, `again`.
 
-    measuring: entered only where something is left to measure
+    measuring: entered only where something is left to measure; results: figures of the runs that ended well
     """
     records = {case.name: _known(suite, case, options) for case in cases}
     every = schedule(cases, options.repeat)
@@ -56,22 +58,22 @@ def measure_all(
             f"{len(every) - len(todo)} of {len(every)} runs are recorded already (--again measures them anew)"
         )
     if todo:
-        with measuring() as measure, progress_bar(console) as bar:
-            line, done = bar.add_task(suite, total=sum(case.ticks for _, case in todo)), 0
+        columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+        with measuring() as measure, Progress(*columns, console=console) as bar:
+            line = bar.add_task(suite, total=len(todo))
             for repeat, case in todo:
-                told = f"{case.name}, round {repeat + 1} of {options.repeat}"
+                told, run = f"{case.name}, round {repeat + 1} of {options.repeat}", Run(repeat=repeat, started_at=now())
                 bar.update(line, description=told)
-                run = Run(repeat=repeat, started_at=now())
                 try:
-                    measure(
-                        case, run, lambda text, told=told: bar.update(line, advance=1, description=f"{told}, {text}")
-                    )
+                    measure(case, run, lambda text, told=told: bar.update(line, description=f"{told}, {text}"))
                 except UserError as error:
                     run.error = str(error)
-                done += case.ticks
-                bar.update(line, completed=done)
-                records[case.name] = _with(records[case.name], suite, case, run, results)
-                write_case(records[case.name], options.out)
+                bar.advance(line)
+                runs = sorted([*records[case.name].runs, run], key=lambda each: each.repeat)
+                record = new_record(suite, case.name, case.config, case.warmup, runs=runs)
+                record.results = results(record) if record.good_runs else {}
+                write_case(record, options.out)
+                records[case.name] = record
     return [records[case.name] for case in cases]
 
 
@@ -80,16 +82,9 @@ def schedule(cases: Sequence[Case], repeats: int) -> list[tuple[int, Case]]:
     return [(repeat, case) for repeat in range(repeats) for case in list(cases)[:: 1 if repeat % 2 == 0 else -1]]
 
 
-def progress_bar(console: Console) -> Progress:
-    """With the time it will take yet."""
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=console)
-
-
 def _known(suite: str, case: Case, options: Namespace) -> Record:
     """The record so far, where it is of the same configuration, source, machine and versions; else an empty one."""
-    fresh = new_record(suite, case.name, case.config, case.warmup)
-    path = options.out / case_file(suite, case.name)
+    fresh, path = new_record(suite, case.name, case.config, case.warmup), options.out / case_file(suite, case.name)
     if options.again or not path.exists():
         return fresh
     found = read_record(path)
@@ -99,10 +94,3 @@ def _known(suite: str, case: Case, options: Namespace) -> Record:
 def _identity(record: Record) -> tuple[Any, ...]:
     machine = {key: record.hardware.get(key) for key in ("cpu", "cores", "gpus")}
     return record.config, record.warmup, record.git_commit, machine, record.versions
-
-
-def _with(record: Record, suite: str, case: Case, run: Run, results: Summarise) -> Record:
-    """The record with one run more and figures of all that ended well. Facts of machine and command are those of now."""
-    runs = sorted([*record.runs, run], key=lambda each: each.repeat)
-    longer = new_record(suite, case.name, case.config, case.warmup, runs=runs)
-    return longer.model_copy(update={"results": results(longer) if longer.good_runs else {}})

@@ -1,17 +1,21 @@
 """The one format of results: a JSON file for each case of a suite, with everything needed to judge it or take it again.
 
-A case is measured in several runs; what each of them found is kept raw, and figures are made from all of them.
+A case is measured in several runs; what each of them found is kept raw, and figures are made from all of them, mostly
+quantiles.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from gemfleet.train.errors import UserError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -71,18 +75,8 @@ def now() -> str:
 
 def new_record(suite: str, case: str, config: dict[str, Any], warmup: int = 0, **parts: Any) -> Record:
     """A record of this machine, this source and this command, as of now."""
-    return Record(
-        suite=suite,
-        case=case,
-        finished_at=now(),
-        command=machine.command_line(),
-        git_commit=machine.git_commit(),
-        hardware=machine.hardware(),
-        versions=machine.versions(),
-        config=config,
-        warmup=warmup,
-        **parts,
-    )
+    given = {"suite": suite, "case": case, "config": config, "warmup": warmup, "finished_at": now()}
+    return Record.model_validate({**machine.facts(), **given, **parts})
 
 
 def write_case(record: Record, folder: Path) -> Path:
@@ -95,6 +89,20 @@ def write_case(record: Record, folder: Path) -> Path:
     Path(name).chmod(0o644)
     Path(name).replace(path)
     return path
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of `values` lie, interpolated between neighbours; nan of nothing."""
+    return float(np.quantile(values, share)) if len(values) else math.nan
+
+
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median with the 10th and 90th percentile."""
+    return {name: quantile(values, share) for name, share in (("median", 0.5), ("p10", 0.1), ("p90", 0.9))}
 
 
 def case_file(suite: str, case: str) -> str:

@@ -16,17 +16,14 @@ class FixedSteps:
     """A BlockSource of one epoch of `count` steps. make: the rows of (step, rank); evaluation: None where none is."""
 
     def __init__(self, count: int, make: Callable[[int, int], StepRows], evaluation: PackedRows | None = None) -> None:
-        self.steps_per_epoch, self._make, self._evaluation = count, make, evaluation
-
-    @property
-    def has_eval(self) -> bool:
-        return self._evaluation is not None
+        self.steps_per_epoch, self._make = count, make
+        self.has_eval, self._evaluation = evaluation is not None, evaluation or NOTHING
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         return self._make(step_in_epoch, rank)
 
     def eval_rows(self, rank: int) -> PackedRows:
-        return self._evaluation or NOTHING
+        return self._evaluation
 
 
 class StepReporter:
@@ -44,7 +41,6 @@ class StepReporter:
         """Nothing watches."""
 
     def log_step(self, record: Mapping[str, Any]) -> None:
-        """The loop calls this after the optimizer's update."""
         if record["kind"] == "step":
             self._tell(dict(record))
 

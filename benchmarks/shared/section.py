@@ -61,12 +61,19 @@ class Section:
 
 def taken(records: Sequence[Record]) -> str:
     """Machine, versions, sources and days of all records in one sentence; several of a kind are all told."""
-    machines = _several(", ".join(record.hardware.get("gpus") or [_cpu(record)]) for record in records)
-    torch = _several(record.versions["torch"] for record in records if "torch" in record.versions) or "unknown"
-    commits = _several((record.git_commit or "no repository")[:12] for record in records)
-    days = _several(record.finished_at[:10] for record in records)
+
+    def several(values: Iterable[str]) -> str:
+        return " and ".join(dict.fromkeys(values))
+
+    def where(record: Record) -> str:
+        cpu = f"{record.hardware.get('cpu', 'CPU')} ({record.hardware.get('cores', '?')} cores)"
+        return ", ".join(record.hardware.get("gpus") or [cpu])
+
+    torch = several(record.versions["torch"] for record in records if "torch" in record.versions) or "unknown"
+    commits = several((record.git_commit or "no repository")[:12] for record in records)
     load = max(record.hardware.get("load_average_at_start", [0.0])[0] for record in records)
-    return f"On {machines}; torch {torch}; source {commits}; {days}; load average up to {load:g}."
+    days = several(record.finished_at[:10] for record in records)
+    return f"On {several(map(where, records))}; torch {torch}; source {commits}; {days}; load average up to {load:g}."
 
 
 def failures(records: Sequence[Record]) -> list[str]:
@@ -76,10 +83,8 @@ def failures(records: Sequence[Record]) -> list[str]:
 
 def plain_section(records: Sequence[Record]) -> Section:
     """Figures as they are."""
-    tables = [
-        Table((record.case, "figure"), [list(entry) for entry in flattened(record.results).items()])
-        for record in records
-    ]
+    found = {record.case: flattened(record.results) for record in records}
+    tables = [Table((case, "figure"), [list(entry) for entry in figures.items()]) for case, figures in found.items()]
     return Section(f"Suite {records[0].suite}", taken(records), tables)
 
 
@@ -99,10 +104,10 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 def print_section(console: Console, section: Section) -> None:
     """Tables and notes on a terminal."""
     for table in section.tables:
-        shown = [n for n, column in enumerate(table.columns) if not table.shown or column in table.shown or n == 0]
+        shown = [n for n, name in enumerate(table.columns) if n == 0 or not table.shown or name in table.shown]
         drawn = rich.table.Table(title=section.title)
         for n in shown:
-            drawn.add_column(table.columns[n], justify="right" if n else "left", no_wrap=bool(n), overflow="fold")
+            drawn.add_column(table.columns[n], justify="right" if n else "left", overflow="fold")
         for row in table.rows:
             drawn.add_row(*(row[n] for n in shown))
         console.print(drawn)
@@ -121,11 +126,3 @@ def markdown(section: Section, pictures: bool = False) -> str:
     for chart in section.charts if pictures else ():
         lines += [f"![{chart.title}]({chart.name}.png)", "", *([chart.note, ""] if chart.note else [])]
     return "\n".join(lines)
-
-
-def _cpu(record: Record) -> str:
-    return f"{record.hardware.get('cpu', 'CPU')} ({record.hardware.get('cores', '?')} cores)"
-
-
-def _several(values: Iterable[str]) -> str:
-    return " and ".join(dict.fromkeys(values))

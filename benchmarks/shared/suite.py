@@ -9,17 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gemfleet.train.errors import UserError
 from rich.console import Console
 
-from .measuring import Case, Measure, measure_all
-from .record import Record, write_case
+from .measuring import Case, Measure, Tick, measure_all
+from .record import Record, Run, write_case
 from .section import Section, failures, markdown, plain_section, print_section
 
+__all__ = ["Add", "Case", "Measure", "Options", "Record", "Run", "Suite", "Tick", "names", "numbers", "positive"]
+Options = argparse.Namespace
+Add = Callable[..., Any]  # `add_argument` of a suite's own options
 OUT = Path("bench-results")
 REPORT_WIDTH = 140  # columns of a table in a log file; a terminal has its own width
 
@@ -31,15 +35,19 @@ class Suite:
     repeats = 3
     quick: Mapping[str, Any] = {}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
-        """Its own options. add: `add_argument` of their group."""
+    def add_options(self, add: Add) -> None:
+        """Its own options."""
 
-    def cases(self, options: argparse.Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         """What is to be measured. Raises UserError for a value that there is not."""
         raise NotImplementedError
 
-    def measuring(self, options: argparse.Namespace) -> AbstractContextManager[Measure]:
+    def measuring(self, options: Options) -> AbstractContextManager[Measure]:
         """The function that measures one case, while what all cases share is up."""
+        return nullcontext(partial(self.measure, options))
+
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        """Fill in the run of one case. A UserError is why it failed."""
         raise NotImplementedError
 
     def results(self, record: Record) -> dict[str, Any]:
@@ -73,7 +81,7 @@ class Suite:
         add("--out", type=Path, default=out, metavar="DIR", help=f"folder of records (default: {out})")
         add("--again", action="store_true", help="measure anew what has a record already")
 
-    def run(self, options: argparse.Namespace) -> int:
+    def run(self, options: Options) -> int:
         """Measure, print tables, write records and `<suite>.md`; the last line is JSON. 1: a run or a figure failed."""
         if options.quick:
             vars(options).update(self.quick, repeat=1)

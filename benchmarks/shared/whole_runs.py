@@ -9,9 +9,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import yaml
@@ -45,36 +44,27 @@ class Gemfleet:
     def __enter__(self) -> Gemfleet:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
+    def __exit__(self, *error: object) -> None:
+        with suppress(subprocess.TimeoutExpired):
             if self._grace:
                 self.process.terminate()
                 self.process.wait(self._grace)
-        except subprocess.TimeoutExpired:
-            pass
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
         """Wait for a good end; UserError for any other."""
-        try:
-            code = self.process.wait(WAIT_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise UserError(f"the command did not end within {WAIT_SECONDS:g} s; {last_line(self.log)}") from None
-        if code != 0:
-            raise UserError(f"the command ended with code {code}; {last_line(self.log)}")
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(WAIT_SECONDS)
+        if self.process.returncode != 0:
+            raise self._error("before its good end")
 
     def wait_for(self, look: Callable[[], T | None], what: str) -> T:
         """What `look` finds. UserError if the command ends before it does, or time is over."""
         deadline = time.monotonic() + WAIT_SECONDS
         while (found := look()) is None:
-            if self.process.poll() is not None:
-                code = self.process.returncode
-                raise UserError(f"the command ended with code {code} before {what}; {last_line(self.log)}")
-            if time.monotonic() > deadline:
-                raise UserError(f"there was no {what} within {WAIT_SECONDS:g} s; {last_line(self.log)}")
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise self._error(f"before {what}")
             time.sleep(0.2)
         return found
 
@@ -85,9 +75,7 @@ class Gemfleet:
             if not (self.home / "gemfleet.db").exists():
                 return None
             registry = RunRegistry(self.home / "gemfleet.db")
-            steps = (
-                (known.id, step) for known in registry.list_runs() for step in registry.metrics(known.id, kind="step")
-            )
+            steps = ((run.id, step) for run in registry.list_runs() for step in registry.metrics(run.id, kind="step"))
             return next(((registry, run_id, step) for run_id, step in steps if wanted(step)), None)
 
         return self.wait_for(look, "the step that is waited for")
@@ -101,6 +89,11 @@ class Gemfleet:
             return None if address is None else (address.partition("/#")[0].rstrip("/"), address.rpartition("/")[2])
 
         return self.wait_for(look, "the line with the dashboard's address")
+
+    def _error(self, before: str) -> UserError:
+        code = self.process.poll()
+        ended = f"took {WAIT_SECONDS:g} s" if code is None else f"ended with code {code}"
+        return UserError(f"the command {ended} {before}; {last_line(self.log)}")
 
 
 @contextmanager
@@ -116,11 +109,11 @@ def local_cluster() -> Iterator[str]:
         connection.close()
 
 
-def write_run(folder: Path, rows: Sequence[Mapping[str, str]], train: dict[str, Any], **sections: Any) -> Path:
-    """`run.yaml` and `rows.jsonl`: whole steps of equal batches, without evaluation, of `WORKERS` ranks."""
+def write_run(folder: Path, rows: Sequence[Mapping[str, str]], train: Mapping[str, Any], **sections: Any) -> Path:
+    """`run.yaml` and `rows.jsonl`: whole steps of equal batches, without evaluation."""
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fixed = {"strategy": "ddp", "activation_checkpointing": "off", "evaluation": {"every": "never"}}
-    data = {"train": "rows.jsonl", "eval_fraction": 0.0, **train.pop("data", {})}
+    data = {"train": "rows.jsonl", "eval_fraction": 0.0, **train["data"]}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump({"train": {**fixed, **train, "data": data}, **sections}))
     return path
@@ -132,14 +125,8 @@ def tiny_run(folder: Path, address: str, epochs: float, save_every: int | str) -
     shutil.copytree(model_folder("tiny", None), folder / "model")
     save_byte_tokenizer(folder / "model")
     rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
-    train = {
-        "model": "./model",
-        "data": {"max_length": 128},
-        "batch": {"global": GLOBAL_BATCH, "micro": 1},
-        "epochs": epochs,
-        "precision": "fp32",
-        "checkpoint": {"every": save_every},
-    }
+    train = {"model": "./model", "data": {"max_length": 128}, "batch": {"global": GLOBAL_BATCH, "micro": 1}}
+    train |= {"epochs": epochs, "precision": "fp32", "checkpoint": {"every": save_every}}
     return write_run(folder, rows, train, name="bench", cluster={"address": address, "workers": WORKERS})
 
 
@@ -148,11 +135,10 @@ def save_byte_tokenizer(folder: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate([*special, *alphabet])}
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
+    tokens = [*special.values(), *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    names = {"pad_token": "<pad>", "eos_token": "<eos>", "bos_token": "<bos>", "unk_token": "<unk>"}
-    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(folder)

@@ -7,70 +7,65 @@ column means.
   gemfleet bench throughput --quick
   gemfleet bench throughput --models 270m --lengths 256,1024 --micro 1,4 --checkpointing off
   gemfleet bench throughput --strategies ddp,fsdp2 --ranks 2 --profile
+  gemfleet bench throughput --device cuda --models 1b --lengths 2048 --micro 8 --rows 16 --compile off,on --document 0
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemfleet.benchmarks.shared import machine
-from gemfleet.benchmarks.shared.measuring import Case
 from gemfleet.benchmarks.shared.models import REAL, SHAPES
-from gemfleet.benchmarks.shared.record import Record
 from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, taken
-from gemfleet.benchmarks.shared.suite import names, numbers
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
 from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
 from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
 from gemfleet.benchmarks.training.figures import notes, table
 
-CHOICES = {
+# Options of names with commas between: what each decides, the names there are, and the default.
+CHOICES: Mapping[str, tuple[str, Sequence[str], str]] = {
+    "models": ("model", tuple(SHAPES), f"tiny,{REAL}"),
     "strategies": ("strategy", STRATEGIES, "ddp"),
     "precisions": ("precision", ("bf16", "fp32"), "bf16"),
     "quantizations": ("quantization", ("none", "int8", "int4"), "none"),
     "checkpointing": ("checkpointing", ("off", "selective", "full"), "off,full"),
+    "compile": ("compile", ("off", "on"), "off"),
 }
+COUNTS = {"length": "lengths", "micro": "micro", "ranks": "ranks"}
+QUICK = {"models": "tiny", "lengths": "128", "micro": "1", "checkpointing": "off", "precisions": "fp32"}
+WAITS = {"waiting for data": "data", "waiting for communication": "communication", "held up by saving": "checkpoints"}
 
 
 class Throughput(TrainingSuite):
     name = "throughput"
-    quick: Mapping[str, Any] = {
-        **TrainingSuite.quick,
-        "models": "tiny",
-        "lengths": "128",
-        "micro": "1",
-        "checkpointing": "off",
-        "precisions": "fp32",
-        "save_every": 2,
-    }
+    quick: Mapping[str, Any] = {**TrainingSuite.quick, **QUICK, "save_every": 2}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
-        add("--models", default=f"tiny,{REAL}", help=f"of {', '.join(SHAPES)}, commas between (default: tiny,{REAL})")
+    def add_options(self, add: Add) -> None:
         for option, (_, known, default) in CHOICES.items():
             add(f"--{option}", default=default, help=f"of {', '.join(known)} (default: {default})")
         add("--lengths", default="512", help="tokens in a row (default: 512)")
-        add("--micro", default="1,2", help="rows in a pass; a step has as many rows as the largest (default: 1,2)")
+        add("--micro", default="1,2", help="rows in a pass (default: 1,2)")
+        add("--rows", type=positive, help="rows of a rank in a step (default: the largest of --micro)")
         add("--ranks", default="1", help="processes that train together (default: 1)")
         add("--supervised", type=_share, default=0.5, help="share of tokens that the loss scores (default: 0.5)")
         add("--save-every", type=int, default=5, help="steps between checkpoints, 0: none (default: 5)")
         add("--profile", action="store_true", help="leave a Chrome trace and a table of operators beside each record")
         super().add_options(add)
 
-    def cases(self, options: argparse.Namespace) -> Sequence[Case]:
+    def cases(self, options: Options) -> Sequence[Case]:
         """Every combination."""
-        device, micros = resolved_device(options.device), numbers("--micro", options.micro)
-        axes: dict[str, Sequence[Any]] = {"model": names("--models", options.models, tuple(SHAPES))}
-        for option, (field, known, _) in CHOICES.items():
-            axes[field] = names(f"--{option}", getattr(options, option), known)
-        axes |= {"length": numbers("--lengths", options.lengths), "micro": micros}
-        axes["ranks"] = numbers("--ranks", options.ranks)
-        fixed = {"rows": max(micros), "device": device, "document": options.document, "supervised": options.supervised}
-        fixed |= {"warmup": options.warmup, "steps": options.steps, "save_every": options.save_every}
+        given, every = vars(options), dict[str, Sequence[Any]]()
+        every |= {field: names(f"--{n}", given[n], known) for n, (field, known, _) in CHOICES.items()}
+        every |= {field: numbers(f"--{n}", given[n]) for field, n in COUNTS.items()}
+        fields = ("document", "supervised", "warmup", "steps", "save_every")
+        fixed = {name: given[name] for name in fields}
+        fixed |= {"rows": options.rows or max(every["micro"]), "device": resolved_device(options.device)}
         found = []
-        for combination in itertools.product(*axes.values()):
-            values = dict(zip(axes, combination, strict=True))
+        for combination in itertools.product(*every.values()):
+            values = dict(zip(every, combination, strict=True))
             threads = options.threads or max(1, machine.usable_cores() // values["ranks"])
             found.append(TrainingCase(**values, **fixed, threads=threads).as_case())
         return found
@@ -97,16 +92,9 @@ def speed_chart(records: Sequence[Record]) -> Chart:
 def breakdown_chart(records: Sequence[Record]) -> Chart:
     """What shares of the time went into waiting."""
     cases = [record.case for record in records]
-    waits = {
-        "waiting for data": "data",
-        "waiting for communication": "communication",
-        "held up by saving": "checkpoints",
-    }
-    shares = {
-        title: [100 * record.results[f"share_waiting_for_{key}"] for record in records] for title, key in waits.items()
-    }
+    shares = {title: [100 * r.results[f"share_waiting_for_{key}"] for r in records] for title, key in WAITS.items()}
     rest = [100 - sum(values) for values in zip(*shares.values(), strict=True)]
-    series = [Series("computing", cases, rest), *(Series(title, cases, values) for title, values in shares.items())]
+    series = [Series(title, cases, values) for title, values in {"computing": rest, **shares}.items()]
     return Chart("step-breakdown", "Where the time of training goes", "stack", "", "% of wall time", series)
 
 
@@ -124,10 +112,10 @@ def memory_chart(records: Sequence[Record]) -> Chart:
 
 def _variant(record: Record) -> str:
     config = record.config
-    parts = [config["strategy"], config["precision"]]
-    parts += [config["quantization"]] if config["quantization"] != "none" else []
+    parts = [config["strategy"], config["precision"], config["quantization"].replace("none", "")]
     parts += [f"{config['ranks']} ranks"] if config["ranks"] > 1 else []
-    return " ".join([*parts, f"checkpointing {config['checkpointing']}"])
+    parts += ["compiled"] if config.get("compile") == "on" else []
+    return " ".join(part for part in [*parts, f"checkpointing {config['checkpointing']}"] if part)
 
 
 def _share(text: str) -> float:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfleet.benchmarks.shared.measuring import Case, Measure, Tick
 from gemfleet.benchmarks.shared.models import REAL, model_folder
 from gemfleet.benchmarks.shared.processes import run_steps
-from gemfleet.benchmarks.shared.record import Record, Run
-from gemfleet.benchmarks.shared.suite import Suite, positive
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, positive
 from gemfleet.train.errors import UserError
 
 from .case import TrainingCase
@@ -29,24 +25,20 @@ class TrainingSuite(Suite):
     threads: int | None = None
     quick: Mapping[str, Any] = {"document": 64, "steps": 3, "warmup": 1}
 
-    def add_options(self, add: Callable[..., Any]) -> None:
-        shared_out = "the cores divided by the ranks"
-        add("--document", type=positive, default=256, help="tokens of a document inside a row (default: 256)")
-        add("--threads", type=positive, default=self.threads, help=f"of a rank (default: {self.threads or shared_out})")
+    def add_options(self, add: Add) -> None:
+        threads = self.threads or "the cores divided by the ranks"
+        add("--document", type=int, default=256, help="tokens of a document in a row; 0: typical ones (default: 256)")
+        add("--threads", type=positive, default=self.threads, help=f"of a rank on a CPU (default: {threads})")
         add("--steps", type=positive, default=self.steps, help=f"measured steps of a run (default: {self.steps})")
         add("--warmup", type=positive, default=2, help="steps before them (default: 2)")
         add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one")
         add("--model-folder", type=Path, help=f"weights of the {REAL} in place of the packaged ones")
 
-    @contextmanager
-    def measuring(self, options: Namespace) -> Iterator[Measure]:
-        def measure(case: Case, run: Run, tick: Tick) -> None:
-            training = TrainingCase(**case.config)
-            wanted = getattr(options, "profile", False) and run.repeat == 0
-            profile = (options.out / f"profile-{case.name}").resolve() if wanted else None
-            measure_training(training, model_folder(training.model, options.model_folder), run, tick, profile)
-
-        yield measure
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        wanted = getattr(options, "profile", False) and run.repeat == 0
+        profile = (options.out / f"profile-{case.name}").resolve() if wanted else None
+        training = TrainingCase(**case.config)
+        measure_training(training, weights(training, options.model_folder), run, tick, profile)
 
     def results(self, record: Record) -> dict[str, Any]:
         return figures(record)
@@ -59,6 +51,12 @@ class TrainingSuite(Suite):
         }
 
 
+def weights(case: TrainingCase, given: Path | None) -> Path | None:
+    """The folder of the weights. Random ones that each rank has whole need none on a GPU: they are made there."""
+    in_place = case.model != REAL and (case.device, case.strategy, case.quantization) == ("cuda", "ddp", "none")
+    return None if in_place else model_folder(case.model, given)
+
+
 def measure_training(
     case: TrainingCase, folder: Path | None, run: Run, tick: Tick, profile: Path | None = None
 ) -> None:
@@ -67,12 +65,8 @@ def measure_training(
     folder: of the weights; None: random ones, made on the device
     profile: where a trace and a table of one step more go, without their endings
     """
-    task = {
-        "case": case.model_dump(),
-        "model_folder": None if folder is None else str(folder),
-        "profile": None if profile is None else str(profile),
-        "slow_down": float(os.environ.get(SLOW_DOWN_VARIABLE, "0")),
-    }
+    paths = {"model_folder": folder and str(folder), "profile": profile and str(profile)}
+    task = {"case": case.model_dump(), "slow_down": float(os.environ.get(SLOW_DOWN_VARIABLE, "0")), **paths}
     options = {"ranks": case.ranks, "threads": case.threads, "cuda": case.device == "cuda"}
     run_steps(run, case.total_steps, tick, "gemfleet.benchmarks.training.child:train_rank", task, **options)
     if any(norm <= 0 for norm in run.facts["grad_norm"]):
@@ -81,12 +75,8 @@ def measure_training(
 
 def resolved_device(wanted: str) -> str:
     """Raises UserError where CUDA is asked for and there is none."""
-    if wanted == "cpu":
-        return "cpu"
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
+    if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("--device is cuda, but torch sees no CUDA device; use --device cpu")
-    return "cpu"
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"

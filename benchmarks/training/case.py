@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,7 +32,7 @@ class TrainingCase(BaseModel):
     micro: int = 1
     rows: int = 1
     checkpointing: str = "off"
-    compile: bool = False
+    compile: str = "off"
     ranks: int = 1
     threads: int = 1
     device: str = "cpu"
@@ -46,7 +45,8 @@ class TrainingCase(BaseModel):
         """What tells the cases of one suite apart, without what is the default of all."""
         parts = [self.model, self.strategy, self.precision, f"{self.length}x{self.rows}", f"micro{self.micro}"]
         parts += [part for part in (self.quantization, self.checkpointing) if part not in ("none", "off")]
-        parts += ["compiled"] if self.compile else []
+        parts += ["compiled"] if self.compile == "on" else []
+        parts += [] if self.document else ["typical"]
         return "-".join([*parts, f"{self.ranks}rank{'s' if self.ranks > 1 else ''}"])
 
     @property
@@ -61,30 +61,33 @@ class TrainingCase(BaseModel):
         return max(1, int(0.95 * self.rows * self.length / float(np.mean(typical_lengths(4096, self.length, 0)))))
 
     def as_case(self) -> Case:
-        return Case(self.name, self.model_dump(), self.total_steps, self.warmup)
+        return Case(self.name, self.model_dump(), self.warmup)
 
-    def train_config(self, model_folder: Path) -> TrainConfig:
+    def train_config(self, model: str) -> TrainConfig:
         """As a run would be configured, at a constant rate and without an evaluation."""
-        fields: dict[str, Any] = {"strategy": self.strategy}
-        if self.strategy.startswith("zero"):
-            fields = {"strategy": "deepspeed", "deepspeed": {"stage": int(self.strategy[-1])}}
         return TrainConfig.model_validate(
             {
-                "model": str(model_folder),
+                "model": model,
                 "data": {"train": "in memory", "eval_fraction": 0.0, "max_length": self.length},
                 "batch": {"global": self.examples, "micro": self.micro},
                 "optim": {"learning_rate": 2e-4, "schedule": "constant", "warmup_ratio": 0.0},
                 "max_steps": self.total_steps,
                 "precision": self.precision,
                 "quantization": self.quantization,
-                **fields,
+                **strategy_fields(self.strategy),
                 "activation_checkpointing": self.checkpointing,
-                "compile": self.compile,
-                "evaluation": {"every": "never"},
-                "logging": {"every": "never"},
+                "compile": self.compile == "on",
+                **{name: {"every": "never"} for name in ("evaluation", "logging")},
                 "checkpoint": {"every": self.save_every or "never"},
             }
         )
+
+
+def strategy_fields(name: str) -> dict[str, Any]:
+    """Of the configuration, for one of `STRATEGIES`."""
+    if name.startswith("zero"):
+        return {"strategy": "deepspeed", "deepspeed": {"stage": int(name[-1])}}
+    return {"strategy": name}
 
 
 def typical_lengths(count: int, longest: int, seed: int) -> list[int]:

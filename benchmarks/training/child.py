@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from gemfleet.benchmarks.shared.ceiling import matmul_flops_per_second
-from gemfleet.benchmarks.shared.child import process_group
 from gemfleet.benchmarks.shared.models import SHAPES
+from gemfleet.benchmarks.shared.processes import process_group
 from gemfleet.benchmarks.shared.random_base import random_model
 from gemfleet.benchmarks.shared.seams import StepReporter
 from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.abilities import DeviceFacts, choose_dtype, current_device, keep_freed_memory
 from gemfleet.train.device.memory import peak_bytes, reset_peak
-from gemfleet.train.interfaces import BlockSource, WriteCheckpoint
+from gemfleet.train.interfaces import WriteCheckpoint
 from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, prepare_layers
@@ -33,15 +33,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from .case import TrainingCase
 from .communication import WireCounter, timed_waits
-from .rows import rows_of, token_stream
+from .rows import rows_of
 
+Tell = Callable[[dict[str, Any]], None]
 CLOSE_SECONDS = 120.0
 PROFILE_ROWS = 30
 # Of each step's record, what a run keeps.
 PER_STEP = ("loss", *(name for name in SUITE_FIGURES if name != "step_seconds"))
 
 
-def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+def train_rank(task: Mapping[str, Any], tell: Tell) -> None:
     """Measure what the task says."""
     case = TrainingCase(**task["case"])
     keep_freed_memory()
@@ -50,37 +51,36 @@ def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) 
         measure(case, task, rank, tell)
 
 
-def measure(case: TrainingCase, task: Mapping[str, Any], rank: int, tell: Callable[[dict[str, Any]], None]) -> None:
+def measure(case: TrainingCase, task: Mapping[str, Any], rank: int, tell: Tell) -> None:
     """Train all steps, then one more to count bytes, and one to profile where that is asked for. Collective.
 
-    task: `model_folder` (None: random weights, made on the device), `work`, `profile` (a path's beginning, or None) and `slow_down` (see `SavingReporter`)
+    task: `model_folder` (None: random weights, made on the device), `work`, `profile` (a path's beginning, or None) and
+    `slow_down` (see `SavingReporter`)
     """
-    started = time.perf_counter()
-    facts = current_device(int(os.environ["LOCAL_RANK"]))
-    config = case.train_config(Path(task["model_folder"] or "random"))
-    dtype = choose_dtype(config.precision, facts)
-    work = Path(task["work"]) / f"rank-{rank}"
+    started, folder, work = time.perf_counter(), task["model_folder"], Path(task["work"]) / f"rank-{rank}"
     work.mkdir()
+    facts, config = current_device(int(os.environ["LOCAL_RANK"])), case.train_config(folder or "random")
+    dtype = choose_dtype(config.precision, facts)
     ceiling = _ceiling(facts.device, dtype)
-    model, strategy = _model(case, config, task["model_folder"], facts)
-    vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
-    source = rows_of(case, token_stream(task["model_folder"], vocabulary), vocabulary)
-    with timed_waits() as waits:
+    model, strategy = _model(case, config, folder, facts, dtype)
+    source = rows_of(case, folder, int(model.peft_model.config.get_text_config().vocab_size))
 
-        def told(record: dict[str, Any]) -> None:
-            kept = {name: record[name] for name in PER_STEP}
-            tell({"seconds": record["step_seconds"], "communication_seconds": waits.read(), **kept})
+    def one_more_step(context: AbstractContextManager[Any]) -> None:
+        index = trainer.progress.step
+        trainer.clock.start()
+        with context:
+            trainer.train_step(index, source.step(0, index, rank), 0.0)
 
-        with SavingReporter(told, work, task["slow_down"]) as reporter:
-            trainer = Trainer(config, model, strategy, source, reporter, rank, work)
-            reset_peak(facts.device)
-            loaded = time.perf_counter() - started
-            trainer.run()
-            peak = peak_bytes(facts.device)
+    with timed_waits() as waited, SavingReporter(tell, waited, work, task["slow_down"]) as reporter:
+        trainer = Trainer(config, model, strategy, source, reporter, rank, work)
+        reset_peak(facts.device)
+        loaded = time.perf_counter() - started
+        trainer.run()
+        peak = peak_bytes(facts.device)
     counted = WireCounter(case.ranks)
-    _one_more_step(trainer, source, rank, counted if case.ranks > 1 else nullcontext())
+    one_more_step(counted if case.ranks > 1 else nullcontext())
     if task["profile"] is not None:
-        _one_more_step(trainer, source, rank, profiled(Path(task["profile"])) if rank == 0 else nullcontext())
+        one_more_step(profiled(Path(task["profile"])) if rank == 0 else nullcontext())
     if rank == 0:
         found = {
             "device": facts.name,
@@ -99,26 +99,30 @@ def measure(case: TrainingCase, task: Mapping[str, Any], rank: int, tell: Callab
 
 
 class SavingReporter(StepReporter):
-    """Saves as a run does: state is copied, then written behind the next steps to this machine's disk, and dropped.
+    """Tells of each step with what it waited for collectives, while the context is open. Saves as a run does: state is
+    copied, then written behind the next steps to this machine's disk, and dropped.
 
     slow_down: waits at the end of each step, as a share of it. For tests of `compare`; never set by a suite.
     """
 
-    def __init__(self, tell: Callable[[dict[str, Any]], None], work: Path, slow_down: float) -> None:
+    def __init__(self, tell: Tell, waited: Callable[[], float], work: Path, slow_down: float) -> None:
         super().__init__(tell)
         self._uploads = CheckpointUploads(lambda step, folder, metrics: None, work, lambda event: None)
-        self._slow_down, self._step_began = slow_down, time.perf_counter()
+        self._waited, self._slow_down, self._step_began = waited, slow_down, time.perf_counter()
 
     def __enter__(self) -> SavingReporter:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """What the loop tells afterwards is of no measured step."""
         self._tell = lambda record: None
         self._uploads.close(CLOSE_SECONDS)
 
     def progress(self, phase: str) -> None:
         self._step_began = time.perf_counter()
+
+    def log_step(self, record: Mapping[str, Any]) -> None:
+        kept = {name: record[name] for name in PER_STEP}
+        self._tell({"seconds": record["step_seconds"], "communication_seconds": self._waited(), **kept})
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         if write is not None:
@@ -154,18 +158,10 @@ def _ceiling(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def _model(
-    case: TrainingCase, config: TrainConfig, folder: str | None, facts: DeviceFacts
+    case: TrainingCase, config: TrainConfig, folder: str | None, facts: DeviceFacts, dtype: torch.dtype
 ) -> tuple[TrainableModel, Strategy]:
     if folder is not None:
         return prepare_model(config, Path(folder), facts)
-    dtype = choose_dtype(config.precision, facts)
     model = random_model(SHAPES[case.model], dtype, facts.device)
     prepare_layers(model, choose(config, facts.device, dtype))
     return model, build_strategy(config)
-
-
-def _one_more_step(trainer: Trainer, source: BlockSource, rank: int, context: Any) -> None:
-    index = trainer.progress.step
-    trainer.clock.start()
-    with context:
-        trainer.train_step(index, source.step(0, index, rank), 0.0)

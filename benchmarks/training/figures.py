@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from gemfleet.benchmarks.shared.record import Record, Run
+from gemfleet.benchmarks.shared.record import Record, Run, median, spread
 from gemfleet.benchmarks.shared.section import Table
-from gemfleet.benchmarks.shared.statistics import median, spread
 from gemfleet.train.step.record import SUITE_FIGURES
 
 COLUMNS = (
@@ -74,7 +73,7 @@ def notes(records: Sequence[Record]) -> list[str]:
     known = [record for record in records if record.results]
     lines = [
         "tokens/s: non-pad tokens of a step over its wall time, all ranks, median of the measured steps of all runs; "
-        "raw counts padding too. data, comm., saving: shares of the time that waited for them (comm.: gloo only).",
+        "raw counts padding too. data, comm., saving: shares of the time that waited for them (comm.: gloo only)."
     ]
     if known:
         basis = sorted({str(record.results["mfu_basis"]) for record in known})

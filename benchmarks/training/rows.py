@@ -18,13 +18,10 @@ RULE_TOKENS = 20_000
 EXTRA_STEPS = 2  # one to count bytes on the wire, one to profile
 
 
-def rows_of(case: TrainingCase, stream: NDArray[np.int32], vocabulary: int) -> BlockSource:
+def rows_of(case: TrainingCase, model_folder: str | None, vocabulary: int) -> BlockSource:
     """The source that the case asks for."""
-    return fixed_rows(case, stream) if case.document else typical_rows(case, vocabulary)
-
-
-def typical_rows(case: TrainingCase, vocabulary: int) -> LocalBlockSource:
-    """Random documents of typical lengths, packed as a run packs them."""
+    if case.document:
+        return fixed_rows(case, token_stream(model_folder, vocabulary))
     lengths = typical_lengths(case.examples * (case.total_steps + EXTRA_STEPS), case.length, 1)
     fixed = {"max_length": case.length, "seed": 0, "world_size": case.ranks}
     return LocalBlockSource(random_documents(vocabulary, lengths, 1), None, global_batch=case.examples, **fixed)
@@ -40,12 +37,17 @@ def random_documents(vocabulary: int, lengths: Sequence[int], seed: int) -> Toke
 
 
 def fixed_rows(case: TrainingCase, stream: NDArray[np.int32]) -> FixedSteps:
-    """Every step has as many tokens, so steps are comparable; their text is the next part of the stream."""
-    lengths = document_lengths(case.length, case.document)
-    count = case.rows * case.length
-    supervised = np.tile(supervised_mask(lengths, case.supervised), case.rows)
-    documents = np.tile(np.asarray(lengths, np.int32), case.rows)
+    """Every step has as many tokens, so steps are comparable; their text is the next part of the stream.
+
+    Documents have one length, a shorter one fills the row. The last share of each is supervised, never its first token.
+    """
+    starts = np.arange(0, case.length, case.document)
+    lengths = np.diff(np.append(starts, case.length))
+    masks = [np.arange(n) >= max(1, n - round(case.supervised * n)) for n in lengths.tolist()]
+    supervised = np.tile(np.concatenate(masks), case.rows)
+    documents = np.tile(lengths.astype(np.int32), case.rows)
     row_documents = np.full(case.rows, len(lengths), np.int32)
+    count = case.rows * case.length
 
     def make(step: int, rank: int) -> StepRows:
         first = (step * case.ranks + rank) * count
@@ -54,18 +56,6 @@ def fixed_rows(case: TrainingCase, stream: NDArray[np.int32]) -> FixedSteps:
         return StepRows(rows, case.ranks * len(documents), case.ranks * count, case.ranks * rows.supervised_tokens)
 
     return FixedSteps(case.total_steps + EXTRA_STEPS, make)
-
-
-def document_lengths(row: int, document: int) -> list[int]:
-    """Documents of one length, and a shorter one where they do not fill the row."""
-    whole, rest = divmod(row, min(document, row))
-    return [min(document, row)] * whole + ([rest] if rest else [])
-
-
-def supervised_mask(lengths: list[int], share: float) -> NDArray[np.bool_]:
-    """The last `share` of each document, never its first token."""
-    masks = [np.arange(length) >= max(1, length - round(share * length)) for length in lengths]
-    return np.concatenate(masks)
 
 
 def token_stream(model_folder: str | None, vocabulary: int) -> NDArray[np.int32]:

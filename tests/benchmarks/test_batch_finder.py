@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gemfleet.benchmarks.batch_finder.measure import Size, train_under_cap, with_cap
-from gemfleet.benchmarks.batch_finder.suite import COLUMNS, best_size, cap_for, misses, row
+from gemfleet.benchmarks.batch_finder.measure import Size, best_size, cap_for, train_under_cap, with_cap
+from gemfleet.benchmarks.batch_finder.suite import COLUMNS, misses, row
 from gemfleet.benchmarks.shared.models import model_folder
 from gemfleet.train.config.schema import TrainConfig
 

@@ -15,8 +15,7 @@ from gemfleet.benchmarks.peers.data import (
     tokenise,
 )
 from gemfleet.benchmarks.peers.stats import fastest, loss_parity, speed_ratios, summarise
-from gemfleet.benchmarks.shared.record import Run
-from gemfleet.benchmarks.shared.statistics import quantile
+from gemfleet.benchmarks.shared.record import Run, quantile
 from gemfleet.train.errors import UserError
 
 
