@@ -73,7 +73,7 @@ gpu-proof: ## prove and measure the CUDA path on one GPU within 8 minutes; docs/
 	PYTHON='$(PYTHON)' WHEELS='$(WHEELS)' .ci/gpu-proof $(ARGS)
 
 gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers lacks for the proof, in .cache/gpu-wheels
-	$(BIN)/python -m gemfleet.benchmarks.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m support.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
