@@ -49,7 +49,7 @@ def measure_load(settings: Mapping[str, Any]) -> dict[str, Any]:
             live = repeated(STEP_SECONDS, lambda: write_step(registry, steps))
             watch = repeated(MEMORY_SECONDS, lambda: memory.append(process.memory_info().rss))
             with live, watch:
-                load = [settings[name] for name in ("rate", "seconds", "streams")]
+                load = settings["rate"], settings["seconds"], settings["streams"]
                 result = asyncio.run(put_load(url, paths(lambda: steps[-1]), *load, f"{RUN}/events"))
             memory.append(process.memory_info().rss)
             used = process.cpu_times()

@@ -40,7 +40,8 @@ def measure_all(settings: Mapping[str, Any], folder: Path, tell: Tell) -> dict[s
     length = {"train": "demo", "max_length": settings["max_length"]}
     fixed = {"batch": {"global": 64, "micro": "probe"}, "strategy": "ddp", "activation_checkpointing": "off"}
     config = TrainConfig.model_validate({"model": "demo", "data": length, **fixed})
-    sizes, found = every_size(config, folder, settings["largest"], settings["rounds"], tell), []
+    found: list[dict[str, Any]] = []
+    sizes = every_size(config, folder, settings["largest"], settings["rounds"], tell)
     for rows in settings["room"]:
         cap = cap_for(rows, sizes, config.batch.memory_margin)
         ours = gemfleet_search(with_cap(config, cap), folder, settings["largest"], tell)
@@ -49,7 +50,7 @@ def measure_all(settings: Mapping[str, Any], folder: Path, tell: Tell) -> dict[s
         tell("accelerate")
         limits = {"largest_rows": settings["largest"], "cap_bytes": cap}
         theirs = in_child("accelerate", config.with_micro(1), folder, **limits)
-        results = {"gemfleet": ours, "training": training, "accelerate": theirs}
+        results: dict[str, Any] = {"gemfleet": ours, "training": training, "accelerate": theirs}
         found.append({"cap_bytes": cap, "best_rows": best_size(cap, sizes), **results})
     searches = [(cap[name], cap["best_rows"]) for cap in found for name in SEARCHERS if "rows" in cap[name]]
     pairs = sorted({(search["rows"], best) for search, best in searches})

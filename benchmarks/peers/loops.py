@@ -77,7 +77,12 @@ def train_plain(task: Task, clock: StepClock) -> None:
     recipe, model = task.recipe, load_peft_model(task)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rates = {"lr": recipe.learning_rate, "betas": recipe.betas, "eps": recipe.eps, "weight_decay": recipe.weight_decay}
+    rates: dict[str, Any] = {
+        "lr": recipe.learning_rate,
+        "betas": recipe.betas,
+        "eps": recipe.eps,
+        "weight_decay": recipe.weight_decay,
+    }
     optimizer = torch.optim.AdamW(parameters, **rates)
     clock.start()
     for batch in task.batches:

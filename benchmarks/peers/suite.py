@@ -81,7 +81,8 @@ class Peers(Suite):
         reference = next((run.losses for r in records if r.case == REFERENCE for run in r.good_runs), None)
         summaries = []
         for record in records:
-            counts = [record.config["data"][f"{kind}_per_step"] for kind in ("tokens", "supervised_tokens")]
+            data = record.config["data"]
+            counts = data["tokens_per_step"], data["supervised_tokens_per_step"]
             summaries.append(summarise(record.case, record.runs, record.warmup, *counts, reference))
         best = fastest(summaries, "trl-")
         over_default, over_best = speed_ratios(summaries, "trl-default"), speed_ratios(summaries, best)
@@ -96,7 +97,7 @@ class Peers(Suite):
     def section(self, records: Sequence[Record]) -> Section:
         ordered = sorted(records, key=lambda record: -record.results["tokens_per_second"]["median"])
         rates = [record.results["tokens_per_second"] for record in ordered]
-        speed = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
+        speed: Any = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
         bars, y_title = [Series("speed", [record.case for record in ordered], *speed)], "non-pad tokens per second"
         shares = {r.case: (r.results["parity"] or {}).get("per_step", ()) for r in ordered}
         apart = [Series(c, range(1, len(each) + 1), [100 * x for x in each]) for c, each in shares.items() if each]

@@ -66,7 +66,7 @@ def _train_packed(task: Task, clock: StepClock, **settings: Any) -> None:
     for batch in task.batches:
         rows = datasets.Dataset.from_list([{"input_ids": list(e.input_ids), "labels": e.labels} for e in batch])
         packed.append(trl.pack_dataset(rows, row_length, "bfd"))
-    own = {"packing": True, "max_length": row_length, "per_device_train_batch_size": 1}
+    own: dict[str, Any] = {"packing": True, "max_length": row_length, "per_device_train_batch_size": 1}
     own["dataset_kwargs"] = {"skip_prepare_dataset": True}
     with tempfile.TemporaryDirectory() as folder:
         arguments = {**shared_arguments(task, folder), **own, **settings}

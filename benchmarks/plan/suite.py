@@ -80,8 +80,9 @@ class Plan(Suite):
         ]
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        errors = [record.results["error"] for record in records if record.results]
-        return {"cases": len(errors), "worst_error": round(max(errors, key=abs), 4) if errors else None}
+        errors: list[float] = [record.results["error"] for record in records if record.results]
+        worst = sorted(errors, key=abs)[-1] if errors else None
+        return {"cases": len(errors), "worst_error": None if worst is None else round(worst, 4)}
 
 
 def cells(record: Record) -> list[str]:

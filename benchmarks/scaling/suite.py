@@ -38,7 +38,12 @@ COLUMNS = (
 class Scaling(TrainingSuite):
     name = "scaling"
     steps, threads = 6, 1
-    quick: Mapping[str, Any] = TrainingSuite.quick | {"model": "tiny", "precision": "fp32", "length": 128, "micro": "2"}
+    quick: Mapping[str, Any] = dict(TrainingSuite.quick) | {
+        "model": "tiny",
+        "precision": "fp32",
+        "length": 128,
+        "micro": "2",
+    }
 
     def add_options(self, add: Add) -> None:
         add("--model", choices=SHAPES, default=REAL, help=f"size (default: {REAL})")

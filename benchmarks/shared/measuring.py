@@ -65,7 +65,7 @@ def measure_all(
                 told, run = f"{case.name}, round {repeat + 1} of {options.repeat}", Run(repeat=repeat, started_at=now())
                 bar.update(line, description=told)
                 try:
-                    measure(case, run, lambda text, told=told: bar.update(line, description=f"{told}, {text}"))
+                    measure(case, run, lambda text, told=told: bar.update(line, description=f"{told}, {text}"))  # type: ignore[misc]
                 except UserError as error:
                     run.error = str(error)
                 bar.advance(line)

@@ -125,7 +125,11 @@ def tiny_run(folder: Path, address: str, epochs: float, save_every: int | str) -
     shutil.copytree(model_folder("tiny", None), folder / "model")
     save_byte_tokenizer(folder / "model")
     rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
-    train = {"model": "./model", "data": {"max_length": 128}, "batch": {"global": GLOBAL_BATCH, "micro": 1}}
+    train: dict[str, Any] = {
+        "model": "./model",
+        "data": {"max_length": 128},
+        "batch": {"global": GLOBAL_BATCH, "micro": 1},
+    }
     train |= {"epochs": epochs, "precision": "fp32", "checkpoint": {"every": save_every}}
     return write_run(folder, rows, train, name="bench", cluster={"address": address, "workers": WORKERS})
 

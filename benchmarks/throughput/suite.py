@@ -83,7 +83,8 @@ def speed_chart(records: Sequence[Record]) -> Chart:
         mine = [record for record in records if _variant(record) == variant]
         rates = [record.results["tokens_per_second"] for record in mine]
         shapes = [f"{r.config['model']} {r.config['length']}x{r.config['micro']}" for r in mine]
-        series.append(Series(variant, shapes, *([rate[part] for rate in rates] for part in ("median", "p10", "p90"))))
+        speed: Any = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
+        series.append(Series(variant, shapes, *speed))
     x_title, y_title = "size, row length x rows in a pass", "non-pad tokens per second"
     note = "Median of the measured steps of all runs; whiskers: 10th and 90th percentile."
     return Chart("throughput-by-size", "Throughput by size", "bar", x_title, y_title, series, note)
@@ -105,7 +106,9 @@ def memory_chart(records: Sequence[Record]) -> Chart:
         name = f"{record.config['model']} {record.config['length']}, {_variant(record)}"
         point = float(record.config["micro"]), record.results["peak_memory_bytes"] / GIB
         kinds.setdefault(name, []).append(point)
-    series = [Series(name, *map(list, zip(*sorted(points), strict=True))) for name, points in kinds.items()]
+    series = [
+        Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in kinds.items()
+    ]
     y_title = "peak memory of a rank, GiB"
     return Chart("memory-by-batch", "Memory against batch", "line", "rows in a pass", y_title, series)
 

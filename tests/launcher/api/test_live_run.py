@@ -83,7 +83,7 @@ def screenshot(browser: Any, name: str) -> None:
         browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
-def test_a_run_is_watched_survives_its_api_is_stopped_and_downloaded(
+def test_a_run_is_watched_survives_its_api_is_stopped_and_downloaded(  # noqa: PLR0915 (one run, from start to end)
     work: Path, tmp_path: Path, ray_address: str, browser: Any
 ) -> None:
     from gemfleet.launcher.api.client import ApiClient
