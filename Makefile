@@ -89,7 +89,7 @@ check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who m
 	$(BIN)/ruff format --check .
 	@echo "== types"
 	MYPYPATH=$(TYPED) $(BIN)/mypy --explicit-package-bases --namespace-packages $(PACKAGES:%=-p gemfleet.%)
-	MYPYPATH=$(TYPED):tests $(BIN)/mypy --explicit-package-bases --namespace-packages tests
+	MYPYPATH=$(TYPED):tests $(BIN)/mypy --explicit-package-bases --namespace-packages --exclude tests/gpu/ tests
 	@echo "== imports"
 	$(BIN)/lint-imports
 

@@ -33,7 +33,7 @@ class Counting:
 
 def measure(suite: Counting, cases: list[Case], repeats: int, folder: Path, again: bool = False) -> list[Record]:
     options = Namespace(repeat=repeats, out=folder, again=again)
-    results = {
+    results: dict[str, Any] = {
         "measuring": lambda: nullcontext(suite.measure),
         "results": lambda record: {"runs": len(record.good_runs)},
     }
