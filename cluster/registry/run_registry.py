@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -24,10 +24,20 @@ from .run_figures import figures_of
 from .run_records import Run, RunState, keep_facts
 from .run_rows import RunRows
 
-if TYPE_CHECKING:
-    from ..checkpoint_store.manifest import Manifest
-
 __all__ = ["Run", "RunRegistry", "RunState"]
+
+
+class Committed(Protocol):
+    """What the registry keeps of a committed checkpoint, as a manifest says it."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def created_at(self) -> float: ...
 
 
 class RunRegistry(RunRows):
@@ -169,7 +179,7 @@ class RunRegistry(RunRows):
         return new
 
     def restore_run(
-        self, run: Run, checkpoints: Sequence[tuple[str, Manifest]], driver: ProcessIdentity | None
+        self, run: Run, checkpoints: Sequence[tuple[str, Committed]], driver: ProcessIdentity | None
     ) -> None:
         """A run that the registry does not know, with its checkpoints and their places. `driver`: if it has not ended,
         the process that carries it out."""

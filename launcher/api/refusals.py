@@ -48,10 +48,8 @@ def _refused(value: Any, where: str, allowed: Allowed, depth: int) -> Iterator[t
     elif isinstance(value, list):
         for index, inner in enumerate(value):
             yield from _refused(inner, f"{where}[{index}]", allowed, depth + 1)
-    elif isinstance(value, str):
-        reason = _unwritable(value) or rule_of(where)(value, allowed)
-        if reason:
-            yield where, reason
+    elif isinstance(value, str) and (reason := _unwritable(value) or rule_of(where)(value, allowed)):
+        yield where, reason
     elif isinstance(value, float | int) and not isinstance(value, bool) and not _is_number(value):
         yield where, "give a finite number that fits into 64 bits"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from fastapi.responses import StreamingResponse
 from gemfleet.cluster.registry.registry_reader import Mark
 
-from .feed import Feed
+from .feed import Feed, Item
 from .problems import ApiError
 
 MEDIA_TYPE = "text/event-stream"
@@ -97,15 +97,11 @@ async def _messages(feed: Feed, wanted: Wanted, seen: Mark, start: Start, second
         seen = seen.joined(Mark(metric=start.upto.metric))
     while going_on:
         async for page in feed.pages(seen, newest, wanted.run_id, wanted.metrics):
-            texts = []
-            for item in page:
-                if item.kind == "event" or wanted.metrics:
-                    seen = seen.joined(item.mark)
-                    texts.append(message(item.kind, item.body, _position(seen, wanted.metrics)))
-                if item.ends_run is not None and wanted.run_id is not None:
-                    ended = item.ends_run  # a resumed run has ended before
-            if texts:
-                yield "".join(texts)
+            seen, text = _told(page, seen, wanted.metrics)
+            if wanted.run_id is not None:  # the last word counts: a run that was resumed has ended before, and goes on
+                *_, ended = ended, *(item.ends_run for item in page if item.ends_run is not None)
+            if text:
+                yield text
         seen = seen.joined(newest)
         if ended:
             yield message("end", "{}", _position(seen, wanted.metrics))
@@ -115,6 +111,16 @@ async def _messages(feed: Feed, wanted: Wanted, seen: Mark, start: Start, second
         newest = seen.joined(feed.mark)
         if going_on and newest == seen:
             yield ": still here\n\n"  # keeps proxies open, and notices a reader that has gone
+
+
+def _told(page: Sequence[Item], seen: Mark, metrics: bool) -> tuple[Mark, str]:
+    """The mark after a page, and its messages in one text: events, and metrics where they are wanted."""
+    texts = []
+    for item in page:
+        if item.kind == "event" or metrics:
+            seen = seen.joined(item.mark)
+            texts.append(message(item.kind, item.body, _position(seen, metrics)))
+    return seen, "".join(texts)
 
 
 async def _chart(feed: Feed, run_id: str, points: int, seen: Mark) -> AsyncIterator[str]:

@@ -21,9 +21,9 @@ def convert(request: Request) -> None:
     """
     from gemfleet.launcher.config.load import refuse
     from gemfleet.launcher.config.platform.convert import convert as convert_request
-    from gemfleet.launcher.config.platform.request import is_platform_request
     from gemfleet.launcher.config.platform.write_yaml import to_yaml
     from gemfleet.train.config.load import read_mapping
+    from gemfleet.train.config.train_file import is_platform_request
     from gemfleet.train.errors import UserError
 
     content = read_mapping(request)

@@ -8,10 +8,10 @@ from pathlib import Path
 import yaml
 from gemfleet.train.config.load import beside, parse_yaml, read_mapping, validated
 from gemfleet.train.config.precision import precision_note
+from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.errors import UserError
 
 from .platform.convert import Conversion, convert
-from .platform.request import is_platform_request
 from .schema import LaunchConfig
 
 __all__ = ["dump_config", "load_config", "load_with_notes", "parse_yaml", "read_mapping", "refuse"]

@@ -13,9 +13,9 @@ from typing import Any
 
 from gemfleet.cluster.redaction import redact
 from gemfleet.launcher.config.load import read_mapping
-from gemfleet.launcher.config.platform.request import is_platform_request
 from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
+from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .loss_plot import loss_plot

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.nullgpu.build import built, why_not
@@ -33,7 +34,7 @@ def small_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.hookimpl(hookwrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any]:
     """What the case counted goes with its report, which reaches the process that prints also from another one."""
     outcome = yield
     report = outcome.get_result()

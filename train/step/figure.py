@@ -1,4 +1,4 @@
-"""What one figure of a record is: its unit, what it means, and every place that shows it. Imports nothing heavy."""
+"""Describes one figure of a record: its unit, its meaning, and every place that shows it. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ class Figure:
     unit: such as `tokens/s`; `1` for a plain number or a share; empty for text
     text: one sentence
     per_rank: whether the value is a list with an entry for each rank
-    over_run: what the API tells of a run that has ended: the mean, median or maximum of its steps, or still the value
-        of the newest step. None: the API's document of a run does not tell it, or under a name of its own.
+    over_run: how the API tells it for a run that has ended: the mean, median or maximum of its steps, or the value of
+        its newest step. None: the API's document of a run lacks it, or has it under another name.
     curve: whether TensorBoard draws it
     chart: the chart of the board that draws it
     tile: the label of the board's tile that shows its newest value; the API's document of a run must tell it
     gauge: its name for Prometheus, without `gemfleet_`
-    suites: whether the training suites keep it of each step and report its median
-    formula: how it follows from the other fields of its record; None for a figure that was measured
+    suites: whether the training suites keep it for each step and report its median
+    formula: computes it from its record's other fields; None for a measured figure
     """
 
     unit: str

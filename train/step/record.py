@@ -1,11 +1,11 @@
-"""The figures of an optimizer step and of an evaluation: the one list, of which every other one is made.
+"""The figures of an optimizer step and of an evaluation. Every other list of figures is made of this one.
 
-TensorBoard's curves, the API's schema, Prometheus' gauges, the board and the records of the training suites read what
-stands beside these fields. A new figure is one field here; one that is `derived` needs nothing else.
+TensorBoard's curves, the API's schema, Prometheus' gauges, the board and the records of the training suites read the
+descriptions of these fields. A new figure is one field here. A `derived` one needs no other change.
 
-Three counts of tokens are never mixed: raw tokens (all that went through the model, padding too), tokens (text), and
-supervised tokens (what the loss scores). Rates divide by the time of the whole step: waiting for data, accumulation,
-communication and the optimizer are all inside.
+Three counts of tokens are never mixed: raw tokens (all that the model computes, padding too), tokens (text), and
+supervised tokens (those that the loss scores). Rates divide by the time of the whole step, which includes waiting for
+data, accumulation, communication and the optimizer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Curve = tuple[str, str, bool]  # the key in a record, TensorBoard's tag, whether
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What a step and an evaluation share: where training stands."""
+    """The fields that a step and an evaluation share: the position of the run."""
 
     KIND: ClassVar[str]
 
@@ -39,14 +39,14 @@ class Record:
                 object.__setattr__(self, one.name, formula(self))
 
     def to_dict(self) -> dict[str, Any]:
-        """Keys and values for JSON, in the order of the fields. A field whose default is None is left out if it is."""
+        """Keys and values for JSON, in the order of the fields. A field that is None by default is left out if None."""
         values = ((one, getattr(self, one.name)) for one in fields(self))
         return {one.name: value for one, value in values if value is not None or one.default is MISSING}
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord(Record):
-    """One optimizer step, over all ranks where a field does not say otherwise."""
+    """One optimizer step, over all ranks unless a field says otherwise."""
 
     KIND = "step"
 
@@ -206,7 +206,7 @@ class StepRecord(Record):
     examples: int = measured("examples", "Examples of the step.")
 
     def utilisation_by(self, flops: float) -> float | None:
-        """The share of what the devices could compute in this time by their data sheets; None where they have none."""
+        """The share of the FLOPs that the devices could compute in this time by their data sheets; None without one."""
         if self.rated_flops_per_second is None:
             return None
         return flops / (self.step_seconds * self.world_size * self.rated_flops_per_second)
@@ -235,13 +235,13 @@ class EvalRecord(Record):
 STEP_FIGURES = figures(StepRecord)
 FIGURES: tuple[Figure, ...] = (*STEP_FIGURES, *figures(EvalRecord))
 CURVES: tuple[Curve, ...] = tuple((found.name, found.tag, found.per_rank) for found in FIGURES if found.curve)
-# What a run that has ended comes to, by the figure's name: `mean`, `median` or `max` of its steps.
+# How a figure of a run that has ended is made of its steps, by the figure's name: `mean`, `median` or `max`.
 OVER_RUN = {found.name: str(found.over_run) for found in STEP_FIGURES if found.over_run in ("mean", "median", "max")}
 SUITE_FIGURES = tuple(found.name for found in STEP_FIGURES if found.suites)
 
 
 def points(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """TensorBoard's tags and values of one record; `<tag>/rank-<n>` where there is an entry for each rank."""
+    """TensorBoard's tags and values of one record; `<tag>/rank-<n>` for a figure with an entry for each rank."""
     for key, tag, per_rank in CURVES:
         values = enumerate(record.get(key) or []) if per_rank else [(0, record.get(key))]
         for rank, value in values:

@@ -1,4 +1,4 @@
-"""What a step is measured by: its time, its FLOPs, its device's rated speed and the peak of its memory."""
+"""Measures a step: its time, its FLOPs, its device's rated speed, and the peak of its memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATE_WINDOW_STEPS = 20
 
 
 class StepClock:
-    """Times steps and remembers the last `RATE_WINDOW_STEPS` for a steady estimate of the time left."""
+    """Times steps, and estimates the time left by the median of the last `RATE_WINDOW_STEPS`."""
 
     def __init__(self) -> None:
         self._recent: deque[float] = deque(maxlen=RATE_WINDOW_STEPS)
@@ -38,14 +38,14 @@ class StepClock:
 
 
 def flop_counter(model: TrainableModel, checkpointing: ActivationCheckpointing) -> FlopCounter:
-    """Counts for this model, before a strategy divides its adapters."""
+    """A counter for this model. It must be made before a strategy divides the adapters."""
     config = model.peft_model.config
     adapters = sum(parameter.numel() for parameter in model.adapter_parameters().values())
     return FlopCounter(shape_of_config(config.to_dict(), "model"), adapters, checkpointing)
 
 
 def rated_flops_per_second(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Of the data sheet at this precision; None for a CPU, an unknown GPU, or a precision that the sheet leaves out."""
+    """The data sheet's peak at this precision; None for a CPU, an unknown GPU, or a precision that the sheet lacks."""
     if device.type != "cuda":
         return None
     sheet = gpu_of_driver_name(torch.cuda.get_device_name(device))
@@ -55,7 +55,7 @@ def rated_flops_per_second(device: torch.device, dtype: torch.dtype) -> float | 
 
 
 def peak_memory_bytes() -> int:
-    """Peak of this process: memory reserved on its GPU, or its resident set where there is none."""
+    """The peak of this process: memory reserved on its GPU, or its resident set without a GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_reserved()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -12,8 +12,6 @@ from gemfleet.train.config.errors import shown
 from .keys.table import GROUPS, TABLE
 from .keys.values import ValueRefusedError, is_nothing
 
-MARKS = ("train_model_parameters", "tokenizer_parameters", "save_model", "experiment_name", "trainer", "peft")
-
 
 @dataclass
 class Request:
@@ -29,11 +27,6 @@ class Request:
 
     def has(self, name: str) -> bool:
         return name in self.values
-
-
-def is_platform_request(content: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is the platform's request. A run's own configuration has a `train` section."""
-    return "train" not in content and any(mark in content for mark in MARKS)
 
 
 def read_request(content: Mapping[Any, Any]) -> Request:

@@ -288,7 +288,7 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
     assert (snapshot["step"]["step"], snapshot["eval"]["eval_loss"], snapshot["state"]) == (2, 2.0, "queued")
     assert [rank["node"] for rank in snapshot["ranks"]] == [two_nodes.worker]
     assert (tmp_path / "runs" / "run-1" / "logs" / "rank-0.log").read_text() == "line 1\nline 2\n"
-    points = {}
+    points: dict[int, float] = {}
     for folder in (tmp_path / "runs" / "run-1" / "runs").iterdir():
         board = EventAccumulator(str(folder))
         board.Reload()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_recorder import RunRecorder
@@ -95,7 +96,7 @@ def test_a_batch_that_cannot_be_kept_whole_leaves_nothing(tmp_path: Path, monkey
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("run-1", "run", "", 1)
     recorder = RunRecorder(str(tmp_path), "run-1")
-    batch = [
+    batch: list[dict[str, Any]] = [
         {"kind": "event", "event": "note", "message": "a"},
         {"kind": "log", "line": "b"},
         {"kind": "step", "step": 1},

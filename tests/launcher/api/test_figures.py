@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from gemfleet.benchmarks.shared.record import Record, Run
+from gemfleet.benchmarks.training.child import PER_STEP
 from gemfleet.benchmarks.training.figures import figures as suite_figures
-from gemfleet.benchmarks.training.ranks import PER_STEP
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.runs.registry import registry_of

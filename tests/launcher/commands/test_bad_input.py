@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refused(folder: Path, train: dict[str, object], cluster: dict[str, object] | None = None) -> str:
+def refused(folder: Path, train: Mapping[str, object], cluster: Mapping[str, object] | None = None) -> str:
     """The one sentence of `gemfleet train` on this configuration."""
     (folder / "run.yaml").write_text(yaml.safe_dump({"train": train, "cluster": cluster or {"address": "local"}}))
     environment = {**os.environ, "GEMFLEET_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}

@@ -77,7 +77,7 @@ def detail(total: int) -> RunDetail:
         progress=Progress(step=15, total_steps=total, epoch=0.07, epochs=2.0, fraction=15 / total, eta_seconds=3723.0),
         loss=1.8342,
         eval_loss=1.9021,
-        throughput=Throughput(tokens_per_second=151_212.4, peak_memory_bytes=10**11),
+        throughput=Throughput.model_validate({"tokens_per_second": 151_212.4, "peak_memory_bytes": 10**11}),
         waiting_for="the cluster has room for 2 of 8 ranks with 1 GPU each; 6 more are taken by the run before it",
         ranks=ranks,
         checkpoint_totals=CheckpointTotals(saved=0, failed=0, bytes=0, seconds=0.0),
