@@ -29,14 +29,14 @@ def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Itera
 def _is_watched(home: Path) -> bool:
     """Whether a connection to the API is open; whatever goes wrong with it is no concern of the run."""
     import ray
-    from gemfleet.cluster.head import NAMESPACE
+    from gemfleet.cluster.head import actor_on_head
 
     from .actor import actor_name
 
     if not ray.is_initialized():  # it would be started for the question
         return False
     try:
-        actor = ray.get_actor(actor_name(home), namespace=NAMESPACE)
+        actor = actor_on_head(actor_name(home))
         return bool(ray.get(actor.connections.remote(), timeout=END_IS_SEEN_SECONDS))
     except Exception:
         return False

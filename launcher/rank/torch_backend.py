@@ -18,7 +18,7 @@ GENERATION_VARIABLE = "GEMFLEET_GENERATION"
 
 def prepare_rank(generation: int, on_gpu: bool) -> None:
     """Runs in each rank's process: choose the interface of the node's Ray address, and share the node's cores."""
-    from gemfleet.cluster.inventory import pin_network_interface
+    from gemfleet.cluster.network import pin_network_interface
     from gemfleet.train.device.abilities import prepare_process
 
     if not on_gpu:

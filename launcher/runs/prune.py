@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.durable import REMOVED, set_aside
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
 
-REMOVED = ".removed-"  # begins the name of a run's folder that is on its way out
 ABANDONED_SECONDS = 86_400.0  # a submission that has no row after a day never gets one
 
 
@@ -81,12 +80,9 @@ def sweep(home: Path, registry: RunRegistry) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Rename it first, so that nobody ever sees half of it. OSError for what could not be deleted."""
-    doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
-    try:
-        folder.rename(doomed)
-    except FileNotFoundError:
-        return
-    _delete(doomed)
+    doomed = set_aside(folder)
+    if doomed is not None:
+        _delete(doomed)
 
 
 def submission_of(run_folder: Path) -> Path:

@@ -55,9 +55,7 @@ def use_token(description: ClusterDescription) -> None:
 @contextmanager
 def tunnel(description: ClusterDescription) -> Iterator[str]:
     """The address of the head's dashboard on this machine, while the context lasts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     command = tunnel_command(description, port)
     command[1:1] = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={description.ssh.timeout_s}"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -79,13 +79,11 @@ def connect(address: str) -> Any:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--address {address!r} is not the address of a dashboard; give one like http://HEAD:8265")
     port = parts.port or 8265
-    try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
+    if reason := why_unreachable(parts.hostname, port, CONNECT_SECONDS):
         raise UserError(
-            f"nobody answers at --address {address} ({error.strerror or error}); give the head's dashboard, "
-            "http://HEAD:8265, and see that `ray start --head` ran there"
-        ) from None
+            f"nobody answers at --address {address} ({reason}); give the head's dashboard, http://HEAD:8265, and see "
+            "that `ray start --head` ran there"
+        )
     from ray.job_submission import JobSubmissionClient
 
     try:
