@@ -63,7 +63,7 @@ class StoreClient:
         return committed
 
     def fetch_resume_point(self, destination: Path) -> tuple[Path | None, list[str]]:
-        """Copies the checkpoint that this attempt starts from to `destination/checkpoint-<step>`, and verifies the copy.
+        """Copies the checkpoint that this attempt starts from to `destination/checkpoint-<step>`; verifies the copy.
 
         It is the newest that verifies on the head, the same for all ranks of the attempt. Returns the copy's folder, or
         None when there is no checkpoint, and a sentence for each newer checkpoint that is damaged and was passed over.
@@ -73,7 +73,7 @@ class StoreClient:
         return (None if manifest is None else self.fetch(manifest, destination)), damaged
 
     def fetch(self, manifest: Manifest, destination: Path) -> Path:
-        """Copies a committed checkpoint to `destination/checkpoint-<step>`. StoreError when the copy does not verify."""
+        """Copies a committed checkpoint to `destination/checkpoint-<step>`. StoreError when the copy is damaged."""
         folder = destination / f"checkpoint-{manifest.step}"
         for entry in manifest.files:
             self._fetch(manifest.step, entry, folder / entry.path)

@@ -108,10 +108,11 @@ class CheckpointDisk:
         expected_ranks: Sequence[int],
         metrics: Mapping[str, float] | None = None,
     ) -> Manifest | None:
-        """Notes that `rank` has sent all its files. Returns the manifest if that committed the checkpoint. May be repeated.
+        """Notes that `rank` has sent all its files. Returns the manifest if that committed the checkpoint.
 
-        A step that is committed already, by this attempt or an older one, stays as it is. The manifest keeps `metrics`
-        of the rank that commits. None, too, when a newer attempt began meanwhile and took the files away.
+        May be repeated. A step that is committed already, by this attempt or an older one, stays as it is. The manifest
+        keeps the `metrics` of the rank that commits. None, too, when a newer attempt began meanwhile and removed the
+        files.
         """
         with self._lock:
             folder = self._incoming(step, generation)

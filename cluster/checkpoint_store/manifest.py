@@ -50,7 +50,7 @@ class Manifest:
 
     @classmethod
     def read(cls, folder: Path, step: int | None = None) -> Manifest:
-        """The manifest in `folder`. StoreError when it is absent or damaged, or has an unknown schema or another step."""
+        """The manifest in `folder`. StoreError when it is absent, damaged, of an unknown schema or of another step."""
         try:
             if not (folder / MANIFEST_FILE).is_file():  # opening a pipe of that name would wait for ever
                 raise StoreError(f"{folder} has no manifest")
@@ -74,7 +74,7 @@ class Manifest:
         return manifest
 
     def check(self, step: int | None) -> None:
-        """ValueError for a manifest that no store writes: wrong types, no files, a file twice, or not the step `step`."""
+        """ValueError for what no store writes: wrong types, no files, a file twice, or another step than `step`."""
         numbers = {
             "step": self.step,
             "generation": self.generation,

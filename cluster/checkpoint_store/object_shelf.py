@@ -125,7 +125,7 @@ class ObjectShelf(Shelf):
                 raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
 
     def _copy(self, step: int, entry: FileEntry, target: Path | None) -> None:
-        """Reads a file, compares it, and writes it to `target` if given. StoreError when it is not what the manifest says."""
+        """Reads a file, compares it with its entry, and writes it to `target` if given. StoreError when it differs."""
         digest, size = hashlib.sha256(), 0
         location = f"{self.location(step)}/{entry.path}"
         named = self._errors_named(f"read: {location} is missing or out of reach")

@@ -44,7 +44,7 @@ class Shelf(ABC):
 
     @abstractmethod
     def remove(self, step: int) -> None:
-        """Removes a checkpoint. Nobody takes what is left midway for a damaged one. StoreError when it cannot be removed."""
+        """Removes a checkpoint; what is left midway never looks like a damaged one. StoreError when it cannot."""
 
     @abstractmethod
     def sweep(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a run came to: figures over all its steps, not those of the last one, whose batch may be small."""
+"""The figures of a whole run, over all its steps. The last step alone says little: its batch may be small."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ MEDIANS = (
     *("tokens_per_second_per_rank", "supervised_tokens_per_second", "raw_tokens_per_second"),
     "flops_per_second_per_rank",
 )
-MOST_VALUES = 20_000  # of longer runs every n-th step counts for the medians
+MOST_VALUES = 20_000  # in a longer run only every n-th step counts for the medians
 
 
 def figures_of(records: Iterable[Mapping[str, Any]], count: int) -> dict[str, Any]:
-    """From the records of all optimizer steps, `count` of them: `steps`, the mean of `loss`, the median of each rate
-    and time, and the maximum of `peak_memory_bytes`. What no record has is left out; empty for a run without steps.
+    """From the records of all `count` optimizer steps: how many there are (`steps`), the mean of `loss`, the median of
+    each of MEDIANS, and the maximum of `peak_memory_bytes`.
+
+    What no record has is left out; empty for a run without steps.
     """
     every = max(1, math.ceil(count / MOST_VALUES))
     losses, values, peak = _Mean(), {name: list[float]() for name in MEDIANS}, 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gemfleet.cluster.network import why_unreachable
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.errors import UserError
 
