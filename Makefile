@@ -18,7 +18,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing wheel clean
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
@@ -60,7 +60,7 @@ test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu e
 
 test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA build (7 GB, once), no GPU, kernels that do nothing
 	@echo "== tests on pretended GPUs"
-	$(CUDA_VENV)/bin/python -m pytest -m 'nullgpu or triton' tests/nullgpu tests/train/kernels/test_liger.py
+	$(CUDA_VENV)/bin/python -m pytest -n 2 --dist loadfile -m 'nullgpu or triton' tests/nullgpu tests/train/kernels/test_liger.py
 
 nullgpu-environment: $(CUDA_INSTALLED)
 
@@ -73,7 +73,7 @@ gpu-proof: ## prove and measure the CUDA path on one GPU within 8 minutes; docs/
 	PYTHON='$(PYTHON)' WHEELS='$(WHEELS)' .ci/gpu-proof $(ARGS)
 
 gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers lacks for the proof, in .cache/gpu-wheels
-	$(BIN)/python -m gemfleet.benchmarks.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m support.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
@@ -89,12 +89,17 @@ check: $(INSTALLED) $(PACKAGES:%=$(TYPED)/gemfleet/%) ## style, types, and who m
 	$(BIN)/ruff format --check .
 	@echo "== types"
 	MYPYPATH=$(TYPED) $(BIN)/mypy --explicit-package-bases --namespace-packages $(PACKAGES:%=-p gemfleet.%)
+	MYPYPATH=$(TYPED):tests $(BIN)/mypy --explicit-package-bases --namespace-packages --exclude tests/gpu/ tests
 	@echo "== imports"
 	$(BIN)/lint-imports
 
 bench: $(BENCH_INSTALLED) ## one training step beside TRL, transformers and plain PyTorch, on this machine
 	@echo "== benchmark: gemfleet bench peers"
 	$(BIN)/gemfleet bench peers
+
+wheel: $(INSTALLED) ## build the wheel, into dist/
+	rm -rf build  # setuptools would put what an earlier build left there into the wheel
+	$(BIN)/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
 
 clean: ## remove the environment and everything made by these targets; runs and models in ~/.gemfleet stay
 	rm -rf $(VENV) $(CUDA_VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info

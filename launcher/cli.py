@@ -1,4 +1,4 @@
-"""The `gemfleet` command: a table of commands. Each has its own module and imports what is heavy only when it runs."""
+"""The `gemfleet` command: a table of commands. Each has a module, and imports heavy libraries only when it runs."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def options(
 
 
 def main() -> None:
-    """Entry point of the console script. What the user can put right is one sentence and exit code 2, no traceback."""
+    """The console script. An error that the user can put right is one sentence and exit code 2, without a traceback."""
     keep_private()
     sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
     try:

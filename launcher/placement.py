@@ -1,4 +1,4 @@
-"""How many ranks, with what, on the cluster as it is: a pure decision."""
+"""Decides how many ranks a run gets on a cluster, and what each reserves. Pure functions."""
 
 from __future__ import annotations
 
@@ -9,50 +9,53 @@ from dataclasses import dataclass, replace
 from gemfleet.cluster.inventory import KIND_RESOURCE, Node, of_kind
 from gemfleet.train.planning.devices import GPUS
 
-from .config.schema import ClusterConfig, WorkerRange
+from .config.cluster import ClusterConfig, WorkerRange
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Ranks of a run and what each reserves. kind: of their GPUs, empty where it is all one."""
+    """How many ranks a run has, and what each reserves.
 
-    workers: int
-    cpus_per_worker: float
-    gpus_per_worker: int
+    strategy: Ray's placement strategy; kind: what Ray calls the ranks' GPUs, empty where any will do
+    """
+
+    ranks: int
+    cpus_per_rank: float
+    gpus_per_rank: int
     strategy: str
     kind: str = ""
 
-    def resources_per_worker(self) -> dict[str, float]:
-        # A node has 1 of the resource that names its kind. A tiny share keeps the rank to such nodes, and no rank out.
+    def resources_per_rank(self) -> dict[str, float]:
+        # A node has 1 of the resource that names its kind. A tiny share keeps ranks on such nodes and has room for all.
         kind = {f"{KIND_RESOURCE}{self.kind}": 0.001} if self.kind else {}
-        return {"CPU": self.cpus_per_worker, **({"GPU": 1.0} if self.gpus_per_worker else {}), **kind}
+        return {"CPU": self.cpus_per_rank, **({"GPU": 1.0} if self.gpus_per_rank else {}), **kind}
 
     def describe(self) -> str:
-        gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_worker else ""
-        return f"{_count(self.workers, 'rank')} with {_count(self.cpus_per_worker, 'CPU')}{gpu} each"
+        gpu = f" and 1 {self.kind or 'GPU'}" if self.gpus_per_rank else ""
+        return f"{_count(self.ranks, 'rank')} with {_count(self.cpus_per_rank, 'CPU')}{gpu} each"
 
 
 def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
-    """The ranks for a cluster of these living nodes, by all that they have; of an elastic run the fewest."""
+    """The ranks of a run on these living nodes, by all that the nodes have. An elastic run gets its fewest."""
     kind = choose_kind(cluster, nodes)
     gpus = sum(int(node.gpus) for node in of_kind(nodes, kind))
-    per_worker = (1 if gpus else 0) if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
+    per_rank = (1 if gpus else 0) if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
     if isinstance(cluster.workers, WorkerRange):
-        workers = cluster.workers.min
+        ranks = cluster.workers.min
     elif cluster.workers != "auto":
-        workers = cluster.workers
-    elif per_worker:
-        workers = max(1, gpus)
+        ranks = cluster.workers
+    elif per_rank:
+        ranks = max(1, gpus)
     else:
-        workers = max(1, sum(1 for node in nodes if node.cpus >= 1))
+        ranks = max(1, sum(1 for node in nodes if node.cpus >= 1))
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else float(cluster.cpus_per_worker)
-    # One rank for each node is what `auto` means without GPUs, so they must not share one.
-    spread = cluster.workers == "auto" and not per_worker
-    return Placement(workers, cpus, per_worker, "SPREAD" if spread else cluster.placement, kind if per_worker else "")
+    # Without GPUs `auto` means one rank for each node, so two ranks must not share a node.
+    spread = cluster.workers == "auto" and not per_rank
+    return Placement(ranks, cpus, per_rank, "SPREAD" if spread else cluster.placement, kind if per_rank else "")
 
 
 def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
-    """GPUs of the cluster by what Ray calls them; empty where it does not know."""
+    """The number of GPUs by their kind, which is empty where Ray does not know it."""
     kinds: Counter[str] = Counter()
     for node in nodes:
         kinds[node.kind] += int(node.gpus)
@@ -60,10 +63,10 @@ def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def choose_kind(cluster: ClusterConfig, nodes: Sequence[Node]) -> str:
-    """The kind of GPUs to use, empty where there is only one.
+    """The kind of GPUs to use. Empty where there is only one kind.
 
-    Ranks do equal shares of every step, so in a mixture the fastest wait for the slowest. The kind whose GPUs are
-    fastest together by their data sheets is taken, or the most numerous where a sheet is not known.
+    All ranks do the same share of a step, so in a mixture fast GPUs would wait for slow ones. Chooses the kind whose
+    GPUs are fastest together by their data sheets. Where a data sheet is not known, chooses the most numerous kind.
     """
     kinds = gpu_kinds(nodes)
     if cluster.gpu_kind is not None or len(kinds) < 2:
@@ -74,26 +77,26 @@ def choose_kind(cluster: ClusterConfig, nodes: Sequence[Node]) -> str:
 
 
 def mixture_note(placement: Placement, nodes: Sequence[Node]) -> str | None:
-    """What to tell a person where the cluster has GPUs of several kinds and the run uses some of them."""
+    """A sentence for the person if the cluster has GPUs of several kinds, of which the run uses one."""
     kinds = gpu_kinds(nodes)
-    if len(kinds) < 2 or not placement.gpus_per_worker:
+    if len(kinds) < 2 or not placement.gpus_per_rank:
         return None
     listed = ", ".join(f"{number} {kind or 'unnamed'}" for kind, number in sorted(kinds.items()))
     return f"the cluster has {listed} GPUs; the run uses {placement.kind or 'unnamed'} only (cluster.gpu_kind chooses)"
 
 
 def sheet_tflops(kind: str) -> float | None:
-    """The peak rate on the data sheet of what Ray calls `kind`; the lowest of several models, None for none."""
+    """The peak rate on the data sheet of `kind`, in TFLOP/s. The lowest of several models, None for an unknown kind."""
     name = kind.lower().removesuffix("g")
     exact = [device.tflops for key, device in GPUS.items() if key == name]
     return min(exact or [device.tflops for key, device in GPUS.items() if key.startswith(f"{name}-")], default=None)
 
 
 def grown(placement: Placement, cluster: ClusterConfig, room: int) -> Placement:
-    """The placement with more ranks, where the run is elastic and there is room; at most its maximum."""
+    """The placement of an elastic run with as many ranks as there is room for, at most its maximum."""
     if not isinstance(cluster.workers, WorkerRange):
         return placement
-    return replace(placement, workers=max(placement.workers, min(cluster.workers.max, room)))
+    return replace(placement, ranks=max(placement.ranks, min(cluster.workers.max, room)))
 
 
 def _count(number: float, noun: str) -> str:

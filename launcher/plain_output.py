@@ -1,4 +1,4 @@
-"""Keeps a terminal from obeying what came from data, models or other programs."""
+"""Keeps the terminal from obeying control sequences that come from data, models or other programs."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, TextIO, cast
 
 from gemfleet.cluster.redaction import printable
 
-# What our own bars and tables say to a terminal: colours, and moving within the lines they have written.
+# The sequences of our own bars and tables: colours, and moves within the lines that they have written.
 OURS = re.compile(r"\x1b\[[0-9;]*[ABCDGHJKm]|\x1b\[\?25[hl]|\r")
 
 
 class PlainOutput:
-    """A text stream that writes every other control sequence out. On what is no terminal, all of them."""
+    """A text stream that makes all other control sequences visible text. Off a terminal, it does so with all."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -37,5 +37,5 @@ class PlainOutput:
 
 
 def plain(stream: TextIO) -> TextIO:
-    """The stream, guarded once."""
+    """The stream, guarded. A guarded one stays as it is."""
     return stream if isinstance(stream, PlainOutput) else cast(TextIO, PlainOutput(stream))

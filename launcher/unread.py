@@ -1,4 +1,4 @@
-"""A run's output outlives who reads it: a pipe whose reader has gone, a terminal that was closed, a full disk."""
+"""Lets a run go on when nobody can take its output: a closed pipe or terminal, or a full disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GONE = (errno.EPIPE, errno.EIO, errno.ENXIO, errno.EBADF)
 
 
 class Forgiving(io.FileIO):
-    """Writes to a descriptor of this process. What nobody can take is dropped, and so is all that comes after it."""
+    """Writes to a descriptor of this process, and drops what cannot be written. After a reader has gone, drops all."""
 
     def write(self, data: Any, /) -> int:
         size = memoryview(data).nbytes
@@ -32,7 +32,7 @@ class Forgiving(io.FileIO):
 
 @contextmanager
 def output_may_go_unread() -> Iterator[None]:
-    """Standard output and error of this process are such streams meanwhile, where they have descriptors."""
+    """Make standard output and error such streams while the block runs, if they have descriptors."""
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (_forgiving(stream) for stream in before)
     try:
@@ -47,7 +47,7 @@ def _forgiving(stream: TextIO) -> TextIO:
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):
-        return stream  # a stand-in, as of tests
+        return stream  # a stand-in without a descriptor, for example in a test
     stream.flush()
     raw = Forgiving(descriptor, "wb", closefd=False)
     errors = stream.errors or "backslashreplace"

@@ -1,6 +1,7 @@
 """`python -m train CONFIG`: the same loop without Ray, in one process or under `torchrun`.
 
-For debugging, and for measuring a bare GPU machine. Reads the `train` section of the file that the cluster run uses.
+It serves to debug, and to measure a bare GPU machine. It reads the files that `gemfleet train` reads, and uses only
+their `train` section.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from .config.schema import StrictModel, TrainConfig
+from .config.schema import TrainConfig
 from .errors import NonFiniteLossError, UserError
 
 EXAMPLES = """examples:
@@ -26,28 +27,19 @@ EXAMPLES = """examples:
 """
 
 
-class TrainFile(StrictModel):
-    """The configuration file as one process sees it: sections for the cluster are known and left alone."""
-
-    train: TrainConfig
-    name: Any = None
-    cluster: Any = None
-    output: Any = None
-    predict: Any = None
-    api: Any = None
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 trained, 1 training failed, 2 something the user can put right, 130 ended by Ctrl-C."""
+    """Returns the exit code: 0 trained, 1 training failed, 2 a mistake of the user's, 130 ended by Ctrl-C."""
     options = _parser().parse_args(arguments)
     if options.out is None:
-        os.umask(0o077)  # what lies in the home is its user's alone
+        os.umask(0o077)  # files in the home are for its user only
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    from .config.load import beside, load_validated
+    from .config.train_file import load_train
     from .device.out_of_memory import OutOfMemoryError
 
     try:
-        config = beside(options.config, load_validated(options.config, options.set, TrainFile).train)
+        config, left = load_train(options.config, options.set)
+        if left and os.environ.get("RANK", "0") == "0":
+            print(f"{options.config}: only `train` counts here; {_listed(left)} left to `gemfleet train`")
         with process_group():
             train_here(config, options.out, options.resume, options.accept_changes)
     except (UserError, OutOfMemoryError) as error:
@@ -63,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
-    """Prepare model and data in this process, train, and say where the adapter is. Collective under `torchrun`."""
+    """Prepares model and data in this process, trains, and prints where the adapter is. Collective under `torchrun`."""
     from .batch_finder.local import settle_micro
     from .device.abilities import prepare_process
     from .device.memory import resident_bytes
@@ -121,7 +113,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """torch's process group as `torchrun` describes it; a single process is a group of one, which sharding needs."""
+    """Makes torch's process group as `torchrun` describes it, or a group of one, since sharding needs a group."""
     import torch
     import torch.distributed as dist
 
@@ -129,8 +121,8 @@ def process_group() -> Iterator[None]:
 
     refuse_unusable_gpus()
     check_ranks_have_gpus(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count())
-    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it under ZeRO-3, from a single process too
-    # Before the first collective: NCCL makes a rank's communicator on the GPU that is current then.
+    os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed reads it under ZeRO-3, also in a single process
+    # Before the first collective, because NCCL makes a rank's communicator on the GPU that is current then.
     current_device(int(os.environ["LOCAL_RANK"]))
     alone: dict[str, Any] = {"store": dist.HashStore(), "rank": 0, "world_size": 1}  # type: ignore[attr-defined]
     dist.init_process_group(
@@ -145,7 +137,7 @@ def process_group() -> Iterator[None]:
 
 
 def check_ranks_have_gpus(ranks: int, gpus: int) -> None:
-    """Refuse more ranks on this machine than GPUs, where there are any: two would share one and run out of memory."""
+    """Raises UserError if this machine has GPUs, but fewer than ranks: two on one GPU would run out of memory."""
     if 0 < gpus < ranks:
         raise UserError(
             f"torchrun --nproc-per-node is {ranks}, but this machine has {_count(gpus, 'GPU')}; start at most {gpus}, "
@@ -157,8 +149,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
+def _listed(keys: Sequence[str]) -> str:
+    *first, last = (f"`{key}`" for key in keys)
+    return f"{', '.join(first)} and {last} are" if first else f"{last} is"
+
+
 def _shared_folder(out: Path | None) -> Path:
-    """The run's folder, the same on every rank of this machine."""
+    """The run's folder, the same for all ranks. Collective under `torchrun`."""
     import torch.distributed as dist
 
     from .config.home import gemfleet_home
@@ -171,7 +168,7 @@ def _shared_folder(out: Path | None) -> Path:
 
 @contextmanager
 def _bars(rank: int) -> Iterator[Any]:
-    """Progress bars on rank 0."""
+    """Progress bars on rank 0; None on the others."""
     if rank != 0:
         yield None
         return
@@ -188,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", type=Path, help="YAML or JSON file; its `train` section is used")
+    parser.add_argument("config", type=Path, help="the file of a run, YAML or JSON; only its `train` section counts")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a field, as in train.lora.r=8"
     )

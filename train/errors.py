@@ -1,14 +1,14 @@
-"""Errors meant for the person who started the run: one sentence that names what is wrong, the value, and the remedy."""
+"""Errors for the person who started the run: one sentence that names the field, the value and the remedy."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """Something the user can put right. Commands print its sentence without a traceback and exit with code 2."""
+    """A mistake that the user can correct. Commands print its sentence without a traceback, and exit with code 2."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss or the gradient is NaN or infinite. Raised on every rank at the same step, before anything is saved."""
+    """The loss or the gradient is NaN or infinite. All ranks raise it at the same step, before anything is saved."""
 
     def __init__(self, step: int, loss: float, grad_norm: float) -> None:
         super().__init__(step, loss, grad_norm)
@@ -22,6 +22,6 @@ class NonFiniteLossError(RuntimeError):
 
 
 def first_line(error: Exception) -> str:
-    """What a library says went wrong, short enough for a sentence of ours."""
+    """The first line of a library's error, for use in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -1,6 +1,6 @@
-"""The seams of a worker process: what the loop asks of the world around it.
+"""The interfaces of a worker process: what the loop asks of the world around it.
 
-`launcher` fills these with Ray; `python -m train` fills them with the local process. The loop knows neither.
+`launcher` implements them with Ray, `train/local` within this process. The loop knows neither.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-# Writes a whole checkpoint into an existing empty folder, from state that was copied off the device already.
+# Writes a whole checkpoint into an existing empty folder, from state that is already copied off the device.
 WriteCheckpoint = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Some packed rows of one rank: documents laid end to end, no padding anywhere.
+    """Packed rows of one rank: documents end to end, without padding.
 
-    tokens:          int32 [T], the token ids of all documents of all rows, in order
-    supervised:      bool  [T], True where the token is a target the model is scored on (never a document's first token)
-    document_lengths int32 [D], tokens in each document; sums to T
-    row_documents    int32 [R], documents in each row; sums to D. A row never exceeds `max_length` tokens.
+    tokens:           int32 [T], the token ids of all documents of all rows, in order
+    supervised:       bool  [T], True if the loss scores the token (never a document's first token)
+    document_lengths: int32 [D], tokens in each document; sums to T
+    row_documents:    int32 [R], documents in each row; sums to D. A row has at most `max_length` tokens.
     """
 
     tokens: NDArray[np.int32]
@@ -41,7 +41,7 @@ class PackedRows:
         return int(self.supervised.sum())
 
     def padded_to(self, tokens: int) -> PackedRows:
-        """With a document of zeros at the end that nothing is supervised in, so that there are at least `tokens`."""
+        """The rows, filled up to `tokens` tokens by a last document of zeros, in which none is supervised."""
         missing = tokens - len(self.tokens)
         if missing <= 0:
             return self
@@ -53,7 +53,7 @@ class PackedRows:
         )
 
     def micro_batches(self, rows_per_pass: int) -> Iterator[PackedRows]:
-        """Split into passes of at most `rows_per_pass` rows; the last one may be smaller."""
+        """Passes of at most `rows_per_pass` rows. The last one may be smaller."""
         document_ends = np.concatenate([[0], np.cumsum(self.row_documents)])
         token_ends = np.concatenate([[0], np.cumsum(self.document_lengths)])
         for first in range(0, self.row_count, rows_per_pass):
@@ -68,7 +68,7 @@ class PackedRows:
             )
 
 
-# What a rank without rows of its own runs where all ranks must run equally many passes: nothing in it is scored.
+# A rank that lacks rows runs this pass if all ranks must run equally many. Nothing in it is scored.
 EMPTY_PASS = PackedRows(
     tokens=np.zeros(2, np.int32),
     supervised=np.zeros(2, np.bool_),
@@ -79,7 +79,7 @@ EMPTY_PASS = PackedRows(
 
 @dataclass(frozen=True)
 class StepRows:
-    """One optimizer step as one rank sees it: its own rows, and the whole step's counts (equal on every rank)."""
+    """One optimizer step for one rank: its own rows, and the counts of the whole step, equal on every rank."""
 
     rows: PackedRows
     step_examples: int
@@ -88,7 +88,7 @@ class StepRows:
 
 
 class BlockSource(Protocol):
-    """Packed examples of a run, already divided among ranks. A pure function of (data, seed, epoch, world size)."""
+    """The packed examples of a run, divided among ranks. A pure function of (data, seed, epoch, world size)."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -97,41 +97,46 @@ class BlockSource(Protocol):
     def has_eval(self) -> bool: ...
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
-        """The rows `rank` trains on in that step. `epoch` counts from 0."""
+        """The rows that `rank` trains on in that step. Epochs and their steps count from 0."""
         ...
 
     def eval_rows(self, rank: int) -> PackedRows:
-        """The share of the evaluation set that `rank` scores; may be empty."""
+        """The share of the evaluation set that `rank` scores. It may be empty."""
         ...
 
 
 class Reporter(Protocol):
-    """Where a rank tells what it did, and asks whether to go on. No call may raise into training or wait for the
-    network, but `save_checkpoint`, which may wait for the copy to be accepted."""
+    """A rank tells it what it did, and asks it whether to go on.
+
+    No call may raise into training. Only `save_checkpoint` may wait for the network, until its copy is accepted.
+    """
 
     def progress(self, phase: str) -> None:
-        """The rank gets on: `phase` (`start`, `step`, `evaluate`, `save`, `finish`) begins. A watchdog counts from the
-        last call."""
+        """`phase` (`start`, `step`, `evaluate`, `save`, `finish`) begins. A watchdog counts from the last call."""
         ...
 
     def log_step(self, record: Mapping[str, Any]) -> None:
-        """One optimizer step (`kind: "step"`) or evaluation (`kind: "eval"`), rank 0 only. JSON-serialisable; flat but
-        for what each rank has of its own, which is a list with an entry for each rank."""
+        """Records an optimizer step (`kind: "step"`) or an evaluation (`kind: "eval"`). Only rank 0 calls it.
+
+        The record is flat JSON. A figure that each rank has is a list with an entry for each rank.
+        """
         ...
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
-        """Every rank calls it at the same step. `write` writes this rank's files (None: it has none), perhaps later and
-        in another thread. Returns without waiting for the commit, unless the one before is still on its way."""
+        """Saves a checkpoint. All ranks call it at the same step. It waits only for the commit of the one before.
+
+        write: writes this rank's files, perhaps later and in another thread; None: this rank has none
+        """
         ...
 
     def finish(self) -> None:
-        """Collective: wait until everything logged and saved has arrived."""
+        """Waits until all that was logged and saved has arrived. Collective."""
         ...
 
     def latest_checkpoint(self, destination: Path) -> Path | None:
-        """Fetch the newest verified checkpoint into `destination` and return its folder; None when there is none."""
+        """Fetches the newest verified checkpoint into `destination`. Returns its folder; None if there is none."""
         ...
 
     def should_stop(self) -> bool:
-        """Whether this rank was asked to stop. The loop agrees on it over all ranks at each step."""
+        """Whether this rank was asked to stop. At each step, the loop asks all ranks."""
         ...

@@ -1,4 +1,4 @@
-"""The training loop: reads like the algorithm, and knows neither Ray nor how ranks share the work."""
+"""The training loop. It reads like the algorithm, and knows neither Ray nor how ranks share the work."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
+from .step.record import EvalRecord, StepRecord
 from .step.schedule import learning_rate_at
-from .step.throughput import StepClock, StepThroughput, flop_counter, peak_memory_bytes, rated_flops_per_second
+from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
 
 log = logging.getLogger("gemfleet.train")
@@ -33,10 +34,10 @@ log = logging.getLogger("gemfleet.train")
 
 @dataclass(frozen=True)
 class TrainResult:
-    """How training ended. Losses are means per supervised token; None where there is none.
+    """How training ended. A loss is the mean over supervised tokens; None if there is none.
 
     eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
-    adapter_changed: False where the steps since the start, or since the last resume, left the adapters as they were
+    adapter_changed: False if no step since the start, or since the last resume, changed the adapters
     """
 
     steps: int
@@ -55,7 +56,7 @@ UNCHANGED = (
 
 
 class Trainer:
-    """One rank's run: holds what the phases share. `run()` is the algorithm."""
+    """One rank's run. It holds the state that the phases share; `run()` is the algorithm."""
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Trainer:
         self._evaluated_step: int | None = None
 
     def run(self) -> TrainResult:
-        """Train from the newest checkpoint, or from the start, to the last step or until asked to stop. Collective."""
+        """Trains from the newest checkpoint, or from the start, to the last step or a request to stop. Collective."""
         self.resume()
         if self.progress.step == 0:
             self.evaluate()
@@ -102,7 +103,7 @@ class Trainer:
         return self.result(stopped, changed)
 
     def train(self) -> bool:
-        """Optimizer steps until the end (False) or until any rank was asked to stop (True)."""
+        """Runs optimizer steps to the last one (returns False), or until a rank is asked to stop (True). Collective."""
         with StepPrefetcher(self.source, self.rank, self.progress.step, self.progress.total_steps) as steps:
             for index, rows in steps:
                 self.clock.start()
@@ -116,15 +117,18 @@ class Trainer:
         return False
 
     def train_step(self, index: int, step: StepRows, data_wait_seconds: float) -> bool:
-        """One optimizer step on exactly its own examples; returns whether all ranks agreed to stop after it."""
+        """Runs one optimizer step. Returns whether a rank was asked to stop, so that all stop after it. Collective.
+
+        index: of the step, from 0; data_wait_seconds: how long the loop waited for the rows
+        """
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
         losses, raw_tokens = [], 0
         for micro_batch in self.passes(step.rows, self.config.batch.rows_per_pass):
             loss = self.model.loss_sum(micro_batch)
-            # Every token weighs the same, whatever the micro-batch, the accumulation or the number of ranks.
+            # Each token has the same weight, whatever the micro-batch, the accumulation or the number of ranks.
             self.strategy.backward(loss / step.step_supervised_tokens)
-            losses.append(loss.detach())  # a number of it would wait for the device
+            losses.append(loss.detach())  # reading its value here would wait for the device
             raw_tokens += self.model.computed_tokens(micro_batch)
             check_memory_limit(self.config.batch)
         self.strategy.reduce_gradients()
@@ -143,12 +147,12 @@ class Trainer:
         return stop_votes > 0
 
     def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
-        """This rank's micro-batches, then as many empty passes as the strategy asks for. Collective."""
+        """This rank's micro-batches, then the empty passes that the strategy asks for. Collective."""
         own = list(rows.micro_batches(rows_per_pass))
         return own + [EMPTY_PASS] * (self.strategy.passes(len(own)) - len(own))
 
     def refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
-        """All ranks see the same sums, so all raise at the same step, before the update and before any checkpoint."""
+        """Raises NonFiniteLossError before the update. All ranks have the same sums, so all raise at the same step."""
         if not (math.isfinite(loss) and math.isfinite(grad_norm)):
             raise NonFiniteLossError(index + 1, loss, grad_norm)
 
@@ -167,23 +171,12 @@ class Trainer:
         data_wait_seconds: float,
         loads: list[float],
     ) -> None:
-        """Every step's loss goes into the history; rank 0 reports.
+        """Adds the step to the history. Rank 0 also reports it.
 
-        computed: over all ranks, tokens with padding, FLOPs of the model, those recomputed; loads: of their devices.
+        data_wait_seconds: how long the step waited for its rows
+        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs; loads: of all devices
         """
-        throughput = StepThroughput(
-            step_seconds=self.clock.stop() + data_wait_seconds,
-            data_wait_seconds=data_wait_seconds,
-            checkpoint_wait_seconds=self._saving_seconds,
-            raw_tokens=int(computed[0]),
-            tokens=step.step_tokens,
-            supervised_tokens=step.step_supervised_tokens,
-            world_size=self.strategy.world_size,
-            peak_memory_bytes=peak_memory_bytes(),
-            flops=computed[1],
-            recomputed_flops=computed[2],
-            rated_flops_per_second=self.rated_flops,
-        )
+        step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
         self._saving_seconds = 0.0
         entry = {"loss": loss, "grad_norm": grad_norm, "learning_rate": learning_rate}
         if self.log_is_due():
@@ -191,12 +184,31 @@ class Trainer:
             log.info("step %d, epoch %.2f: mean loss %.4f", self.progress.step, self.progress.epoch, entry["mean_loss"])
         self.remember(entry)
         if self.rank == 0:
-            left = self.progress.total_steps - self.progress.step
-            timing = {"seconds_left": self.clock.seconds_left(left), "examples": step.step_examples}
-            self.report({"kind": "step", **entry, **throughput.record(), **self.meter.record(loads), **timing})
+            record = StepRecord(
+                **self.position(),
+                loss=loss,
+                grad_norm=grad_norm,
+                learning_rate=learning_rate,
+                mean_loss=entry.get("mean_loss"),
+                step_seconds=step_seconds,
+                data_wait_seconds=data_wait_seconds,
+                checkpoint_wait_seconds=checkpoint_wait_seconds,
+                raw_tokens=int(computed[0]),
+                tokens=step.step_tokens,
+                supervised_tokens=step.step_supervised_tokens,
+                world_size=self.strategy.world_size,
+                peak_memory_bytes=peak_memory_bytes(),
+                flops=computed[1],
+                recomputed_flops=computed[2],
+                rated_flops_per_second=self.rated_flops,
+                **self.meter.record(loads),
+                seconds_left=self.clock.seconds_left(self.progress.total_steps - self.progress.step),
+                examples=step.step_examples,
+            )
+            self.reporter.log_step(record.to_dict())
 
     def evaluate(self) -> None:
-        """Score the evaluation set, unless there is none or this step has been scored already. Collective."""
+        """Scores the evaluation set, unless there is none or it was scored at this step. Collective."""
         if not self.source.has_eval or self._evaluated_step == self.progress.step:
             return
         self.reporter.progress("evaluate")
@@ -206,14 +218,14 @@ class Trainer:
         self._evaluated_step = self.progress.step
         if self.progress.best_eval_loss is None or loss < self.progress.best_eval_loss:
             self.progress.best_eval_loss, self.progress.best_step = loss, self.progress.step
-        entry = {"eval_loss": loss, "eval_runtime": seconds}
-        self.remember(entry)
+        self.remember({"eval_loss": loss, "eval_runtime": seconds})
         if self.rank == 0:
-            self.report({"kind": "eval", **entry, "eval_perplexity": math.exp(min(loss, 700.0))})
+            record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds)
+            self.reporter.log_step(record.to_dict())
 
     @torch.no_grad()
     def evaluation_loss(self) -> float:
-        """Mean cross-entropy per supervised token over all ranks' shares of the evaluation set."""
+        """The mean cross-entropy per supervised token, over all ranks' shares of the evaluation set. Collective."""
         self.model.peft_model.eval()
         rows, losses = self.source.eval_rows(self.rank), list[torch.Tensor]()
         rows_per_pass, field = self.eval_rows_per_pass()
@@ -226,14 +238,14 @@ class Trainer:
         return total / tokens
 
     def eval_rows_per_pass(self) -> tuple[int, str]:
-        """How many, and the field that says so."""
+        """The rows in a pass of an evaluation, and the field that sets them."""
         own = self.config.evaluation.micro
         return (self.config.batch.rows_per_pass, TRAINING) if own is None else (own, EVALUATION)
 
     def save(self) -> None:
-        """Copy the full state off the device, unless this step is saved already. Collective.
+        """Copies the full state off the device, unless this step is saved. Collective.
 
-        The reporter has it written behind the next steps: everything handed over is a copy.
+        The reporter writes the copy during the next steps.
         """
         if self._saved_step == self.progress.step:
             return
@@ -256,7 +268,7 @@ class Trainer:
         self._saving_seconds += time.perf_counter() - started
 
     def resume(self) -> None:
-        """Go on from the newest verified checkpoint where there is one."""
+        """Restores the newest verified checkpoint, if there is one. Collective."""
         with tempfile.TemporaryDirectory(prefix="resume-", dir=self.work_folder) as destination:
             folder = self.reporter.latest_checkpoint(Path(destination))
             if folder is None:
@@ -272,31 +284,32 @@ class Trainer:
             log.info("resumed from %s at step %d of %d", folder.name, self.progress.step, total_steps)
 
     def is_due(self, every: Interval) -> bool:
-        """Whether something that happens at this interval falls on the step just finished."""
+        """Whether an event with this interval is due after the step that has just finished."""
         if every == "never":
             return False
         interval = self.source.steps_per_epoch if every == "epoch" else every
         return self.progress.step % int(interval) == 0
 
     def log_is_due(self) -> bool:
-        """Whether the mean loss is logged at the step just finished; always at the last one, unless never."""
+        """Whether the finished step logs the mean loss. The last step always does, unless the interval is `never`."""
         every = self.config.logging.every
         return self.is_due(every) or (every != "never" and self.progress.step == self.progress.total_steps)
 
     def remember(self, entry: dict[str, float]) -> None:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
-    def report(self, record: dict[str, Any]) -> None:
-        position = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
-        self.reporter.log_step({**position, "epochs": self.config.epochs, **record})
+    def position(self) -> dict[str, Any]:
+        """The position of the run, for a record."""
+        done = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
+        return {**done, "epochs": self.config.epochs}
 
     def metrics_of_this_step(self) -> dict[str, float]:
-        """Loss and eval_loss as far as they belong to the adapters as they are, to be kept beside a checkpoint."""
+        """The `loss` and `eval_loss` of this step, as far as there are any, for the checkpoint's manifest."""
         entries = [entry for entry in self.progress.log_history[-2:] if entry["step"] == self.progress.step]
         return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
     def adapter_digest(self) -> bytes:
-        """Of every bit of the adapters. Collective."""
+        """A digest of every bit of the adapters. Collective."""
         digest = hashlib.blake2b(digest_size=16)
         for tensor in self.strategy.gather_adapter().values():
             digest.update(tensor.contiguous().numpy().tobytes())
@@ -321,7 +334,7 @@ class Trainer:
 
 
 def sum_of(losses: Sequence[torch.Tensor]) -> float:
-    """The sum of scalars of one device in fp64; waits for the device once, however many there are."""
+    """The sum of a device's scalars in fp64. It waits for the device once, however many there are."""
     return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
 
 
@@ -336,6 +349,6 @@ def mean_loss_since_last(history: Sequence[Mapping[str, Any]], loss: float) -> f
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed torch from (seed, step, rank): a resumed run draws the same dropout as an uninterrupted one."""
+    """Seeds torch from (seed, step, rank), so a resumed run draws the same dropout as an uninterrupted one."""
     mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
     torch.manual_seed(mixed % (2**63))

@@ -1,4 +1,4 @@
-"""Keeps lines of other libraries out of logs and terminals that come up in every run and ask nothing of anybody."""
+"""Hides lines of other libraries that appear in every run and need no action."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-# The logger that says it, and how the line begins.
+# The logger, and the beginning of its line.
 KNOWN_LINES = (
     ("DeepSpeed", "Setting accelerator to CPU"),
-    # Said where bitsandbytes is imported: a product in 4 bits for CPUs. Here weights are made dense first
-    # (quantization.py), so that product is never called.
+    # An import of bitsandbytes logs it, about a 4-bit product for CPUs. Here weights are made dense first
+    # (train/kernels/quantization.py), so nothing calls that product.
     ("bitsandbytes.backends.cpu.ops", "Failed to load CPU gemm_4bit_forward from kernels-community"),
 )
 
 
 def hide_known_lines(lines: Iterable[tuple[str, str]] = KNOWN_LINES) -> None:
-    """Add a filter for each line to its own logger; everything else those loggers say is still shown.
+    """Adds a filter for each line to its logger. All other lines of these loggers stay.
 
-    To be called before the libraries are imported, as some speak while they are.
+    It must be called before the libraries are imported, as some log during their import.
     """
     for name, beginning in lines:
         logger = logging.getLogger(name)
@@ -27,7 +27,7 @@ def hide_known_lines(lines: Iterable[tuple[str, str]] = KNOWN_LINES) -> None:
 
 
 class HidesLine(logging.Filter):
-    """Drops records whose text begins so."""
+    """Drops log records whose text has this beginning."""
 
     def __init__(self, beginning: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class HidesLine(logging.Filter):
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """They come back afterwards, if they were on."""
+    """Hides transformers' progress bars, and restores their setting at the end."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()

@@ -1,4 +1,4 @@
-"""What one rank does, from its configuration to its result. With several ranks the process group exists already."""
+"""What one rank does, from its configuration to its result. If there are several ranks, the process group exists."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def run_training(
     data: DataDigest | None = None,
     accept_changes: bool = False,
 ) -> TrainResult:
-    """Load the model, attach adapters, train. Collective over all ranks of the default process group.
+    """Loads the model, attaches adapters, and trains. Collective over all ranks of the default process group.
 
-    model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank's own.
-    data: of all usable examples; accept_changes: resume also from a checkpoint that was made from something else
+    model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank only
+    data: the digest of all usable examples; accept_changes: resume also from a checkpoint with another lineage
     """
     facts = current_device(local_rank)
     dtype = choose_dtype(config.precision, facts)
@@ -54,7 +54,7 @@ def run_training(
 
 
 def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -> tuple[TrainableModel, Strategy]:
-    """The model with its adapters, and the strategy that is to take it over: for training and for a probe alike."""
+    """The model with its adapters, and the strategy that will take it over. Training and probes both use it."""
     dtype = choose_dtype(config.precision, facts)
     check_base(model_folder)
     strategy = build_strategy(config)
@@ -67,5 +67,5 @@ def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -
 
 
 def base_name(model: str, folder: Path) -> str:
-    """What `adapter_config.json` names as its base: the hub id, or the folder where the weights lie."""
+    """The base's name for `adapter_config.json`: the hub id, or the folder of the weights."""
     return str(folder) if model == "demo" or Path(model).exists() else model

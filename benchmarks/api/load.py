@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 @dataclass
 class Result:
@@ -32,7 +34,7 @@ async def put_load(
     readers = [asyncio.create_task(_read_stream(host, port, stream, result, number)) for number in range(streams)]
     while any(count == 0 for count in result.stream_events):  # each is told of the past first
         await asyncio.sleep(0.05)
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+    idle: list[Connection] = []
     requests = []
     begin = time.perf_counter()
     for number in range(int(rate * seconds)):
@@ -50,14 +52,7 @@ async def put_load(
     return result
 
 
-async def _request(
-    host: str,
-    port: int,
-    path: str,
-    due: float,
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]],
-    seconds: list[float],
-) -> None:
+async def _request(host: str, port: int, path: str, due: float, idle: list[Connection], seconds: list[float]) -> None:
     """One request over a kept connection. Raises for any answer but 200."""
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
     while True:

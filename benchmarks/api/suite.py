@@ -1,216 +1,87 @@
-"""Put a fixed rate of requests and many open event streams on a `gemfleet serve`; report how long answers took.
+"""The status API under load, in two cases.
 
-The server, the load and a writer that plays a run share this machine's cores, with whatever else runs on them.
+load: a fixed rate of requests and many open event streams on a `gemfleet serve`; how long answers took.
+training: what one request a second and two streams cost a training run (`--cases training`; it trains the 270M).
+
+Of several rounds the worst is told.
+
+  gemfleet bench api --quick
+  gemfleet bench api --rate 200 --seconds 60 --streams 100
+  gemfleet bench api --cases training --pairs 40
 """
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import json
-import os
-import statistics
-import subprocess
-import sys
-import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import psutil
-from gemfleet.train.errors import UserError
-from rich.console import Console
-from rich.table import Table
+from gemfleet.benchmarks.shared.section import Section, Table, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, names, positive
 
-from ..shared.quantiles import quantile
-from ..shared.record import Record, new_record, write_stamped
-from .load import Result, put_load
-from .registry import RUN_ID, LiveRun, fill
-from .training import measure_training
+from .server import QUANTILES, measure_load
+from .training import RATE, SEGMENT_SECONDS, STREAMS, TRAIN, measure_watching
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-START_SECONDS = 60.0
-RUN = f"/api/v1/runs/{RUN_ID}"
+CASES = {"load": measure_load, "training": measure_watching}
+WATCHING = {"rate": RATE, "streams": STREAMS, "segment_seconds": SEGMENT_SECONDS, "run": TRAIN}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m benchmarks api`."""
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second (default: 200)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
-    parser.add_argument("--streams", type=int, default=100, help="open event streams beside them (default: 100)")
-    parser.add_argument(
-        "--training", action="store_true", help="instead: what one request a second costs a training run"
-    )
-    parser.add_argument(
-        "--pairs", type=int, default=14, help="with --training, stretches watched and not (default: 14)"
-    )
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON record goes")
+class Api(Suite):
+    name = "api"
+    repeats = 1
+    quick: Mapping[str, Any] = {"rate": 50.0, "seconds": 4.0, "streams": 10, "pairs": 2}
 
+    def add_options(self, add: Add) -> None:
+        add("--cases", default="load", help=f"of {', '.join(CASES)}, with commas between (default: load)")
+        add("--rate", type=float, default=200.0, help="load: requests a second (default: 200)")
+        add("--seconds", type=float, default=60.0, help="load: how long (default: 60)")
+        add("--streams", type=int, default=100, help="load: open event streams beside them (default: 100)")
+        add("--pairs", type=positive, default=14, help="training: stretches watched and not (default: 14)")
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the record; the last line printed is its summary as JSON."""
-    if arguments.training:
-        return run_training_case(arguments)
-    with tempfile.TemporaryDirectory(prefix="bench-api-") as folder:
-        home = Path(folder)
-        registry = fill(home)
-        with served(home) as (url, process):
-            asyncio.run(put_load(url, paths(lambda: 1), 20.0, 3.0, 0, ""))  # imports and caches are warm after it
-            cpu = process.cpu_times()
-            live, memory = LiveRun(registry), MemoryLog(process)
-            try:
-                result = asyncio.run(
-                    put_load(
-                        url,
-                        paths(lambda: live.step),
-                        arguments.rate,
-                        arguments.seconds,
-                        arguments.streams,
-                        f"{RUN}/events",
-                    )
+    def cases(self, options: Options) -> Sequence[Case]:
+        load = {name: getattr(options, name) for name in ("rate", "seconds", "streams")}
+        configs = {"load": load, "training": {**WATCHING, "pairs": options.pairs}}
+        return [Case(name, configs[name]) for name in names("--cases", options.cases, tuple(CASES))]
+
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        load = [round(each, 2) for each in psutil.getloadavg()]
+        run.facts = {**CASES[case.name](case.config), "load_average": load}
+
+    def results(self, record: Record) -> dict[str, Any]:
+        found = [run.facts for run in record.good_runs]
+        figure = "p99_ms" if "p99_ms" in found[0]["summary"] else "slow_down"
+        return dict(max(found, key=lambda facts: float(facts["summary"][figure])))
+
+    def section(self, records: Sequence[Record]) -> Section:
+        tables, notes = [], []
+        for record in (record for record in records if record.results):
+            found = record.results["summary"]
+            if "by_kind" in record.results:
+                rows = [_request(*kind) for kind in record.results["by_kind"].items()]
+                tables.append(Table(("request", "count", *QUANTILES), rows))
+                told, memory = found["events_told"], found["memory_mib"]
+                notes.append(
+                    f"{found['streams']} streams were told {told['least']} to {told['most']} events; the server used "
+                    f"{found['server_cores']:.2f} cores, {memory[0]:.0f} MiB before and {memory[-1]:.0f} MiB after."
                 )
-            finally:
-                live.close()
-                memory.close()
-            used = process.cpu_times()
-        cores = (used.user + used.system - cpu.user - cpu.system) / arguments.seconds
-    record = build_record(arguments, result, memory.sizes, cores, live.events)
-    path = write_stamped(record, arguments.out)
-    print_table(record)
-    print(json.dumps({"suite": "api", **record.results["summary"], "record": path.name}))
-    return 1 if result.failures else 0
-
-
-def run_training_case(arguments: argparse.Namespace) -> int:
-    record = measure_training(arguments.pairs)
-    path = write_stamped(record, arguments.out)
-    summary = record.results["summary"]
-    print(
-        f"a step took {1000 * summary['watched']['mean_seconds']:.1f} ms watched and "
-        f"{1000 * summary['alone']['mean_seconds']:.1f} ms alone: {100 * summary['slow_down']:+.2f}% "
-        f"(standard error {100 * summary['standard_error']:.2f}%)"
-    )
-    print(json.dumps({"suite": "api", "case": "training", **summary, "record": path.name}))
-    return 0
-
-
-def paths(step: Any) -> list[tuple[str, Any]]:
-    """What a dashboard or a platform asks for, again and again."""
-    return [
-        ("run", lambda: RUN),
-        ("metrics", lambda: f"{RUN}/metrics?since_step={max(0, step() - 20)}"),
-        ("events", lambda: f"{RUN}/events?after=100&limit=50"),
-    ]
-
-
-class MemoryLog:
-    """The resident memory of a process, every ten seconds until it is closed."""
-
-    def __init__(self, process: psutil.Process, every_seconds: float = 10.0) -> None:
-        self._process, self._every = process, every_seconds
-        self._ended = threading.Event()
-        self.sizes = [process.memory_info().rss]
-        self._thread = threading.Thread(target=self._log, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._ended.set()
-        self._thread.join()
-        self.sizes.append(self._process.memory_info().rss)
-
-    def _log(self) -> None:
-        while not self._ended.wait(self._every):
-            self.sizes.append(self._process.memory_info().rss)
-
-
-@contextmanager
-def served(home: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A `gemfleet serve` over `home`: its address and its process."""
-    command = [sys.executable, "-m", "gemfleet.launcher.cli", "serve", "--port", "0"]
-    environment = {**os.environ, "GEMFLEET_HOME": str(home), "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        line = server.stdout.readline()
-        if not line.startswith("dashboard: "):
-            raise UserError("`gemfleet serve` did not start; run it by hand to see why")
-        url = line.split()[1].rstrip("/")
-        wait_until_it_answers(url)
-        yield url, psutil.Process(server.pid)
-    finally:
-        server.terminate()
-        try:
-            server.wait(15)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-def wait_until_it_answers(url: str) -> None:
-    from gemfleet.cluster.errors import ClusterError
-    from gemfleet.launcher.api.client import ApiClient
-
-    deadline = time.monotonic() + START_SECONDS
-    with ApiClient(url) as client:
-        while True:
-            try:
-                client.health()
-            except ClusterError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
             else:
-                return
+                rows = [
+                    [k, str(found[k]["steps"]), f"{1000 * found[k]['mean_seconds']:.1f}"] for k in ("watched", "alone")
+                ]
+                tables.append(Table(("a training step", "steps", "mean ms"), rows))
+                errors = (
+                    f"standard error {found['standard_error']:.2%}; of medians {found['slow_down_of_medians']:+.2%}"
+                )
+                notes.append(f"Watching costs a step {found['slow_down']:+.2%} ({errors}).")
+        return Section("The status API", taken(records), tables, notes=notes)
+
+    def misses(self, records: Sequence[Record]) -> list[str]:
+        failed = {record.case: record.results.get("summary", {}).get("failures", 0) for record in records}
+        return [f"{case}: {count} requests failed" for case, count in failed.items() if count]
 
 
-def build_record(
-    arguments: argparse.Namespace, result: Result, memory: list[int], cores: float, written: int
-) -> Record:
-    """Everything measured, and on what."""
-    every = [seconds for kind in result.seconds.values() for seconds in kind]
-    told = result.stream_events
-    summary = {
-        "requests": len(every),
-        "failures": result.failures,
-        "p50_ms": 1000 * quantile(every, 0.5),
-        "p99_ms": 1000 * quantile(every, 0.99),
-        "max_ms": 1000 * max(every),
-        "server_cores": cores,
-        "memory_mib": [round(size / 2**20, 1) for size in memory],
-        "streams": len(told),
-        "events_written": written,
-        "events_told": {"least": min(told, default=0), "most": max(told, default=0)},
-    }
-    found = {
-        "summary": summary,
-        "by_kind": {kind: _figures(seconds) for kind, seconds in result.seconds.items()},
-        "load_average": [round(load, 2) for load in psutil.getloadavg()],
-    }
-    config = {"rate": arguments.rate, "seconds": arguments.seconds, "streams": arguments.streams}
-    return new_record("api", "load", config, results=found)
+def _request(kind: str, found: Mapping[str, Any]) -> list[str]:
+    return [kind, str(found["requests"]), *(f"{found[name]:.1f}" for name in QUANTILES)]
 
 
-def _figures(seconds: list[float]) -> dict[str, float]:
-    return {
-        "requests": len(seconds),
-        "mean_ms": 1000 * statistics.fmean(seconds),
-        **{f"p{round(100 * q)}_ms": 1000 * quantile(seconds, q) for q in (0.5, 0.9, 0.99)},
-        "max_ms": 1000 * max(seconds),
-    }
-
-
-def print_table(record: Record) -> None:
-    table = Table("request", "count", "p50 ms", "p90 ms", "p99 ms", "max ms")
-    for kind, figures in record.results["by_kind"].items():
-        numbers = [f"{figures[name]:.1f}" for name in ("p50_ms", "p90_ms", "p99_ms", "max_ms")]
-        table.add_row(kind, str(figures["requests"]), *numbers)
-    console = Console()
-    console.print(table)
-    summary = record.results["summary"]
-    console.print(
-        f"{summary['streams']} streams were told {summary['events_told']['least']} to {summary['events_told']['most']} "
-        f"events; the server used {summary['server_cores']:.2f} cores and {summary['memory_mib'][0]:.0f} MiB before, "
-        f"{summary['memory_mib'][-1]:.0f} MiB after; load average {record.results['load_average'][0]}"
-    )
+SUITE = Api()

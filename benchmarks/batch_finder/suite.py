@@ -2,139 +2,104 @@
 all sizes that fit, measured one by one and then in pairs. Training at that size must stay below the cap. Beside it
 accelerate's `find_executable_batch_size` on the same model and cap.
 
-One rank on this machine's CPU; the figures say nothing about GPUs.
+One rank on this machine's CPU; the figures say nothing about GPUs. The exit code is 1 where a figure is missed.
+
+  gemfleet bench batch-finder --quick
+  gemfleet bench batch-finder --model 270m --max-length 128 --largest 10 --room 2,4,6,8
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.config.schema import TrainConfig
-from rich.console import Console
+from gemfleet.benchmarks.shared.models import REAL, SHAPES, model_folder
+from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Table, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, numbers, positive
+from gemfleet.train.batch_finder.search import MAX_MEMORY_TRIALS
 
-from ..shared.record import new_record, write_stamped
-from .measure import Size, Tell, accelerate_search, as_record, every_size, gemfleet_search, with_cap
-from .pairs import compare
-from .tiny import save_tiny
-from .training import train_under_cap
-from .verdict import misses, table_of
+from .measure import measure_all
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
-REPORT_WIDTH = 120
-PAIRED_REPEATS = 5
-SEARCHERS = ("gemfleet", "accelerate")
+SHARE_OF_BEST = 0.97
+COLUMNS = (
+    *("model", "cap GiB", "rows found", "of best", "seconds", "memory trials", "training's peak GiB", "best of all"),
+    *("accelerate's rows", "its share of best", "its seconds", "its trials"),
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m benchmarks batch-finder`."""
-    parser.add_argument("--model", type=Path, help="folder of a Gemma 3 (default: the packaged 270M)")
-    parser.add_argument("--tiny", action="store_true", help="a tiny random model in its place")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens in a row (default: 128)")
-    parser.add_argument("--largest", type=int, default=16, help="largest size measured (default: 16)")
-    parser.add_argument(
-        "--room", default="2,4,8,12", help="caps, as the rows that fit below each with the margin (default: 2,4,8,12)"
-    )
-    parser.add_argument("--repeats", type=int, default=3, help="rounds over every size (default: 3)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the JSON record goes")
+class BatchFinder(Suite):
+    name = "batch-finder"
+    repeats = 1
+    quick: Mapping[str, Any] = {"model": "tiny", "max_length": 64, "largest": 4, "room": "2", "rounds": 1, "pairs": 1}
+
+    def add_options(self, add: Add) -> None:
+        add("--model", choices=SHAPES, default=REAL, help=f"size (default: {REAL})")
+        add("--model-folder", type=Path, help=f"weights of the {REAL} in place of the packaged ones")
+        add("--max-length", type=positive, default=128, help="tokens in a row (default: 128)")
+        add("--largest", type=positive, default=16, help="largest size measured (default: 16)")
+        add("--room", default="2,4,8,12", help="caps, as rows that fit below each with the margin (default: 2,4,8,12)")
+        add("--rounds", type=positive, default=3, help="rounds over every size (default: 3)")
+        add("--pairs", type=positive, default=5, help="how often each size found meets the best (default: 5)")
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        config = {name: getattr(options, name) for name in ("model", "max_length", "largest", "rounds", "pairs")}
+        config |= {"room": numbers("--room", options.room), "device": "cpu"}
+        if options.model_folder is not None:
+            config["model"] = options.model_folder.resolve().name
+        return [Case(f"{config['model']}-{options.max_length}", config)]
+
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        run.facts = measure_all(case.config, model_folder(options.model, options.model_folder), tick)
+
+    def results(self, record: Record) -> dict[str, Any]:
+        """Every size of the last run, and the caps of all runs."""
+        facts = [run.facts for run in record.good_runs]
+        return {**facts[-1], "under_caps": [cap for fact in facts for cap in fact["under_caps"]]}
+
+    def section(self, records: Sequence[Record]) -> Section:
+        rows, series = [], []
+        for record in (record for record in records if record.results):
+            of_what = f"{record.config['model']}, rows of {record.config['max_length']}"
+            rows += [row(of_what, cap) for cap in record.results["under_caps"]]
+            sizes = record.results["every_size"]
+            speeds = [size["speed"] / sizes[0]["speed"] for size in sizes]
+            series.append(Series(of_what, [size["rows"] for size in sizes], speeds))
+        title, y_title = "Speed of every micro-batch", "supervised tokens/s, times one row's"
+        chart = Chart("batch-finder", title, "line", "rows in a pass", y_title, series)
+        note = "Best: the fastest of all sizes whose measured peak stays under the cap."
+        return Section("The micro-batch that is found", taken(records), [Table(COLUMNS, rows)], [chart], [note])
+
+    def misses(self, records: Sequence[Record]) -> list[str]:
+        """One pair says nothing of speed."""
+        judged = [record for record in records if record.results and record.config["pairs"] > 1]
+        return [sentence for record in judged for sentence in misses(record.results["under_caps"])]
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write the record; the last line printed is its summary as JSON. 1: a figure missed."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=REPORT_WIDTH)
-    with tempfile.TemporaryDirectory(prefix="batch-finder-") as scratch, console.status("starting") as status:
-        folder = _model_folder(arguments, Path(scratch))
-        sizes, results = measure(arguments, folder, status.update)
-    console.print(table_of(results))
-    for sentence in misses(results):
-        console.print(f"missed: {sentence}")
-    config = {
-        "model": _model_name(arguments),
-        "device": "cpu",
-        "max_length": arguments.max_length,
-        "largest": arguments.largest,
-        "repeats": arguments.repeats,
-    }
-    found = {"every_size": [size.__dict__ for size in sizes], "under_caps": results}
-    path = write_stamped(new_record("batch-finder", "caps", config, results=found), arguments.out)
-    worst = min(result["gemfleet"]["of_best"] for result in results)
-    print(json.dumps({"suite": "batch-finder", "worst_share_of_best": round(worst, 4), "record": path.name}))
-    return 1 if misses(results) else 0
+def misses(caps: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence for each figure that is not what it should be."""
+    found = []
+    for each in caps:
+        cap, ours, training = each["cap_bytes"], each["gemfleet"], each["training"]
+        under = f"under {cap / GIB:.2f} GiB"
+        if ours["of_best"] < SHARE_OF_BEST:
+            found.append(f"{under}: {ours['rows']} rows are {ours['of_best']:.1%} of the best ({each['best_rows']})")
+        if ours["memory_trials"] > MAX_MEMORY_TRIALS:
+            found.append(f"{under}: {ours['memory_trials']} trials for the largest size")
+        if training.get("error") or training["peak_bytes"] > cap:
+            found.append(f"{under}: training took {training.get('error') or training['peak_bytes']}")
+    return found
 
 
-def measure(arguments: argparse.Namespace, folder: Path, tell: Tell) -> tuple[list[Size], list[dict[str, Any]]]:
-    """Every size; then for each cap both searches and training; at last what was chosen beside the best, in pairs."""
-    config, largest = _config(arguments.max_length), arguments.largest
-    sizes = every_size(config, folder, largest, arguments.repeats, tell)
-    caps = [cap_for(int(rows), sizes, config.batch.memory_margin) for rows in arguments.room.split(",")]
-    results = [_under_cap(config, folder, largest, cap, sizes, tell) for cap in caps]
-    searches = [result[name] | {"best": result["best_rows"]} for result in results for name in SEARCHERS]
-    pairs = sorted({(found["rows"], found["best"]) for found in searches if "rows" in found})
-    shares = {(p.chosen, p.best): p for p in compare(config, folder, pairs, PAIRED_REPEATS, tell)}
-    for result in results:
-        for name in SEARCHERS:
-            if "rows" in result[name]:
-                pair = shares[result[name]["rows"], result["best_rows"]]
-                result[name] |= {"of_best": pair.share, "ratios": pair.ratios}
-    return sizes, results
+def row(model: str, cap: Mapping[str, Any]) -> list[str]:
+    """Cells of `COLUMNS`."""
+    ours, other, training = cap["gemfleet"], cap["accelerate"], cap["training"]
+    peak = training["error"] if "error" in training else f"{training['peak_bytes'] / GIB:.2f}"
+    figures = [str(ours["rows"]), f"{ours['of_best']:.1%}", f"{ours['seconds']:.0f}", str(ours["memory_trials"]), peak]
+    theirs = [other.get("error", ""), "", "", ""]
+    if "rows" in other:
+        theirs = [str(other["rows"]), f"{other['of_best']:.1%}", f"{other['seconds']:.0f}", str(other["trials"])]
+    return [model, f"{cap['cap_bytes'] / GIB:.2f}", *figures, str(cap["best_rows"]), *theirs]
 
 
-def cap_for(rows: int, sizes: Sequence[Size], margin: float) -> int:
-    """A cap under which `rows` rows fit with the margin, and half a row more."""
-    growth = (sizes[-1].peak_bytes - sizes[0].peak_bytes) / (len(sizes) - 1)
-    return int((sizes[0].peak_bytes + (rows - 0.5) * growth) / (1 - margin))
-
-
-def best_size(cap_bytes: int, sizes: Sequence[Size]) -> int:
-    """The fastest of all sizes whose peak is within the whole cap."""
-    return max((size for size in sizes if size.peak_bytes <= cap_bytes), key=lambda size: size.speed).rows
-
-
-def _under_cap(
-    config: TrainConfig, folder: Path, largest: int, cap: int, sizes: Sequence[Size], tell: Tell
-) -> dict[str, Any]:
-    capped = with_cap(config, cap)
-    ours = gemfleet_search(capped, folder, largest, tell)
-    tell(f"training with {ours.rows} rows")
-    training = train_under_cap(capped, folder, ours.rows)
-    tell("accelerate")
-    return {
-        "cap_bytes": cap,
-        "best_rows": best_size(cap, sizes),
-        "gemfleet": as_record(ours),
-        "training": training,
-        "accelerate": as_record(accelerate_search(config, folder, largest, cap)),
-    }
-
-
-def _config(max_length: int) -> TrainConfig:
-    values = {
-        "model": "demo",
-        "data": {"train": "demo", "max_length": max_length},
-        "batch": {"global": 64, "micro": "probe"},
-        "strategy": "ddp",
-        "activation_checkpointing": "off",
-    }
-    return TrainConfig.model_validate(values)
-
-
-def _model_folder(arguments: argparse.Namespace, scratch: Path) -> Path:
-    if arguments.tiny:
-        return save_tiny(scratch / "tiny")
-    if arguments.model:
-        return Path(arguments.model).resolve()
-    from gemfleet.train.data.demo import demo_model_folder
-
-    return Path(demo_model_folder())
-
-
-def _model_name(arguments: argparse.Namespace) -> str:
-    if arguments.tiny:
-        return "tiny random Gemma 3"
-    return "Gemma 3 270M (packaged)" if arguments.model is None else arguments.model.name
+SUITE = BatchFinder()

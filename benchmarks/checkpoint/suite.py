@@ -1,28 +1,29 @@
-"""Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this machine's head node.
+"""What saving costs. Two ranks do stand-in steps (matrix products on one core each) and save; the store runs on this
+machine's head node.
 
-Prints what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part of
-that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that of
-plain socket copies to the same disk in between. Neither counts the removal of what was copied before. Ranks write what
-they send to memory where there is a filesystem for it, as their own disk is not the head's. One JSON line ends the
-output.
+Told are what a step without a save takes, by how much one with a save is longer (copying the state in memory is a part
+of that), for how long ranks then send until the checkpoint is committed, and the throughput into the head beside that
+of plain socket copies to the same disk in between. Neither counts the removal of what was copied before. Ranks write
+what they send to memory where there is a filesystem for it, as their own disk is not the head's.
+
+  gemfleet bench checkpoint --quick
+  gemfleet bench checkpoint --saves 20 --folder /mnt/disk
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 import shutil
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..shared.record import new_record, write_stamped
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, positive
+
 from .socket_copy import copy_seconds
 
 MIB = 2**20
@@ -30,27 +31,31 @@ PLAIN_STEPS = 3
 MEMORY = Path("/dev/shm")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--mib", type=int, default=400, help="size of a checkpoint [400]")
-    parser.add_argument("--saves", type=int, default=20, help="checkpoints to save [20]")
-    parser.add_argument("--folder", type=Path, help="where the head's disk is measured [a temporary folder]")
-    parser.add_argument("--out", type=Path, help="folder for a JSON record [none is kept]")
+class Checkpoint(Suite):
+    name = "checkpoint"
+    repeats = 1
+    quick: Mapping[str, Any] = {"mib": 16, "saves": 2}
+
+    def add_options(self, add: Add) -> None:
+        add("--mib", type=positive, default=400, help="size of a checkpoint (default: 400)")
+        add("--saves", type=positive, default=20, help="checkpoints to save in a round (default: 20)")
+        add("--folder", type=Path, help="where the head's disk is measured (default: a temporary folder)")
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        return [Case(f"{options.mib}mib", {"mib": options.mib, "saves": options.saves, "ranks": 2})]
+
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        with tempfile.TemporaryDirectory(dir=options.folder, prefix="gemfleet-bench-") as folder:
+            run.facts = save_all(options.mib * MIB, options.saves, Path(folder), tick)
+
+    def results(self, record: Record) -> dict[str, Any]:
+        facts = [run.facts for run in record.good_runs]
+        timings, plain = ([each for fact in facts for each in fact[name]] for name in ("timings", "plain"))
+        return summary(record.config["mib"] * MIB, timings, plain, max(fact["memory"] for fact in facts))
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print a table and the JSON line."""
-    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="gemfleet-bench-") as folder:
-        facts = measure(arguments.mib * MIB, arguments.saves, Path(folder))
-    print_table(facts)
-    config = {"mib": arguments.mib, "saves": arguments.saves, "ranks": 2}
-    if arguments.out is not None:
-        write_stamped(new_record("checkpoint", f"{arguments.mib}mib", config, results=facts), arguments.out)
-    print(json.dumps({"suite": "checkpoint", **facts}))
-    return 0
-
-
-def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
-    """The figures of one run on a Ray cluster of this machine, which ends with it.
+def save_all(size: int, saves: int, folder: Path, tick: Tick) -> dict[str, Any]:
+    """The raw figures of one run on a Ray cluster of this machine, which ends with it.
 
     Before each save the yardstick is taken again, in a Ray worker like the store and the ranks: Ray gives its workers a
     low priority, so on a machine with other work a process of our own would be measured under other conditions.
@@ -64,40 +69,37 @@ def measure(size: int, saves: int, folder: Path) -> dict[str, Any]:
     try:
         store = StoreClient(start_store("bench", folder / "run", None, StorePolicy()))
         store = store.attempt(store.begin_attempt())
-        ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2) for rank in (0, 1)]
+        ranks = [ray.remote(Rank).options(num_cpus=1).remote(store, rank, size // 2, folder) for rank in (0, 1)]
         yardstick = ray.remote(copy_seconds).options(num_cpus=0)
-        meeting = folder / "meeting"
-        meeting.mkdir()
-        plain: list[float] = []
-        timings: list[list[dict[str, float]]] = []
+        plain, timings = [], []
         for step in range(1, saves + 1):
             plain.append(ray.get(yardstick.remote(size, folder)))
-            timings.append(ray.get([rank.save.remote(step, meeting / str(step)) for rank in ranks]))
+            timings.append(ray.get([rank.save.remote(step) for rank in ranks]))
             shutil.rmtree(store.at_hand(step))
-        memory = ray.get(store.store.handle.peak_memory_bytes.remote())
+            tick(f"save {step}")
+        return {"timings": timings, "plain": plain, "memory": ray.get(store.store.handle.peak_memory_bytes.remote())}
     finally:
         connection.close()
-    return summary(size, timings, plain, memory)
 
 
 class Rank:
     """One rank with its half of a state. Saves are far apart: what is measured is one save, not the queue behind it."""
 
-    def __init__(self, store: Any, rank: int, size: int) -> None:
+    def __init__(self, store: Any, rank: int, size: int, meeting: Path) -> None:
         import torch
         from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
 
         torch.set_num_threads(1)
-        self._store, self._rank = store, rank
+        self._store, self._rank, self._meeting = store, rank, meeting
         self._state = {f"layer-{n}": torch.rand(size // 8 // 4) for n in range(8)}
         self._work = tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None)
         self._uploads = CheckpointUploads(self._send, Path(self._work.name), print)
         self._timing: dict[str, float] = {}
 
-    def save(self, step: int, meeting: Path) -> dict[str, float]:
+    def save(self, step: int) -> dict[str, float]:
         """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
-        self._timing = {"step": statistics.median(seconds_of(stand_in_step) for _ in range(PLAIN_STEPS))}
-        meet(meeting, self._rank)
+        self._timing = {"step": statistics.median(stand_in_step() for _ in range(PLAIN_STEPS))}
+        self._meet(step)
         started = time.perf_counter()
         stand_in_step()
         done = time.perf_counter()
@@ -110,31 +112,25 @@ class Rank:
         self._uploads.wait()
         return self._timing
 
+    def _meet(self, step: int) -> None:
+        """Wait for the other rank, as each step of training does."""
+        (self._meeting / f"step-{step}.{self._rank}").touch()
+        while not (self._meeting / f"step-{step}.{1 - self._rank}").exists():
+            time.sleep(0.001)
+
     def _send(self, step: int, folder: Path, metrics: Mapping[str, float]) -> None:
         self._timing["began"] = time.perf_counter()
         self._store.upload(step, folder, self._rank, (0, 1))
         self._timing["ended"] = time.perf_counter()
 
 
-def meet(place: Path, rank: int) -> None:
-    """Wait for the other rank, as each step of training does."""
-    place.with_suffix(f".{rank}").touch()
-    while not place.with_suffix(f".{1 - rank}").exists():
-        time.sleep(0.001)
-
-
-def stand_in_step() -> None:
-    """Some tenths of a second of one core."""
+def stand_in_step() -> float:
+    """Some tenths of a second of one core; its seconds."""
     import torch
 
-    matrix = torch.ones(1024, 1024)
+    started, matrix = time.perf_counter(), torch.ones(1024, 1024)
     for _ in range(8):
         matrix = (matrix @ matrix).clamp_(max=1.0)
-
-
-def seconds_of(action: Callable[[], None]) -> float:
-    started = time.perf_counter()
-    action()
     return time.perf_counter() - started
 
 
@@ -154,12 +150,11 @@ def summary(
     uploads = [sending_seconds([(rank["began"], rank["ended"]) for rank in save]) for save in timings]
     every = [rank for save in timings for rank in save]
     upload, copy = statistics.median(uploads), statistics.median(plain)
+    medians = {"step": "step", "step_with_save": "save_step", "copy": "copy"}
     return {
         "mib": size // MIB,
         "saves": len(timings),
-        "step_seconds": statistics.median(rank["step"] for rank in every),
-        "step_with_save_seconds": statistics.median(rank["save_step"] for rank in every),
-        "copy_seconds": statistics.median(rank["copy"] for rank in every),
+        **{f"{told}_seconds": statistics.median(rank[name] for rank in every) for told, name in medians.items()},
         "hand_over_seconds_worst": max(rank["hand_over"] for rank in every),
         "upload_seconds": upload,
         "store_mib_per_second": size / MIB / upload,
@@ -178,7 +173,4 @@ def sending_seconds(spans: Sequence[tuple[float, float]]) -> float:
     return covered
 
 
-def print_table(facts: Mapping[str, Any]) -> None:
-    print(f"{facts['saves']} checkpoints of {facts['mib']} MiB from 2 ranks", file=sys.stderr)
-    for name in (key for key in facts if isinstance(facts[key], float)):
-        print(f"  {name:26} {facts[name]:10.3f}", file=sys.stderr)
+SUITE = Checkpoint()

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from gemfleet.benchmarks.shared.record import Record
 from numpy.typing import NDArray
-
-from ..shared.record import Record
 
 Floats = NDArray[np.float64]
 Outcome = Literal["regressed", "improved", "noise"]
@@ -37,38 +36,28 @@ class Verdict:
     paired: bool
     runs: tuple[int, int]
 
+    def cells(self) -> list[str]:
+        change, interval = f"{self.ratio - 1:+.1%}", f"{self.low - 1:+.1%} to {self.high - 1:+.1%}"
+        return [self.case, self.outcome, change, interval, "{}, {}".format(*self.runs), "yes" if self.paired else "no"]
+
 
 def judge(a: Record, b: Record, threshold: float = THRESHOLD, seed: int = 0) -> Verdict:
     """Both records hold at least one good run with measured steps."""
-    steps_a, steps_b = _costs(a), _costs(b)
-    paired = taken_in_turn(a, b)
-    draw = np.random.default_rng(seed)
+    random, paired = np.random.default_rng(seed), taken_in_turn(a, b)
+    (whole_a, drawn_a), (whole_b, drawn_b) = (_logs(record, random) for record in (a, b))
     if paired:
-        repeats = sorted(steps_a)
-        center = float(np.mean([_log(steps_b[repeat]) - _log(steps_a[repeat]) for repeat in repeats]))
-        logs = _mean_of_runs(
-            np.array([_drawn_logs(steps_b[repeat], draw) - _drawn_logs(steps_a[repeat], draw) for repeat in repeats]),
-            draw,
-        )
+        logs = _mean_of_runs(drawn_b - drawn_a, random)
     else:
-        sides = [np.array([_log(steps) for steps in side.values()]) for side in (steps_a, steps_b)]
-        center = float(np.mean(sides[1]) - np.mean(sides[0]))
-        drawn = [np.array([_drawn_logs(steps, draw) for steps in side.values()]) for side in (steps_a, steps_b)]
-        logs = _mean_of_runs(drawn[1], draw) - _mean_of_runs(drawn[0], draw)
+        logs = _mean_of_runs(drawn_b, random) - _mean_of_runs(drawn_a, random)
     tail = 100 * (1 - CONFIDENCE) / 2
     low, high = (float(np.exp(edge)) for edge in np.percentile(logs, [tail, 100 - tail]))
-    ratio = float(np.exp(center))
-    outcome = outcome_of(ratio, low, high, threshold)
-    return Verdict(f"{a.suite} {a.case}", outcome, ratio, low, high, paired, (len(steps_a), len(steps_b)))
-
-
-def outcome_of(ratio: float, low: float, high: float, threshold: float) -> Outcome:
-    """Sure of its sign, and large enough to matter."""
+    ratio, runs = float(np.exp(whole_b.mean() - whole_a.mean())), (len(whole_a), len(whole_b))
+    outcome: Outcome = "noise"  # unless it is sure of its sign, and large enough to matter
     if low > 1 and ratio > 1 + threshold:
-        return "regressed"
-    if high < 1 and ratio < 1 / (1 + threshold):
-        return "improved"
-    return "noise"
+        outcome = "regressed"
+    elif high < 1 and ratio < 1 / (1 + threshold):
+        outcome = "improved"
+    return Verdict(f"{a.suite} {a.case}", outcome, ratio, low, high, paired, runs)
 
 
 def taken_in_turn(a: Record, b: Record) -> bool:
@@ -79,29 +68,20 @@ def taken_in_turn(a: Record, b: Record) -> bool:
     return whole and all(x[1] == y[1] and x[2] != y[2] for x, y in couples)
 
 
-def _costs(record: Record) -> dict[int, Floats]:
-    """By round: seconds a token of each measured step, or seconds where a case has no tokens."""
-    found = {}
-    for run in record.good_runs:
+def _logs(record: Record, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """Of each run, by rounds, the log of the seconds a token of its median step [runs], or the seconds where a case has
+    no tokens; and the same of `DRAWS` samples of its steps, drawn with replacement [runs, DRAWS]. The median stands for
+    a run: single steps that something else held up do not move it."""
+    whole, drawn = [], []
+    for run in sorted(record.good_runs, key=lambda run: run.repeat):
         seconds = np.asarray(run.step_seconds[record.warmup :], np.float64)
-        tokens = np.asarray(run.tokens[record.warmup :], np.float64) if run.tokens else np.ones(len(seconds))
-        found[run.repeat] = seconds / tokens
-    return found
+        costs = seconds / np.asarray(run.tokens[record.warmup :], np.float64) if run.tokens else seconds
+        whole.append(np.log(np.median(costs)))
+        drawn.append(np.log(np.median(costs[random.integers(0, len(costs), (DRAWS, len(costs)))], axis=1)))
+    return np.asarray(whole, np.float64), np.asarray(drawn, np.float64)
 
 
-def _log(steps: Floats) -> float:
-    """The median stands for a run: single steps that something else held up do not move it."""
-    return float(np.log(np.median(steps)))
-
-
-def _drawn_logs(steps: Floats, draw: np.random.Generator) -> Floats:
-    """The same of `DRAWS` samples of the run's steps, drawn with replacement."""
-    chosen = draw.integers(0, len(steps), (DRAWS, len(steps)))
-    return np.asarray(np.log(np.median(steps[chosen], axis=1)), np.float64)
-
-
-def _mean_of_runs(values: Floats, draw: np.random.Generator) -> Floats:
+def _mean_of_runs(values: Floats, random: np.random.Generator) -> Floats:
     """values: [runs, DRAWS]. For each draw the mean over as many runs, drawn with replacement."""
-    runs, draws = values.shape
-    chosen = draw.integers(0, runs, (runs, draws))
+    chosen = random.integers(0, len(values), values.shape)
     return np.asarray(np.take_along_axis(values, chosen, axis=0).mean(axis=0), np.float64)

@@ -23,13 +23,15 @@ class Scene:
     command: subprocess.Popen[bytes]
     chance: random.Random
 
+    def signal_a_rank(self, number: signal.Signals) -> None:
+        os.kill(self.chance.choice(self.registry.ranks(self.run_id))["pid"], number)
+
 
 @dataclass(frozen=True)
 class Fault:
-    """summary: for the table; cause: None where nothing is done; resumes: a person then says `gemfleet resume`;
+    """cause: None where nothing is done; resumes: a person then says `gemfleet resume`;
     restarts: ranks go on from a checkpoint; settings: of the run."""
 
-    summary: str
     cause: Callable[[Scene], None] | None = None
     resumes: bool = False
     restarts: bool = True
@@ -37,12 +39,12 @@ class Fault:
 
 
 def kill_rank(scene: Scene) -> None:
-    os.kill(scene.chance.choice(scene.registry.ranks(scene.run_id))["pid"], signal.SIGKILL)
+    scene.signal_a_rank(signal.SIGKILL)
 
 
 def stop_rank(scene: Scene) -> None:
     """The rank hangs; its watchdog finds it and ends it."""
-    os.kill(scene.chance.choice(scene.registry.ranks(scene.run_id))["pid"], signal.SIGSTOP)
+    scene.signal_a_rank(signal.SIGSTOP)
 
 
 def kill_driver(scene: Scene) -> None:
@@ -65,15 +67,12 @@ def kill_store(scene: Scene) -> None:
 
 
 UNDISTURBED = "undisturbed"
+WATCHDOG = tuple(f"cluster.watchdog.{phase}_s={WATCHDOG_SECONDS}" for phase in ("step", "evaluate", "save"))
 FAULTS = {
-    UNDISTURBED: Fault("nothing"),
-    "rank-killed": Fault("a rank is killed (SIGKILL)", kill_rank),
-    "rank-hangs": Fault(
-        f"a rank is stopped (SIGSTOP); the watchdog waits {WATCHDOG_SECONDS:g} s",
-        stop_rank,
-        settings=tuple(f"cluster.watchdog.{phase}_s={WATCHDOG_SECONDS}" for phase in ("step", "evaluate", "save")),
-    ),
-    "driver-killed": Fault("the driver is killed, then `gemfleet resume`", kill_driver, resumes=True),
-    "terminated": Fault("the driver gets SIGTERM, then `gemfleet resume`", terminate, resumes=True),
-    "store-killed": Fault("the checkpoint store on the head is killed", kill_store, restarts=False),
+    UNDISTURBED: Fault(),
+    "rank-killed": Fault(kill_rank),
+    "rank-hangs": Fault(stop_rank, settings=WATCHDOG),
+    "driver-killed": Fault(kill_driver, resumes=True),
+    "terminated": Fault(terminate, resumes=True),
+    "store-killed": Fault(kill_store, restarts=False),
 }

@@ -2,125 +2,139 @@
 
 A tiny model on a Ray cluster of this machine that runs already, so that what is measured is starting: Python and
 imports, Ray's workers, the process group. The run's own registry and logs say where the time goes.
+
+  gemfleet bench launch --quick
+  gemfleet bench launch --repeat 5
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gemfleet.benchmarks.shared.record import median, spread
+from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
+from gemfleet.benchmarks.shared.suite import Case, Measure, Options, Record, Run, Suite, Tick
+from gemfleet.benchmarks.shared.whole_runs import COMMAND, WORKERS, Gemfleet, local_cluster, tiny_run
 from gemfleet.train.errors import UserError
-from rich.console import Console
-from rich.table import Table
-
-from ..shared.commands import COMMAND, WAIT_SECONDS, environment, gemfleet, last_line, wait_for_step
-from ..shared.quantiles import quantile, spread
-from ..shared.record import Record, Run
-from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, report_console, start_run
-from ..shared.workplace import WORKERS, make_workplace
-from .phases import breakdown, first_line_after
 
 TARGET_SECONDS = 25.0
-CASES = ("train", "resume")
-# More epochs than anybody waits for: each run is ended once it has shown a step.
-EPOCHS = 500.0
+COMMANDS = {"train": ("train", "run.yaml"), "resume": ("resume", "latest")}
+EPOCHS = 500.0  # more than anybody waits for: each run is ended once it has shown a step
+LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
+START, LAST = "Python, imports, input checks", "loading the model, first step"
+PHASES = {
+    "queued": "joining Ray, status API",
+    "preflight": "placing ranks",
+    "staging": "staging the model",
+    "preparing_data": "tokenising and packing",
+    "training": "actors, Ray Train, processes of the ranks, process group",
+}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gemfleet bench launch`."""
-    add_repeat_arguments(parser, "launch", repeats=3)
+class Launch(Suite):
+    name = "launch"
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        return [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in COMMANDS]
+
+    @contextmanager
+    def measuring(self, options: Options) -> Iterator[Measure]:
+        """One launch and one resume of it make a round, whichever case comes first in it."""
+        rounds: dict[int, dict[str, Run]] = {}
+        with local_cluster() as address, tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
+            tiny_run(Path(folder), address, EPOCHS, "never")
+
+            def measure(case: Case, run: Run, tick: Tick) -> None:
+                if run.repeat not in rounds:
+                    rounds[run.repeat] = one_round(Path(folder), Path(folder) / f"home-{run.repeat}", run)
+                found = rounds[run.repeat][case.name]
+                run.step_seconds, run.facts, run.error = found.step_seconds, found.facts, found.error
+
+            yield measure
+
+    def results(self, record: Record) -> dict[str, Any]:
+        """Seconds to the first step, and medians of the phases."""
+        phases = [run.facts["phases"] for run in record.good_runs]
+        medians = {name: median([each.get(name, 0.0) for each in phases]) for name in phases[0]}
+        seconds = spread([run.step_seconds[0] for run in record.good_runs])
+        return {"seconds": seconds, "target_seconds": TARGET_SECONDS, "phases": medians}
+
+    def section(self, records: Sequence[Record]) -> Section:
+        good = [record for record in records if record.results]
+        cases = [f"gemfleet {record.case}" for record in good]
+        values = {
+            name: [r.results["phases"].get(name, 0.0) for r in good] for r in good for name in r.results["phases"]
+        }
+        series = [Series(name, cases, row) for name, row in values.items()]
+        chart = Chart("launch", "From the command to the first step", "stack", "", "seconds", series)
+        values["in all"] = [record.results["seconds"]["median"] for record in good]
+        table = Table(("phase, median seconds", *cases), [[n, *(f"{x:.2f}" for x in row)] for n, row in values.items()])
+        return Section("Starting", taken(records), [table], [chart] if good else [])
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        found = {record.case: round(record.results["seconds"]["median"], 2) for record in records if record.results}
+        return {"seconds_to_first_step": found}
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the breakdown, write records; the last line printed is a summary as JSON."""
-    from gemfleet.cluster.local import connect
-
-    if arguments.quick:
-        arguments.repeat = 1
-    console = report_console()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    connection = connect("local", workers=WORKERS + 2)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
-            rounds = Rounds(make_workplace(Path(folder), connection.address, "bench-launch", EPOCHS))
-            suite = Suite("launch", 0, rounds.measure, results)
-            cases = [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in CASES]
-            records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
-    finally:
-        connection.close()
-    print_breakdown(console, records)
-    medians = {record.case: round(record.results["seconds"]["median"], 2) for record in records if record.results}
-    print(json.dumps({"suite": "launch", "records": str(arguments.out), "seconds_to_first_step": medians}))
-    return 1 if any(run.error for record in records for run in record.runs) else 0
-
-
-class Rounds:
-    """One launch and one resume of it make a round; each case takes its part of it."""
-
-    def __init__(self, config: Path) -> None:
-        self._config = config
-        self._taken: dict[int, dict[str, Run]] = {}
-
-    def measure(self, case: Case, repeat: int, tick: Tick) -> Run:
-        if repeat not in self._taken:
-            home = self._config.parent / f"home-{repeat}"
-            launched = first_step(self._config, home, ("train", "run.yaml"))
-            again = launched if launched.error else first_step(self._config, home, ("resume", "latest"))
-            self._taken[repeat] = {"train": launched, "resume": again}
-        return self._taken[repeat][case.name].model_copy(update={"repeat": repeat})
-
-
-def first_step(config: Path, home: Path, command: Sequence[str]) -> Run:
-    """Start the command, wait for the first step it reports, and have the run stopped."""
-    run, started = start_run(0), time.time()
-    with (config.parent / "command.log").open("wb") as log:
-        process = gemfleet(config.parent, home, *command, output=log)
+def one_round(folder: Path, home: Path, run: Run) -> dict[str, Run]:
+    """A launch, then a resume of its run. Where the launch fails, so does the resume."""
+    found = {name: run.model_copy(deep=True) for name in COMMANDS}
+    for name, command in COMMANDS.items():
         try:
-            registry, run_id, step = wait_for_step(home, process, lambda step: step["time"] >= started)
-            subprocess.run([*COMMAND, "stop", run_id, "--wait"], env=environment(home), check=True, capture_output=True)
-            process.wait(WAIT_SECONDS)
-        except (UserError, subprocess.SubprocessError) as error:
-            return run.model_copy(update={"error": f"{error}; {last_line(config.parent / 'command.log')}"})
-        finally:
-            process.kill()
-            process.wait()
+            first_step(folder, home, command, found[name])
+        except (UserError, ValueError, subprocess.SubprocessError) as error:
+            for other in found.values():
+                other.error = None if other.facts else str(error)
+            break
+    return found
+
+
+def first_step(folder: Path, home: Path, command: Sequence[str], run: Run) -> None:
+    """Start the command, wait for the first step it reports, and have the run stopped."""
+    started = time.time()
+    with Gemfleet(folder, home, *command) as gemfleet:
+        registry, run_id, step = gemfleet.step(lambda step: step["time"] >= started)
+        stop = [*COMMAND, "stop", run_id, "--wait"]
+        subprocess.run(stop, env=gemfleet.environment, check=True, capture_output=True)
+        gemfleet.process.wait(60)
     ready = first_line_after(home / "runs" / run_id / "logs" / "rank-0.log", started)
-    phases = breakdown(started, registry.events(run_id), ready, step["time"])
-    return run.model_copy(update={"step_seconds": [step["time"] - started], "facts": {"phases": phases}})
+    run.step_seconds = [step["time"] - started]
+    run.facts = {"phases": breakdown(started, registry.events(run_id), ready, step["time"])}
 
 
-def results(record: Record) -> dict[str, Any]:
-    """Seconds to the first step, and medians of the phases; empty where no run ended well."""
-    runs = record.good_runs
-    if not runs:
-        return {}
-    names = runs[0].facts["phases"]
-    return {
-        "seconds": spread([run.step_seconds[0] for run in runs]),
-        "target_seconds": TARGET_SECONDS,
-        "phases": {name: quantile([run.facts["phases"].get(name, 0.0) for run in runs], 0.5) for name in names},
-    }
+def breakdown(
+    started: float, events: Sequence[Mapping[str, Any]], ranks_ready: float, first_step: float
+) -> dict[str, float]:
+    """Seconds of each phase, in order; they add up to `first_step - started`. All moments are seconds since the epoch.
+
+    events: the run's, of which those that enter a state after `started` count, each state once
+    """
+    entered: dict[str, float] = {}
+    for event in events:
+        if event["kind"] == "state" and event["time"] >= started:
+            entered.setdefault(event["data"]["state"], event["time"])
+    known = [(PHASES[state], at) for state, at in entered.items() if state in PHASES and at <= ranks_ready]
+    moments = [(START, started), *known, (LAST, ranks_ready)]
+    ends = [at for _, at in moments[1:]] + [first_step]
+    return {name: end - at for (name, at), end in zip(moments, ends, strict=True)}
 
 
-def print_breakdown(console: Console, records: Sequence[Record]) -> None:
-    table = Table("phase (median seconds)", title="From the command to the first step")
-    for record in records:
-        table.add_column(f"gemfleet {record.case}", justify="right")
-    names = dict.fromkeys(name for record in records for name in record.results.get("phases", {}))
-    for name in names:
-        values = [record.results.get("phases", {}).get(name) for record in records]
-        table.add_row(name, *("-" if value is None else f"{value:.2f}" for value in values))
-    totals = [record.results["seconds"]["median"] if record.results else None for record in records]
-    table.add_row("in all", *("failed" if total is None else f"{total:.2f}" for total in totals), style="bold")
-    console.print(table)
-    for record in records:
-        for run in record.runs:
-            if run.error:
-                console.print(f"gemfleet {record.case}, round {run.repeat + 1}: {run.error}", highlight=False)
+def first_line_after(log: Path, started: float) -> float:
+    """When the first line later than `started` was written to a rank's log; raises ValueError where there is none."""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        if found := LOG_TIME.match(line):
+            at = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").timestamp() + int(found[2]) / 1000
+            if at >= started:
+                return at
+    raise ValueError(f"{log.name} has no line after the launch")
+
+
+SUITE = Launch()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from gemfleet.train.errors import UserError
+from pydantic.dataclasses import dataclass
 
 # The header of Stanford Alpaca's prompts without input (Taori et al. 2023).
 PROMPT = (
@@ -18,6 +20,7 @@ PROMPT = (
 # Alpaca's responses average about 60 tokens. Most answers of the corpus are chat one-liners; those of at least this
 # many tokens average about as much as Alpaca's.
 SHORTEST_ANSWER = 20
+SEED = 42  # chooses the examples
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,6 @@ class Example:
 Batch = tuple[Example, ...]
 
 
-def common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    """How many leading items the two sequences share."""
-    length = 0
-    for a, b in zip(left, right, strict=False):
-        if a != b:
-            break
-        length += 1
-    return length
-
-
 def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
     """Tokenise prompt and completion as one text that ends with the end-of-sequence token.
 
@@ -65,25 +58,24 @@ def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
     """
     text_ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"]
     prompt_ids = tokenizer(prompt)["input_ids"]
-    return Example(prompt, completion, tuple(text_ids), common_prefix(prompt_ids, text_ids))
+    shared = takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, text_ids, strict=False))
+    return Example(prompt, completion, tuple(text_ids), sum(1 for _ in shared))
 
 
-def examples_from_rows(rows: Iterable[Mapping[str, Any]], tokenizer: Any, shortest_answer: int) -> list[Example]:
-    """Alpaca-form examples from `prompt`/`completion` rows, leaving out answers under `shortest_answer` tokens."""
-    examples = []
-    for row in rows:
-        prompt = PROMPT.format(instruction=str(row["prompt"]).strip())
-        example = tokenise(tokenizer, prompt, str(row["completion"]).strip())
-        if example.supervised_tokens >= shortest_answer:
-            examples.append(example)
-    return examples
+def load_batches(model_folder: Path, batch_size: int, count: int) -> list[Batch]:
+    """The demo's question-answer rows in Alpaca's form, without those whose answers are too short."""
+    from gemfleet.train.data.demo import demo_data_rows
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    prompts = ((PROMPT.format(instruction=str(row["prompt"]).strip()), row) for row in demo_data_rows())
+    examples = [tokenise(tokenizer, prompt, str(row["completion"]).strip()) for prompt, row in prompts]
+    long_enough = [example for example in examples if example.supervised_tokens >= SHORTEST_ANSWER]
+    return choose_batches(long_enough, batch_size, count, SEED)
 
 
 def choose_batches(examples: Sequence[Example], batch_size: int, count: int, seed: int) -> list[Batch]:
-    """`count` batches of distinct examples, a pure function of its arguments.
-
-    Raises UserError if there are too few examples.
-    """
+    """`count` batches of distinct examples, a pure function of its arguments. UserError if examples are too few."""
     needed = batch_size * count
     if needed > len(examples):
         raise UserError(
@@ -109,17 +101,26 @@ def padded_tokens(batch: Batch) -> int:
     return len(batch) * max(example.tokens for example in batch)
 
 
+def describe_batches(batches: Sequence[Batch]) -> dict[str, Any]:
+    """As the records keep it, so that a reader can judge how typical the examples are."""
+    return {
+        "source": "question-answer rows of chatterbot-corpus",
+        "tokens": token_statistics(batches),
+        "tokens_per_step": [batch_tokens(batch) for batch in batches],
+        "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],
+    }
+
+
 def token_statistics(batches: Sequence[Batch]) -> dict[str, float]:
-    """What the chosen examples look like, so that a reader can judge how typical they are."""
     examples = [example for batch in batches for example in batch]
-    tokens = sum(batch_tokens(batch) for batch in batches)
+    lengths, supervised = [e.tokens for e in examples], [e.supervised_tokens for e in examples]
     return {
         "examples": len(examples),
-        "tokens": tokens,
-        "tokens_per_example_mean": round(mean(example.tokens for example in examples), 1),
-        "tokens_per_example_median": median(example.tokens for example in examples),
-        "tokens_per_example_max": max(example.tokens for example in examples),
-        "supervised_tokens_per_example_mean": round(mean(example.supervised_tokens for example in examples), 1),
-        "supervised_share": round(sum(batch_supervised_tokens(batch) for batch in batches) / tokens, 4),
-        "padding_share_when_padded": round(1 - tokens / sum(padded_tokens(batch) for batch in batches), 4),
+        "tokens": sum(lengths),
+        "tokens_per_example_mean": round(mean(lengths), 1),
+        "tokens_per_example_median": median(lengths),
+        "tokens_per_example_max": max(lengths),
+        "supervised_tokens_per_example_mean": round(mean(supervised), 1),
+        "supervised_share": round(sum(supervised) / sum(lengths), 4),
+        "padding_share_when_padded": round(1 - sum(lengths) / sum(padded_tokens(batch) for batch in batches), 4),
     }

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from ..shared.quantiles import quantile, spread
-from ..shared.record import Run
+from gemfleet.benchmarks.shared.record import Run, median, spread
 
 LOSS_TOLERANCE = 0.005
 REFERENCE = "plain"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One process of one contender: all its steps, warm-up included. A failed one has `error` and maybe fewer steps."""
-
-    contender: str
-    repeat: int
-    step_seconds: tuple[float, ...]
-    losses: tuple[float, ...]
-    peak_rss_bytes: int
-    error: str | None = None
-
-    @classmethod
-    def of_run(cls, contender: str, run: Run) -> Outcome:
-        """What a record keeps of a run, as an outcome."""
-        peak = int(run.facts.get("peak_rss_bytes", 0))
-        return cls(contender, run.repeat, tuple(run.step_seconds), tuple(run.losses), peak, run.error)
 
 
 @dataclass(frozen=True)
@@ -55,7 +36,7 @@ class Summary:
     step_seconds: Mapping[str, float]
     peak_rss_bytes: int
     parity: Parity | None
-    errors: tuple[str, ...] = field(default=())
+    errors: tuple[str, ...] = ()
 
     @property
     def counts(self) -> bool:
@@ -75,7 +56,7 @@ def loss_parity(losses: Sequence[float], reference: Sequence[float]) -> Parity:
 
 def summarise(
     contender: str,
-    outcomes: Sequence[Outcome],
+    runs: Sequence[Run],
     warmup: int,
     tokens: Sequence[int],
     supervised: Sequence[int],
@@ -86,35 +67,32 @@ def summarise(
     tokens, supervised: non-pad tokens and targets of each step, warm-up included; the same for every contender, so that
     padding or repacking never counts as work done. reference: losses of the reference contender, None without one.
     """
-    done = [outcome for outcome in outcomes if outcome.error is None]
-    steps = [(i, seconds) for o in done for i, seconds in enumerate(o.step_seconds) if i >= warmup]
+    done = [run for run in runs if run.error is None]
+    steps = [(i, seconds) for run in done for i, seconds in enumerate(run.step_seconds) if i >= warmup]
     parity = None
     if done and reference is not None:
         # Every repeat trains the same; the one farthest off speaks for the contender (not a number: farther than any).
-        candidates = [loss_parity(outcome.losses, reference) for outcome in done]
+        candidates = [loss_parity(run.losses, reference) for run in done]
         parity = max(candidates, key=lambda p: math.inf if math.isnan(p.mean_difference) else p.mean_difference)
     return Summary(
         contender=contender,
         tokens_per_second=spread([tokens[i] / seconds for i, seconds in steps]),
-        supervised_tokens_per_second=quantile([supervised[i] / seconds for i, seconds in steps], 0.5),
+        supervised_tokens_per_second=median([supervised[i] / seconds for i, seconds in steps]),
         step_seconds=spread([seconds for _, seconds in steps]),
-        peak_rss_bytes=max((outcome.peak_rss_bytes for outcome in done), default=0),
+        peak_rss_bytes=max((int(run.facts["peak_rss_bytes"]) for run in done), default=0),
         parity=parity,
-        errors=tuple(outcome.error for outcome in outcomes if outcome.error is not None),
+        errors=tuple(run.error for run in runs if run.error is not None),
     )
 
 
 def speed_ratios(summaries: Sequence[Summary], baseline: str | None) -> dict[str, float]:
     """Median tokens/s of each contender that counts over the baseline's; empty without a baseline that counts."""
     rates = {s.contender: s.tokens_per_second["median"] for s in summaries if s.counts}
-    if baseline not in rates:
-        return {}
-    return {name: rate / rates[baseline] for name, rate in rates.items()}
+    return {name: rate / rates[baseline] for name, rate in rates.items()} if baseline in rates else {}
 
 
 def fastest(summaries: Sequence[Summary], prefix: str) -> str | None:
     """The fastest contender that counts among those whose name starts with `prefix`."""
-    rates = {
-        s.contender: s.tokens_per_second["median"] for s in summaries if s.counts and s.contender.startswith(prefix)
-    }
-    return max(rates, key=rates.__getitem__, default=None)
+    counting = [s for s in summaries if s.counts and s.contender.startswith(prefix)]
+    best = max(counting, key=lambda summary: summary.tokens_per_second["median"], default=None)
+    return None if best is None else best.contender

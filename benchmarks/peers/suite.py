@@ -1,128 +1,135 @@
 """Time one LoRA training step of several trainers on the same examples, on this machine's CPU; compare their losses.
 
-Contenders take turns, each in a fresh process with all cores: gemfleet, TRL in three modes, transformers' Trainer and a
-plain PyTorch loop. The figures hold for the CPU they were taken on and say nothing about GPUs.
+Contenders take turns, each in a fresh process with all cores: gemfleet, TRL in three modes, transformers' Trainer and
+a plain PyTorch loop. A trainer whose mean loss departs from the plain loop's by more than 0.5% does not count. Figures
+hold for the CPU they were taken on and say nothing about GPUs.
+
+  gemfleet bench peers --quick
+  gemfleet bench peers --contenders gemfleet,plain --steps 6 --batch 4
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gemfleet.benchmarks.shared import machine
+from gemfleet.benchmarks.shared.models import PACKAGED, packaged
+from gemfleet.benchmarks.shared.processes import run_steps
+from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Table, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Measure, Options, Record, Run, Suite, Tick, names, positive
 from gemfleet.train.errors import UserError
 
-from ..shared import machine
-from ..shared.record import Record, Run, write_case
-from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console, start_run
-from .adapter import write_initial_adapter
 from .contenders import CONTENDERS
-from .data import (
-    PROMPT,
-    SHORTEST_ANSWER,
-    Batch,
-    batch_supervised_tokens,
-    batch_tokens,
-    choose_batches,
-    examples_from_rows,
-    token_statistics,
+from .data import PROMPT, SHORTEST_ANSWER, batch_tokens, describe_batches, load_batches
+from .stats import REFERENCE, fastest, speed_ratios, summarise
+from .task import Recipe, Task, write_initial_adapter
+
+COLUMNS = (
+    *("trainer", "tokens/s", "p10-p90", "s/step", "peak GiB", "mean loss", "loss apart"),
+    *("over TRL's default", "over TRL's best"),
 )
-from .report import print_table, results_of, summary_line
-from .runner import run_one
-from .stats import REFERENCE, Outcome, Summary, summarise
-from .task import Recipe, Task
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m benchmarks peers`."""
-    parser.add_argument("--contenders", default=",".join(CONTENDERS), help="names with commas between (default: all)")
-    parser.add_argument("--steps", type=positive, default=6, help="measured steps of a repeat (default: 6)")
-    parser.add_argument("--warmup", type=positive, default=2, help="unmeasured steps before them (default: 2)")
-    parser.add_argument("--batch", type=positive, default=4, help="examples in a step (default: 4)")
-    parser.add_argument("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
-    parser.add_argument(
-        "--seed", type=int, default=42, help="chooses the examples and the initial adapter (default: 42)"
-    )
-    parser.add_argument(
-        "--shortest-answer",
-        type=positive,
-        default=SHORTEST_ANSWER,
-        help=f"leave out examples with fewer supervised tokens (default: {SHORTEST_ANSWER}, for Alpaca-like lengths)",
-    )
-    parser.add_argument("--model", type=Path, help="folder of a Gemma 3 (default: the packaged 270M)")
-    add_repeat_arguments(parser, "peers", repeats=3)
+class Peers(Suite):
+    name = "peers"
+    quick: Mapping[str, Any] = {"warmup": 1, "steps": 2}
+
+    def add_options(self, add: Add) -> None:
+        add("--contenders", default=",".join(CONTENDERS), help="names with commas between (default: all)")
+        add("--steps", type=positive, default=6, help="measured steps of a repeat (default: 6)")
+        add("--warmup", type=positive, default=2, help="unmeasured steps before them (default: 2)")
+        add("--batch", type=positive, default=4, help="examples in a step (default: 4)")
+        add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
+        add("--model-folder", type=Path, help="weights of a Gemma 3 (default: the packaged 270M)")
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        contenders, given = chosen_contenders(options.contenders), options.model_folder
+        options.model_folder = given.resolve() if given else packaged()
+        options.batches = load_batches(options.model_folder, options.batch, options.warmup + options.steps)
+        config = {
+            "model": given.name if given else PACKAGED,
+            "device": "cpu",
+            "batch": options.batch,
+            "warmup_steps": options.warmup,
+            "measured_steps": options.steps,
+            "threads": options.threads,
+            "recipe": Recipe().model_dump(mode="json"),
+            "data": {"prompt": PROMPT, "shortest_answer_tokens": SHORTEST_ANSWER, **describe_batches(options.batches)},
+        }
+        return [contender_case(name, config, options.warmup) for name in contenders]
+
+    @contextmanager
+    def measuring(self, options: Options) -> Iterator[Measure]:
+        with tempfile.TemporaryDirectory(prefix="peers-") as folder:
+            adapter, shared = Path(folder) / "initial.safetensors", {"recipe": Recipe(), "threads": options.threads}
+            shared |= {"model_folder": options.model_folder, "adapter_file": adapter}
+            write_initial_adapter(options.model_folder, Recipe(), adapter)
+            task = Task(batches=tuple(options.batches), **shared)
+            yield lambda case, run, tick: measure(task, case, run, tick)
+
+    def results(self, record: Record) -> dict[str, Any]:
+        return {}  # they need the reference's losses
+
+    def side_by_side(self, records: list[Record]) -> list[Record]:
+        """With figures of speed and parity; losses are set against the first finished repeat of the reference."""
+        reference = next((run.losses for r in records if r.case == REFERENCE for run in r.good_runs), None)
+        summaries = []
+        for record in records:
+            data = record.config["data"]
+            counts = data["tokens_per_step"], data["supervised_tokens_per_step"]
+            summaries.append(summarise(record.case, record.runs, record.warmup, *counts, reference))
+        best = fastest(summaries, "trl-")
+        over_default, over_best = speed_ratios(summaries, "trl-default"), speed_ratios(summaries, best)
+        found = []
+        for record, summary in zip(records, summaries, strict=True):
+            ratios = {"ratio_to_trl_default": over_default.get(record.case), "best_trl_mode": best}
+            ratios["ratio_to_best_trl"] = over_best.get(record.case)
+            results = {**asdict(summary), "counts": summary.counts, **ratios}
+            found.append(record.model_copy(update={"results": results}))
+        return found
+
+    def section(self, records: Sequence[Record]) -> Section:
+        ordered = sorted(records, key=lambda record: -record.results["tokens_per_second"]["median"])
+        rates = [record.results["tokens_per_second"] for record in ordered]
+        speed: Any = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
+        bars, y_title = [Series("speed", [record.case for record in ordered], *speed)], "non-pad tokens per second"
+        shares = {r.case: (r.results["parity"] or {}).get("per_step", ()) for r in ordered}
+        apart = [Series(c, range(1, len(each) + 1), [100 * x for x in each]) for c, each in shares.items() if each]
+        charts = [
+            Chart("peers-speed", "One LoRA step beside other trainers", "bar", "", y_title, bars),
+            Chart("peers-loss", "Loss parity", "line", "step", "loss apart from the plain loop's, %", apart),
+        ]
+        table = Table(COLUMNS, [cells(record) for record in ordered])
+        return Section("Beside other trainers", taken(records), [table], charts, notes(ordered[0]))
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        names = ("ratio_to_trl_default", "ratio_to_best_trl", "counts")
+        found = {record.case: record.results for record in records}
+        rates = {case: results["tokens_per_second"]["median"] for case, results in found.items()}
+        return {"results": {c: {"tokens_per_second": rates[c], **{n: found[c][n] for n in names}} for c in found}}
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write a record for each contender; the last line printed is a summary as JSON."""
-    if arguments.quick:
-        arguments.warmup, arguments.steps, arguments.repeat = 1, 2, 1
-    console = report_console()
-    contenders = chosen_contenders(arguments.contenders)
-    model_folder = arguments.model.resolve() if arguments.model else _demo_model()
-    batches = load_batches(model_folder, arguments)
-    with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-        recipe = Recipe(seed=arguments.seed)
-        task = Task(model_folder, Path(folder) / "initial.safetensors", tuple(batches), recipe, arguments.threads)
-        write_initial_adapter(model_folder, recipe, task.adapter_file)
-        suite = peers_suite(task, arguments.warmup, Path(folder) / "task.json")
-        config = describe(arguments, model_folder, batches)
-        cases = [contender_case(name, config, len(batches)) for name in contenders]
-        records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
-    summaries = summarise_all(records, batches, arguments.warmup)
-    records = with_results(records, summaries)
-    for record in records:
-        write_case(record, arguments.out)
-    print_table(console, summaries, token_statistics(batches))
-    print(summary_line(records, arguments.out))
-    return 1 if any(summary.errors for summary in summaries) else 0
+def measure(task: Task, case: Case, run: Run, tick: Tick) -> None:
+    """The contender in a fresh process."""
+    values = {"contender": case.name, "task": task.model_dump(mode="json")}
+    target = "gemfleet.benchmarks.peers.contenders:run_contender"
+    run_steps(run, len(task.batches), tick, target, values, threads=task.threads)
+    run.tokens = [batch_tokens(batch) for batch in task.batches]
 
 
-def peers_suite(task: Task, warmup: int, task_file: Path) -> Suite:
-    """Each contender in a fresh process, told what to do by a file."""
-    task.save(task_file)
-    tokens = [batch_tokens(batch) for batch in task.batches]
-
-    def measure(case: Case, repeat: int, tick: Tick) -> Run:
-        run = start_run(repeat)
-        outcome = run_one(
-            case.name, repeat, task_file, len(task.batches), task.threads, lambda done: tick(f"step {done}")
-        )
-        return run.model_copy(
-            update={
-                "step_seconds": list(outcome.step_seconds),
-                "tokens": tokens[: len(outcome.step_seconds)],
-                "losses": list(outcome.losses),
-                "facts": {"peak_rss_bytes": outcome.peak_rss_bytes},
-                "error": outcome.error,
-            }
-        )
-
-    # A contender's figures need the reference's losses: `with_results` makes them from all records.
-    return Suite("peers", warmup, measure, lambda record: record.results)
+def contender_case(name: str, config: dict[str, Any], warmup: int) -> Case:
+    return Case(name, {**config, "contender": CONTENDERS[name].summary}, warmup)
 
 
-def contender_case(name: str, config: dict[str, Any], steps: int) -> Case:
-    return Case(name, {**config, "contender": CONTENDERS[name].summary}, steps)
-
-
-def with_results(records: Sequence[Record], summaries: Sequence[Summary]) -> list[Record]:
-    """The records with figures of speed and parity."""
-    results = results_of(summaries)
-    return [record.model_copy(update={"results": results[record.case]}) for record in records]
-
-
-def chosen_contenders(names: str) -> tuple[str, ...]:
+def chosen_contenders(asked: str) -> list[str]:
     """The contenders asked for, in order. Raises UserError for an unknown one, or for TRL where it is not installed."""
-    chosen = tuple(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    unknown = [name for name in chosen if name not in CONTENDERS]
-    if unknown or not chosen:
-        raise UserError(f"--contenders has {', '.join(unknown) or 'no name'}; choose from: {', '.join(CONTENDERS)}")
+    chosen = names("--contenders", asked, tuple(CONTENDERS))
     needs_trl = [name for name in chosen if CONTENDERS[name].needs_trl]
     if needs_trl and find_spec("trl") is None:
         raise UserError(
@@ -132,48 +139,32 @@ def chosen_contenders(names: str) -> tuple[str, ...]:
     return chosen
 
 
-def load_batches(model_folder: Path, arguments: argparse.Namespace) -> list[Batch]:
-    """Tokenise the demo's question-answer rows and choose the batches."""
-    from gemfleet.train.data.demo import demo_data_rows
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    examples = examples_from_rows(demo_data_rows(), tokenizer, arguments.shortest_answer)
-    return choose_batches(examples, arguments.batch, arguments.warmup + arguments.steps, arguments.seed)
-
-
-def describe(arguments: argparse.Namespace, model_folder: Path, batches: Sequence[Batch]) -> dict[str, Any]:
-    """The setting of the measurement, as the records keep it."""
-    return {
-        "model": "Gemma 3 270M (packaged)" if arguments.model is None else model_folder.name,
-        "device": "cpu",
-        "batch": arguments.batch,
-        "warmup_steps": arguments.warmup,
-        "measured_steps": arguments.steps,
-        "threads": arguments.threads,
-        "recipe": json.loads(json.dumps(asdict(Recipe(seed=arguments.seed)))),
-        "data": {
-            "source": "question-answer rows of chatterbot-corpus",
-            "prompt": PROMPT,
-            "shortest_answer_tokens": arguments.shortest_answer,
-            "tokens": token_statistics(batches),
-            "tokens_per_step": [batch_tokens(batch) for batch in batches],
-            "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],
-        },
-    }
+def cells(record: Record) -> list[str]:
+    found = record.results
+    rate, parity = found["tokens_per_second"], found["parity"]
+    ratios = (found["ratio_to_trl_default"], found["ratio_to_best_trl"])
+    return [
+        record.case if found["counts"] else f"{record.case} (does not count)",
+        f"{rate['median']:.1f}",
+        f"{rate['p10']:.1f}-{rate['p90']:.1f}",
+        f"{found['step_seconds']['median']:.2f}",
+        f"{found['peak_rss_bytes'] / GIB:.2f}",
+        *((f"{parity['mean_loss']:.4f}", f"{parity['mean_difference']:.3%}") if parity else ("-", "-")),
+        *("-" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
+    ]
 
 
-def summarise_all(records: Sequence[Record], batches: Sequence[Batch], warmup: int) -> list[Summary]:
-    """One summary per contender, its losses set against the first finished repeat of the reference."""
-    outcomes = {record.case: [Outcome.of_run(record.case, run) for run in record.runs] for record in records}
-    references = (outcome.losses for outcome in outcomes.get(REFERENCE, []) if outcome.error is None)
-    reference = next(references, None)
-    tokens = [batch_tokens(batch) for batch in batches]
-    supervised = [batch_supervised_tokens(batch) for batch in batches]
-    return [summarise(name, found, warmup, tokens, supervised, reference) for name, found in outcomes.items()]
+def notes(record: Record) -> list[str]:
+    """What was trained on, and what the figures are; the same for all contenders."""
+    data, best = record.config["data"]["tokens"], record.results["best_trl_mode"]
+    return [
+        f"The same {data['examples']} examples of {data['tokens_per_example_mean']} tokens on average (median "
+        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}), batches, adapters and rate "
+        f"for all, in turn; {data['supervised_share']:.0%} supervised; padding a batch makes "
+        f"{data['padding_share_when_padded']:.0%} of it padding. A CPU says nothing about GPUs.",
+        "tokens/s: non-pad tokens of a step's examples over the seconds of that step; median over the measured steps "
+        f"of all repeats. A loss more than 0.5% from the plain loop's does not count. TRL's best mode: {best}.",
+    ]
 
 
-def _demo_model() -> Path:
-    from gemfleet.train.data.demo import demo_model_folder
-
-    return Path(demo_model_folder())
+SUITE = Peers()

@@ -1,21 +1,30 @@
-"""What one contender is asked to do, as a JSON file between the runner and the contender's own process."""
+"""What one contender is given: a task, which travels to its process as JSON, its initial adapter, and a clock.
+
+Every library draws lora_A in its own order, so the same seed alone would not make losses comparable: lora_A is drawn
+once and kept in a file, lora_B is zero.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from .data import Batch, Example
+from pydantic import BaseModel, ConfigDict
 
+from .data import Batch
+
+Tell = Callable[[dict[str, Any]], None]
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+PEFT_PREFIX = "base_model.model."
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(BaseModel):
     """The training recipe shared by all contenders: AdamW at a constant rate, LoRA without dropout."""
 
+    model_config = ConfigDict(frozen=True)
     learning_rate: float = 2e-4
     lora_r: int = 16
     lora_alpha: int = 32
@@ -28,41 +37,81 @@ class Recipe:
     seed: int = 42
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(BaseModel):
     """Train `model_folder` on `batches`, one optimizer step each, starting from the adapter in `adapter_file`."""
 
+    model_config = ConfigDict(frozen=True)
     model_folder: Path
     adapter_file: Path
     batches: tuple[Batch, ...]
     recipe: Recipe
     threads: int
 
-    def save(self, path: Path) -> None:
-        """Write the task as JSON."""
-        values = asdict(self) | {"model_folder": str(self.model_folder), "adapter_file": str(self.adapter_file)}
-        path.write_text(json.dumps(values), encoding="utf-8")
 
-    @staticmethod
-    def load(path: Path) -> Task:
-        """Read what `save` wrote."""
-        values = json.loads(path.read_text(encoding="utf-8"))
-        recipe: dict[str, Any] = {
-            field.name: tuple(value) if isinstance(value := values["recipe"][field.name], list) else value
-            for field in fields(Recipe)
-        }
-        return Task(
-            model_folder=Path(values["model_folder"]),
-            adapter_file=Path(values["adapter_file"]),
-            batches=tuple(tuple(_example(item) for item in batch) for batch in values["batches"]),
-            recipe=Recipe(**recipe),
-            threads=values["threads"],
-        )
+class StepClock:
+    """Times steps. One lasts from the end of the one before it, so fetching and collating its batch are part of it."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell, self._last = tell, 0.0
+
+    def start(self) -> None:
+        """Call once the model is ready, just before the first step."""
+        from gemfleet.train.device.memory import forget_resident_peak
+
+        forget_resident_peak()  # loading a checkpoint can peak higher than training
+        self._last = time.perf_counter()
+
+    def step_done(self, loss: float) -> None:
+        """Call after the optimizer's update; `loss` is the mean over the step's supervised tokens before it."""
+        self._tell({"seconds": time.perf_counter() - self._last, "loss": loss})
+        self._last = time.perf_counter()
 
 
-def _example(values: dict[str, object]) -> Example:
-    input_ids = values["input_ids"]
-    supervised_from = values["supervised_from"]
-    assert isinstance(input_ids, list)
-    assert isinstance(supervised_from, int)
-    return Example(str(values["prompt"]), str(values["completion"]), tuple(input_ids), supervised_from)
+def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path) -> None:
+    """Draw lora_A [r, in_features] fp32 for every target module, uniform in ±1/√in_features as peft does, and save it.
+
+    Only the model's shapes are needed: it is built on the meta device, without weights.
+    """
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_folder))
+    generator = torch.Generator().manual_seed(recipe.seed)
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name.rpartition(".")[2] in recipe.target_modules:
+            uniform = torch.rand(recipe.lora_r, module.in_features, generator=generator)
+            tensors[name] = (2 * uniform - 1) * (1 / math.sqrt(module.in_features))
+    save_file(tensors, destination)
+
+
+def load_initial_adapter(model: Any, adapter_file: Path) -> None:
+    """Copy lora_A from the file into a peft model and clear lora_B.
+
+    Raises RuntimeError if the model's adapters are not exactly those of the file.
+    """
+    import torch
+    from safetensors.torch import load_file
+
+    left = load_file(adapter_file)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            module, lora_a, _ = name.removeprefix(PEFT_PREFIX).partition(".lora_A.")
+            if lora_a:
+                if module not in left:
+                    raise RuntimeError(f"the adapter on {module} is not in {adapter_file.name}")
+                parameter.copy_(left.pop(module))
+            elif ".lora_B." in name:
+                parameter.zero_()
+    if left:
+        raise RuntimeError(f"the model has no adapter on {', '.join(sorted(left))}")
+
+
+def lora_config(recipe: Recipe) -> Any:
+    """The recipe as peft's configuration."""
+    from peft import LoraConfig
+
+    sizes = {"r": recipe.lora_r, "lora_alpha": recipe.lora_alpha, "lora_dropout": 0.0}
+    return LoraConfig(**sizes, target_modules=list(recipe.target_modules), task_type="CAUSAL_LM")

@@ -1,155 +1,96 @@
 """Train two steps of several shapes, each in a fresh process on this machine's CPU, and set the peak of its resident
-set beyond its baseline against what `gemfleet plan` foretells. Weights are random; no model is read."""
+set beyond its baseline against what `gemfleet plan` foretells. Weights are random; no model is read. The exit code is 1
+where a prediction is off by more than a fifth.
+
+  gemfleet bench plan --quick
+  gemfleet bench plan --cases 270m-bf16-512x2,270m-bf16-512x2-fsdp2-2ranks --repeat 3
+"""
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from gemfleet.train.errors import UserError
-from gemfleet.train.planning import MemoryParts
+from gemfleet.benchmarks.shared import machine
+from gemfleet.benchmarks.shared.processes import in_ranks
+from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Table, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Suite, Tick, names, positive
 
-from ..shared import machine
-from ..shared.children import child_environment
-from ..shared.record import Record, new_record, write_stamped
-from .cases import CASES, Case
+from .cases import CASES
 
-RESULTS = Path(__file__).resolve().parents[1] / "results"
 TOLERANCE = 0.20
-GIB = 2**30
+PARTS = ("weights", "adapter state", "activations", "logits", "runtime")
+COLUMNS = ("shape-dtype-length x rows", *(f"{part} GiB" for part in PARTS), "foretold GiB", "measured GiB", "error")
 
 
-@dataclass(frozen=True)
-class Result:
-    """measured: peak of the resident set beyond the baseline, in bytes."""
+class Plan(Suite):
+    name = "plan"
+    repeats = 1
+    quick: Mapping[str, Any] = {"cases": "270m-bf16-512x2"}
 
-    case: Case
-    predicted: MemoryParts
-    measured: int
-    baseline: int
+    def add_options(self, add: Add) -> None:
+        add("--cases", default=",".join(CASES), help="names with commas between (default: all)")
+        add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
 
-    @property
-    def error(self) -> float:
-        """Of the prediction, as a share of what was measured; positive where too much was foretold."""
-        return self.predicted.total / self.measured - 1
+    def cases(self, options: Options) -> Sequence[Case]:
+        return [
+            Case(name, {**asdict(CASES[name]), "threads": options.threads, "device": "cpu"})
+            for name in names("--cases", options.cases, tuple(CASES))
+        ]
 
-    @property
-    def holds(self) -> bool:
-        return abs(self.error) <= TOLERANCE
+    def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
+        """One fresh process for each rank, which share the cores; the rank that takes most counts."""
+        from gemfleet.benchmarks.shared.random_base import save_random_base
 
+        shape, found = CASES[case.name], list[dict[str, int]]()
+        threads = max(1, options.threads // shape.ranks)
+        with tempfile.TemporaryDirectory(prefix="plan-") as folder:
+            if shape.needs_files:
+                save_random_base(shape.shape(), shape.torch_dtype, Path(folder))
+            task = {"case": case.name, "weights": folder, "threads": threads}
+            target = "gemfleet.benchmarks.plan.child:train_rank"
+            in_ranks(target, task, lambda _, event: found.append(event), ranks=shape.ranks, threads=threads)
+        run.facts = dict(max(found, key=lambda facts: facts["measured_bytes"]))
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `python -m benchmarks plan`."""
-    parser.add_argument("--cases", default=",".join(CASES), help="names with commas between (default: all)")
-    parser.add_argument("--threads", type=int, default=machine.usable_cores(), help="default: one per core")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="where the record goes (default: benchmarks/results)")
+    def results(self, record: Record) -> dict[str, Any]:
+        """The largest peak of all runs, and the error of the prediction as a share of it."""
+        worst = max((run.facts for run in record.good_runs), key=lambda facts: int(facts["measured_bytes"]))
+        predicted = CASES[record.case].predicted()
+        error = predicted.total / worst["measured_bytes"] - 1
+        return {"predicted_bytes": {**asdict(predicted), "total": predicted.total}, **worst, "error": error}
 
+    def section(self, records: Sequence[Record]) -> Section:
+        good = [record for record in records if record.results]
+        cases = [record.case for record in good]
+        foretold = [record.results["predicted_bytes"]["total"] / GIB for record in good]
+        measured = [record.results["measured_bytes"] / GIB for record in good]
+        series = [Series("foretold", cases, foretold), Series("measured", cases, measured)]
+        chart = Chart("plan-memory", "Memory that the plan foretells", "bar", "", "GiB", series)
+        note = "Measured: peak of the resident set beyond what it was once everything was imported. Random weights."
+        table = Table(COLUMNS, [cells(record) for record in good])
+        return Section("The plan's memory", taken(records), [table], [chart] if good else [], [note])
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write record and table; the last line is JSON. 1 where a prediction is off by more."""
-    results = []
-    for case in chosen_cases(arguments.cases):
-        results.append(measure(case, arguments.threads))
-        print(table_line(results[-1]), flush=True)
-    record = build_record(results, arguments.threads)
-    path = write(record, results, arguments.out)
-    worst = max((result.error for result in results), key=abs)
-    print(json.dumps({"suite": "plan", "record": path.name, "cases": len(results), "worst_error": round(worst, 4)}))
-    return 0 if all(result.holds for result in results) else 1
+    def misses(self, records: Sequence[Record]) -> list[str]:
+        off = {record.case: record.results["error"] for record in records if record.results}
+        return [
+            f"{case}: the prediction is off by {error:+.1%}" for case, error in off.items() if abs(error) > TOLERANCE
+        ]
 
-
-def chosen_cases(names: str) -> list[Case]:
-    """The cases asked for, in order. Raises UserError for one that does not exist."""
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = [name for name in chosen if name not in CASES]
-    if unknown or not chosen:
-        raise UserError(f"--cases has {', '.join(unknown) or 'no name'}; choose from: {', '.join(CASES)}")
-    return [CASES[name] for name in dict.fromkeys(chosen)]
-
-
-def measure(case: Case, threads: int) -> Result:
-    """One fresh process for each rank; the rank that takes most counts. UserError with its last words if one fails."""
-    from ..shared.random_base import save_random_base
-
-    with tempfile.TemporaryDirectory(prefix="plan-") as folder:
-        if case.needs_files:
-            save_random_base(case.shape(), case.torch_dtype, Path(folder))
-        ranks = [start(case, threads, Path(folder), rank) for rank in range(case.ranks)]
-        answers = [rank.communicate()[0] for rank in ranks]
-        for number, rank in enumerate(ranks):
-            if rank.returncode != 0:
-                words = errors_file(Path(folder), number).read_text().strip().splitlines() or ["it printed nothing"]
-                raise UserError(f"a process of {case.name} ended with code {rank.returncode}: {words[-1]}")
-    worst = max((json.loads(answer) for answer in answers), key=lambda found: int(found["peak_bytes"]))
-    return Result(case, case.predicted(), int(worst["peak_bytes"]), int(worst["baseline_bytes"]))
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        errors: list[float] = [record.results["error"] for record in records if record.results]
+        worst = sorted(errors, key=abs)[-1] if errors else None
+        return {"cases": len(errors), "worst_error": None if worst is None else round(worst, 4)}
 
 
-def start(case: Case, threads: int, folder: Path, rank: int) -> subprocess.Popen[str]:
-    """The cores are shared out among the ranks."""
-    threads = max(1, threads // case.ranks)
-    command = [sys.executable, "-m", f"{__package__}.child", case.name, str(threads), str(folder), str(rank)]
-    with errors_file(folder, rank).open("w") as errors:
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=child_environment(threads)
-        )
+def cells(record: Record) -> list[str]:
+    found, sizes = record.results, record.results["predicted_bytes"]
+    kept = sizes["activations"] + sizes["transient"]
+    state = sizes["adapters"] + sizes["gradients"] + sizes["optimizer"]
+    parts = (sizes["weights"], state, kept, sizes["logits"], sizes["runtime"], sizes["total"], found["measured_bytes"])
+    return [record.case, *(f"{part / GIB:.2f}" for part in parts), f"{found['error']:+.1%}"]
 
 
-def errors_file(folder: Path, rank: int) -> Path:
-    """What a rank writes to its standard error: a file, as nobody reads it while ranks wait for one another."""
-    return folder / f"errors-{rank}.txt"
-
-
-def build_record(results: Sequence[Result], threads: int) -> Record:
-    """Everything foretold and measured, in bytes, and on what."""
-    shapes = [
-        {
-            "name": result.case.name,
-            **asdict(result.case),
-            "predicted_bytes": {**asdict(result.predicted), "total": result.predicted.total},
-            "measured_bytes": result.measured,
-            "baseline_bytes": result.baseline,
-            "error": result.error,
-        }
-        for result in results
-    ]
-    return new_record(
-        "plan", "memory", {"threads": threads, "tolerance": TOLERANCE, "device": "cpu"}, results={"shapes": shapes}
-    )
-
-
-def table_line(result: Result) -> str:
-    """One row of the table, as Markdown."""
-    p = result.predicted
-    kept = p.activations + p.transient
-    parts = (p.weights, p.adapters + p.gradients + p.optimizer, kept, p.logits, p.runtime, p.total, result.measured)
-    return f"| {result.case.name} | " + " | ".join(f"{part / GIB:.2f}" for part in parts) + f" | {result.error:+.1%} |"
-
-
-def write(record: Record, results: Sequence[Result], folder: Path) -> Path:
-    """The record as JSON and the table as Markdown beside it; returns the former."""
-    path = write_stamped(record, folder)
-    path.with_suffix(".md").write_text(table(record, results), encoding="utf-8")
-    return path
-
-
-def table(record: Record, results: Sequence[Result]) -> str:
-    """Predicted against measured, for people."""
-    columns = ("weights", "adapter state", "activations", "logits", "runtime", "predicted", "measured")
-    return "\n".join(
-        (
-            f"Memory of training on a CPU, in GiB: the plan against one fresh process each (`{record.command}`, "
-            f"{record.hardware['cpu']}, torch {record.versions['torch']}).",
-            "Measured: peak of the resident set beyond what it was once everything was imported. Random weights.",
-            "",
-            "| shape-dtype-length x rows | " + " | ".join(columns) + " | error |",
-            "|---|" + "---:|" * (len(columns) + 1),
-            *(table_line(result) for result in results),
-            "",
-        )
-    )
+SUITE = Plan()

@@ -1,25 +1,32 @@
-"""Charts as PNG files, for places that show no HTML."""
+"""Charts as PNG files, drawn once for the page and for all other places. Needs matplotlib, and no display."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
-from .chart import Chart, Series
+from gemfleet.benchmarks.shared.section import Chart, Series
 
-INCHES = (9.0, 5.0)
-DOTS_PER_INCH = 110
+INCHES, DOTS_PER_INCH = (9.0, 5.0), 110
 LONG_LABEL = 12  # characters above which labels are turned
+# Okabe and Ito's colours, which people who see colours differently can tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#7F7F7F")
+IDEAL_COLOUR = "#444444"
 
 
-def draw(chart: Chart, folder: Path) -> Path:
-    """`<folder>/<chart's name>.png`; needs matplotlib, without a display."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def png(chart: Chart) -> bytes:
+    file = io.BytesIO()
+    figure(chart).savefig(file, format="png", metadata={"Software": None})
+    return file.getvalue()
+
+
+def figure(chart: Chart) -> Any:
+    """matplotlib's figure of a chart."""
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
+    drawn: Any = Figure(figsize=INCHES, dpi=DOTS_PER_INCH, layout="constrained")
+    axes = drawn.subplots()
+    axes.set_prop_cycle(color=COLOURS)
     (_lines if chart.kind == "line" else _bars)(axes, chart)
     axes.set(title=chart.title, xlabel=chart.x_title, ylabel=chart.y_title)
     axes.set_ylim(bottom=0)
@@ -27,17 +34,14 @@ def draw(chart: Chart, folder: Path) -> Path:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     if len(chart.series) > 1:
-        figure.legend(loc="outside lower center", ncols=min(3, len(chart.series)), fontsize=8, frameon=False)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{chart.name}.png"
-    figure.savefig(path, metadata={"Software": None})
-    return path
+        drawn.legend(loc="outside lower center", ncols=min(3, len(chart.series)), fontsize=8, frameon=False)
+    return drawn
 
 
 def _lines(axes: Any, chart: Chart) -> None:
-    for series, colour in zip(chart.series, chart.colours(), strict=True):
-        style = "--" if series.ideal else "o-"
-        axes.plot(series.x, series.y, style, color=colour, label=series.name, linewidth=1.6, markersize=4)
+    for series in chart.series:
+        style: dict[str, Any] = {"linestyle": "--", "color": IDEAL_COLOUR} if series.ideal else {"marker": "o"}
+        axes.plot(series.x, series.y, label=series.name, linewidth=1.6, markersize=4, **style)
     places = sorted({float(x) for series in chart.series for x in series.x})
     if all(place.is_integer() for place in places):
         axes.set_xticks(places, [f"{place:.0f}" for place in places])
@@ -45,25 +49,21 @@ def _lines(axes: Any, chart: Chart) -> None:
 
 def _bars(axes: Any, chart: Chart) -> None:
     names = list(dict.fromkeys(str(x) for series in chart.series for x in series.x))
-    stacked = chart.kind == "stack"
-    below = dict.fromkeys(names, 0.0)
+    stacked, below = chart.kind == "stack", dict.fromkeys(names, 0.0)
     width = 0.6 if stacked else 0.8 / max(1, len(chart.series))
-    for number, (series, colour) in enumerate(zip(chart.series, chart.colours(), strict=True)):
+    for number, series in enumerate(chart.series):
         beside = 0.0 if stacked else (number - (len(chart.series) - 1) / 2) * width
         places = [names.index(str(x)) + beside for x in series.x]
         bottom = [below[str(x)] for x in series.x] if stacked else None
-        options = {"color": colour, "label": series.name, "yerr": _errors(series), "capsize": 3}
-        axes.bar(places, series.y, width, bottom=bottom, **options)
+        axes.bar(places, series.y, width, bottom=bottom, label=series.name, yerr=_errors(series), capsize=3)
         for x, y in zip(series.x, series.y, strict=True):
             below[str(x)] += y
     turned = len(names) > 3 and max(map(len, names)) > LONG_LABEL
-    slant = {"rotation": 25, "ha": "right"} if turned else {}
-    axes.set_xticks(range(len(names)), names, fontsize=8, **slant)
+    axes.set_xticks(range(len(names)), names, fontsize=8, **({"rotation": 25, "ha": "right"} if turned else {}))
 
 
 def _errors(series: Series) -> list[list[float]] | None:
     if series.low is None or series.high is None:
         return None
-    down = [y - low for y, low in zip(series.y, series.low, strict=True)]
-    up = [high - y for y, high in zip(series.y, series.high, strict=True)]
-    return [down, up]
+    ends = zip(series.y, series.low, series.high, strict=True)
+    return [list(side) for side in zip(*((y - low, high - y) for y, low, high in ends), strict=True)]

@@ -2,101 +2,163 @@
 
 Efficiency is T_N / (N T_1), T_1 being the fastest single worker of all micro-batches tried, compared round by round.
 On a CPU a worker has one thread; several GPUs of one machine are used where there are some. No network is measured.
+
+  gemfleet bench scaling --quick
+  gemfleet bench scaling --workers 1,2,4 --modes weak --micro 2
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from gemfleet.benchmarks.shared.models import REAL, SHAPES
+from gemfleet.benchmarks.shared.record import median
+from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
+from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
+from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
+from gemfleet.benchmarks.training.figures import notes, table
 from gemfleet.train.errors import UserError
 
-from ..shared.models import REAL, model_folder
-from ..shared.record import Run
-from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console
-from ..throughput.suite import numbers, resolved_device
-from ..throughput.table import print_table, write_table
-from ..training.case import STRATEGIES, TrainingCase
-from ..training.figures import figures
-from ..training.ranks import measure_training
-from .efficiency import MODES, efficiencies, print_efficiencies, write_efficiencies
+MODES = ("weak", "strong")
+COLUMNS = (
+    "mode",
+    "workers",
+    "rows each",
+    "best micro",
+    "tokens/s",
+    "efficiency",
+    "least-most",
+    "MB on the wire a step",
+)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gemfleet bench scaling`."""
-    add = parser.add_argument
-    add("--model", default=REAL, help=f"size (default: {REAL})")
-    add("--strategy", choices=STRATEGIES, default="ddp", help="default: ddp")
-    add("--precision", choices=("bf16", "fp32"), default="bf16", help="default: bf16")
-    add("--workers", default="1,2", help="numbers of workers, with commas between, 1 among them (default: 1,2)")
-    add("--modes", default="weak,strong", help=f"of {', '.join(MODES)} (default: both)")
-    add("--length", type=positive, default=256, help="tokens in a row (default: 256)")
-    add("--rows", type=positive, default=2, help="rows of a worker in a step when weak (default: 2)")
-    add("--micro", default="1,2", help="rows in a pass, each tried with every number of workers (default: 1,2)")
-    add("--document", type=positive, default=256, help="tokens of a document inside a row (default: 256)")
-    add("--threads", type=positive, default=1, help="of a worker on a CPU (default: 1)")
-    add("--steps", type=positive, default=6, help="measured steps of a run (default: 6)")
-    add("--warmup", type=positive, default=2, help="steps before them (default: 2)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one")
-    add("--model-folder", type=Path, help=f"weights of the {REAL} in place of the packaged ones")
-    add_repeat_arguments(parser, "scaling", repeats=3)
+class Scaling(TrainingSuite):
+    name = "scaling"
+    steps, threads = 6, 1
+    quick: Mapping[str, Any] = dict(TrainingSuite.quick) | {
+        "model": "tiny",
+        "precision": "fp32",
+        "length": 128,
+        "micro": "2",
+    }
+
+    def add_options(self, add: Add) -> None:
+        add("--model", choices=SHAPES, default=REAL, help=f"size (default: {REAL})")
+        add("--strategy", choices=STRATEGIES, default="ddp", help="default: ddp")
+        add("--precision", choices=("bf16", "fp32"), default="bf16", help="default: bf16")
+        add("--workers", default="1,2", help="numbers of workers, with commas between, 1 among them (default: 1,2)")
+        add("--modes", default="weak,strong", help=f"of {', '.join(MODES)} (default: both)")
+        add("--length", type=positive, default=256, help="tokens in a row (default: 256)")
+        add("--rows", type=positive, default=2, help="rows of a worker in a step when weak (default: 2)")
+        add("--micro", default="1,2", help="rows in a pass, each tried with every number of workers (default: 1,2)")
+        super().add_options(add)
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        """Each case once, though weak and strong share some."""
+        workers, modes = numbers("--workers", options.workers), names("--modes", options.modes, MODES)
+        if 1 not in workers:
+            raise UserError(f"--workers is {options.workers}, but scaling is told against one worker; begin with 1,")
+        total = options.rows * max(workers)
+        if "strong" in modes and any(total % count for count in workers):
+            raise UserError(f"{total} rows cannot be shared evenly by --workers {options.workers}; give another --rows")
+        rows = {(count, options.rows) for count in workers if "weak" in modes}
+        rows |= {(count, total // count) for count in workers if "strong" in modes}
+        fields = ("model", "strategy", "precision", "length", "document", "threads", "warmup", "steps")
+        fixed = {name: getattr(options, name) for name in fields} | {"save_every": 0}
+        fixed["device"] = resolved_device(options.device)
+        micros = numbers("--micro", options.micro)
+        each = [(count, rows, micro) for count, rows in sorted(rows) for micro in micros if micro <= rows]
+        return [TrainingCase(**fixed, ranks=count, rows=rows, micro=micro).as_case() for count, rows, micro in each]
+
+    def section(self, records: Sequence[Record]) -> Section:
+        points, config = efficiencies(records), records[0].config
+        setting = (
+            f"{config['model']}, {config['strategy']}, {config['precision']}, rows of {config['length']} tokens, "
+            f"{config['threads']} thread(s) a worker, all workers on one machine: no network is in these figures. "
+            "Efficiency is against the fastest single worker, round by round: median, least and most."
+        )
+        tables = [Table(COLUMNS, [point.cells() for point in points]), table(records)]
+        return Section("Scaling", taken(records), tables, [chart(points)] if points else [], [setting, *notes(records)])
+
+    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
+        return {"efficiency": {f"{p.mode}-{p.workers}": round(p.efficiency, 4) for p in efficiencies(records)}}
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the tables, write records and tables; the last line printed is a summary as JSON."""
-    if arguments.quick:
-        arguments.model, arguments.precision, arguments.length, arguments.document = "tiny", "fp32", 128, 64
-        arguments.micro, arguments.steps, arguments.warmup, arguments.repeat = "2", 3, 1, 1
-    console = report_console()
-    suite = Suite("scaling", arguments.warmup, partial(_measure, arguments), figures)
-    cases = chosen_cases(arguments)
-    records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
-    found = efficiencies(records)
-    print_table(console, records)
-    print_efficiencies(console, found)
-    write_table(records, arguments.out / "scaling-cases.md")
-    write_efficiencies(found, arguments.out / "scaling.md")
-    results = {f"{point.mode}-{point.workers}": round(point.efficiency, 4) for point in found}
-    print(json.dumps({"suite": "scaling", "records": str(arguments.out), "efficiency": results}))
-    return 1 if any(run.error for record in records for run in record.runs) else 0
+@dataclass(frozen=True)
+class Point:
+    """tokens_per_second: of the best micro-batch; efficiency: median over rounds, with the least and the most."""
+
+    mode: str
+    workers: int
+    rows: int
+    micro: int
+    tokens_per_second: float
+    efficiency: float
+    least: float
+    most: float
+    wire_bytes: int
+
+    def cells(self) -> list[str]:
+        shares, wire = f"{self.least:.1%}-{self.most:.1%}", f"{self.wire_bytes / 1e6:.2f}"
+        where = (self.mode, str(self.workers), str(self.rows), str(self.micro))
+        return [*where, f"{self.tokens_per_second:,.1f}", f"{self.efficiency:.1%}", shares, wire]
 
 
-def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
-    """Each case once, though weak and strong share some. Raises UserError where rows cannot be shared evenly."""
-    workers, modes = numbers("--workers", arguments.workers), arguments.modes.split(",")
-    if 1 not in workers:
-        raise UserError(f"--workers is {arguments.workers}, but scaling is told against one worker; begin with 1,")
-    if unknown := set(modes) - set(MODES):
-        raise UserError(f"--modes has {', '.join(sorted(unknown))}; choose from: {', '.join(MODES)}")
-    total = arguments.rows * max(workers)
-    if "strong" in modes and any(total % count for count in workers):
-        raise UserError(f"{total} rows cannot be shared evenly by --workers {arguments.workers}; give another --rows")
-    rows = {(count, arguments.rows) for count in workers if "weak" in modes}
-    rows |= {(count, total // count) for count in workers if "strong" in modes}
-    cases = [_case(arguments, *each, micro) for each in sorted(rows) for micro in numbers("--micro", arguments.micro)]
-    return [Case(case.name, case.config(), case.total_steps) for case in cases if case.micro <= case.rows]
+def efficiencies(records: Sequence[Record]) -> list[Point]:
+    """Weak: as many rows for each worker as one has. Strong: one worker's rows shared. Empty without a single one."""
+    good = [record for record in records if record.good_runs]
+    singles = [record for record in good if record.config["ranks"] == 1]
+    if not singles:
+        return []
+    reference = max(singles, key=_rate)  # the fastest single worker of all its rows and micro-batches
+    every = sorted({record.config["ranks"] for record in good})
+    points: list[Point] = []
+    for mode in MODES:
+        of_mode = []
+        base = (min if mode == "weak" else max)(record.config["rows"] for record in singles)
+        for workers in every:
+            rows = base if mode == "weak" else base // workers
+            found = [r for r in good if (r.config["ranks"], r.config["rows"]) == (workers, rows)]
+            if found:
+                of_mode.append(_point(mode, max(found, key=_rate), reference))
+        if len(of_mode) == len(every):  # a single worker's rows alone make no mode
+            points += of_mode
+    return points
 
 
-def _case(arguments: argparse.Namespace, workers: int, rows: int, micro: int) -> TrainingCase:
-    return TrainingCase(
-        model=arguments.model,
-        strategy=arguments.strategy,
-        precision=arguments.precision,
-        length=arguments.length,
-        document=arguments.document,
-        rows=rows,
-        micro=micro,
-        ranks=workers,
-        threads=arguments.threads,
-        device=resolved_device(arguments.device),
-        warmup=arguments.warmup,
-        steps=arguments.steps,
-        save_every=0,
-    )
+def _point(mode: str, record: Record, reference: Record) -> Point:
+    workers, rows, micro = (int(record.config[name]) for name in ("ranks", "rows", "micro"))
+    ours, theirs = round_rates(record), round_rates(reference)
+    shares = [ours[repeat] / (workers * theirs[repeat]) for repeat in ours if repeat in theirs] or [float("nan")]
+    wire = int(record.runs[-1].facts["wire_bytes_per_step"])
+    return Point(mode, workers, rows, micro, _rate(record), median(shares), min(shares), max(shares), wire)
 
 
-def _measure(arguments: argparse.Namespace, case: Case, repeat: int, tick: Tick) -> Run:
-    training = TrainingCase(**case.config)
-    return measure_training(training, model_folder(training.model, arguments.model_folder), repeat, tick)
+def round_rates(record: Record) -> dict[int, float]:
+    """Median tokens per second of each round."""
+    return {
+        run.repeat: median([t / s for t, s in zip(run.tokens, run.step_seconds, strict=True)][record.warmup :])
+        for run in record.good_runs
+    }
+
+
+def _rate(record: Record) -> float:
+    return median(list(round_rates(record).values()))
+
+
+def chart(points: Sequence[Point]) -> Chart:
+    """Tokens per second by workers, beside those of as many best single workers."""
+    series = []
+    for mode in dict.fromkeys(point.mode for point in points):
+        mine = [point for point in points if point.mode == mode]
+        series.append(Series(f"{mode} scaling", [float(p.workers) for p in mine], [p.tokens_per_second for p in mine]))
+    one = max(point.tokens_per_second for point in points if point.workers == 1)
+    x = sorted({float(point.workers) for point in points})
+    series.append(Series("ideal: N times the best single worker", x, [one * n for n in x], ideal=True))
+    return Chart("scaling", "Scaling", "line", "workers", "non-pad tokens per second, all workers", series)
+
+
+SUITE = Scaling()

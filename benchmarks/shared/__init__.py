@@ -1,1 +1,1 @@
-"""What every suite uses: one format of records, one way to repeat and to resume, facts of the machine, quantiles."""
+"""What every suite uses: suites and their options, rounds, one format of records, sections, processes, models."""

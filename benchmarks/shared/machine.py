@@ -8,6 +8,8 @@ import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,16 @@ MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 def usable_cores() -> int:
     """Cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def facts() -> dict[str, Any]:
+    """What a record says of the machine, the source and the command, as of now."""
+    return {
+        "command": command_line(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+        "versions": {"python": platform.python_version(), **dict(_versions())},
+    }
 
 
 def hardware() -> dict[str, Any]:
@@ -54,15 +66,11 @@ def _gpus() -> dict[str, Any]:
     return {"gpus": [row[0] for row in rows], "driver": rows[0][1], "cuda": torch.version.cuda} if rows else {}
 
 
-def versions() -> dict[str, str]:
-    """Installed versions of the libraries that take part."""
-    found = {"python": platform.python_version()}
+def _versions() -> Iterator[tuple[str, str]]:
+    """Of the libraries that take part and are installed."""
     for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            yield name, metadata.version(name)
 
 
 def git_commit() -> str | None:

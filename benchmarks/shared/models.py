@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from gemfleet.train.config.home import gemfleet_home
-from gemfleet.train.errors import UserError
 from gemfleet.train.planning import SIZES, ModelShape
 
 TINY = ModelShape(
@@ -21,7 +19,9 @@ TINY = ModelShape(
     sliding_layers=4,
     vocabulary=4096,
 )
+SHAPES = {"tiny": TINY, **SIZES}
 REAL = "270m"  # the one size whose weights come with a package
+PACKAGED = "Gemma 3 270M (packaged)"
 
 
 def model_folder(model: str, given: Path | None) -> Path:
@@ -30,27 +30,20 @@ def model_folder(model: str, given: Path | None) -> Path:
     Random weights train at the speed of real ones; only their loss says less.
     """
     if model == REAL:
-        return given.resolve() if given else _packaged()
-    shapes = {**SIZES, "tiny": TINY}
-    if model not in shapes:
-        raise UserError(f"--models has {model}; choose from: {', '.join(shapes)}")
-    return _random(shapes[model])
-
-
-def _packaged() -> Path:
-    from gemfleet.train.data.demo import demo_model_folder
-
-    return Path(demo_model_folder())
-
-
-def _random(shape: ModelShape) -> Path:
-    folder = gemfleet_home() / "cache" / "bench" / f"random-{shape.name}"
+        return given.resolve() if given else packaged()
+    folder = gemfleet_home() / "cache" / "bench" / f"random-{model}"
     if not (folder / "complete").exists():
         import torch
 
         from .random_base import random_base
 
-        base = random_base(shape, torch.bfloat16)
-        base.save_pretrained(folder)
-        (folder / "complete").write_text(json.dumps({"vocabulary": shape.vocabulary}))
+        random_base(SHAPES[model], torch.bfloat16).save_pretrained(folder)
+        (folder / "complete").touch()
     return folder
+
+
+def packaged() -> Path:
+    """UserError with a remedy where the demonstration's packages are not installed."""
+    from gemfleet.train.data.demo import demo_model_folder
+
+    return Path(demo_model_folder())

@@ -1,18 +1,21 @@
 """The one format of results: a JSON file for each case of a suite, with everything needed to judge it or take it again.
 
-A case is measured in several runs, each in fresh processes; their raw step times are kept, figures are made from them.
-Suites that measure no steps leave `runs` empty and put what they found into `results`.
+A case is measured in several runs; what each of them found is kept raw, and figures are made from all of them, mostly
+quantiles.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from gemfleet.train.errors import UserError
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -22,7 +25,7 @@ SCHEMA_VERSION: Literal[2] = 2
 
 
 class Run(BaseModel):
-    """One measurement of a case in fresh processes.
+    """One measurement of a case.
 
     step_seconds: every step, warm-up included; empty where a case has no steps
     tokens:       non-pad tokens of each of them over all ranks; losses: the mean per supervised token, where told
@@ -72,29 +75,34 @@ def now() -> str:
 
 def new_record(suite: str, case: str, config: dict[str, Any], warmup: int = 0, **parts: Any) -> Record:
     """A record of this machine, this source and this command, as of now."""
-    return Record(
-        suite=suite,
-        case=case,
-        finished_at=now(),
-        command=machine.command_line(),
-        git_commit=machine.git_commit(),
-        hardware=machine.hardware(),
-        versions=machine.versions(),
-        config=config,
-        warmup=warmup,
-        **parts,
-    )
+    given = {"suite": suite, "case": case, "config": config, "warmup": warmup, "finished_at": now()}
+    return Record.model_validate({**machine.facts(), **given, **parts})
 
 
 def write_case(record: Record, folder: Path) -> Path:
     """`<folder>/<suite>-<case>.json`, in one rename: an interrupted suite leaves whole records only."""
-    return _write(record, folder / case_file(record.suite, record.case))
+    path = folder / case_file(record.suite, record.case)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        file.write(record.model_dump_json(indent=1) + "\n")
+    Path(name).chmod(0o644)
+    Path(name).replace(path)
+    return path
 
 
-def write_stamped(record: Record, folder: Path) -> Path:
-    """`<folder>/<suite>-<time of finishing>.json`, for suites whose runs are kept beside each other."""
-    stamp = record.finished_at.replace(":", "").replace("-", "").partition("+")[0]
-    return _write(record, folder / f"{record.suite}-{stamp}Z.json")
+def quantile(values: Sequence[float], share: float) -> float:
+    """The value below which `share` of `values` lie, interpolated between neighbours; nan of nothing."""
+    return float(np.quantile(values, share)) if len(values) else math.nan
+
+
+def median(values: Sequence[float]) -> float:
+    return quantile(values, 0.5)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median with the 10th and 90th percentile."""
+    return {name: quantile(values, share) for name, share in (("median", 0.5), ("p10", 0.1), ("p90", 0.9))}
 
 
 def case_file(suite: str, case: str) -> str:
@@ -121,13 +129,3 @@ def read_records(place: Path) -> list[Record]:
     if not records:
         raise UserError(f"there are no benchmark records in {place}; run `gemfleet bench SUITE --out {place}` first")
     return records
-
-
-def _write(record: Record, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(record.model_dump_json(indent=1) + "\n")
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
-    return path

@@ -1,159 +1,124 @@
 """How fast training is: every combination of sizes, strategies, precisions, row lengths, micro-batches and activation
 checkpointing that is asked for, each in fresh processes, through training's own loop.
 
-A figure holds for the device it was taken on; those of a CPU say nothing about GPUs.
+A figure holds for the device it was taken on; those of a CPU say nothing about GPUs. docs/benchmarks.md says what each
+column means.
+
+  gemfleet bench throughput --quick
+  gemfleet bench throughput --models 270m --lengths 256,1024 --micro 1,4 --checkpointing off
+  gemfleet bench throughput --strategies ddp,fsdp2 --ranks 2 --profile
+  gemfleet bench throughput --device cuda --models 1b --lengths 2048 --micro 8 --rows 16 --compile off,on --document 0
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-import json
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from gemfleet.train.errors import UserError
+from gemfleet.benchmarks.shared import machine
+from gemfleet.benchmarks.shared.models import REAL, SHAPES
+from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, taken
+from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
+from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
+from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
+from gemfleet.benchmarks.training.figures import notes, table
 
-from ..shared import machine
-from ..shared.models import REAL, model_folder
-from ..shared.record import Record, Run
-from ..shared.repeat import Case, Suite, Tick, add_repeat_arguments, measure_all, positive, report_console
-from ..training.case import STRATEGIES, TrainingCase
-from ..training.figures import figures
-from ..training.ranks import measure_training
-from .table import print_table, write_table
-
-CHECKPOINTING = ("off", "selective", "full")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `gemfleet bench throughput`."""
-    add = parser.add_argument
-    add("--models", default=f"tiny,{REAL}", help=f"sizes, with commas between (default: tiny,{REAL})")
-    add("--strategies", default="ddp", help=f"of {', '.join(STRATEGIES)} (default: ddp)")
-    add("--precisions", default="bf16", help="of bf16, fp32 (default: bf16)")
-    add("--quantizations", default="none", help="of none, int8, int4 (default: none)")
-    add("--lengths", default="512", help="tokens in a row (default: 512)")
-    add("--micro", default="1,2", help="rows in a pass; a step has as many rows as the largest (default: 1,2)")
-    add("--checkpointing", default="off,full", help=f"of {', '.join(CHECKPOINTING)} (default: off,full)")
-    add("--ranks", default="1", help="processes that train together (default: 1)")
-    add("--threads", type=positive, help="of a rank on a CPU (default: the cores divided by the ranks)")
-    add("--document", type=positive, default=256, help="tokens of a document inside a row (default: 256)")
-    add("--supervised", type=_share, default=0.5, help="share of tokens that the loss scores (default: 0.5)")
-    add("--steps", type=positive, default=8, help="measured steps of a run (default: 8)")
-    add("--warmup", type=positive, default=2, help="steps before them (default: 2)")
-    add("--save-every", type=int, default=5, help="steps between checkpoints, 0: none (default: 5)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA where there is one")
-    add("--model-folder", type=Path, help=f"weights of the {REAL} in place of the packaged ones")
-    add("--profile", action="store_true", help="leave a Chrome trace and a table of operators beside each record")
-    add_repeat_arguments(parser, "throughput", repeats=3)
+# Options of names with commas between: what each decides, the names there are, and the default.
+CHOICES: Mapping[str, tuple[str, Sequence[str], str]] = {
+    "models": ("model", tuple(SHAPES), f"tiny,{REAL}"),
+    "strategies": ("strategy", STRATEGIES, "ddp"),
+    "precisions": ("precision", ("bf16", "fp32"), "bf16"),
+    "quantizations": ("quantization", ("none", "int8", "int4"), "none"),
+    "checkpointing": ("checkpointing", ("off", "selective", "full"), "off,full"),
+    "compile": ("compile", ("off", "on"), "off"),
+}
+COUNTS = {"length": "lengths", "micro": "micro", "ranks": "ranks"}
+QUICK = {"models": "tiny", "lengths": "128", "micro": "1", "checkpointing": "off", "precisions": "fp32"}
+WAITS = {"waiting for data": "data", "waiting for communication": "communication", "held up by saving": "checkpoints"}
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Measure, print the table, write records and table; the last line printed is a summary as JSON."""
-    if arguments.quick:
-        make_quick(arguments)
-    cases = chosen_cases(arguments)
-    console = report_console()
-    suite = Suite("throughput", arguments.warmup, partial(_measure, arguments), figures)
-    records = measure_all(suite, cases, arguments.repeat, arguments.out, arguments.again, console)
-    print_table(console, records)
-    write_table(records, arguments.out / "throughput.md")
-    print(json.dumps({"suite": "throughput", "records": str(arguments.out), "results": summary(records)}))
-    return 1 if any(run.error for record in records for run in record.runs) else 0
+class Throughput(TrainingSuite):
+    name = "throughput"
+    quick: Mapping[str, Any] = {**TrainingSuite.quick, **QUICK, "save_every": 2}
+
+    def add_options(self, add: Add) -> None:
+        for option, (_, known, default) in CHOICES.items():
+            add(f"--{option}", default=default, help=f"of {', '.join(known)} (default: {default})")
+        add("--lengths", default="512", help="tokens in a row (default: 512)")
+        add("--micro", default="1,2", help="rows in a pass (default: 1,2)")
+        add("--rows", type=positive, help="rows of a rank in a step (default: the largest of --micro)")
+        add("--ranks", default="1", help="processes that train together (default: 1)")
+        add("--supervised", type=_share, default=0.5, help="share of tokens that the loss scores (default: 0.5)")
+        add("--save-every", type=int, default=5, help="steps between checkpoints, 0: none (default: 5)")
+        add("--profile", action="store_true", help="leave a Chrome trace and a table of operators beside each record")
+        super().add_options(add)
+
+    def cases(self, options: Options) -> Sequence[Case]:
+        """Every combination."""
+        given, every = vars(options), dict[str, Sequence[Any]]()
+        every |= {field: names(f"--{n}", given[n], known) for n, (field, known, _) in CHOICES.items()}
+        every |= {field: numbers(f"--{n}", given[n]) for field, n in COUNTS.items()}
+        fields = ("document", "supervised", "warmup", "steps", "save_every")
+        fixed = {name: given[name] for name in fields}
+        fixed |= {"rows": options.rows or max(every["micro"]), "device": resolved_device(options.device)}
+        found = []
+        for combination in itertools.product(*every.values()):
+            values = dict(zip(every, combination, strict=True))
+            threads = options.threads or max(1, machine.usable_cores() // values["ranks"])
+            found.append(TrainingCase(**values, **fixed, threads=threads).as_case())
+        return found
+
+    def section(self, records: Sequence[Record]) -> Section:
+        good = [record for record in records if record.results]
+        charts = [speed_chart(good), breakdown_chart(good), memory_chart(good)] if good else []
+        return Section("Throughput of training", taken(records), [table(records)], charts, notes(records))
 
 
-def make_quick(arguments: argparse.Namespace) -> None:
-    """One short run of the tiny model, with every combination that was asked for by name."""
-    arguments.models, arguments.lengths, arguments.micro, arguments.checkpointing = "tiny", "128", "1", "off"
-    arguments.precisions, arguments.repeat, arguments.steps, arguments.warmup = "fp32", 1, 3, 1
-    arguments.save_every, arguments.document = 2, 64
+def speed_chart(records: Sequence[Record]) -> Chart:
+    """Tokens per second, grouped by size and shape of the batch."""
+    series = []
+    for variant in dict.fromkeys(map(_variant, records)):
+        mine = [record for record in records if _variant(record) == variant]
+        rates = [record.results["tokens_per_second"] for record in mine]
+        shapes = [f"{r.config['model']} {r.config['length']}x{r.config['micro']}" for r in mine]
+        speed: Any = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
+        series.append(Series(variant, shapes, *speed))
+    x_title, y_title = "size, row length x rows in a pass", "non-pad tokens per second"
+    note = "Median of the measured steps of all runs; whiskers: 10th and 90th percentile."
+    return Chart("throughput-by-size", "Throughput by size", "bar", x_title, y_title, series, note)
 
 
-def chosen_cases(arguments: argparse.Namespace) -> list[Case]:
-    """Every combination. Raises UserError for a value that there is not."""
-    device = resolved_device(arguments.device)
-    models = _names("--models", arguments.models, None)
-    lengths, micros = numbers("--lengths", arguments.lengths), numbers("--micro", arguments.micro)
-    combinations = itertools.product(
-        models,
-        _names("--strategies", arguments.strategies, STRATEGIES),
-        _names("--precisions", arguments.precisions, ("bf16", "fp32")),
-        _names("--quantizations", arguments.quantizations, ("none", "int8", "int4")),
-        lengths,
-        micros,
-        _names("--checkpointing", arguments.checkpointing, CHECKPOINTING),
-        numbers("--ranks", arguments.ranks),
-    )
-    found = []
-    for model, strategy, precision, quantization, length, micro, checkpointing, ranks in combinations:
-        found.append(
-            TrainingCase(
-                model=model,
-                strategy=strategy,
-                precision=precision,
-                quantization=quantization,
-                length=length,
-                micro=micro,
-                rows=max(micros),
-                checkpointing=checkpointing,
-                ranks=ranks,
-                document=arguments.document,
-                supervised=arguments.supervised,
-                threads=arguments.threads or max(1, machine.usable_cores() // ranks),
-                device=device,
-                warmup=arguments.warmup,
-                steps=arguments.steps,
-                save_every=arguments.save_every,
-            )
-        )
-    return [Case(case.name, case.config(), case.total_steps) for case in found]
+def breakdown_chart(records: Sequence[Record]) -> Chart:
+    """What shares of the time went into waiting."""
+    cases = [record.case for record in records]
+    shares = {title: [100 * r.results[f"share_waiting_for_{key}"] for r in records] for title, key in WAITS.items()}
+    rest = [100 - sum(values) for values in zip(*shares.values(), strict=True)]
+    series = [Series(title, cases, values) for title, values in {"computing": rest, **shares}.items()]
+    return Chart("step-breakdown", "Where the time of training goes", "stack", "", "% of wall time", series)
 
 
-def resolved_device(wanted: str) -> str:
-    """Raises UserError where CUDA is asked for and there is none."""
-    if wanted == "cpu":
-        return "cpu"
-    import torch
-
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise UserError("--device is cuda, but torch sees no CUDA device; use --device cpu")
-    return "cpu"
-
-
-def summary(records: Sequence[Record]) -> dict[str, dict[str, float | None]]:
-    """What a script wants to know of each case."""
-    return {
-        record.case: {
-            "tokens_per_second": round(record.results["tokens_per_second"]["median"], 2) if record.results else None,
-            "mfu": round(record.results["mfu"], 4) if record.results else None,
-        }
-        for record in records
-    }
+def memory_chart(records: Sequence[Record]) -> Chart:
+    """Peak memory of a rank against rows in a pass."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        name = f"{record.config['model']} {record.config['length']}, {_variant(record)}"
+        point = float(record.config["micro"]), record.results["peak_memory_bytes"] / GIB
+        kinds.setdefault(name, []).append(point)
+    series = [
+        Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in kinds.items()
+    ]
+    y_title = "peak memory of a rank, GiB"
+    return Chart("memory-by-batch", "Memory against batch", "line", "rows in a pass", y_title, series)
 
 
-def _measure(arguments: argparse.Namespace, case: Case, repeat: int, tick: Tick) -> Run:
-    training = TrainingCase(**case.config)
-    profile = arguments.out / f"profile-{case.name}" if arguments.profile and repeat == 0 else None
-    return measure_training(training, model_folder(training.model, arguments.model_folder), repeat, tick, profile)
-
-
-def _names(option: str, text: str, known: Sequence[str] | None) -> list[str]:
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    wrong = [name for name in names if known is not None and name not in known]
-    if wrong or not names:
-        raise UserError(f"{option} has {', '.join(wrong) or 'no name'}; choose from: {', '.join(known or ())}")
-    return names
-
-
-def numbers(option: str, text: str) -> list[int]:
-    names = _names(option, text, None)
-    if not all(name.isdigit() and int(name) > 0 for name in names):
-        raise UserError(f"{option} is {text!r}; give whole numbers above 0 with commas between")
-    return [int(name) for name in names]
+def _variant(record: Record) -> str:
+    config = record.config
+    parts = [config["strategy"], config["precision"], config["quantization"].replace("none", "")]
+    parts += [f"{config['ranks']} ranks"] if config["ranks"] > 1 else []
+    parts += ["compiled"] if config.get("compile") == "on" else []
+    return " ".join(part for part in [*parts, f"checkpointing {config['checkpointing']}"] if part)
 
 
 def _share(text: str) -> float:
@@ -161,3 +126,6 @@ def _share(text: str) -> float:
     if not 0 < value <= 1:
         raise argparse.ArgumentTypeError(f"{value} is not above 0 and at most 1")
     return value
+
+
+SUITE = Throughput()

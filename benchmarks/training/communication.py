@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -20,34 +21,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class WaitClock:
-    """Seconds that this process has waited for collectives since the clock was read last."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def read(self) -> float:
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
-
-
 @contextmanager
-def timed_waits() -> Iterator[WaitClock]:
-    """Times every wait for a collective inside the context."""
-    clock, wait = WaitClock(), dist.Work.wait
+def timed_waits() -> Iterator[Callable[[], float]]:
+    """Gives a function: the seconds that this process has waited for collectives since it was called last."""
+    waited, wait = [0.0], dist.Work.wait
 
     def timed(work: Any, *arguments: Any) -> Any:
         started = time.perf_counter()
         try:
             return wait(work, *arguments)
         finally:
-            clock.seconds += time.perf_counter() - started
+            waited[0] += time.perf_counter() - started
 
-    dist.Work.wait = timed  # type: ignore[method-assign, assignment]
-    try:
-        yield clock
-    finally:
-        dist.Work.wait = wait  # type: ignore[method-assign]
+    def read() -> float:
+        seconds, waited[0] = waited[0], 0.0
+        return seconds
+
+    with mock.patch.object(dist.Work, "wait", timed):
+        yield read
 
 
 class WireCounter(TorchDispatchMode):
@@ -67,17 +58,12 @@ class WireCounter(TorchDispatchMode):
 
 def largest_argument(arguments: Any) -> int:
     """Bytes of the larger side of a collective: all its outputs together, or all its inputs."""
-    sides = [sum(_bytes(leaf) for leaf in tree_leaves(argument)) for argument in arguments]
-    return max(sides, default=0)
+    tensors = [[leaf for leaf in tree_leaves(side) if isinstance(leaf, torch.Tensor)] for side in arguments]
+    return max((sum(tensor.numel() * tensor.element_size() for tensor in side) for side in tensors), default=0)
 
 
 def sent_bytes(name: str, size: int, ranks: int) -> int:
     """What one rank of a ring sends for a collective over `size` bytes."""
     if name in ("barrier", "monitored_barrier"):
         return 0
-    times = 2 if name.startswith("allreduce") else 1
-    return round(times * size * (ranks - 1) / ranks)
-
-
-def _bytes(leaf: Any) -> int:
-    return leaf.numel() * leaf.element_size() if isinstance(leaf, torch.Tensor) else 0
+    return round((2 if name.startswith("allreduce") else 1) * size * (ranks - 1) / ranks)

@@ -1,39 +1,43 @@
-"""From the raw steps of a record's runs to its figures. Pure functions."""
+"""From the raw steps of a record's runs to its figures, and the table of them. Pure functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..shared.quantiles import quantile, spread
-from ..shared.record import Record, Run
+from gemfleet.benchmarks.shared.record import Record, Run, median, spread
+from gemfleet.benchmarks.shared.section import Table
+from gemfleet.train.step.record import SUITE_FIGURES
+
+COLUMNS = (
+    *("case", "tokens/s", "p10-p90", "raw", "supervised", "per rank", "s/step", "MFU", "HFU", "of ceiling"),
+    *("peak GiB", "data", "comm.", "saving", "loss", "grad norm"),
+)
+SHOWN = ("tokens/s", "supervised", "s/step", "MFU", "HFU", "peak GiB", "data", "comm.", "saving", "loss")
 
 
 def figures(record: Record) -> dict[str, Any]:
-    """Rates and seconds over the measured steps of all runs; empty where none ended well.
+    """Figures over the measured steps of all runs that ended well, of which there is one at least.
 
-    Rates are tokens of a step over its seconds, all ranks. MFU is model FLOPs over what the device could do in that
-    time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by the matrix
-    products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter in any case.
+    Each figure that `StepRecord` marks for the suites comes as its median. MFU is model FLOPs over what the device
+    could do in that time, HFU adds what was recomputed: by its data sheet (`rated`) where the device has one, else by
+    the matrix products measured in the same process (`measured ceiling`). `share_of_ceiling` is by the latter always,
+    each run set against its own.
     """
     runs = record.good_runs
-    if not runs:
-        return {}
-    ranks = int(record.config["ranks"])
     steps = [step for run in runs for step in _steps(run, record.warmup)]
-    seconds = [step["seconds"] for step in steps]
-    rates = {
-        name: quantile([s[name] / s["seconds"] for s in steps], 0.5) for name in ("raw_tokens", "supervised_tokens")
-    }
-    tokens = spread([step["tokens"] / step["seconds"] for step in steps])
+    model = [step["flops_per_second_per_rank"] for step in steps]
+    hardware = [rate * (1 + step["recomputed_flops"] / step["flops"]) for rate, step in zip(model, steps, strict=True)]
+    ceiling, rated = median([step["ceiling"] for step in steps]), runs[-1].facts["rated_flops_per_second"]
     return {
-        "step_seconds": spread(seconds),
-        "tokens_per_second": tokens,
-        "tokens_per_second_per_rank": tokens["median"] / ranks,
-        "raw_tokens_per_second": rates["raw_tokens"],
-        "supervised_tokens_per_second": rates["supervised_tokens"],
-        **utilisation(runs, record.warmup, ranks),
+        **{name: median([step[name] for step in steps]) for name in SUITE_FIGURES},
+        **{name: spread([step[name] for step in steps]) for name in ("step_seconds", "tokens_per_second")},
+        "ceiling_flops_per_second": ceiling,
+        "share_of_ceiling": median([rate / step["ceiling"] for rate, step in zip(model, steps, strict=True)]),
+        "mfu": median(model) / (rated or ceiling),
+        "hfu": median(hardware) / (rated or ceiling),
+        "mfu_basis": "rated" if rated else "measured ceiling",
         "peak_memory_bytes": max(run.facts["peak_memory_bytes"] for run in runs),
         "share_waiting_for_data": share(steps, "data_wait_seconds"),
         "share_waiting_for_communication": share(steps, "communication_seconds"),
@@ -41,44 +45,68 @@ def figures(record: Record) -> dict[str, Any]:
         "wire_bytes_per_step": runs[-1].facts["wire_bytes_per_step"],
         "first_loss": runs[0].losses[0],
         "last_loss": runs[0].losses[-1],
-        "grad_norm": quantile([norm for run in runs for norm in run.facts["grad_norm"]], 0.5),
-    }
-
-
-def utilisation(runs: list[Run], warmup: int, ranks: int) -> dict[str, Any]:
-    """FLOP/s of a rank, and what share of the device's that is. Each run is set against its own ceiling."""
-    model, hardware, of_ceiling = [], [], []
-    for run in runs:
-        for step in _steps(run, warmup):
-            rate = step["flops"] / step["seconds"] / ranks
-            model.append(rate)
-            hardware.append((step["flops"] + step["recomputed_flops"]) / step["seconds"] / ranks)
-            of_ceiling.append(rate / run.facts["ceiling_flops_per_second"])
-    ceiling = quantile([run.facts["ceiling_flops_per_second"] for run in runs], 0.5)
-    rated = runs[-1].facts["rated_flops_per_second"]
-    basis = rated or ceiling
-    return {
-        "flops_per_second_per_rank": quantile(model, 0.5),
-        "ceiling_flops_per_second": ceiling,
-        "share_of_ceiling": quantile(of_ceiling, 0.5),
-        "mfu": quantile(model, 0.5) / basis,
-        "hfu": quantile(hardware, 0.5) / basis,
-        "mfu_basis": "rated" if rated else "measured ceiling",
     }
 
 
 def share(steps: list[dict[str, float]], name: str) -> float:
     """Of the time from the first measured step to the last. Saving lies between steps, all else inside them."""
-    total = math.fsum(step["seconds"] + step["checkpoint_wait_seconds"] for step in steps)
+    total = math.fsum(step["step_seconds"] + step["checkpoint_wait_seconds"] for step in steps)
     return math.fsum(step[name] for step in steps) / total
 
 
 def _steps(run: Run, warmup: int) -> Iterator[dict[str, float]]:
-    """One record for each measured step."""
-    names = [name for name, values in run.facts.items() if isinstance(values, list)]
+    """One record for each measured step; `ceiling` is its run's."""
+    lists = {name: values for name, values in run.facts.items() if isinstance(values, list)}
+    lists |= {"step_seconds": run.step_seconds, "tokens": run.tokens}
     for index in range(warmup, len(run.step_seconds)):
-        yield {
-            "seconds": run.step_seconds[index],
-            "tokens": run.tokens[index],
-            **{name: run.facts[name][index] for name in names},
-        }
+        step = {name: values[index] for name, values in lists.items()}
+        yield {**step, "ceiling": run.facts["ceiling_flops_per_second"]}
+
+
+def table(records: Sequence[Record]) -> Table:
+    """One row a case."""
+    return Table(COLUMNS, [[record.case, *_cells(record)] for record in records], SHOWN)
+
+
+def notes(records: Sequence[Record]) -> list[str]:
+    """What the columns mean, and on what they were taken."""
+    known = [record for record in records if record.results]
+    lines = [
+        "tokens/s: non-pad tokens of a step over its wall time, all ranks, median of the measured steps of all runs; "
+        "raw counts padding too. data, comm., saving: shares of the time that waited for them (comm.: gloo only)."
+    ]
+    if known:
+        basis = sorted({str(record.results["mfu_basis"]) for record in known})
+        ceiling = max(record.results["ceiling_flops_per_second"] for record in known) / 1e9
+        lines.append(
+            f"MFU counts LoRA's FLOPs, HFU what was recomputed too, over: {', '.join(basis)}. Largest ceiling measured "
+            f"with matrix products in the same processes: {ceiling:,.0f} GFLOP/s a rank. On {where(known[0])}."
+        )
+    return lines
+
+
+def where(record: Record) -> str:
+    """Device, threads and versions in one phrase."""
+    device = record.runs[-1].facts.get("device", record.hardware["cpu"]) if record.runs else record.hardware["cpu"]
+    threads = f", {record.config['threads']} threads a rank" if record.config.get("device") == "cpu" else ""
+    return f"{device} ({record.hardware['cores']} cores{threads}), torch {record.versions.get('torch', '?')}"
+
+
+def _cells(record: Record) -> list[str]:
+    found = record.results
+    if not found:
+        return ["failed", *[""] * (len(COLUMNS) - 2)]
+    rate = found["tokens_per_second"]
+    return [
+        f"{rate['median']:,.0f}",
+        f"{rate['p10']:,.0f}-{rate['p90']:,.0f}",
+        f"{found['raw_tokens_per_second']:,.0f}",
+        f"{found['supervised_tokens_per_second']:,.0f}",
+        f"{found['tokens_per_second_per_rank']:,.0f}",
+        f"{found['step_seconds']['median']:.3f}",
+        *(f"{found[name]:.1%}" for name in ("mfu", "hfu", "share_of_ceiling")),
+        f"{found['peak_memory_bytes'] / 2**30:.2f}",
+        *(f"{found[f'share_waiting_for_{name}']:.1%}" for name in ("data", "communication", "checkpoints")),
+        f"{found['first_loss']:.3f} > {found['last_loss']:.3f}",
+        f"{found['grad_norm']:.3g}",
+    ]

@@ -7,43 +7,46 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MEDIANS = (
-    *("step_seconds", "data_wait_seconds", "checkpoint_wait_seconds", "tokens_per_second", "mfu", "hfu"),
-    *("tokens_per_second_per_rank", "supervised_tokens_per_second", "raw_tokens_per_second"),
-    "flops_per_second_per_rank",
-)
 MOST_VALUES = 20_000  # in a longer run only every n-th step counts for the medians
 
 
-def figures_of(records: Iterable[Mapping[str, Any]], count: int) -> dict[str, Any]:
-    """From the records of all `count` optimizer steps: how many there are (`steps`), the mean of `loss`, the median of
-    each of MEDIANS, and the maximum of `peak_memory_bytes`.
+def figures_of(records: Iterable[Mapping[str, Any]], count: int, over_run: Mapping[str, str]) -> dict[str, Any]:
+    """The figures of a run from the records of all its optimizer steps, and their number as `steps`.
 
-    What no record has is left out; empty for a run without steps.
+    count:    how many records there are
+    over_run: by the name of a figure, how it is made: `mean`, `median` or `max`
+
+    A figure that no record has is left out. The result is empty for a run without steps.
     """
     every = max(1, math.ceil(count / MOST_VALUES))
-    losses, values, peak = _Mean(), {name: list[float]() for name in MEDIANS}, 0
+    figures = {name: _Figure(name, how) for name, how in over_run.items()}
+    medians = [figure for figure in figures.values() if figure.how == "median"]
+    others = [figure for figure in figures.values() if figure.how != "median"]
     for number, record in enumerate(records):
-        losses.add(record.get("loss"))
-        peak = max(peak, record.get("peak_memory_bytes") or 0)
-        if number % every == 0:
-            for name in MEDIANS:
-                if _is_finite(record.get(name)):
-                    values[name].append(record[name])
+        for figure in others if number % every else [*others, *medians]:
+            figure.add(record)
     found: dict[str, Any] = {"steps": count} if count else {}
-    found |= {"loss": losses.total / losses.count} if losses.count else {}
-    found |= {name: statistics.median(numbers) for name, numbers in values.items() if numbers}
-    return {**found, "peak_memory_bytes": peak} if peak else found
+    return found | {name: figure.value() for name, figure in figures.items() if figure.count}
 
 
-class _Mean:
-    def __init__(self) -> None:
-        self.total, self.count = 0.0, 0
+class _Figure:
+    """One figure of the records that were added so far."""
 
-    def add(self, value: Any) -> None:
-        if _is_finite(value):
-            self.total, self.count = self.total + value, self.count + 1
+    def __init__(self, name: str, how: str) -> None:
+        self.name, self.how, self.count = name, how, 0
+        self._total, self._most, self._values = 0.0, -math.inf, list[float]()
 
+    def add(self, record: Mapping[str, Any]) -> None:
+        value = record.get(self.name)
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            return
+        self.count += 1
+        if self.how == "median":
+            self._values.append(value)
+        else:
+            self._total, self._most = self._total + value, max(self._most, value)
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    def value(self) -> float:
+        if self.how == "median":
+            return statistics.median(self._values)
+        return self._most if self.how == "max" else self._total / self.count

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,33 +20,15 @@ from .record_batch import Batch, BatchLog
 from .run_registry import RunRegistry, RunState
 
 Record = Mapping[str, Any]
-BOARD_SCALARS = (
-    "loss",
-    "mean_loss",
-    "learning_rate",
-    "grad_norm",
-    "tokens_per_second",
-    "supervised_tokens_per_second",
-    "tokens_per_second_per_rank",
-    "step_seconds",
-    "data_wait_seconds",
-    "checkpoint_wait_seconds",
-    "flops_per_second_per_rank",
-    "mfu",
-    "hfu",
-    "peak_memory_bytes",
-    "eval_loss",
-    "eval_perplexity",
-)
-BOARD_LISTS = ("memory_bytes", "utilisation")  # with an entry for each rank
+Curve = tuple[str, str, bool]  # the key in a record, TensorBoard's tag, whether there is an entry for each rank
 
 
 class RunRecorder:
-    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`."""
+    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`. board: the curves of TensorBoard."""
 
-    def __init__(self, home: str, run_id: str) -> None:
+    def __init__(self, home: str, run_id: str, board: Sequence[Curve] = ()) -> None:
         keep_private()
-        self._run_id = run_id
+        self._run_id, self._curves = run_id, board
         self._registry = RunRegistry(Path(home) / "gemfleet.db")
         self._folder = Path(home) / "runs" / run_id
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -154,18 +136,16 @@ class RunRecorder:
             name = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
             self._board = EventFileWriter(str(self._folder / "runs" / name))
         for record in records:
-            group = "eval" if record["kind"] == "eval" else "train"
-            values = [
-                Summary.Value(tag=f"{group}/{key.removeprefix('eval_')}", simple_value=float(record[key]))
-                for key in BOARD_SCALARS
-                if isinstance(record.get(key), (int, float))
-            ]
-            values += [
-                Summary.Value(tag=f"{group}/{key}/rank-{rank}", simple_value=float(value))
-                for key in BOARD_LISTS
-                for rank, value in enumerate(record.get(key) or [])
-                if value is not None
-            ]
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _points(record, self._curves)]
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)
         self._board.flush()
+
+
+def _points(record: Record, curves: Sequence[Curve]) -> Iterator[tuple[str, float]]:
+    """Tags and values of one record; `<tag>/rank-<n>` where there is an entry for each rank."""
+    for key, tag, per_rank in curves:
+        values = enumerate(record.get(key) or []) if per_rank else [(0, record.get(key))]
+        for rank, value in values:
+            if isinstance(value, int | float):
+                yield f"{tag}/rank-{rank}" if per_rank else tag, float(value)

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -27,7 +28,14 @@ __all__ = ["Run", "RunRegistry", "RunState"]
 
 
 class RunRegistry(RunReports, RunQueries):
-    """All runs in the file at `path`."""
+    """All runs in the file at `path`.
+
+    over_run: which figures the registry keeps of a run that ends, see `figures_of`; None: the number of steps alone
+    """
+
+    def __init__(self, path: Path, over_run: Mapping[str, str] | None = None) -> None:
+        super().__init__(path)
+        self._over_run = over_run or {}
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """Adds a run in state `queued`. `driver_pid`: the process that drives it. RunConflict when the id exists."""
@@ -104,7 +112,7 @@ class RunRegistry(RunReports, RunQueries):
             where = "FROM metrics WHERE run_id = ? AND kind = 'step'"
             count = db.execute(f"SELECT COUNT(*) {where}", (run_id,)).fetchone()[0]
             rows = db.execute(f"SELECT record {where} ORDER BY step", (run_id,))
-            return figures_of((json.loads(row["record"]) for row in rows), count)
+            return figures_of((json.loads(row["record"]) for row in rows), count, self._over_run)
 
     def request_stop(self, run_id: str) -> None:
         """Asks a run to save a checkpoint and end. RunConflict when it has ended."""

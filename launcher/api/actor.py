@@ -1,6 +1,6 @@
-"""The API inside a Ray cluster: one detached actor for each home, pinned to the head, started with the first run.
+"""Runs the API inside a Ray cluster, as one detached actor for each home. The first run starts it on the head.
 
-It outlives runs and is restarted when it dies, at the same address. Nothing of a run depends on it.
+It outlives runs, and Ray restarts it at the same address when it dies. No run depends on it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ START_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class ApiFacts:
-    """What an API says of itself."""
+    """The address, the version and the process id of an API."""
 
     url: str
     version: str
@@ -35,14 +35,14 @@ class ApiFacts:
 
 
 class ThisCluster:
-    """The nodes of the cluster that this process is part of."""
+    """Sees the nodes of the cluster to which this process belongs."""
 
     def nodes(self) -> list[Node] | None:
         return list_nodes()
 
 
 class ApiActor:
-    """Serves from a thread, so that the actor can still be asked."""
+    """Serves in a thread, so that the actor can answer calls meanwhile."""
 
     def __init__(self, home: str, config: ApiConfig) -> None:
         from .address import bind_again
@@ -79,23 +79,23 @@ class ApiActor:
         return self._facts
 
     def connections(self) -> int:
-        """How many are open: somebody watches where it is more than none."""
+        """How many connections are open. Somebody watches if there is one."""
         return len(self._server.server_state.connections)
 
     def stop(self) -> None:
-        """Close all streams and the socket, before a newer one takes the address."""
+        """Close all streams and the socket, so that a newer API can take the address."""
         self._server.should_exit = True
         self._thread.join(START_SECONDS)
 
 
 def start_api(home: Path, config: ApiConfig) -> Any:
-    """The API's actor for `home`: the one that runs, or a new one. Returns at once; `api_facts` waits."""
+    """The API's actor for `home`, started if there is none. Returns at once; `api_facts` waits until it serves."""
     options = {**on_head(actor_name(home), threads=4), "lifetime": "detached", "get_if_exists": True}
     return ray.remote(ApiActor).options(**options, max_task_retries=-1).remote(str(home), config)
 
 
 def api_facts(home: Path, config: ApiConfig, actor: Any, ours: str | None = None) -> ApiFacts:
-    """Where the API is, once it serves. One of an older gemfleet is replaced."""
+    """Wait until the API serves, and return its facts. Replaces an API of an older gemfleet."""
     facts: ApiFacts = ray.get(actor.facts.remote(), timeout=ANSWER_SECONDS)
     if not is_older(facts.version, ours or version("gemfleet")):
         return facts
@@ -118,7 +118,7 @@ def is_older(theirs: str, ours: str) -> bool:
 
 
 def wait_until_gone(name: str) -> None:
-    """A name is free a moment after its actor was ended."""
+    """Wait until the name of an actor that was killed is free. Raises TimeoutError."""
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
         try:

@@ -1,4 +1,4 @@
-"""Where the API of a home listens, remembered on the head's disk: a restarted one comes back at the same address."""
+"""Remembers on the head's disk where the API listens, so that a restarted one has the same address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .settings import ApiSettings
 
 
 def remembered_port(home: Path, host: str) -> int | None:
-    """The port of the last API at this host; None where there was none."""
+    """The port of the last API at this host. None if there was none."""
     try:
         content = json.loads(_path(home).read_text())
         return int(content["port"]) if content["host"] == host else None
@@ -24,7 +24,7 @@ def remembered_port(home: Path, host: str) -> int | None:
 
 
 def bind_again(settings: ApiSettings) -> tuple[socket.socket, ApiSettings]:
-    """A listening socket at the remembered port, else the one of the settings, else any; and the settings it is of."""
+    """Listen at the remembered port, else at the settings' port, else at any. Returns the socket and its settings."""
     ports = dict.fromkeys([remembered_port(settings.home, settings.host) or settings.port, settings.port, 0])
     for port in ports:
         wanted = replace(settings, port=port)

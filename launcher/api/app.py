@@ -1,4 +1,4 @@
-"""Puts the API together."""
+"""Builds the API's application from its routes and services."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from gemfleet.launcher.runs.registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate
-from .routes import checkpoints, cluster, dashboard, events, health, logs, prometheus, runs
+from .routes import checkpoints, cluster, dashboard, events, figures, health, logs, prometheus, runs
 from .services import ClusterView, Services, Submitter
 from .settings import ApiSettings
 from .submissions import ProcessSubmitter
 from .totals import RunTotals
 
 PREFIX = "/api/v1"
-ROUTERS = (health, cluster, runs, events, logs, checkpoints)
+ROUTERS = (health, cluster, runs, figures, events, logs, checkpoints)
 
 
 class HeadAlone:
-    """The cluster as a process outside of it sees it: not at all."""
+    """Sees no nodes: for an API outside a cluster."""
 
     def nodes(self) -> list[Node] | None:
         return None
@@ -36,7 +36,10 @@ class HeadAlone:
 def create_app(
     settings: ApiSettings, cluster_view: ClusterView | None = None, submitter: Submitter | None = None
 ) -> FastAPI:
-    """The application over the registry of `settings.home`, which is made when absent."""
+    """The application for the registry of `settings.home`, which is made if missing.
+
+    cluster_view: None: sees no nodes; submitter: None: starts runs as processes
+    """
     registry = registry_of(settings.registry_path.parent)
     reader = RegistryReader(settings.registry_path)
     services = Services(
@@ -53,7 +56,7 @@ def create_app(
         version=version("gemfleet"),
         summary="Runs of Gemma 3 fine-tuning on a Ray cluster: what they do, and stopping and starting them.",
         openapi_url=f"{PREFIX}/openapi.json",
-        docs_url=None,  # these pages load their parts from elsewhere
+        docs_url=None,  # these pages load scripts from other sites
         redoc_url=None,
         lifespan=_lifespan,
     )

@@ -1,7 +1,7 @@
-"""A checkpoint as one tar archive, streamed.
+"""Streams a checkpoint as one tar archive.
 
-It is verified first, the same bytes every time, and whole though retention may delete the folder meanwhile, because all
-files are open before the first byte is sent.
+The checkpoint is verified first, and the archive has the same bytes every time. All files are open before the first
+byte is sent, so the archive stays whole when the run removes the checkpoint meanwhile.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Member:
-    """One file of the archive: its tar header, its bytes, and how many they are."""
+    """One file of the archive: its tar header, its content, and its size in bytes."""
 
     header: bytes
     file: BinaryIO
@@ -40,7 +40,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Archive:
-    """The members in order; `digest` is the sha256 of all that `chunks` gives."""
+    """The members in order. digest: the sha256 of the whole archive; size: in bytes"""
 
     name: str
     members: tuple[Member, ...]
@@ -55,7 +55,7 @@ class Archive:
         }
 
     def chunks(self) -> Iterator[bytes]:
-        """The archive, once; closes the files."""
+        """The bytes of the archive. Call it once: it closes the files."""
         try:
             yield from _chunks(self.members)
         finally:
@@ -63,8 +63,10 @@ class Archive:
 
 
 def open_archive(folder: Path, name: str) -> Archive:
-    """The archive of a committed checkpoint. ApiError 409 when a file is missing or not what the manifest says,
-    404 when the whole checkpoint is gone by now."""
+    """The archive of a committed checkpoint.
+
+    Raises ApiError 409 when a file is missing or differs from the manifest, 404 when the checkpoint has been removed.
+    """
     members: list[Member] = []
     try:
         manifest = Manifest.read(folder)
@@ -92,7 +94,7 @@ def open_archive(folder: Path, name: str) -> Archive:
 
 
 def _open(path: Path) -> BinaryIO:
-    """Never through a link, which could lead out of the checkpoint's folder."""
+    """Open a file, but never through a link, which could lead out of the checkpoint's folder."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 

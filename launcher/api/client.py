@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +14,7 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.registry.run_registry import RunState
 from pydantic import BaseModel, ValidationError
 
+from .client_messages import Message, parse_messages
 from .schemas import (
     Checkpoint,
     ClusterStatus,
@@ -38,7 +37,7 @@ SILENCE_SECONDS = 60.0  # the server says something every 15 s
 
 
 class ApiProblem(ClusterError):  # noqa: N818
-    """The API refused. `problem` is what it said."""
+    """The API refused a request. problem: its answer"""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
@@ -49,17 +48,8 @@ class ApiProblem(ClusterError):  # noqa: N818
         return f"{self.problem.detail}{fields}"
 
 
-@dataclass(frozen=True)
-class Message:
-    """One server-sent event: `event`, `metric`, `line` or `end`; `id` is where to go on after it."""
-
-    kind: str
-    id: str
-    data: dict[str, Any]
-
-
 class ApiClient:
-    """Talks to the API at `url`; a context manager. Raises ApiProblem for refusals, ClusterError for no answer."""
+    """Talks to the API at `url`. A context manager. Raises ApiProblem for a refusal, ClusterError for no answer."""
 
     def __init__(self, url: str, token: str | None = None, timeout_seconds: float = 10.0) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -85,7 +75,7 @@ class ApiClient:
         return self._get("/runs", Listing[RunSummary], limit=limit, after=after, status=status)
 
     def all_runs(self, status: RunState | None = None) -> Iterator[RunSummary]:
-        """Newest first, page by page."""
+        """All runs, the newest first, fetched page by page."""
         after = None
         while True:
             page = self.runs(100, after, status)
@@ -105,7 +95,7 @@ class ApiClient:
         return RunDetail.model_validate(self._send("POST", f"/runs/{run_id}/stop").json())
 
     def resume(self, run_id: str) -> RunDetail:
-        """Launch a run that has ended again, from its newest whole checkpoint."""
+        """Resume a run that has ended, from its newest whole checkpoint."""
         return RunDetail.model_validate(self._send("POST", f"/runs/{run_id}/resume").json())
 
     def config(self, run_id: str) -> RunConfiguration:
@@ -118,7 +108,7 @@ class ApiClient:
         return self._get(f"/runs/{run_id}/logs", LogPage, rank=rank, tail=tail).data
 
     def metrics(self, run_id: str, since_step: int = 0) -> Iterator[Metric]:
-        """In the order of steps, page by page."""
+        """The figures in the order of steps, fetched page by page."""
         while True:
             page = self._get(f"/runs/{run_id}/metrics", MetricPage, since_step=since_step)
             yield from page.data
@@ -127,7 +117,7 @@ class ApiClient:
             since_step = page.next_since_step
 
     def events(self, run_id: str, after: int = 0) -> Iterator[Event]:
-        """Oldest first, page by page."""
+        """The events, the oldest first, fetched page by page."""
         while True:
             page = self._get(f"/runs/{run_id}/events", Listing[Event], after=after, limit=1000)
             yield from page.data
@@ -136,9 +126,9 @@ class ApiClient:
             after = int(page.last_id or after)
 
     def follow(self, run_id: str, metrics: bool = False, last_id: str = "") -> Iterator[Message]:
-        """Events (and records of steps) as they come, until the run has ended.
+        """Events, and with `metrics` records of steps, as they come, until the run has ended.
 
-        A connection that breaks is made again and goes on after the last message, also while the API restarts.
+        After a broken connection, also when the API restarts, it connects again and goes on after the last message.
         """
         path = f"/api/v1/runs/{run_id}/events"
         while True:
@@ -152,7 +142,7 @@ class ApiClient:
                 time.sleep(RETRY_SECONDS)
 
     def download(self, run_id: str, step: int, target: Path) -> Path:
-        """Save a checkpoint's archive as `target`, which appears only once its hash was found right."""
+        """Save a checkpoint's archive as `target`, which appears after its hash is verified. Raises ClusterError."""
         partial = target.with_name(f"{target.name}.part")
         digest = hashlib.sha256()
         with self._http.stream("GET", f"/api/v1/runs/{run_id}/checkpoints/{step}/download") as answer:
@@ -187,21 +177,8 @@ class ApiClient:
             yield from parse_messages(answer.iter_lines())
 
 
-def parse_messages(lines: Iterator[str]) -> Iterator[Message]:
-    """Messages of a `text/event-stream`. One that broke off before its end is none."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            name, _, value = line.partition(": ")
-            fields[name] = value
-        elif fields:
-            if "data" in fields:
-                yield Message(fields.get("event", "message"), fields.get("id", ""), json.loads(fields["data"]))
-            fields = {}
-
-
 def _check(answer: httpx2.Response) -> httpx2.Response:
-    """The answer, if it is none of refusal."""
+    """The answer. Raises ApiProblem for a refusal."""
     if answer.status_code < 400:
         return answer
     answer.read()

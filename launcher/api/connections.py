@@ -1,4 +1,4 @@
-"""Connections that do not get on: closed after seconds, and bounded in number, so that they keep nobody else out."""
+"""Closes connections that make no progress, and bounds their number, so that they keep nobody else out."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0  # for a request's first line and headers, from the connection's begin or the answer before
-STALL_SECONDS = 30.0  # for a reader to take what is ready for it
+HEADER_SECONDS = 10.0  # for a request's headers, from the connection's start or from the answer before
+STALL_SECONDS = 30.0  # for a client to read what was sent
 MOST_STRANGERS = 256
-RESERVED_FILES = 128  # descriptors for the registry, files to be sent and the rest of the process
-GONE_SECONDS = 60  # a machine that does not acknowledge what was sent is given up
+RESERVED_FILES = 128  # descriptors for the registry, for files to send and for the rest of the process
+GONE_SECONDS = 60  # for a machine to acknowledge what was sent
 ADMITTED = "gemfleet.admitted"
 
 
 class Strangers:
-    """Connections without an admitted request, oldest first. One too many closes the oldest of them."""
+    """Connections without an admitted request, the oldest first. One too many closes the oldest."""
 
     def __init__(self) -> None:
         self._known: dict[GuardedProtocol, None] = {}
         self._most_files = max(MOST_STRANGERS // 2, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - RESERVED_FILES)
 
     def add(self, connection: GuardedProtocol, connections: int) -> None:
-        """connections: how many the server has, with this one."""
+        """connections: how many the server has, with this one"""
         self._known[connection] = None
         if len(self._known) > MOST_STRANGERS or connections > self._most_files:
             oldest = next(iter(self._known))
@@ -39,7 +39,7 @@ class Strangers:
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1, which waits for a request, and for a reader, no longer than the limits above."""
+    """uvicorn's HTTP/1.1 protocol. It waits for requests and for readers no longer than the limits above."""
 
     def __init__(self, strangers: Strangers, **options: Any) -> None:
         super().__init__(**options)
@@ -72,7 +72,7 @@ class GuardedProtocol(H11Protocol):
             return
         if self.cycle is before:
             self._await_request()
-        else:  # it had been sent behind the one before
+        else:  # the client had sent the next request already
             self._request_begun()
 
     def pause_writing(self) -> None:
@@ -90,7 +90,7 @@ class GuardedProtocol(H11Protocol):
         self._strangers.add(self, len(self.connections))
 
     def _request_begun(self) -> None:
-        """Its headers are here; the gate says whether it may go on."""
+        """The headers of a request have come. The gate decides whether it is admitted."""
         self._cancel()
         self.cycle.scope[ADMITTED] = lambda: self._strangers.remove(self)  # type: ignore[literal-required]
 
@@ -101,12 +101,12 @@ class GuardedProtocol(H11Protocol):
 
 
 def admit(scope: MutableMapping[str, Any]) -> None:
-    """The request's sender is known, or need not be: its connection is no stranger's."""
+    """Admit a request, whose sender is known or need not be: its connection is no stranger any more."""
     scope.get(ADMITTED, lambda: None)()
 
 
 def give_up_lost_peers(listener: socket.socket) -> None:
-    """Have the kernel end connections whose other machine has vanished. Connections inherit it from the listener."""
+    """Make the kernel end connections to machines that have vanished. Connections inherit this from the listener."""
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     options = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": GONE_SECONDS * 1000}
     for name, value in options.items():

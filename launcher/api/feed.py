@@ -1,4 +1,4 @@
-"""Tells all open event streams what is new, with one look at the registry for all of them."""
+"""Gives all open event streams what is new in the registry, with one look at it for all of them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .views import event_view, metric_view
 log = logging.getLogger("gemfleet.api")
 REMEMBERED_LOOKS = 500
 REMEMBERED_ITEMS = 20_000
-PAGE_ROWS = 500  # rows of the registry that are in memory at once, for each stream that tells a history
-MOST_EVENTS = 500  # of a history that is told for a page
-SLOWEST_LOOKS = 25  # every so many looks, runs whose driver is gone are marked
+PAGE_ROWS = 500  # rows of the registry that a stream holds in memory at once
+MOST_EVENTS = 500  # events of a history that a page of the dashboard gets
+HOUSEKEEPING_LOOKS = 25  # looks between two calls of `housekeeping`
 
 
 @dataclass(frozen=True)
 class Item:
-    """One event or metrics record, ready to be sent. `mark`: how far a reader is that has seen it.
+    """One event or metrics record, ready to be sent. mark: the position of a reader that has seen it
 
-    ends_run: whether the run's state is now one that ends it; None where the state did not change
+    ends_run: whether the event ends its run; None if it is no change of state
     """
 
     kind: str
@@ -45,35 +45,38 @@ class Item:
 
 @dataclass(frozen=True)
 class Look:
-    """What one look at the registry found new, up to `upto`."""
+    """What one look at the registry found. upto: how far it read"""
 
     upto: Mark
     items: tuple[Item, ...]
 
 
 class Feed:
-    """Looks at the registry every `poll_seconds`; remembers the newest items, so that live streams read no disk."""
+    """Looks at the registry every `poll_seconds` and remembers the newest items, so that live streams read no disk.
+
+    housekeeping: called now and then; marks runs whose driver has gone
+    """
 
     def __init__(self, reader: RegistryReader, poll_seconds: float, housekeeping: Callable[[], object]) -> None:
         self._reader, self._poll_seconds, self._housekeeping = reader, poll_seconds, housekeeping
         self._looks: deque[Look] = deque()
         self._remembered_items = 0
-        self._floor: Mark | None = None  # memory holds everything above it
+        self._floor: Mark | None = None  # memory holds all items after it
         self._changed = asyncio.Event()
         self.closed = False
         self.mark = Mark()
 
     async def watch(self) -> None:
-        """Look again and again until cancelled."""
+        """Look at the registry until cancelled."""
         self.mark = self._floor = await run_in_threadpool(self._reader.head)
         looks = 0
         while True:
             try:
-                if looks % SLOWEST_LOOKS == 0:
+                if looks % HOUSEKEEPING_LOOKS == 0:
                     await run_in_threadpool(self._housekeeping)
                 while await self._look():
                     pass
-            except Exception:  # a full disk or a locked file passes; streams wait until it has
+            except Exception:  # a full disk or a locked file; streams wait until that has passed
                 log.exception("the registry could not be read; trying again")
             looks += 1
             await asyncio.sleep(self._poll_seconds)
@@ -84,16 +87,16 @@ class Feed:
         self._tell()
 
     async def wait(self, seen: Mark, timeout_seconds: float) -> bool:
-        """Until something newer than `seen` is known, or the time is over; False once the feed is closed."""
+        """Wait for something newer than `seen`, or for the time to pass. Returns False if the feed is closed."""
         if not self.closed and seen.covers(self.mark):
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), timeout_seconds)
         return not self.closed
 
     async def pages(self, after: Mark, upto: Mark, run_id: str | None, metrics: bool) -> AsyncIterator[Sequence[Item]]:
-        """What happened between two marks, records before events; from memory where that reaches back far enough.
+        """The items between two marks, records before events. run_id: None: of all runs; metrics: also records
 
-        From the disk it comes in pages, so that the longest history costs little memory. metrics: with records
+        They come from memory if that reaches back far enough, else from the disk, in pages that cost little memory.
         """
         if self._floor is not None and after.covers(self._floor) and self.mark.covers(upto):
             yield self._remembered(after, upto, run_id)
@@ -107,7 +110,7 @@ class Feed:
             event = rows[-1]["seq"]
 
     async def chart(self, run_id: str, points: int) -> AsyncIterator[Sequence[Item]]:
-        """A run's records for a chart, from its beginning: at most `points` of each kind, spread evenly."""
+        """A run's records for a chart: at most `points` of each kind, spread evenly from its beginning."""
         for kind in KINDS:
             records = self._reader.thinned(run_id, kind, points)
             while some := await run_in_threadpool(_take, records):
@@ -115,7 +118,7 @@ class Feed:
                 yield await run_in_threadpool(_items, _metric_item, rows)
 
     async def newest_events(self, run_id: str) -> int:
-        """The number after which a run has its newest MOST_EVENTS events."""
+        """The position before a run's newest MOST_EVENTS events."""
         return await run_in_threadpool(self._reader.newest_events_begin, run_id, MOST_EVENTS)
 
     def _remembered(self, after: Mark, upto: Mark, run_id: str | None) -> list[Item]:
@@ -127,7 +130,7 @@ class Feed:
         return found
 
     async def _records(self, after: int, upto: int, run_id: str | None) -> AsyncIterator[Sequence[Item]]:
-        if run_id is not None:  # other runs' records are many, and most lie before this one's or behind
+        if run_id is not None:  # skips the many records of other runs before and after this run's
             first, last = await run_in_threadpool(self._reader.metrics_span, run_id)
             after, upto = max(after, first - 1), min(upto, last)
         while after < upto and (
@@ -137,7 +140,7 @@ class Feed:
             after = rows[-1]["position"]
 
     async def _look(self) -> bool:
-        """Take what is new, a page of it at most; whether there is more."""
+        """Read at most a page of what is new. Returns whether there is more."""
         head = await run_in_threadpool(self._reader.head)
         if head == self.mark:
             return False
@@ -153,14 +156,15 @@ class Feed:
         return upto != head
 
     def _tell(self) -> None:
-        """Wake all who wait. They wait for an event of their own time: a condition's lock does not survive that a
-        stream whose reader has gone is cancelled twice.
+        """Wake all waiting streams, which all hold this event, and make a new event for later ones.
+
+        A condition would not do: its lock breaks when a stream whose reader has gone is cancelled twice.
         """
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
     def _read(self, after: Mark, head: Mark) -> tuple[Mark, list[Item]]:
-        """The next page of all runs' records and of their events, and how far they reach."""
+        """The next page of all runs' records and events, and the mark that it reaches."""
         records = self._reader.metrics_between(after.metric, head.metric, None, PAGE_ROWS)
         events = self._reader.events_between(after.event, head.event, None, PAGE_ROWS)
         upto = Mark(

@@ -1,4 +1,4 @@
-"""Whether all that a path of the head stands for lies below allowed folders: the links in it too."""
+"""Checks that a path of the head, and all links in it, stay below the allowed folders."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 MOST_ENTRIES = 100_000
 LARGEST_LIST_BYTES = 32 * 2**20
-LISTS = frozenset({"state.json", "dataset_dict.json"})  # these name the files that are read, and so does an index
+LISTS = frozenset({"state.json", "dataset_dict.json"})  # files that name others to read, as an index does
 
 
 def real_path(text: str) -> Path | None:
-    """The absolute path with all links followed, whether or not it exists; None for what is no absolute path."""
+    """The absolute path with all links followed; it need not exist. None for what is no absolute path."""
     if not text.startswith("/") or "\\" in text:
         return None
     try:
@@ -25,7 +25,7 @@ def real_path(text: str) -> Path | None:
 
 
 def leads_out(path: Path, roots: Sequence[Path]) -> str | None:
-    """Why this real path, below one of the roots, may not be read; None when it may, also where it does not exist."""
+    """Why this real path may not be read. None if it may be, or does not exist. path: below one of the roots"""
     real_roots = [root for root in (real_path(str(root)) for root in roots) if root is not None]
     seen: set[Path] = set()
     waiting = [path]
@@ -48,7 +48,7 @@ def leads_out(path: Path, roots: Sequence[Path]) -> str | None:
 def _entries(path: Path) -> list[str]:
     try:
         return [entry.path for entry in os.scandir(path)]
-    except OSError:  # no folder, or none that a run could read
+    except OSError:  # no folder, or not readable for a run either
         return []
 
 
@@ -74,7 +74,7 @@ def _names_others(path: Path, size: int) -> bool:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
-        return False  # nor can a run read it
+        return False  # a run cannot read it either
     return any(text.startswith("/") or ".." in text.split("/") for text in _texts(content))
 
 

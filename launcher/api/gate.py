@@ -1,4 +1,4 @@
-"""What every request must pass before any route sees it: the host's name, the token, the origin, the size."""
+"""Checks each request before a route sees it: the host's name, the token, the origin and the size."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tokens import same_secret
 BODY_SECONDS = 30.0
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/api/v1/healthz", "/api/v1/readyz"})
-OPEN_FOLDER = "/assets/"  # the dashboard's own files hold no data of any run
+OPEN_FOLDER = "/assets/"  # the dashboard's own files, without data of runs
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -33,7 +33,7 @@ HEADERS = (
 
 
 class Refused(Exception):  # noqa: N818
-    """Why a request goes no further."""
+    """A request that the gate refuses, and why."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -41,7 +41,7 @@ class Refused(Exception):  # noqa: N818
 
 
 class Gate:
-    """ASGI middleware around the whole application; what it does not let through is answered here."""
+    """ASGI middleware around the whole application. It answers the requests that it refuses."""
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         self._app, self._settings = app, settings
@@ -71,7 +71,7 @@ class Gate:
 
 
 def check_host(headers: Headers, allowed: frozenset[str]) -> None:
-    """A page of another site can make its own name point here (DNS rebinding); its Host header gives it away."""
+    """Refuse unknown names in the Host header: another site's name can be made to point here (DNS rebinding)."""
     given = headers.getlist("host")
     if len(given) != 1 or host_name(given[0]) not in allowed:
         shown = ", ".join(given)[:100]
@@ -81,7 +81,7 @@ def check_host(headers: Headers, allowed: frozenset[str]) -> None:
 
 
 def check_origin(method: str, headers: Headers, allowed: frozenset[str]) -> None:
-    """A browser names the site a changing request comes from; another site's is refused."""
+    """Refuse requests that change something and come from another site's page. A browser names the site."""
     origin = headers.get("origin")
     if method in SAFE_METHODS or origin is None:
         return
@@ -94,9 +94,9 @@ def check_origin(method: str, headers: Headers, allowed: frozenset[str]) -> None
 
 
 def check_token(method: str, headers: Headers, tokens: Tokens) -> None:
-    """Read-only requests need either token, all others the admin one."""
+    """Refuse a request without the right token. Reading needs either token, all else the admin one."""
     kind, _, given = headers.get("authorization", "").partition(" ")
-    admin = same_secret(given, tokens.admin)  # both are always compared, so that the time says nothing
+    admin = same_secret(given, tokens.admin)  # always compares both, so that the time tells nothing
     reader = same_secret(given, tokens.read)
     if kind.lower() != "bearer" or not (admin or reader):
         challenge = {"WWW-Authenticate": 'Bearer realm="gemfleet"'}
@@ -106,7 +106,7 @@ def check_token(method: str, headers: Headers, tokens: Tokens) -> None:
 
 
 def host_name(host: str) -> str:
-    """`Name:8266` → `name`, `[::1]:8266` → `::1`; empty for what is no host."""
+    """The name in a host: `Name:8266` → `name`, `[::1]:8266` → `::1`. Empty for what is no host."""
     try:
         return (urlsplit(f"//{host}").hostname or "") if not set(host) & set("/?#@\\") else ""
     except ValueError:
@@ -119,9 +119,7 @@ def _is_open(scope: Scope) -> bool:
 
 
 def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
-    """Refuse a body over `limit` bytes: at once where its length is announced, else when it gets there. So is one that
-    has not come after BODY_SECONDS.
-    """
+    """Refuse a body over `limit` bytes, by its announced length or while it comes, and one slower than BODY_SECONDS."""
     announced = headers.get("content-length", "0")
     if not announced.isdigit() or int(announced) > limit:
         raise Refused(413, f"the body may have at most {limit} bytes")
@@ -138,7 +136,7 @@ def _limited(receive: Receive, headers: Headers, limit: int) -> Receive:
         whole = whole or not message.get("more_body", False)
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
-            if seen > limit:  # raised inside the application, which makes an answer of this class of error only
+            if seen > limit:  # raised inside the application, which answers this class of error only
                 raise HTTPException(413, f"the body may have at most {limit} bytes")
         return message
 

@@ -12,6 +12,8 @@ from typing import Any
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
+from gemfleet.train.step.figure import Figure
+from gemfleet.train.step.record import FIGURES
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -20,25 +22,6 @@ from .totals import RunTotals
 
 RECENT_SECONDS = 300.0  # a run that ended is shown so much longer, for the last scrape to see its end
 MOST_RUNS = 20
-STEP_GAUGES = {
-    "loss": ("loss", "Training loss of the newest step, a mean per supervised token."),
-    "learning_rate": ("learning_rate", "Learning rate of the newest step."),
-    "tokens_per_second": ("tokens_per_second", "Non-padding tokens per second over all ranks, newest step."),
-    "step_seconds": ("step_seconds", "Wall time of the newest optimizer step."),
-    "data_wait_seconds": ("data_wait_seconds", "Time the newest step waited for data."),
-    "checkpoint_wait_seconds": ("checkpoint_wait_seconds", "What saving held training up before the newest step."),
-    "flops_per_second_per_rank": ("rank_flops", "Model FLOPs a rank computed per second in the newest step."),
-    "hfu": ("hfu_ratio", "FLOPs utilisation of the newest step with what was recomputed, 0 to 1."),
-    "mfu": ("mfu_ratio", "Model FLOPs utilisation of the newest step, 0 to 1."),
-    "peak_memory_bytes": ("peak_memory_bytes", "Highest memory of a rank: its GPU's, or its own where there is none."),
-    "world_size": ("ranks", "Worker processes of the run."),
-    "seconds_left": ("eta_seconds", "Estimated time to the last step."),
-}
-RANK_GAUGES = {
-    "memory_bytes": ("gpu_memory_bytes", "In use on each rank's GPU, or its resident set where there is none."),
-    "memory_total_bytes": ("gpu_memory_limit_bytes", "Memory of each rank's GPU, or of its node where there is none."),
-    "utilisation": ("gpu_utilisation_ratio", "Use of each rank's GPU, or of its cores where there is none, 0 to 1."),
-}
 
 
 class RunCollector(Collector):
@@ -54,26 +37,14 @@ class RunCollector(Collector):
         yield from self._totals(runs)
 
     def _newest(self, runs: list[Run]) -> Iterator[Metric]:
-        """Gauges of each run's newest step, evaluation and checkpoint."""
-        steps = {run.id: self._reader.latest_metrics(run.id, "step") or {} for run in runs}
-        for field, (name, text) in STEP_GAUGES.items():
-            gauge = GaugeMetricFamily(f"gemfleet_{name}", text, labels=["run"])
-            for run_id, step in steps.items():
-                if isinstance(step.get(field), int | float):
-                    gauge.add_metric([run_id], step[field])
-            yield gauge
-        yield from _ranks(steps)
-        gauge = GaugeMetricFamily("gemfleet_progress_ratio", "Steps done of all steps, 0 to 1.", labels=["run"])
-        for run_id, step in steps.items():
-            if step.get("total_steps"):
-                gauge.add_metric([run_id], step["step"] / step["total_steps"])
-        yield gauge
-        gauge = GaugeMetricFamily("gemfleet_eval_loss", "Loss of the newest evaluation.", labels=["run"])
-        for run in runs:
-            evaluation = self._reader.latest_metrics(run.id, "eval")
-            if evaluation:
-                gauge.add_metric([run.id], evaluation["eval_loss"])
-        yield gauge
+        """Gauges of each run's newest step and evaluation, and its progress."""
+        for kind in ("step", "eval"):
+            newest = {run.id: self._reader.latest_metrics(run.id, kind) or {} for run in runs}
+            for figure in FIGURES:
+                if figure.gauge and figure.kind == kind:
+                    yield _gauge(figure, newest)
+            if kind == "step":
+                yield _progress(newest)
 
     def _totals(self, runs: list[Run]) -> Iterator[Metric]:
         """What only grows while a run goes on. A step trained again after a restart counts once."""
@@ -116,15 +87,24 @@ class RunCollector(Collector):
         yield from (tokens, steps, seconds, restarts, lost, kept, kept_bytes, kept_seconds, trials, saved, took, age)
 
 
-def _ranks(steps: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
-    """What each rank has of its own, in lists with an entry for each rank. steps: the newest of each run."""
-    for field, (name, text) in RANK_GAUGES.items():
-        gauge = GaugeMetricFamily(f"gemfleet_{name}", text, labels=["run", "rank"])
-        for run_id, step in steps.items():
-            for rank, value in enumerate(step.get(field) or []):
-                if isinstance(value, int | float):
-                    gauge.add_metric([run_id, str(rank)], value)
-        yield gauge
+def _gauge(figure: Figure, newest: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
+    """One figure of each run's newest record, or of each of its ranks."""
+    labels = ["run", "rank"] if figure.per_rank else ["run"]
+    gauge = GaugeMetricFamily(f"gemfleet_{figure.gauge}", figure.text, labels=labels)
+    for run_id, record in newest.items():
+        values = record.get(figure.name)
+        for rank, value in enumerate((values or []) if figure.per_rank else [values]):
+            if isinstance(value, int | float):
+                gauge.add_metric([run_id, str(rank)][: len(labels)], value)
+    return gauge
+
+
+def _progress(steps: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
+    gauge = GaugeMetricFamily("gemfleet_progress_ratio", "Steps done of all steps, 0 to 1.", labels=["run"])
+    for run_id, step in steps.items():
+        if step.get("total_steps"):
+            gauge.add_metric([run_id], step["step"] / step["total_steps"])
+    return gauge
 
 
 def _states(counts: Mapping[str, int]) -> GaugeMetricFamily:

@@ -1,4 +1,4 @@
-"""The API's description of itself: problem documents and, where tokens are asked for, their answers."""
+"""Completes the API's OpenAPI description: adds problem documents and the answers about tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ METHODS = ("get", "post")
 
 
 def install(app: FastAPI, settings: ApiSettings) -> None:
-    """Make `app.openapi()` describe every answer that can come."""
+    """Make `app.openapi()` describe every possible answer."""
 
     def describe() -> dict[str, Any]:
         if app.openapi_schema is None:

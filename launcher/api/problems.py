@@ -1,4 +1,4 @@
-"""Errors as problem documents (RFC 9457): every answer from 400 on is one, whatever went wrong."""
+"""Makes each answer from status 400 on a problem document (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class ProblemResponse(JSONResponse):
-    """Escapes all but ASCII: what a request said wrong may be no text at all."""
+    """Escapes all but ASCII, because it may quote bytes of a request that are no text."""
 
     media_type = MEDIA_TYPE
 
@@ -32,7 +32,7 @@ class ProblemResponse(JSONResponse):
 
 
 class ApiError(Exception):
-    """An answer other than the one asked for: status, one sentence, and the fields it is about."""
+    """An error that becomes an answer: its status, a sentence, and the fields that the sentence is about."""
 
     def __init__(
         self,
@@ -52,13 +52,13 @@ def problem(
     errors: list[ProblemDetail] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    """The answer for one problem. `instance` is the path that was asked for."""
+    """The answer for a problem. instance: the requested path"""
     body = Problem(title=http.HTTPStatus(status).phrase, status=status, detail=detail, instance=instance, errors=errors)
     return ProblemResponse(body.model_dump(exclude_none=True), status, dict(headers or {}))
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problem answers a route documents."""
+    """A route's problem answers, for its documentation."""
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": http.HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
@@ -67,7 +67,7 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI) -> None:
-    """Make every error of `app` a problem document."""
+    """Make `app` answer every error with a problem document."""
 
     async def api_error(request: Request, error: Exception) -> ProblemResponse:
         assert isinstance(error, ApiError)
@@ -103,7 +103,7 @@ def install(app: FastAPI) -> None:
 
 
 def allowed_methods(app: FastAPI, request: Request) -> str:
-    """All methods of a path; the framework names those of one route only."""
+    """All methods of a path. The framework names those of one route only."""
     found: set[str] = set()
     for method in ("GET", "POST"):
         scope = {**request.scope, "method": method}

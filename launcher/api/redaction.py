@@ -1,4 +1,4 @@
-"""Keeps secrets and control characters out of answers, and what JSON lacks."""
+"""Keeps secrets, control characters and numbers that JSON lacks out of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ redact_text = redaction.clean_text
 
 
 def redact(value: Any) -> Any:
-    """A JSON value of the same shape without secrets; numbers that JSON lacks (NaN, infinities) become null."""
+    """The same JSON value without secrets. NaN and infinities, which JSON lacks, become null."""
     return _finite(redaction.redact(value))
 
 

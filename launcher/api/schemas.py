@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.train.step.record import FIGURES
 from pydantic import BaseModel, ConfigDict, Field
+
+from .figures import THROUGHPUT, with_figures
 
 Item = TypeVar("Item", bound=BaseModel)
 
@@ -68,35 +71,11 @@ class Progress(BaseModel):
 class Throughput(BaseModel):
     """The newest step's record, over all ranks: raw, non-pad and supervised tokens are never mixed.
 
-    Of a run that has ended: the median of all its steps, and the highest of their peak memories.
+    Of a run that has ended: the median of all its steps, the highest of their peak memories, and what each rank had of
+    its own in the newest step.
     """
 
-    model_config = ConfigDict(extra="allow")
-    step_seconds: float | None = None
-    data_wait_seconds: float | None = None
-    tokens_per_second: float | None = None
-    tokens_per_second_per_rank: float | None = None
-    supervised_tokens_per_second: float | None = None
-    raw_tokens_per_second: float | None = None
-    mfu: Annotated[float | None, Field(description="model FLOPs utilisation; null where the peak is unknown")] = None
-    hfu: Annotated[float | None, Field(description="the same with what activation checkpointing recomputes")] = None
-    flops_per_second_per_rank: Annotated[
-        float | None, Field(description="FLOPs that LoRA needs, recomputation and padding left out")
-    ] = None
-    checkpoint_wait_seconds: Annotated[
-        float | None, Field(description="what saving held training up since the step before; not part of step_seconds")
-    ] = None
-    peak_memory_bytes: int | None = None
-    memory_bytes: Annotated[
-        list[int] | None,
-        Field(description="in use now for each rank: on its GPU, or its resident set where there is none"),
-    ] = None
-    memory_total_bytes: Annotated[list[int] | None, Field(description="for each rank, of its GPU or its node")] = None
-    utilisation: Annotated[
-        list[float | None] | None,
-        Field(description="for each rank, 0 to 1: of its GPU, or of its cores; null where no counter tells"),
-    ] = None
-    world_size: int | None = None
+    model_config = ConfigDict(extra="allow", json_schema_extra=with_figures(THROUGHPUT))
 
 
 class Rank(BaseModel):
@@ -204,9 +183,12 @@ class Event(BaseModel):
 
 
 class Metric(BaseModel):
-    """One step's or evaluation's figures, as the ranks reported them."""
+    """One step's or evaluation's figures, as the ranks reported them.
 
-    model_config = ConfigDict(extra="allow")
+    A record of an older gemfleet lacks the figures that are newer; a number that JSON cannot say is null.
+    """
+
+    model_config = ConfigDict(extra="allow", json_schema_extra=with_figures(FIGURES))
     object: Literal["run.metric"] = "run.metric"
     kind: Annotated[str, Field(examples=["step"])]
     step: int
@@ -219,6 +201,39 @@ class MetricPage(BaseModel):
     data: list[Metric]
     has_more: bool
     next_since_step: int
+
+
+class FigureChart(BaseModel):
+    """Where the board draws a figure. Figures with the same title share a chart."""
+
+    title: Annotated[str, Field(examples=["Loss"])]
+    line: Annotated[str, Field(description="its curve's name; empty where each rank has one", examples=["training"])]
+    from_zero: Annotated[bool, Field(description="whether the axis of values begins at zero")]
+    compared: Annotated[bool, Field(description="whether the page that compares runs draws it too")]
+
+
+class FigureView(BaseModel):
+    """One figure of a record, and where it is shown."""
+
+    object: Literal["figure"] = "figure"
+    name: Annotated[str, Field(description="its key in a record", examples=["tokens_per_second"])]
+    kind: Annotated[str, Field(description="of the record: `step` or `eval`", examples=["step"])]
+    unit: Annotated[str, Field(description="`1` for a plain number; empty for text", examples=["tokens/s"])]
+    description: str
+    per_rank: Annotated[bool, Field(description="whether it is a list with an entry for each rank")]
+    over_run: Annotated[
+        Literal["mean", "median", "max", "newest"] | None,
+        Field(description="of which steps a run tells it once it has ended; null where a run does not tell it"),
+    ]
+    tile: Annotated[str | None, Field(description="its label among the newest figures of the board")]
+    chart: FigureChart | None
+    curve: Annotated[str | None, Field(description="its name in TensorBoard", examples=["train/tokens_per_second"])]
+    gauge: Annotated[str | None, Field(description="its name for Prometheus", examples=["gemfleet_tokens_per_second"])]
+
+
+class FigureList(BaseModel):
+    object: Literal["list"] = "list"
+    data: list[FigureView]
 
 
 class LogLine(BaseModel):

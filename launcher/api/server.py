@@ -1,4 +1,4 @@
-"""Runs the API in this process."""
+"""Binds the API's socket and makes its server."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from .settings import ApiSettings
 
 STOP_SECONDS = 3
 BACKLOG = 1024
-ACCEPTED_AT_ONCE = 64  # connections, before the first of them is looked at: each takes a descriptor
+ACCEPTED_AT_ONCE = 64  # connections before the first is looked at; each takes a descriptor
 
 
 class Server(uvicorn.Server):
-    """uvicorn, told when it begins to stop: open event streams would otherwise keep it waiting."""
+    """uvicorn's server. When it begins to stop, it ends all event streams, which would otherwise keep it waiting."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or []:
-            listener.listen(BACKLOG)  # asyncio has made it as short as the number it accepts at once
+            listener.listen(BACKLOG)  # asyncio has shortened it to ACCEPTED_AT_ONCE
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         app: Any = self.config.app
@@ -35,14 +35,14 @@ class Server(uvicorn.Server):
 
 
 def bind(settings: ApiSettings) -> socket.socket:
-    """The listening socket; UserError naming the remedy when the address cannot be had. Port 0: any free one."""
-    # asyncio sends small answers at once (TCP_NODELAY) only on sockets that name their protocol; else each waits 40 ms.
+    """Listen at the settings' address; port 0 is any free one. Raises UserError if the address is not available."""
+    # asyncio sends small answers without a wait of 40 ms (TCP_NODELAY) only on sockets that name their protocol.
     listener = socket.socket(family_of(settings.host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     give_up_lost_peers(listener)
     try:
         listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)  # from here on, who comes before the server is ready waits for it
+        listener.listen(BACKLOG)  # from now on, clients that come before the server is ready wait for it
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
@@ -51,7 +51,7 @@ def bind(settings: ApiSettings) -> socket.socket:
 
 
 def make_server(app: FastAPI) -> Server:
-    """A server for `app`; `server.run(sockets=[bind(settings)])` serves until it is told to stop."""
+    """A server for `app`. `server.run(sockets=[bind(settings)])` serves until it is told to stop."""
     config = uvicorn.Config(
         app,
         http=partial(GuardedProtocol, Strangers()),  # type: ignore[arg-type]

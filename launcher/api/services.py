@@ -1,7 +1,7 @@
-"""What routes work with: the registry, the event feed, and the two things that are different inside a Ray cluster.
+"""What routes use: the registry, the event feed, and two services that differ inside a Ray cluster.
 
-Routes whose whole work is a few short reads of the registry are coroutines: a thread for each would cost more than the
-reads. Whatever may take longer (files, many rows, writing) runs in a thread.
+A route that only makes a few short reads of the registry is a coroutine, because a thread would cost more than the
+reads. A route that may take longer (files, many rows, writing) runs in a thread.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Submitter(Protocol):
     """Starts runs."""
 
     def start(self, run_id: str, config: dict[str, Any]) -> None:
-        """Make the run's row and start its driver, which outlives the API."""
+        """Make the run's row and start its driver, which goes on without the API."""
         ...
 
     def resume(self, run: Run) -> None:
-        """Open the row of a run that has ended again and start its driver. RunConflict when it cannot go on."""
+        """Open the row of an ended run again and start its driver. Raises RunConflict when it cannot be resumed."""
         ...
 
 
@@ -35,13 +35,13 @@ class ClusterView(Protocol):
     """Sees the nodes of a cluster."""
 
     def nodes(self) -> list[Node] | None:
-        """The living nodes; None outside a cluster."""
+        """The living nodes. None outside a cluster."""
         ...
 
 
 @dataclass(frozen=True)
 class Services:
-    """Everything a route needs, made once for an application."""
+    """What routes use. Made once for each application."""
 
     settings: ApiSettings
     registry: RunRegistry
@@ -52,7 +52,7 @@ class Services:
     cluster: ClusterView
 
     def run(self, run_id: str) -> Run:
-        """UnknownRun, answered as 404, when there is none."""
+        """The run. Raises UnknownRun, which is answered as 404."""
         return self.reader.get_run(run_id)
 
 

@@ -1,4 +1,4 @@
-"""Where the API listens, who may use it, and how much it accepts."""
+"""The settings of an API: where it listens, who may use it, and how much it accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 @dataclass(frozen=True)
 class Tokens:
-    """What `Authorization: Bearer` must carry: `admin` may do everything, `read` may only look."""
+    """The tokens for `Authorization: Bearer`. With `admin` a client may do everything, with `read` only look."""
 
     read: str
     admin: str
@@ -26,12 +26,12 @@ class Tokens:
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """The configuration of one API.
+    """The settings of one API.
 
-    tokens: None where none is asked for (`needs_tokens`), which only a loopback address allows
-    allowed_hosts: names a request's Host header may carry, beside the loopback ones
+    tokens: None where the API asks for none, which needs a loopback address (see `needs_tokens`)
+    allowed_hosts: names that a request's Host header may carry, beside the loopback ones
     allowed: what a submitted configuration may name
-    stream_seconds: an event stream is ended after so long; its reader goes on with Last-Event-ID
+    stream_seconds: after this time an event stream ends, and its reader goes on with Last-Event-ID
     """
 
     home: Path
@@ -56,7 +56,7 @@ class ApiSettings:
         return self.home / "gemfleet.db"
 
     def run_folder(self, run_id: str) -> Path:
-        """`run_id` must be one that the registry knows."""
+        """The run's folder. run_id: of a run in the registry, never a text of a request"""
         return self.home / "runs" / run_id
 
     @property
@@ -65,7 +65,7 @@ class ApiSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`. A name other than localhost may point anywhere, so it is none."""
+    """Whether only this machine reaches `host`. Names other than localhost do not count: they may point anywhere."""
     if host == "localhost":
         return True
     try:
@@ -75,9 +75,9 @@ def is_loopback(host: str) -> bool:
 
 
 def needs_tokens(host: str) -> bool:
-    """Whether an API at `host` asks for a token: where other machines reach it, and on a cluster that has one itself.
+    """Whether an API at `host` asks for a token: if other machines reach it, or if the cluster itself has a token.
 
-    There the accounts of the head may be several people's, and a request to the API starts programs.
+    On such a cluster several people may have accounts on the head, and a request to the API can start programs.
     """
     return not is_loopback(host) or MARKER in os.environ
 

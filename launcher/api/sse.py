@@ -1,16 +1,16 @@
-"""Server-sent events (WHATWG HTML, section 9.2) over the feed."""
+"""Streams the feed as server-sent events (WHATWG HTML, section 9.2)."""
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from fastapi.responses import StreamingResponse
 from gemfleet.cluster.registry.registry_reader import Mark
 
-from .feed import Feed
+from .feed import Feed, Item
 from .problems import ApiError
 
 MEDIA_TYPE = "text/event-stream"
@@ -18,7 +18,7 @@ RETRY_MILLISECONDS = 1000
 COMMENT_SECONDS = 15.0
 POSITION = re.compile(r"(?P<event>\d{1,15})(-(?P<metric>\d{1,15}))?")
 
-# How OpenAPI describes the answer: one message of the stream.
+# One message of the stream, for OpenAPI.
 CONTENT = {
     MEDIA_TYPE: {
         "schema": {
@@ -35,7 +35,7 @@ CONTENT = {
 
 @dataclass(frozen=True)
 class Start:
-    """Read before a stream begins, in this order: whether the run had ended, then how far the registry was."""
+    """The state before a stream begins, read in this order: whether the run had ended, and the registry's last mark."""
 
     ended: bool
     upto: Mark
@@ -49,7 +49,10 @@ class EventStream(StreamingResponse):
 
 
 def parse_position(text: str) -> Mark:
-    """`17` or `17-340`: the last event, and the last metrics record, that a reader has seen. Nothing: the beginning."""
+    """Read a Last-Event-ID: `17` or `17-340`, the last event and the last record that a reader has seen.
+
+    An empty text is the beginning. Raises ApiError 400 for any other text.
+    """
     if not text:
         return Mark()
     found = POSITION.fullmatch(text)
@@ -59,7 +62,7 @@ def parse_position(text: str) -> Mark:
 
 
 def message(kind: str, body: str, position: str | None = None) -> str:
-    """One message. The body has no line breaks: it is JSON."""
+    """One message. body: JSON without line breaks"""
     identity = "" if position is None else f"id: {position}\n"
     return f"{identity}event: {kind}\ndata: {body}\n\n"
 
@@ -68,9 +71,9 @@ def message(kind: str, body: str, position: str | None = None) -> str:
 class Wanted:
     """What a stream tells.
 
-    run_id: of this run; None: of all
-    metrics: the records of steps and evaluations too
-    points: of the records before `Start.upto` at most so many of each kind, and the newest events; None: all
+    run_id: events of this run; None: of all runs
+    metrics: also the records of steps and evaluations
+    points: thins the history before `Start.upto` to so many records of each kind and the newest events; None: tells all
     """
 
     run_id: str | None
@@ -79,7 +82,7 @@ class Wanted:
 
 
 def stream(feed: Feed, wanted: Wanted, seen: Mark, start: Start, seconds: float) -> EventStream:
-    """What is wanted after `seen`. It closes when the run has ended and all was sent, or after `seconds`."""
+    """A stream of what is wanted after `seen`. It closes after the run's end, or after `seconds`."""
     return EventStream(_messages(feed, wanted, seen, start, seconds))
 
 
@@ -94,15 +97,11 @@ async def _messages(feed: Feed, wanted: Wanted, seen: Mark, start: Start, second
         seen = seen.joined(Mark(metric=start.upto.metric))
     while going_on:
         async for page in feed.pages(seen, newest, wanted.run_id, wanted.metrics):
-            texts = []
-            for item in page:
-                if item.kind == "event" or wanted.metrics:
-                    seen = seen.joined(item.mark)
-                    texts.append(message(item.kind, item.body, _position(seen, wanted.metrics)))
-                if item.ends_run is not None and wanted.run_id is not None:
-                    ended = item.ends_run  # a run that was resumed has ended before, and goes on
-            if texts:
-                yield "".join(texts)
+            seen, text = _told(page, seen, wanted.metrics)
+            if wanted.run_id is not None:  # the last word counts: a run that was resumed has ended before, and goes on
+                *_, ended = ended, *(item.ends_run for item in page if item.ends_run is not None)
+            if text:
+                yield text
         seen = seen.joined(newest)
         if ended:
             yield message("end", "{}", _position(seen, wanted.metrics))
@@ -111,11 +110,21 @@ async def _messages(feed: Feed, wanted: Wanted, seen: Mark, start: Start, second
         going_on = left > 0 and await feed.wait(seen, min(left, COMMENT_SECONDS))
         newest = seen.joined(feed.mark)
         if going_on and newest == seen:
-            yield ": still here\n\n"  # tells proxies, and a reader that has gone, apart from silence
+            yield ": still here\n\n"  # keeps proxies open, and notices a reader that has gone
+
+
+def _told(page: Sequence[Item], seen: Mark, metrics: bool) -> tuple[Mark, str]:
+    """The mark after a page, and its messages in one text: events, and metrics where they are wanted."""
+    texts = []
+    for item in page:
+        if item.kind == "event" or metrics:
+            seen = seen.joined(item.mark)
+            texts.append(message(item.kind, item.body, _position(seen, metrics)))
+    return seen, "".join(texts)
 
 
 async def _chart(feed: Feed, run_id: str, points: int, seen: Mark) -> AsyncIterator[str]:
-    """The thinned history. Who breaks off in it has seen no record, and is told it again."""
+    """The thinned history. Its messages keep the position, so a reader that breaks off gets all of it again."""
     async for page in feed.chart(run_id, points):
         yield "".join(message(item.kind, item.body, _position(seen, metrics=True)) for item in page)
 

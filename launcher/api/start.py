@@ -1,4 +1,4 @@
-"""Starts the API beside a run."""
+"""Starts the API together with a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 from gemfleet.launcher.config.schema import ApiConfig
 
-END_IS_SEEN_SECONDS = 2.5  # a page hears of the end at once, and asks for the last figures a second later
+END_IS_SEEN_SECONDS = 2.5  # a page asks for the last figures a second after the end
 
 
 @contextmanager
 def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Iterator[None]:
-    """For whoever watches a run whose cluster, and API with it, ends when the run does: the API stays a moment longer.
+    """After the block, let somebody who watches the run see its end, before the run's cluster and its API end too.
 
-    The run's end has to be in the registry when the block is left. Without watchers nothing is waited for.
+    The run's end must be in the registry when the block ends. If nobody watches, nothing is waited for.
     """
     try:
         yield
@@ -27,13 +27,13 @@ def seen_to_the_end(home: Path, config: ApiConfig, ends_with_run: bool) -> Itera
 
 
 def _is_watched(home: Path) -> bool:
-    """Whether a connection to the API is open; whatever goes wrong with it is no concern of the run."""
+    """Whether a connection to the API is open. False when the API does not answer."""
     import ray
     from gemfleet.cluster.head import actor_on_head
 
     from .actor import actor_name
 
-    if not ray.is_initialized():  # it would be started for the question
+    if not ray.is_initialized():  # asking would start it
         return False
     try:
         actor = actor_on_head(actor_name(home))
@@ -44,7 +44,7 @@ def _is_watched(home: Path) -> bool:
 
 @contextmanager
 def status_api(home: Path, config: ApiConfig, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Starts the API, lets the phases inside go on meanwhile, and then tells where it is. A run goes on without one."""
+    """Start the API while the block runs, and then tell where it is. A run goes on without an API."""
     starting = _Starting(home, config) if config.enabled else None
     yield
     if starting is not None:
@@ -52,7 +52,7 @@ def status_api(home: Path, config: ApiConfig, run_id: str, tell: Callable[[str],
 
 
 class _Starting:
-    """An API that was asked for; whatever goes wrong with it is a sentence, never an error of the run."""
+    """An API that is starting. Its failure becomes a sentence, never an error of the run."""
 
     def __init__(self, home: Path, config: ApiConfig) -> None:
         from .actor import start_api
@@ -66,7 +66,7 @@ class _Starting:
             self._error = error
 
     def sentence(self, run_id: str) -> str:
-        """Where the API is, once it serves, or why there is none."""
+        """Wait until the API serves. Returns a sentence that says where it is, or why there is none."""
         from .actor import api_facts
 
         try:

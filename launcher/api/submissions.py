@@ -1,4 +1,4 @@
-"""Which configurations a request may start, and how a run is started so that it outlives the API."""
+"""Checks submitted configurations, and starts runs as processes that outlive the API."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from gemfleet.train.config.deepspeed_json import read_deepspeed_json
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
 
-from .allowed import Allowed, refused
+from .allowed import Allowed
 from .problems import ApiError
+from .refusals import refused
 from .schemas import ProblemDetail
 
 RAY_KEPT = ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def checked_config(content: dict[str, Any], allowed: Allowed) -> LaunchConfig:
-    """The validated configuration. ApiError 422 that lists every field that is wrong or not allowed over the API.
+    """The validated configuration. Raises ApiError 422 with every field that is wrong or not allowed over the API.
 
-    No file is opened, and no address asked, unless `allowed` names a place above it.
+    Opens files and addresses only below places that `allowed` names.
     """
     found = list(refused(content, allowed))
     if not found:
@@ -44,7 +45,7 @@ def checked_config(content: dict[str, Any], allowed: Allowed) -> LaunchConfig:
     if not problems and config.cluster.address not in ("auto", "local"):
         detail = "runs started over the API use this head's own cluster; leave it out"
         problems = [ProblemDetail(field="cluster.address", detail=detail)]
-    if "api" in content:  # it could open the API, or folders, to others
+    if "api" in content:  # this section could open the API, or folders, to others
         problems.append(ProblemDetail(field="api", detail="is set on the head, never over the API; leave it out"))
     if problems:
         raise ApiError(422, "the configuration is not accepted; `errors` lists every field", problems)
@@ -52,7 +53,7 @@ def checked_config(content: dict[str, Any], allowed: Allowed) -> LaunchConfig:
 
 
 def _with_deepspeed(content: dict[str, Any], allowed: Allowed) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    """The content of a DeepSpeed file in place of its path, which is allowed, and what of it is not."""
+    """Put the content of a DeepSpeed file in place of its path. Returns the configuration and its new refusals."""
     section = _section(content, "train", "deepspeed")
     path = section.get("config")
     if not isinstance(path, str):
@@ -67,7 +68,7 @@ def _with_deepspeed(content: dict[str, Any], allowed: Allowed) -> tuple[dict[str
 
 
 def _without_deepspeed(content: dict[str, Any]) -> dict[str, Any]:
-    """For naming the other problems, without opening a path."""
+    """The configuration without the path of a DeepSpeed file, so that validation opens nothing."""
     section = _section(content, "train", "deepspeed")
     if not isinstance(section.get("config"), str):
         return content
@@ -82,16 +83,15 @@ def _section(content: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 class ProcessSubmitter:
-    """Starts `gemfleet train` or `resume` as a process of its own on the head; neither the API's end nor Ray's reaches
-    it."""
+    """Starts `gemfleet train` or `resume` as a process on the head. The process survives the API's end and Ray's."""
 
     def __init__(self, home: Path, ray_address: str | None = None) -> None:
-        """`ray_address`: of the cluster that runs shall use; None: this machine's, or one of their own."""
+        """ray_address: of the cluster for the runs; None: this machine's cluster, or one that each run starts"""
         self._home, self._ray_address = home, ray_address
         self._registry = registry_of(home)
 
     def start(self, run_id: str, config: dict[str, Any]) -> None:
-        """The row first, so that the answer can show the run; then the process, which takes the row over."""
+        """See `Submitter.start`. The row comes first, so that the answer can show the run."""
         refuse_leftovers(self._home / "runs" / run_id)
         folder = self._home / "submitted" / run_id
         folder.mkdir(parents=True)
@@ -101,7 +101,7 @@ class ProcessSubmitter:
         self._launch(run_id, folder, "train", "config.yaml", "--run-id", run_id)
 
     def resume(self, run: Run) -> None:
-        """As `start`: the row is open again before the process runs, so the second of two requests is a conflict."""
+        """See `Submitter.resume`. The row opens before the process starts, so a second request is a conflict."""
         if run.state.is_terminal and not (self._home / "runs" / run.id / RESOLVED_FILE).is_file():
             raise RunConflict(f"run {run.id} ended before its configuration was kept; start it anew")
         folder = self._home / "submitted" / run.id
@@ -110,7 +110,7 @@ class ProcessSubmitter:
         self._launch(run.id, folder, "resume", run.id, "--reopened")
 
     def _launch(self, run_id: str, folder: Path, *arguments: str) -> None:
-        """Start the command as the run's driver. The row says so when that fails."""
+        """Start the command as the run's driver. If that fails, the run's row says so."""
         command = [sys.executable, "-m", "gemfleet.launcher.cli", *arguments]
         try:
             self._registry.set_driver(run_id, start_detached(command, folder, self._environment()))
@@ -119,7 +119,7 @@ class ProcessSubmitter:
             raise
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without what Ray has put there for the actor we may be in."""
+        """This process's environment, without the variables that Ray sets for an actor."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
         kept |= {key: os.environ[key] for key in RAY_KEPT if key in os.environ}
         ray = {"RAY_ADDRESS": self._ray_address} if self._ray_address else {}
@@ -127,7 +127,7 @@ class ProcessSubmitter:
 
 
 def start_detached(command: Sequence[str], folder: Path, environment: dict[str, str]) -> int:
-    """Start a process that belongs to nobody: its parent ends at once. Ray ends the children of an actor that ends."""
+    """Start a process whose parent ends at once, because Ray ends an actor's children with it. Returns its id."""
     line = f"setsid {shlex.join(command)} < /dev/null >> output.log 2>&1 & echo $!"
     done = subprocess.run(
         ["sh", "-c", line], cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=30

@@ -1,4 +1,4 @@
-"""The two tokens of an API that other machines can reach: made once, kept in files that only their owner can read."""
+"""Keeps the API's two tokens in files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def token_folder(home: Path) -> Path:
 
 
 def load_tokens(home: Path) -> Tokens:
-    """The tokens of `home`, made when missing. ClusterError when another user could read one."""
+    """The tokens of `home`, made if missing. Raises ClusterError if another user could read one."""
     folder = token_folder(home)
     return Tokens(read=load_token(folder / "read.token"), admin=load_token(folder / "admin.token"))
 
 
 def same_secret(given: str, expected: str) -> bool:
-    """Compare in a time that depends on neither text, nor on their lengths."""
+    """Whether two texts are equal. The time depends neither on the texts nor on their lengths."""
     return hmac.compare_digest(_digest(given), _digest(expected))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,13 +16,17 @@ from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.train.config.precision import describe_precision
 from gemfleet.train.config.schema import Precision
+from gemfleet.train.step.figure import Figure
 
+from .figures import THROUGHPUT
 from .redaction import redact, redact_text
 from .schemas import (
     Checkpoint,
     CheckpointFile,
     CheckpointTotals,
     Event,
+    FigureChart,
+    FigureView,
     Metric,
     Progress,
     Rank,
@@ -77,8 +82,9 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
     batch = reader.last_event(run.id, *BATCH_EVENTS)
     strategy = reader.last_event(run.id, EventKind.STRATEGY)
-    fields, figures = set(Throughput.model_fields), reader.end_figures(run.id)
-    throughput = redact({key: value for key, value in {**(step or {}), **figures}.items() if key in fields})
+    figures = reader.end_figures(run.id)
+    known = redact({**(step or {}), **figures})
+    throughput = {figure.name: known.get(figure.name) for figure in THROUGHPUT}
     return RunDetail(
         **summary_fields(run, step, evaluation, figures),
         waiting_for=waiting_for(reader, run),
@@ -145,6 +151,21 @@ def event_view(row: Mapping[str, Any]) -> Event:
         type=row["kind"],
         message=redact_text(row["message"]),
         data=redact(row["data"]),
+    )
+
+
+def figure_view(figure: Figure) -> FigureView:
+    return FigureView(
+        name=figure.name,
+        kind=figure.kind,
+        unit=figure.unit,
+        description=figure.text,
+        per_rank=figure.per_rank,
+        over_run=figure.over_run,
+        tile=figure.tile,
+        chart=FigureChart(**asdict(figure.chart)) if figure.chart else None,
+        curve=figure.tag if figure.curve else None,
+        gauge=f"gemfleet_{figure.gauge}" if figure.gauge else None,
     )
 
 

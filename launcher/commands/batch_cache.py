@@ -8,14 +8,14 @@ from .options import Json
 
 batch_cache = typer.Typer(
     name="batch-cache",
-    help="What `train.batch.micro: auto` found on this head.",
+    help="The micro-batches that `train.batch.micro: auto` found on this head.",
     no_args_is_help=True,
 )
 
 
 @batch_cache.command("list")
 def list_found(as_json: Json = False) -> None:
-    """List what was found, the oldest first.
+    """List the found micro-batches, the oldest first.
 
     Examples:
 
@@ -42,7 +42,7 @@ def list_found(as_json: Json = False) -> None:
 
 @batch_cache.command("clear")
 def clear(as_json: Json = False) -> None:
-    """Forget all of it, so that the next run with `auto` searches again.
+    """Forget all found micro-batches, so that the next run with `auto` searches again.
 
     Examples:
 

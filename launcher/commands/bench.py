@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-# Everything behind the suite's name, --help too, is the suite's own to read.
+# The suite itself reads everything after its name, also --help.
 PASSES_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
@@ -22,7 +22,7 @@ def bench(context: typer.Context) -> None:
 
     Exit codes: 0 measured, 1 a measurement failed or a build regressed, 2 something to put right first.
     """
-    # `launcher` never imports `benchmarks`, which import it; this process becomes theirs.
+    # `launcher` must not import `benchmarks`, which imports it. So this process becomes another one.
     arguments = context.args or ["--help"]
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "gemfleet.benchmarks", *arguments])

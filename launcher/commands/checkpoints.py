@@ -35,10 +35,10 @@ def checkpoints(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the checkpoints of a run; verify, copy or export them, from this head node or from where they are stored.
+    """List, verify, copy or export the checkpoints of a run.
 
     Each is a folder that peft loads as an adapter: `PeftModel.from_pretrained(model, FOLDER)`. `verify` reads every
-    file and compares it with the manifest; its exit code is 1 when anything is damaged.
+    file and compares it with the manifest. Its exit code is 1 when a file is damaged.
 
     Examples:
 
@@ -122,7 +122,7 @@ def _copy(
 
 
 def _publication(run_folder: Path, checkpoint: Path) -> Publication:
-    """A checkpoint with its base model, as it would be found if the run were launched again."""
+    """The checkpoint with its base model. Finds the model as a new launch of the run would."""
     from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.config.schema import OutputConfig
     from gemfleet.launcher.result.public_names import written_names

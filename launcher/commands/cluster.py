@@ -25,9 +25,9 @@ Hosts = Annotated[list[str], typer.Argument(help="Workers of the file, by `host`
 
 @cluster.command("up")
 def up(hosts_file: HostsFile) -> None:
-    """Start Ray on every machine of the file, and wait until all are one cluster. May be repeated.
+    """Start Ray on every machine of the file, and wait until all are one cluster. You may repeat it.
 
-    Every request to the cluster needs its token, which is made here; the dashboard listens on the head's loopback only.
+    Makes the token that every request to the cluster needs. The dashboard listens on the head's loopback address only.
 
     Examples:
 
@@ -42,7 +42,7 @@ def up(hosts_file: HostsFile) -> None:
 
 @cluster.command("add")
 def add(hosts_file: HostsFile, hosts: Hosts) -> None:
-    """Let workers of the file join the running cluster. Write a new machine into the file first.
+    """Add workers of the file to the running cluster. Write a new machine into the file first.
 
     Examples:
 
@@ -57,9 +57,9 @@ def add(hosts_file: HostsFile, hosts: Hosts) -> None:
 def remove(
     hosts_file: HostsFile,
     hosts: Hosts,
-    drain_s: Annotated[int, typer.Option(min=0, help="Seconds in which what runs there may save and leave.")] = 60,
+    drain_s: Annotated[int, typer.Option(min=0, help="Seconds for the ranks there to save and leave.")] = 60,
 ) -> None:
-    """Empty workers and stop Ray on them. Take them out of the file afterwards, or `up` starts them again.
+    """Drain workers and stop Ray on them. Take them out of the file afterwards, or `up` starts them again.
 
     Examples:
 
@@ -85,7 +85,7 @@ def down(hosts_file: HostsFile) -> None:
 
 @cluster.command("status")
 def status(hosts_file: HostsFile, as_json: Json = False) -> None:
-    """Say whether each machine of the file is reached, runs Ray and is in the cluster. Exit code 1 where one is not.
+    """Say of each machine of the file whether it answers, runs Ray and is in the cluster. Exit code 1 if one is not.
 
     Examples:
 
@@ -137,7 +137,7 @@ def manifest(
     if config is not None:
         from gemfleet.launcher.config.load import load_config
 
-        load_config(config)  # what is wrong with it is better said here than on the cluster
+        load_config(config)  # names its mistakes here rather than on the cluster
         run = config.read_text(encoding="utf-8")
     description = load_validated(hosts, (), ClusterDescription) if hosts else ClusterDescription()
     typer.echo(render(kind, description, gpus, run), nl=False)

@@ -11,9 +11,9 @@ Request = Annotated[Path, typer.Argument(metavar="REQUEST", help="The platform's
 
 
 def convert(request: Request) -> None:
-    """Write the platform's request as a configuration file of our own, with the request's key beside each line.
+    """Write the platform's request as a configuration file, with the request's key beside each line.
 
-    Starts nothing and writes to the standard output alone. `gemfleet train` reads the request as it stands, too.
+    Starts nothing, and writes to the standard output only. `gemfleet train` also reads the request itself.
 
     Examples:
 
@@ -21,9 +21,9 @@ def convert(request: Request) -> None:
     """
     from gemfleet.launcher.config.load import refuse
     from gemfleet.launcher.config.platform.convert import convert as convert_request
-    from gemfleet.launcher.config.platform.request import is_platform_request
     from gemfleet.launcher.config.platform.write_yaml import to_yaml
     from gemfleet.train.config.load import read_mapping
+    from gemfleet.train.config.train_file import is_platform_request
     from gemfleet.train.errors import UserError
 
     content = read_mapping(request)

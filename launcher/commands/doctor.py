@@ -17,19 +17,19 @@ COLOURS = {"pass": "green", "warn": "yellow", "fail": "red"}
 
 def doctor(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG]", help="Also see whether its model can be had. [default: none]")
+        Path | None, typer.Argument(metavar="[CONFIG]", help="Also check its model. [default: none]")
     ] = None,
     hosts: Annotated[
         Path | None, typer.Option(help="The file of `gemfleet cluster up`: examine that cluster, from its head.")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only what every run's preflight asks; measures nothing.")
+        bool, typer.Option("--quick", help="Only the checks of every run's preflight; measures nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Examine every node of the cluster, the ways between them and both stores: pass, warn or fail, with the remedy.
+    """Examine all nodes of the cluster, the network between them and the stores: pass, warn or fail, with a remedy.
 
-    Runs on the head, or from anywhere with `--hosts`. Exit code 1 when something failed; warnings do not count.
+    Runs on the head, or from anywhere with `--hosts`. Exit code 1 when a check failed; warnings do not count.
 
     Examples:
 
@@ -57,8 +57,8 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
 
     from gemfleet.cluster.doctor.examine import Examination, check_quickly, examine
     from gemfleet.cluster.inventory import list_nodes
+    from gemfleet.launcher.config.cluster import ClusterConfig
     from gemfleet.launcher.config.load import load_config
-    from gemfleet.launcher.config.schema import ClusterConfig
     from gemfleet.launcher.run.connect import connected
     from gemfleet.train.config.home import gemfleet_home
 

@@ -62,7 +62,7 @@ def init(
 
 
 def _asked(name: str, given: str | None) -> str:
-    """What was given, else the answer of a person, else `demo`."""
+    """The given value, else a person's answer, else `demo`."""
     if given is None and can_ask():
         return str(typer.prompt(QUESTIONS[name], default="demo"))
     return given or "demo"
@@ -74,14 +74,14 @@ def can_ask() -> bool:
 
 
 def _run_name(file: Path) -> str:
-    """The file's name as far as a run may be called so."""
+    """The file's name, without characters that the name of a run may not have."""
     import re
 
     return re.sub(r"[^A-Za-z0-9._-]+", "-", file.stem).strip("-._")[:64] or "run"
 
 
 def _write_checked(file: Path, text: str) -> None:
-    """Write the file whole, once what it says is accepted. UserError names what is wrong with a flag."""
+    """Write the file if its content is accepted. Raises UserError for a flag with a wrong value."""
     import tempfile
 
     from gemfleet.launcher.config.load import load_config

@@ -1,4 +1,4 @@
-"""The runs of this head node, as commands see them."""
+"""What commands share about the runs of this head node."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gemfleet.train.config.home import gemfleet_home
 
 
 def open_registry() -> RunRegistry:
-    """The registry of $GEMFLEET_HOME; one that is lost is rebuilt. Runs whose driver is gone are marked first."""
+    """The registry of $GEMFLEET_HOME, rebuilt if it is lost. First marks runs whose driver has gone as interrupted."""
     from gemfleet.launcher.runs.registry import registry_of
 
     registry = registry_of(gemfleet_home())
@@ -20,7 +20,7 @@ def open_registry() -> RunRegistry:
 
 
 def refuse_running(run: Run) -> None:
-    """RunConflict while the run has not ended: at once, not after all that a launch imports."""
+    """Raise RunConflict if the run has not ended. A launch would notice too, but only after slow imports."""
     if not run.state.is_terminal:
         raise RunConflict(f"run {run.id} is {run.state}; stop it first (`gemfleet stop {run.id} --wait`)")
 

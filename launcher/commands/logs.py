@@ -24,7 +24,7 @@ def logs(
     tail: Annotated[int, typer.Option(min=0, help="Begin with this many of the last lines of each file.")] = 200,
     as_json: Json = False,
 ) -> None:
-    """Show the log lines of a run in the order of their times. They come home to this head node while it goes on.
+    """Show the log lines of a run in the order of their times. All ranks' lines arrive on this head while it runs.
 
     Examples:
 
@@ -53,7 +53,7 @@ def logs(
 
 
 def follow_until(ended: Callable[[], bool], reader: LogReader, write: Callable[[str, str], None]) -> None:
-    """Write new lines as they come; once the run has ended, what is left, then return."""
+    """Write new lines as they come. Return after the run has ended and all lines are written."""
     while True:
         last = ended()
         for source, line in by_time(reader.new_lines()):

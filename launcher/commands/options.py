@@ -16,7 +16,7 @@ Name = Annotated[str | None, typer.Option("--name", help="Begins the run's id, i
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Ids of runs on this head that begin so, for a shell's completion; none where there is no registry."""
+    """The ids of this head's runs that begin with `incomplete`, for the shell. None where there is no registry."""
     from gemfleet.cluster.registry.run_registry import RunRegistry
     from gemfleet.train.config.home import gemfleet_home
 
@@ -39,7 +39,7 @@ Resume = Annotated[
     typer.Option(
         "--resume",
         metavar="RUN",
-        help="Go on with this run, with this configuration; `latest`: the newest run of its name.",
+        help="Continue this run with this configuration; `latest`: the newest run of its name.",
         autocompletion=complete_run,
     ),
 ]
@@ -47,7 +47,7 @@ AcceptChanges = Annotated[
     bool,
     typer.Option(
         "--accept-changes",
-        help="Go on although data, base or alpha are not those of the checkpoint; history and card say so.",
+        help="Continue although data, base or alpha differ from the checkpoint's; history and card say so.",
     ),
 ]
 RunId = Annotated[
@@ -58,12 +58,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in p
 
 
 def with_name(overrides: list[str] | None, name: str | None) -> list[str]:
-    """`--name` is one more override."""
+    """The overrides, with `--name` as one of them."""
     return [*(overrides or []), *([f"name={name}"] if name else [])]
 
 
 def checked_id(run_id: str | None) -> str | None:
-    """UserError for an id that could not be a folder's name."""
+    """The id. Raises UserError if it could not be a folder's name."""
     import re
 
     from gemfleet.launcher.config.schema import NAME_PATTERN

@@ -53,17 +53,16 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a run needs of its GPUs, which strategy fits, and how fast it could be. Loads and starts nothing.
+    """Tell how much memory a run needs on its GPUs, which strategy fits, and how fast it could be. Starts nothing.
 
-    Every strategy gets a line: memory of one GPU in GiB by what it is for, and tokens per second of one GPU. The one
-    that suits best is marked and explained: ddp wherever the frozen base fits on every GPU with a tenth to spare, since
-    only adapters' gradients then move between GPUs; else fsdp2, which divides the base.
+    Every strategy has a line: the memory of one GPU in GiB by its use, and the tokens per second of one GPU. The best
+    one is marked and explained. It is ddp if the frozen base fits on every GPU with a tenth to spare, because then only
+    the adapters' gradients move between GPUs; else it is fsdp2, which divides the base.
 
-    How to read the columns: `weights` is the frozen base; `grads` and `AdamW` belong to the adapters alone and are
-    small; `activations` grow with length times micro, so halve those first when nothing fits; `comm` holds gathered
-    weights and buffers; `rest` is CUDA itself and the allocator's slack. On a narrow terminal all that is neither
-    weights nor activations is one column, `other`. The ceiling is what the GPU's matrix units could do with no other
-    work.
+    The columns: `weights` is the frozen base. `grads` and `AdamW` belong to the adapters and are small. `activations`
+    grow with length times micro, so halve those first when nothing fits. `comm` holds gathered weights and buffers.
+    `rest` is CUDA itself and the allocator's slack. On a narrow terminal `other` sums all but weights and activations.
+    The ceiling is what the GPU's matrix units could do with no other work.
 
     Examples:
 
@@ -77,7 +76,8 @@ def plan(
     """
     from dataclasses import replace
 
-    from gemfleet.launcher.plan.fleet import find_device, find_shape, ranks_of, size_up, work_of_config
+    from gemfleet.launcher.plan.fleet import size_up
+    from gemfleet.launcher.plan.fleet_question import find_device, find_shape, ranks_of, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
@@ -112,7 +112,7 @@ def plan(
 def _print(report: SizingReport, as_json: bool) -> None:
     import json
 
-    from gemfleet.launcher.plan.fleet import table_rows
+    from gemfleet.launcher.plan.fleet_table import table_rows
 
     from .tables import open_console, print_table, print_text
 

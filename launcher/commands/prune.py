@@ -27,9 +27,9 @@ def prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove. Without it, only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove runs that ended, with all their files, from this head node. Says what would go unless --yes is given.
+    """Remove runs that have ended, with all their files, from this head node. Without --yes, only say what would go.
 
-    A run that has not ended is never touched. Exit code 1 when one could not be removed; the others are all the same.
+    Never touches a run that has not ended. Exit code 1 when a run could not be removed; all others are removed.
 
     Examples:
 
@@ -70,7 +70,7 @@ def prune(
 def _each(
     runs: Sequence[Run], registry: RunRegistry, checkpoints_only: bool, remove: bool
 ) -> tuple[list[Removal], dict[str, str]]:
-    """What goes, or went, of each run; and why some do not go: one odd run keeps no other from making room."""
+    """The removal of each run, and the reasons why some runs stay. One that fails keeps no other from going."""
     from gemfleet.cluster.errors import DiskFull, RegistryDamaged
     from gemfleet.launcher.runs.prune import Removal, carry_out
 
@@ -86,7 +86,7 @@ def _each(
                 carry_out(removal, registry)
             removals.append(removal)
         except DiskFull:
-            unforgotten.append(removal)  # its files are gone; its row goes once the files of others have made room
+            unforgotten.append(removal)  # its files are gone; its row goes after other runs' files have made room
         except RegistryDamaged:
             raise
         except Exception as error:

@@ -10,10 +10,10 @@ from .options import Run
 
 
 def push(run: Run) -> None:
-    """Deliver the result of a run again, to where its configuration says.
+    """Deliver the result of a run to where its configuration says.
 
-    For a delivery that failed, and for runs that were stopped, which are not delivered by themselves. A result that has
-    arrived already changes nothing.
+    Use it after a delivery failed, or for a run that was stopped, whose result stays here. Delivering the same result
+    twice changes nothing.
 
     Examples:
 

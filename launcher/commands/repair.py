@@ -8,10 +8,10 @@ from .options import Json
 
 
 def repair(as_json: Json = False) -> None:
-    """Rebuild a registry that is damaged or lost, from the runs' folders and the manifests of their checkpoints.
+    """Rebuild a damaged or lost registry from the runs' folders and the manifests of their checkpoints.
 
-    Runs, their states, configurations, checkpoints and logs come back; metrics and events come back as far as the
-    damaged file can be read, and that file is kept. A registry that is whole gets the runs that it lacks.
+    Runs, their states, configurations, checkpoints and logs come back. Metrics and events come back if the damaged file
+    can still be read; that file is kept. A registry that is whole gets the runs that it lacks.
 
     Examples:
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .launch_here import launch_here
 from .options import AcceptChanges, Json, Overrides, Run
 
 
@@ -15,17 +16,16 @@ def resume(
     overrides: Overrides = None,
     accept_changes: AcceptChanges = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the configuration and the checkpoint to go on from; start nothing.")
+        bool, typer.Option("--dry-run", help="Print the checkpoint to continue from; start nothing.")
     ] = False,
     reopened: Annotated[bool, typer.Option("--reopened", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
-    """Go on with a run that ended, from its newest verified checkpoint and with the configuration kept in its folder.
+    """Continue a run that has ended, from its newest verified checkpoint and with the configuration in its folder.
 
-    A checkpoint holds everything: the number of workers may differ (`--set cluster.workers=1`), but data, base and
-    adapters must be those it was made from. One that is damaged is passed over for the one before. A run without any
-    starts again at step 0, under the same id. Of a run that has succeeded nothing is left to do, unless `--set` asks
-    for more of it.
+    The number of ranks may change (`--set cluster.workers=1`), but data, base and adapters must be those that made the
+    checkpoint. A damaged checkpoint is passed over for the one before it. A run without checkpoints starts at step 0,
+    under the same id. A run that has succeeded has nothing left to do, unless `--set` asks for more.
 
     Examples:
 
@@ -41,7 +41,6 @@ def resume(
     from gemfleet.train.errors import UserError
 
     from .local_runs import open_registry, refuse_running, run_folder
-    from .train import run_to_its_end
 
     registry = open_registry()
     found = registry.find_run(run)
@@ -59,13 +58,13 @@ def resume(
     else:
         if not reopened:
             refuse_running(found)
-        # The API has opened the row again before it starts this process.
+        # The API opens the row again before it starts this process.
         beginning = (Submitted if reopened else Resumed)(found.id, accept_changes)
-        run_to_its_end(config, folder / RESOLVED_FILE, as_json, beginning)
+        launch_here(config, folder / RESOLVED_FILE, as_json, beginning)
 
 
 def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:
-    """Where the run would go on; finished: why it would not."""
+    """Print the checkpoint from which the run would continue. finished: why it would not"""
     import json
 
     from gemfleet.launcher.runs.checkpoints import shelf_of

@@ -1,4 +1,4 @@
-"""Where commands that watch a run look: the registry on this head, or an API elsewhere. Both give the same shapes."""
+"""Where commands that watch a run look: in the registry of this head, or at an API. Both answer in the same types."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ Address = Annotated[
 
 
 class Source(Protocol):
-    """One run, wherever it is recorded."""
+    """One run, on this head or behind an API."""
 
     def detail(self) -> RunDetail: ...
 
     def events(self, follow: bool) -> Iterator[Event]:
-        """Oldest first; with `follow` until the run has ended."""
+        """The oldest first. With `follow`, goes on until the run has ended."""
         ...
 
 
 class HeadSource:
-    """The registry of this head. `run`: an id, the beginning of one, or `latest`."""
+    """A run in the registry of this head. run: an id, the beginning of one, or `latest`"""
 
     def __init__(self, home: Path, run: str) -> None:
         from gemfleet.cluster.registry.registry_reader import RegistryReader
@@ -68,7 +68,7 @@ class HeadSource:
 
 
 class ApiSource:
-    """A run by its whole id, through an API."""
+    """A run behind an API. run_id: its whole id, or `latest`"""
 
     def __init__(self, address: str, run_id: str) -> None:
         from gemfleet.launcher.api.client import ApiClient
@@ -90,7 +90,7 @@ class ApiSource:
 
 
 def open_source(run: str, address: str | None) -> Source:
-    """The run on this head, or at the API of `address`."""
+    """The run on this head, or behind the API at `address`."""
     from gemfleet.train.config.home import gemfleet_home
 
     return ApiSource(address, run) if address else HeadSource(gemfleet_home(), run)

@@ -8,7 +8,7 @@ import typer
 
 from .options import Json
 
-WIDE = 100  # terminals that are narrower leave the room to the ids, which people copy
+WIDE = 100  # narrower terminals show shorter dates, so that ids, which people copy, stay whole
 MONTH_TO_MINUTE = slice(5, 16)  # of a date and time
 
 
@@ -16,7 +16,7 @@ def runs(
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many, newest first.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List the runs of this head node, newest first. The loss is of the newest step; once a run has ended, its mean.
+    """List the runs of this head node, newest first. The loss is the newest step's, or the mean of an ended run.
 
     Examples:
 

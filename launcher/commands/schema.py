@@ -6,10 +6,10 @@ import typer
 
 
 def schema() -> None:
-    """Write the JSON Schema of a configuration file, by which editors complete keys and mark mistakes.
+    """Write the JSON Schema of a configuration file. With it, editors complete keys and mark mistakes.
 
-    Editors with a YAML language server read the first line of a file:
-    `# yaml-language-server: $schema=gemfleet.schema.json`. `gemfleet init` writes it.
+    Editors with a YAML language server find it by the first line of the file, which `gemfleet init` writes:
+    `# yaml-language-server: $schema=gemfleet.schema.json`.
 
     Examples:
 

@@ -34,7 +34,7 @@ def serve(
 ) -> None:
     """Serve the dashboard, the status API and Prometheus metrics of this head node's runs, until Ctrl-C.
 
-    It reads what is on the disk, so it needs no Ray and may be started and ended at any time.
+    It reads the registry on the disk. It needs no Ray, and may start and end at any time.
 
     Examples:
 

@@ -10,7 +10,7 @@ from .options import Json, Run
 
 
 def show(run: Run, as_json: Json = False) -> None:
-    """Show one run: its state, newest figures, ranks, checkpoints and what happened to it.
+    """Show one run: its state, newest figures, ranks, checkpoints and events.
 
     Examples:
 
@@ -63,7 +63,7 @@ def _print(facts: dict[str, Any]) -> None:
 
 
 def _figures(step: dict[str, Any], figures: dict[str, Any]) -> str:
-    """Loss and speed: of the newest step, or of the whole run once it has ended."""
+    """Loss and speed: of the newest step, or of the whole run if it has ended."""
     known = {**step, **figures}
     speed = f", {known['tokens_per_second']:,.0f} tokens/s" if known.get("tokens_per_second") else ""
     return f"loss {known['loss']:.4f}{speed}" + (" (mean and median of all steps)" if figures else "")

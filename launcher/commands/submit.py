@@ -28,10 +28,10 @@ def submit(
 ) -> None:
     """Run a configuration on a cluster from any machine, through Ray's job API.
 
-    The folder of CONFIG travels with the job, and what does is listed: small files do; hidden files, credentials, links
-    that lead out, model weights, repositories and files over 10 MiB do not, and the whole may be 100 MiB. A
-    `.gemfleetignore` in it names, as a .gitignore does, what else stays. Put larger data on the head node and give its
-    absolute path there.
+    The folder of CONFIG travels with the job, at most 100 MiB, and the command lists what travels. Hidden files,
+    credentials, links that lead out, model weights, repositories and files over 10 MiB stay. A `.gemfleetignore` in the
+    folder names, as a .gitignore does, what else stays. Put larger data on the head node and give its absolute path
+    there.
 
     Examples:
 

@@ -1,4 +1,4 @@
-"""Tables and sentences for people, laid out for the width of their terminal."""
+"""Prints tables and sentences for people, in the width of their terminal."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-NO_WIDTH = 400  # of an output that is no terminal: lines for programs are never folded
+NO_WIDTH = 400  # cells of an output that is no terminal, so that lines for programs are never folded
 
 
 def open_console() -> Console:
-    """Standard output; where it is no terminal, as wide as any line."""
+    """Standard output. Where it is no terminal, it is wider than any line."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -25,7 +25,7 @@ def open_console() -> Console:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str | Text]], folding: Collection[str] | None = None
 ) -> None:
-    """A table on standard output. `folding` names the columns that may take several lines; None: the first."""
+    """Print a table. folding: the columns whose cells may take several lines; None: the first column"""
     from rich import box
     from rich.table import Table
 
@@ -39,13 +39,13 @@ def print_table(
 
 
 def print_text(text: str) -> None:
-    """Sentences, broken between words on a terminal."""
+    """Print sentences. On a terminal, lines break between words."""
     console = open_console()
     console.print(text, markup=False, emoji=False, soft_wrap=not console.is_terminal)
 
 
 def print_facts(facts: Mapping[str, str]) -> None:
-    """A name and what is to be said of it in each line; further lines of one stay below its beginning."""
+    """Print a line for each name and its value. A long value continues below its beginning."""
     from rich.table import Table
     from rich.text import Text
 

@@ -24,6 +24,6 @@ def tensorboard(
     from .local_runs import open_registry, run_folder
 
     folder = run_folder(open_registry().find_run(run).id) / "runs"
-    folder.mkdir(parents=True, exist_ok=True)  # a run that has not begun to train has none yet
+    folder.mkdir(parents=True, exist_ok=True)  # a run that does not train yet has no such folder
     options = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port)]
     os.execv(sys.executable, [sys.executable, "-m", "tensorboard.main", *options])

@@ -10,7 +10,7 @@ PACKAGES = ("gemfleet", "ray", "torch", "transformers", "peft", "datasets")
 
 
 def version(as_json: Json = False) -> None:
-    """The versions of gemfleet and of what it stands on; give them when you report a problem."""
+    """Print the versions of gemfleet and of the libraries it needs. Give them when you report a problem."""
     import json
     import platform
     from importlib.metadata import version as installed

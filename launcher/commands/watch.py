@@ -22,7 +22,7 @@ def watch(
     every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 1.0,
     address: Address = None,
 ) -> None:
-    """Watch a run live until it ends; Ctrl-C leaves it running. Where the output is no terminal, one look is printed.
+    """Watch a run live until it ends; Ctrl-C leaves it running. Without a terminal, print its state once.
 
     Examples:
 
@@ -47,7 +47,7 @@ def watch(
 
 
 def view(run: RunDetail) -> Any:
-    """The whole picture: a bar, the newest figures, and the ranks."""
+    """A bar, the newest figures, and the ranks."""
     from rich import box
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -65,18 +65,18 @@ def view(run: RunDetail) -> Any:
     for rank in run.ranks:
         ranks.add_row(str(rank.rank), rank.address, str(rank.pid), f"{rank.heartbeat_age_seconds:.0f} s ago")
     head = Text.assemble((run.id, "bold"), "  ", (run.status.replace("_", " "), "cyan"))
-    bar = Table.grid()  # a bar of its own would not end its line
+    bar = Table.grid()  # without a table around it, a bar does not end its line
     bar.add_row(ProgressBar(total=1.0, completed=run.progress.fraction, width=BAR_CELLS))
     return Group(head, bar, facts, *([ranks] if run.ranks else []))
 
 
 def facts_of(run: RunDetail) -> dict[str, str]:
-    """Label and value of each line, without those that are not known."""
+    """The label and the value of each line whose value is known."""
     from gemfleet.launcher.display import clock_time
 
     from .local_runs import size
 
-    progress, rates = run.progress, run.throughput
+    progress, rates = run.progress, (run.throughput and run.throughput.model_extra) or {}
     known: dict[str, str | None] = {
         "why": run.waiting_for or run.reason or None,
         "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else None,
@@ -84,8 +84,8 @@ def facts_of(run: RunDetail) -> dict[str, str]:
         "time left": None if progress.eta_seconds is None else clock_time(progress.eta_seconds),
         "loss": None if run.loss is None else f"{run.loss:.4f}",
         "evaluation": None if run.eval_loss is None else f"{run.eval_loss:.4f}",
-        "tokens/s": f"{rates.tokens_per_second:,.0f}" if rates and rates.tokens_per_second else None,
-        "memory": size(rates.peak_memory_bytes) if rates and rates.peak_memory_bytes else None,
+        "tokens/s": f"{rates['tokens_per_second']:,.0f}" if rates.get("tokens_per_second") else None,
+        "memory": size(rates["peak_memory_bytes"]) if rates.get("peak_memory_bytes") else None,
         "checkpoint": f"step {run.last_checkpoint.step}, {run.last_checkpoint.state}" if run.last_checkpoint else None,
         "restarts": str(run.restarts) if run.restarts else None,
     }

@@ -8,22 +8,22 @@ from pathlib import Path
 import yaml
 from gemfleet.train.config.load import beside, parse_yaml, read_mapping, validated
 from gemfleet.train.config.precision import precision_note
+from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.errors import UserError
 
 from .platform.convert import Conversion, convert
-from .platform.request import is_platform_request
 from .schema import LaunchConfig
 
 __all__ = ["dump_config", "load_config", "load_with_notes", "parse_yaml", "read_mapping", "refuse"]
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> LaunchConfig:
-    """The validated configuration, its paths found beside it. UserError's message has one line for each problem."""
+    """The validated configuration, with paths relative to its file. UserError has a line for each problem."""
     return load_with_notes(path, overrides)[0]
 
 
 def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchConfig, tuple[str, ...]]:
-    """The configuration, also from a platform's request, and what a person should know about how it was read."""
+    """As `load_config`, with notes for the person about how a platform's request was read."""
     raw = read_mapping(path)
     notes: tuple[str, ...] = ()
     if is_platform_request(raw):
@@ -35,17 +35,17 @@ def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchCo
 
 
 def refuse(conversion: Conversion, path: Path) -> None:
-    """Raise UserError with all the problems of a request; nothing where it has none."""
+    """Raise UserError with all problems of a request, if it has any."""
     if conversion.problems:
         count = "one problem" if len(conversion.problems) == 1 else f"{len(conversion.problems)} problems"
         raise UserError(f"{path} has {count}:\n" + "\n".join(f"  {line}" for line in conversion.problems))
 
 
 def dump_config(config: LaunchConfig) -> str:
-    """Every value spelled out, as YAML that `load_config` reads back to an equal configuration.
+    """Every value spelled out, as YAML that `load_config` reads to an equal configuration.
 
-    A choice that is not carried out to the letter is said in a comment at the top. What is `auto` stays so, as a run
-    that is launched again chooses anew.
+    A comment at the top names a choice that the run carries out differently. `auto` stays `auto`, because each launch
+    chooses anew.
     """
     note = precision_note(config.train.precision)
     head = f"# {note}\n" if note else ""

@@ -1,4 +1,4 @@
-"""A first configuration file with a comment to each key, from the meanings that the configuration's own fields have."""
+"""Writes a first configuration file. Each key has a comment, which comes from the field's description."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ COMMENT_CELLS = 100
 
 
 def starter_file(values: Mapping[str, Any], name: str) -> str:
-    """YAML that `load_config` reads, each key below a comment with its meaning.
+    """YAML that `load_config` reads, with a comment above each key.
 
-    values: by the dotted path of a key, sections together, None for its default; name: of the file, for its head
+    values: by the dotted path of a key, in the order of sections; None: the default; name: the file's, for its head
     """
     lines = [SCHEMA_LINE, *HEAD.replace("FILE", name).splitlines()]
     before: list[str] = []
@@ -40,7 +40,7 @@ def starter_file(values: Mapping[str, Any], name: str) -> str:
 
 
 def _comment(path: str) -> Iterator[str]:
-    """What the field at a dotted path means; nothing where its name says it."""
+    """The lines of comment for the field at a dotted path. None where the field has no description."""
     field = _field(path)
     default = "" if field.is_required() or field.default is None else f"; default {_scalar(field.default)}"
     if field.description:

@@ -1,4 +1,4 @@
-"""What a run would do, computed from its configuration and from files that are here already. Starts nothing."""
+"""Tells what a run would do, by its configuration and the files on this machine. Starts nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.launcher.config.schema import LaunchConfig, WorkerRange
+from gemfleet.launcher.config.cluster import WorkerRange
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.batch_finder.decision import planned_rows
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import describe_precision
@@ -23,7 +24,7 @@ from gemfleet.train.planning.options import DeviceKind
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What a model folder says of itself without loading it. parameters counts the weights' elements; None: unknown."""
+    """What the files of a model folder say, without loading the model. parameters: elements of all weights, or None"""
 
     folder: Path
     config: Mapping[str, Any]
@@ -32,7 +33,7 @@ class ModelFacts:
 
 
 def describe_plan(config: LaunchConfig, runs_folder: Path, settled: Settled | None = None) -> dict[str, str]:
-    """The plan as (topic, sentence), in the order a person reads it. settled: what is chosen on this machine."""
+    """The plan: a sentence for each topic, in the order a person reads them. settled: the choice for this machine"""
     train, cluster = config.train, config.cluster
     facts = local_model_facts(train.model)
     return {
@@ -55,7 +56,7 @@ def describe_plan(config: LaunchConfig, runs_folder: Path, settled: Settled | No
 
 
 def local_model_facts(model: str) -> ModelFacts | None:
-    """Facts of a model folder on this machine; None for a hub id, or for a demo model that was not converted yet."""
+    """Facts of a model folder on this machine. None for a hub id, or for a `demo` that is not converted yet."""
     demo = gemfleet_home() / "cache" / "models" / MODEL_FOLDER
     folder = demo if model == "demo" else Path(model).expanduser()
     if not (folder / "config.json").is_file():
@@ -69,9 +70,9 @@ def local_model_facts(model: str) -> ModelFacts | None:
 
 
 def lora_parameter_count(lora: LoraConfig, model_config: Mapping[str, Any]) -> int | None:
-    """Trainable parameters of the adapters: r * (inputs + outputs) for each projection of each layer.
+    """How many parameters the adapters have: r * (inputs + outputs) for each projection of each layer.
 
-    None where the configuration lacks a dimension or names a module that is no projection of the language model.
+    None where the configuration lacks a dimension, or names a module that is no projection of the language model.
     """
     text = model_config.get("text_config", model_config)
     try:
@@ -135,7 +136,7 @@ def _rows_sentence(train: TrainConfig, settled: Settled | None) -> str:
         return "as many packed rows of a rank in memory at once as probes find to be fastest"
     if settled is None:
         return "packed rows of a rank in memory at once by the plan, or by probes where a run on GPUs earns them back"
-    most = math.ceil(train.batch.global_ / settled.devices.ranks)  # no example fills more than a row
+    most = math.ceil(train.batch.global_ / settled.devices.ranks)  # an example fills one row at most
     planned = planned_rows(train, settled, most)
     sentence = f"{planned.rows} packed rows of a rank in memory at once by the plan, as {planned.reason}"
     return sentence if settled.devices.kind == "cpu" else f"{sentence}; or by probes, if the run is long enough"

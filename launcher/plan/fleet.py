@@ -1,20 +1,14 @@
-"""What a run needs of a fleet of GPUs and what it can expect of them: the answer of `gemfleet plan`."""
+"""Compares the strategies for a run on a fleet of GPUs, by memory and speed: the answer of `gemfleet plan`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gemfleet.launcher.config.schema import WorkerRange
-from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.model.resolve import read_model_config
 from gemfleet.train.planning import (
-    GPUS,
-    SIZES,
     Choice,
     Device,
     Fleet,
@@ -26,24 +20,19 @@ from gemfleet.train.planning import (
     choose_strategy,
     expected_speed,
     memory_per_rank,
-    shape_of_config,
 )
-from gemfleet.train.planning.auto_strategy import workload_of
 from gemfleet.train.planning.choice import all_sharings, fits
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
 
-from .dry_run import local_model_facts
-
 GIB = 2**30
 MOST_GPUS = 512
-WIDE_TABLE = 112  # cells that the table with every part takes
 
 
 @dataclass(frozen=True)
 class Row:
-    """One strategy on this fleet."""
+    """One strategy on the fleet."""
 
     sharing: Sharing
     memory: MemoryParts
@@ -53,7 +42,7 @@ class Row:
 
 @dataclass(frozen=True)
 class SizingReport:
-    """All strategies side by side, and the one that is chosen. notes: what the figures take for granted."""
+    """All strategies on a fleet, and the chosen one. notes: sentences about what the figures assume"""
 
     shape: ModelShape
     work: Workload
@@ -65,7 +54,7 @@ class SizingReport:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For `--json`: bytes, seconds, tokens per second of one GPU."""
+        """The report for `--json`, in bytes, seconds, and tokens per second of one GPU."""
         return {
             "model": {
                 **asdict(self.shape),
@@ -93,9 +82,9 @@ def size_up(
     checkpointing: Checkpointing | None,
     rows_open: bool = False,
 ) -> SizingReport:
-    """Every strategy on this fleet. checkpointing: None lets the choice decide; the table shows what it decided.
+    """Compare all strategies on this fleet. Raises UserError for a fleet of the wrong size.
 
-    rows_open: whether the rows of a pass are the plan's to choose, too, rather than `work.micro`
+    checkpointing: None: the plan chooses it; rows_open: whether the plan chooses the rows of a pass, too
     """
     if not 1 <= fleet.ranks <= MOST_GPUS:
         raise UserError(f"--gpus is {fleet.ranks}; give a number from 1 to {MOST_GPUS}")
@@ -105,7 +94,7 @@ def size_up(
         notes.append(f"{device.name} has no bf16, so the run would be in fp32.")
     choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
     if rows_open and choice.fits:
-        most = math.ceil(work.global_batch / fleet.ranks)  # no example fills more than a row
+        most = math.ceil(work.global_batch / fleet.ranks)  # an example fills one row at most
         planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
         notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
         work = replace(work, micro=planned.rows)
@@ -114,76 +103,6 @@ def size_up(
     notes += _notes(work, device, fleet)
     speed = expected_speed(shape, work, choice.sharing, device, fleet)
     return SizingReport(shape, work, fleet, device, rows, choice, speed, tuple(notes))
-
-
-def find_shape(model: str) -> ModelShape:
-    """One of the five sizes (`27b`, or a hub id that names it), or the config.json of a model folder here."""
-    if model.lower() in SIZES:
-        return SIZES[model.lower()]
-    if (Path(model).expanduser() / "config.json").is_file():
-        return shape_of_config(read_model_config(Path(model).expanduser()), Path(model).name)
-    facts = local_model_facts(model)
-    if facts is not None:
-        return shape_of_config(facts.config, model)
-    if model == "demo":
-        return SIZES["270m"]
-    named = [size for size in SIZES if f"gemma-3-{size}" in model.lower()]
-    if named:
-        return SIZES[named[0]]
-    raise UserError(f"--model is {model!r}; give one of {', '.join(SIZES)}, or a folder with a Gemma 3 config.json")
-
-
-def find_device(name: str) -> Device:
-    """A GPU of the table by its name."""
-    try:
-        return GPUS[name.lower()]
-    except KeyError:
-        raise UserError(f"--gpu is {name!r}; give one of {', '.join(GPUS)}") from None
-
-
-def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: float) -> Workload:
-    """What a configuration file says of one rank's work."""
-    dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
-    return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
-
-
-def ranks_of(workers: int | str | WorkerRange) -> int | None:
-    """The ranks that a configuration asks for, of an elastic run the fewest; None where it leaves them open."""
-    if isinstance(workers, WorkerRange):
-        return workers.min
-    return workers if isinstance(workers, int) else None
-
-
-def table_rows(report: SizingReport, width: int = WIDE_TABLE) -> tuple[list[str], list[list[str]]]:
-    """Headings and cells, in GiB: one line for each strategy, the chosen one marked.
-
-    width: cells that there are for a line; below `WIDE_TABLE` the smaller parts are one column, `other`
-    """
-    columns = ["strategy", "weights", "adapters", "grads", "AdamW", "activations", "logits", "comm", "rest", "GiB"]
-    columns += ["fits", "tokens/s/GPU", "of ceiling"]
-    rows = [_cells(row, row.sharing.name == report.choice.sharing.name, width >= WIDE_TABLE) for row in report.rows]
-    if width < WIDE_TABLE:
-        columns = ["strategy", "weights", "activations", "other", "GiB", "fits", "tokens/s/GPU", "of ceiling"]
-    return columns, rows
-
-
-def _cells(row: Row, chosen: bool, wide: bool) -> list[str]:
-    m = row.memory
-    shared, rest, work = m.gathered + m.communication, m.runtime, m.activations + m.transient
-    small = (m.adapters, m.gradients, m.optimizer)
-    parts = (
-        (m.weights, *small, work, m.logits, shared, rest)
-        if wide
-        else (m.weights, work, sum(small) + m.logits + shared + rest)
-    )
-    speed = [f"{row.speed.expected:,.0f}", f"{row.speed.share_of_ceiling:.0%}"] if row.fits else ["", ""]
-    return [
-        row.sharing.name + (" *" if chosen else ""),
-        *(f"{part / GIB:.2f}" for part in parts),
-        f"{m.total / GIB:.1f}",
-        "yes" if row.fits else "no",
-        *speed,
-    ]
 
 
 def _row(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> Row:

@@ -1,4 +1,4 @@
-"""What every rank of a run has at least, by what the nodes with room for it have: pure functions."""
+"""Computes what each rank of a run has at least, by the devices of the nodes with room for it. Pure functions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class NodeMemory:
-    """What a node has: memory of the machine or of its container, and of each GPU, in bytes; names of the GPUs."""
+    """The devices of a node.
+
+    bundles: ranks that have room there; memory_bytes: of the machine or of its container; gpu_bytes: of each GPU
+    bf16_gains: whether its CPU computes faster in bf16; gpu_names: as nvidia-smi gives them
+    """
 
     address: str
     bundles: int
@@ -29,15 +33,15 @@ class NodeMemory:
 
 
 def all_known(placement: Placement, nodes: Sequence[NodeMemory]) -> bool:
-    """Whether the nodes say what a plan needs to know."""
-    return bool(nodes) and not (placement.gpus_per_worker and any(not node.gpu_bytes for node in nodes))
+    """Whether the nodes answered all that a plan needs."""
+    return bool(nodes) and not (placement.gpus_per_rank and any(not node.gpu_bytes for node in nodes))
 
 
 def node_memory(node: Node, placement: Placement, facts: dict[str, Any]) -> NodeMemory:
-    """`facts` as `device_facts` gives them; GPUs as `NAME, 81559 MiB`."""
+    """The devices of a node. facts: the answer of `device_facts`"""
     return NodeMemory(
         address=node.address,
-        bundles=node.bundles(placement.cpus_per_worker, placement.gpus_per_worker, free=False),
+        bundles=node.bundles(placement.cpus_per_rank, placement.gpus_per_rank, free=False),
         memory_bytes=min(facts["memory"], facts["container"] or facts["memory"]),
         gpu_bytes=tuple(int(line.rpartition(",")[2].split()[0]) * MIB for line in facts["gpus"]),
         bf16_gains=facts["bf16_gains"],
@@ -46,15 +50,15 @@ def node_memory(node: Node, placement: Placement, facts: dict[str, Any]) -> Node
 
 
 def least_devices(train: TrainConfig, placement: Placement, nodes: Sequence[NodeMemory]) -> RankDevices:
-    """What every rank has at least, wherever among these nodes it lies. On a CPU a node may be as full as it can be."""
+    """What each rank has at least on any of these nodes. On CPUs, ranks share a node's memory as if it were full."""
     limit = train.batch.memory_limit_bytes
-    names = {name for node in nodes for name in node.gpu_names} if placement.gpus_per_worker else set()
+    names = {name for node in nodes for name in node.gpu_names} if placement.gpus_per_rank else set()
     slowest = min(sorted(names), key=lambda name: sheet_of(name).tflops, default="")
-    if placement.gpus_per_worker:
+    if placement.gpus_per_rank:
         memory = min(size for node in nodes for size in node.gpu_bytes)
         fp32 = train.precision == "fp32" or (train.precision != "bf16" and not sheet_of(slowest).bf16)
     else:
-        memory = min(node.memory_bytes // min(placement.workers, node.bundles) for node in nodes)
+        memory = min(node.memory_bytes // min(placement.ranks, node.bundles) for node in nodes)
         fp32 = train.precision == "fp32" or (train.precision != "bf16" and not all(node.bf16_gains for node in nodes))
-    kind: DeviceKind = "cuda" if placement.gpus_per_worker else "cpu"
-    return RankDevices.of(placement.workers, min(memory, limit or memory), kind, "fp32" if fp32 else "bf16", slowest)
+    kind: DeviceKind = "cuda" if placement.gpus_per_rank else "cpu"
+    return RankDevices.of(placement.ranks, min(memory, limit or memory), kind, "fp32" if fp32 else "bf16", slowest)

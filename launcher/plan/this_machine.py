@@ -1,4 +1,4 @@
-"""What a run on this machine would settle on, for `--dry-run`: looks at the machine and at the model's files alone."""
+"""Tells for `--dry-run` what the plan would choose here. Looks only at this machine and at the model's files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.config.schema import ClusterConfig, LaunchConfig, WorkerRange
+from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import place
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import shape_of_config
@@ -19,7 +20,7 @@ from .rank_devices import all_known, least_devices, node_memory
 
 
 def describe_here(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
-    """As `describe_plan`, with what this machine would get where it is the one to train."""
+    """As `describe_plan`, with the plan's choice for this machine if the run would train on it."""
     try:
         return describe_plan(config, runs_folder, settled_here(config))
     except UserError as refusal:
@@ -27,10 +28,10 @@ def describe_here(config: LaunchConfig, runs_folder: Path) -> dict[str, str]:
 
 
 def settled_here(config: LaunchConfig, facts: Mapping[str, Any] | None = None) -> Settled | None:
-    """The plan's choice for ranks on this machine; UserError where nothing fits.
+    """The plan's choice for ranks on this machine. Raises UserError where nothing fits.
 
-    None where nothing is open, or the cluster is another, or the model or the GPUs are not known yet. facts: of this
-    machine, as `device_facts` gives them.
+    None where nothing is open, where the run trains on another cluster, or where model or GPUs are not known yet.
+    facts: the answer of `device_facts`; None: asks for it
     """
     train, cluster = config.train, config.cluster
     model = local_model_facts(train.model)
@@ -46,7 +47,7 @@ def settled_here(config: LaunchConfig, facts: Mapping[str, Any] | None = None) -
 
 
 def _this_machine(cluster: ClusterConfig, facts: Mapping[str, Any]) -> Node:
-    """As a local cluster shows it, which has room for all ranks on CPUs."""
+    """This machine as a node of a local cluster, which has room for all ranks on CPUs."""
     asked = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     ranks = 1 if asked == "auto" else asked
     each = 1.0 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker

@@ -1,4 +1,4 @@
-"""Checkpoints on their way from a rank to the head: written and sent by one thread, behind the training steps."""
+"""Writes a rank's checkpoints and sends them to the head, in one thread, while the rank trains on."""
 
 from __future__ import annotations
 
@@ -19,34 +19,35 @@ Tell = Callable[[Mapping[str, Any]], None]
 
 
 class CheckpointUploads:
-    """At most one checkpoint is in flight: `save` waits for the one before it, so a slow head slows checkpoints and
-    never piles them up. A copy that fails is an event for the head and training goes on, as the checkpoint before it
-    is still whole.
+    """Sends one checkpoint at a time. `save` waits for the one before, so a slow head never has them pile up.
 
-    send: gives one written folder to the store; any exception means that the checkpoint is lost
-    work: an existing folder of this rank; what is written below it is removed once sent
+    A checkpoint that fails is told as an event, and training goes on: the one before it is still whole.
+
+    send: gives a written folder to the store; raises when the checkpoint is lost
+    work: an existing folder of this rank, for copies that are removed after they are sent
+    tell: queues a record for the head
     """
 
     def __init__(self, send: Send, work: Path, tell: Tell) -> None:
         self._send, self._work, self._tell = send, work, tell
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._flight: Future[None] | None = None
-        self.failed = False  # whether the newest attempt to save was lost
+        self.failed = False  # whether the newest checkpoint was lost
 
     def save(self, step: int, write: WriteCheckpoint, metrics: Mapping[str, float]) -> float:
-        """Begin to write and send; returns the seconds it waited for the checkpoint before this one."""
+        """Begin to write and send a checkpoint. Returns how many seconds it waited for the one before."""
         started = time.monotonic()
         self.wait()
-        # In a list, so that the copied state is let go as soon as it is written.
+        # In a list, so that the thread can drop the copied state as soon as it is written.
         self._flight = self._thread.submit(self._carry_out, step, [write], metrics)
         return time.monotonic() - started
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
-        """Whether nothing is in flight (any more)."""
+        """Wait for the checkpoint that is being sent. Returns whether none is left."""
         return self._flight is None or not wait([self._flight], timeout_seconds).not_done
 
     def close(self, timeout_seconds: float) -> None:
-        """Let the one in flight arrive if it can in that time. A rank whose peers died comes here too."""
+        """Wait so long for the last checkpoint, then end the thread. Called also when training failed."""
         self.wait(timeout_seconds)
         self._thread.shutdown(wait=False, cancel_futures=True)
 

@@ -1,4 +1,4 @@
-"""What a rank sends to the head while it trains: in batches, from a thread of its own, never in training's way."""
+"""Sends a rank's records to the head in batches, from a thread of its own, so that training never waits for it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
+
 Record = Mapping[str, Any]
 INTERVAL_SECONDS = 0.5
 CAPACITY = 100_000
@@ -19,11 +21,11 @@ BATCH = 2_000
 
 
 class Outbox:
-    """Collects records and hands them to `send` about twice a second. `send` returns whether the run was asked to stop.
+    """Collects records and gives them to `send` about twice a second.
 
-    `send` gets a batch and its mark. A batch that failed is sent again as it was, with its mark, before any other.
-    Nothing here raises into the caller. While the head cannot be reached records wait, the oldest giving way beyond
-    `CAPACITY`; an empty batch is sent too, because its answer is how a rank learns that it should stop.
+    `send` takes a batch and its mark, and returns whether somebody asked the run to stop. A batch that failed is sent
+    again first, unchanged and with the same mark. Empty batches are sent too, because the answer tells the rank when to
+    stop. While the head does not answer, records wait; beyond `CAPACITY` the oldest are dropped. Never raises.
     """
 
     def __init__(self, send: Callable[[list[Record], str], bool], interval_seconds: float = INTERVAL_SECONDS) -> None:
@@ -43,15 +45,19 @@ class Outbox:
 
     @property
     def stop_wanted(self) -> bool:
-        """The newest answer of the head; stays True once it was True."""
+        """Whether the head has asked this rank to stop. Once True, it stays True."""
         return self._stop_wanted
 
     def put(self, record: Record) -> None:
         """Queue one record. Returns at once."""
         self._records.append(record)
 
+    def event(self, kind: EventKind, message: str, **data: Any) -> None:
+        """Queue an event of the run. Returns at once."""
+        self.put({"kind": "event", "event": kind, "message": message, **data})
+
     def flush(self, timeout_seconds: float = 30.0) -> bool:
-        """Wait until everything queued so far has arrived; False when the head did not take it in time."""
+        """Wait until all records queued so far have arrived. False when they have not in time."""
         deadline = time.monotonic() + timeout_seconds
         with self._sending:
             waiting = math.ceil(len(self._records) / BATCH) + (self._batch is not None)
@@ -77,7 +83,7 @@ class Outbox:
             self._wake.wait(self._interval)
 
     def _send_once(self) -> bool:
-        """Send the batch that failed last, or else the next one; whether it has arrived."""
+        """Send the batch that failed last, else the next one. Returns whether it has arrived."""
         with self._sending:
             if self._batch is None:
                 self._batch = [self._records.popleft() for _ in range(min(BATCH, len(self._records)))]
@@ -91,7 +97,7 @@ class Outbox:
 
 
 class OutboxLogHandler(logging.Handler):
-    """Sends log lines of this rank to the head as records of kind `log`."""
+    """Puts this rank's log lines into the outbox, as records of kind `log`."""
 
     def __init__(self, outbox: Outbox) -> None:
         super().__init__(level=logging.INFO)

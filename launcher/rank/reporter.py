@@ -1,7 +1,7 @@
-"""The training loop's `Reporter` on a Ray worker: metrics through the outbox, checkpoints straight to the store.
+"""The loop's `Reporter` of a rank that Ray started: records go through the outbox, checkpoints to the store.
 
-Ray's own `report` is not used. It is a barrier over all ranks that waits for the controller's next look, about two
-seconds a checkpoint, and what it remembers is not to be trusted on resume anyway.
+It does not use Ray's own `report`. That is a barrier over all ranks which waits for the controller's next look, about
+two seconds for each checkpoint, and a resume could not rely on what it keeps.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ FILE_RANKS = (0,)  # adapters are small: rank 0 writes the whole state
 
 
 class RayReporter:
-    """One rank's reporter. `store` is the checkpoint store's client of this rank's attempt.
+    """The reporter of one rank.
 
-    progress: told at each phase of the loop; the watchdog's
-    stop_on_failure: whether a checkpoint that did not reach the head ends the run, as if it had been asked to stop
+    store: the checkpoint store's client of this attempt; work: a folder of this rank
+    progress: called at each phase of the loop, for the watchdog
+    stop_on_failure: whether a lost checkpoint stops the run, as if somebody had asked it to
     """
 
     def __init__(
@@ -52,13 +53,12 @@ class RayReporter:
         return self._outbox.stop_wanted or (self._stop_on_failure and self._uploads.failed)
 
     def latest_checkpoint(self, destination: Path) -> Path | None:
-        """What the store's manifests say; every rank of an attempt gets the same answer."""
+        """The newest verified checkpoint, copied below `destination`. All ranks of an attempt get the same answer."""
         folder, damaged = self._store.fetch_resume_point(destination)
         if self._rank == 0:
             for sentence in damaged:
-                message = f"a damaged checkpoint is passed over: {sentence}"
-                self._outbox.put({"kind": "event", "event": EventKind.CHECKPOINT_DAMAGED, "message": message})
-            self._outbox.put({"kind": "event", "event": EventKind.RESUME, "message": _starting_point(folder)})
+                self._outbox.event(EventKind.CHECKPOINT_DAMAGED, f"a damaged checkpoint is passed over: {sentence}")
+            self._outbox.event(EventKind.RESUME, _starting_point(folder))
         return folder
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
@@ -66,19 +66,19 @@ class RayReporter:
             self._uploads.save(step, write, metrics)
 
     def finish(self) -> None:
-        """Wait for this rank's copies and records."""
+        """Wait until this rank's checkpoints and records have arrived."""
         self._uploads.wait(FINISH_SECONDS)
         self._outbox.flush()
 
     def close(self) -> None:
-        """Call before the work folder goes, however training ended."""
+        """Call it before the work folder is removed, also when training failed."""
         self._uploads.close(CLOSE_SECONDS)
 
     def _send(self, step: int, folder: Path, metrics: Mapping[str, float]) -> None:
         missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
-        if missing:  # a rank that ends may lose its folder meanwhile; half a checkpoint must not be committed
+        if missing:  # a rank that is ending may have removed its folder; half a checkpoint must not be committed
             raise StoreError(f"{missing[0]} was gone before it was sent")
-        self._outbox.flush()  # a run that goes on from here never repeats these steps, so their records go first
+        self._outbox.flush()  # the records of these steps first: a run that resumes from here never repeats them
         self._store.upload(step, folder, self._rank, FILE_RANKS, metrics)
 
 

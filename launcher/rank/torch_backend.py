@@ -1,4 +1,4 @@
-"""Ray Train's torch backend, with what each rank must know about its own node set before the process group exists."""
+"""Ray Train's torch backend. It prepares each rank for its node before Ray creates the process group."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GENERATION_VARIABLE = "GEMFLEET_GENERATION"
 
 
 def prepare_rank(generation: int, on_gpu: bool) -> None:
-    """Runs in each rank's process: choose the interface of the node's Ray address, and share the node's cores."""
+    """Runs in each rank's process. Chooses the network interface of Ray's address, and shares the node's cores."""
     from gemfleet.cluster.network import pin_network_interface
     from gemfleet.train.device.abilities import prepare_process
 
     if not on_gpu:
-        hide_gpus()  # Ray hides none from a process that has reserved none
+        hide_gpus()  # Ray hides no GPUs from a process that has reserved none
     pin_network_interface()
     threads = prepare_process(ray.train.get_context().get_local_world_size())
     for variable in THREAD_VARIABLES:
@@ -31,9 +31,9 @@ def prepare_rank(generation: int, on_gpu: bool) -> None:
 
 
 class PreparedTorchBackend(_TorchBackend):  # type: ignore[misc]
-    """Counts the attempt, prepares every rank, then creates the process group as Ray does.
+    """Begins the attempt and prepares all ranks, then creates the process group as Ray does.
 
-    Ray's controller calls it once for every group of workers: after a lost rank the new group has a newer generation.
+    Ray's controller calls it once for each group of ranks that it starts, so each group has a newer generation.
     """
 
     def on_start(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
@@ -41,14 +41,14 @@ class PreparedTorchBackend(_TorchBackend):  # type: ignore[misc]
         super().on_start(worker_group, backend_config)
 
     def on_shutdown(self, worker_group: Any, backend_config: PreparedTorchConfig) -> None:
-        """Nothing: Ray ends the ranks' processes next. Its own way waits up to 30 s for ranks that may be stuck."""
+        """Do nothing, because Ray ends the ranks next. Ray's own method waits up to 30 s for ranks that are stuck."""
 
 
 @dataclass
 class PreparedTorchConfig(TorchConfig):  # type: ignore[misc]
-    """`TorchConfig` whose ranks choose their interface and threads by themselves.
+    """Ray's `TorchConfig` for this backend.
 
-    begin_attempt: called before each group of workers starts; returns its generation, larger than all before it
+    begin_attempt: called before each group of ranks starts; returns its generation, larger than all before
     on_gpu: whether each rank has reserved a GPU
     """
 

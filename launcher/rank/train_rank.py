@@ -1,6 +1,6 @@
-"""What each rank runs inside Ray Train, and the `Reporter` that ties the training loop to the head.
+"""What each rank runs inside Ray Train: it connects the training loop to the recorder and the store on the head.
 
-Importable by name, so that Ray workers load it from the installed package and never from a script.
+Ray's processes import it by name from the installed package.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ from .torch_backend import GENERATION_VARIABLE
 from .watchdog import Watchdog
 
 HANG_EXIT_CODE = 70
-HANG_GRACE_SECONDS = 2.0  # ranks that hang together all save their stacks before the first of them ends
+HANG_GRACE_SECONDS = 2.0  # so that all hanging ranks save their stacks before the first of them ends
 
 
 @dataclass(frozen=True)
 class FaultPolicy:
-    """limits: seconds without progress, by phase; stop_on_failure: see `RayReporter`"""
+    """limits: seconds that a rank may go without progress, by phase; stop_on_failure: see `RayReporter`"""
 
     limits: Mapping[str, float]
     stop_on_failure: bool
 
 
 @dataclass(frozen=True)
-class RankJob:
-    """Everything a rank needs; pickled once by Ray and sent to all ranks.
+class RankTask:
+    """What a rank needs. Ray pickles it once and sends it to all ranks.
 
-    model_folders: for each Ray node id, the folder there that holds the staged model
+    model_folders: the model's folder on each node, by Ray node id
     data, accept_changes: see `run_training`
     """
 
@@ -66,62 +66,54 @@ class RankJob:
 
 
 def train_rank(settings: dict[str, Any]) -> None:
-    """The training function of every rank. Rank 0 tells the recorder how training ended.
+    """The training function of each rank. Rank 0 tells the recorder the result.
 
-    An error that would come again the same way is told to the recorder before it is raised. Ray's controller then does
-    not restart the ranks (`failure_policy`), and Ray ends the other ranks, wherever they wait.
+    An error that a restart would meet again is told to the recorder before it is raised. Then Ray's controller does not
+    restart the ranks (see `failure_policy`), and Ray ends all other ranks.
     """
-    job: RankJob = settings["job"]
+    task: RankTask = settings["task"]
     rank = ray.train.get_context().get_world_rank()
     who = identity()
-    outbox = Outbox(lambda batch, mark: job.recorder.push(rank, batch, who, mark))
+    outbox = Outbox(lambda batch, mark: task.recorder.push(rank, batch, who, mark))
     try:
         with forwarded_logs(outbox), scratch_folder("gemfleet-rank-") as work:
-            result = _train(job, rank, outbox, work)
+            result = _train(task, rank, outbox, work)
         if rank == 0:
             outbox.put({"kind": "result", "event": EventKind.RESULT, "device": device_name(), **asdict(result)})
     except OutOfMemoryError as error:
-        outbox.put(
-            {
-                "kind": "event",
-                "event": EventKind.RANK_OUT_OF_MEMORY,
-                "message": str(error),
-                "rank": rank,
-                "micro": error.micro,
-            }
-        )
+        outbox.event(EventKind.RANK_OUT_OF_MEMORY, str(error), rank=rank, micro=error.micro)
         raise
     except (UserError, NonFiniteLossError) as error:
-        kind = "user" if isinstance(error, UserError) else "training"
-        outbox.put({"kind": "event", "event": EventKind.FATAL, "message": str(error), "rank": rank, "cause": kind})
+        cause = "user" if isinstance(error, UserError) else "training"
+        outbox.event(EventKind.FATAL, str(error), rank=rank, cause=cause)
         outbox.flush()
         raise
     finally:
         outbox.close()
 
 
-def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
+def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult:
     from gemfleet.train.worker import run_training
 
     generation = int(os.environ[GENERATION_VARIABLE])
     if rank == 0:
-        job.recorder.transition(RunState.TRAINING)
-    watchdog = Watchdog(job.faults.limits, partial(end_hanging_rank, job.recorder, rank, generation))
-    store = job.store.attempt(generation)
-    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, job.faults.stop_on_failure)
+        task.recorder.transition(RunState.TRAINING)
+    watchdog = Watchdog(task.faults.limits, partial(end_hanging_rank, task.recorder, rank, generation))
+    store = task.store.attempt(generation)
+    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, task.faults.stop_on_failure)
     reporter.progress("start")
     local_rank = ray.train.get_context().get_local_rank()
     try:
         return run_training(
-            job.config,
-            model_folder(job),
-            job.source,
+            task.config,
+            model_folder(task),
+            task.source,
             reporter,
             rank,
             local_rank,
             work,
-            job.data,
-            job.accept_changes,
+            task.data,
+            task.accept_changes,
         )
     finally:
         watchdog.close()
@@ -131,7 +123,7 @@ def _train(job: RankJob, rank: int, outbox: Outbox, work: Path) -> TrainResult:
 def end_hanging_rank(
     recorder: RecorderClient, rank: int, generation: int, phase: str, seconds: float, stacks: str
 ) -> None:
-    """Save the stacks on the head, then end this process: Ray sees a lost rank and restarts the run."""
+    """Save the stacks on the head and end this process. Ray sees a lost rank and restarts the ranks."""
     try:
         recorder.save_stacks(rank, generation, phase, seconds, stacks)
         time.sleep(HANG_GRACE_SECONDS)
@@ -140,29 +132,29 @@ def end_hanging_rank(
 
 
 def device_name() -> str:
-    """What this rank trained on, in words."""
+    """The name of this rank's device."""
     from gemfleet.train.device.abilities import current_device
 
     return current_device(ray.train.get_context().get_local_rank()).name
 
 
 def identity() -> dict[str, Any]:
-    """Where this rank runs, for the registry."""
+    """Where this rank runs, for the registry: node id, address and process id."""
     node = ray.get_runtime_context().get_node_id()
     return {"node": node, "address": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
 
-def model_folder(job: RankJob) -> Path:
-    """The model's folder on this rank's node."""
+def model_folder(task: RankTask) -> Path:
+    """The model's folder on this rank's node. Raises RuntimeError where the model was not staged."""
     node = ray.get_runtime_context().get_node_id()
-    if node not in job.model_folders:
+    if node not in task.model_folders:
         raise RuntimeError(f"the model was not staged to node {node}, which joined after the run began")
-    return Path(job.model_folders[node])
+    return Path(task.model_folders[node])
 
 
 @contextmanager
 def forwarded_logs(outbox: Outbox) -> Iterator[None]:
-    """Send the log lines of this rank to the head while it trains, warnings of libraries among them."""
+    """Send all log lines of this process to the head while the block runs, also those of libraries."""
     handler = OutboxLogHandler(outbox)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     ours, root = logging.getLogger("gemfleet"), logging.getLogger()

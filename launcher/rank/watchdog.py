@@ -1,7 +1,7 @@
-"""Notices that a rank no longer gets on, keeps the stacks of all its threads, and ends it so that Ray restarts the run.
+"""Notices when a rank makes no progress, and keeps the stacks of its threads. Then the rank ends and Ray restarts all.
 
-Ray's own health check only asks whether the process answers, which a rank that waits in a collective does. Each rank
-watches itself: when one is stopped or stuck, the others wait for it, so they notice even where it cannot.
+Ray's own health check asks whether the process answers, and a rank that waits in a collective does answer. Each rank
+watches itself. When one hangs, the others wait for it in a collective, so at least these notice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LOOKS_PER_LIMIT = 8
 class Watchdog:
     """Calls `on_hang(phase, seconds, stacks)` once, from a thread of its own, when a phase exceeds its limit.
 
-    limits: seconds without progress for each phase; a phase that is not named here is not watched
+    limits: seconds without progress for each phase; a phase without a limit is not watched
     """
 
     def __init__(self, limits: Mapping[str, float], on_hang: Callable[[str, float, str], None]) -> None:
@@ -29,7 +29,7 @@ class Watchdog:
         self._thread.start()
 
     def progress(self, phase: str) -> None:
-        """Something was finished, and `phase` begins or goes on."""
+        """Tell that the rank made progress and is in `phase` now."""
         self._at = (phase, time.monotonic())
 
     def close(self) -> None:
@@ -49,7 +49,7 @@ class Watchdog:
 
 
 def stacks() -> str:
-    """Where every thread of this process is, the most recent call first."""
+    """The stacks of all threads of this process, the most recent call first."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)

@@ -1,4 +1,4 @@
-"""The part of a model card that is run: code that loads the result and answers a prompt as it was trained to."""
+"""Writes the code of a model card, which loads the result and answers a prompt in the format of the training data."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ FORMATS = {
 
 
 def usage(base: str, row_format: str, merged: bool) -> str:
-    """Code to run in the card's folder, and the format of a prompt.
+    """Code to run in the card's folder, and a note on the format of a prompt.
 
-    base: what the person called the base model; row_format: of the rows trained on, empty where it is not known
+    base: what the person called the base model; row_format: of the training data, empty where it is unknown
+    merged: whether the result has a merged model
     """
     code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format)]
     notes = [FORMATS[row_format]] if row_format in FORMATS else []
@@ -55,7 +56,7 @@ def _loading(base: str, merged: bool) -> list[str]:
 
 
 def _base_lines(base: str) -> list[str]:
-    """`base = …`: a hub id as it is; for what has to be fetched first, a folder here and what belongs into it."""
+    """Lines that set `base`: to a hub id, or to a folder, with a comment on how to get the model there."""
     if base == "demo":
         return ["base = demo_model_folder()"]
     reference = base_reference(base)
@@ -67,7 +68,7 @@ def _base_lines(base: str) -> list[str]:
 
 
 def _fetching(address: str) -> str:
-    """How a copy of an address gets into the folder `base`."""
+    """A comment on how to copy the model at an address into the folder `base`."""
     if not address.startswith("git+"):
         return f"first copy {address} into the folder base"
     url, _, branch = address.removeprefix("git+").partition("#")
@@ -75,7 +76,7 @@ def _fetching(address: str) -> str:
 
 
 def _answering(row_format: str) -> list[str]:
-    """Tokens as in training: control tokens by the template, or `<bos>` before the plain prompt."""
+    """Lines that tokenise a prompt as in training, by the chat template or after `<bos>`, and print an answer."""
     if row_format == "messages":
         asking = [
             f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',

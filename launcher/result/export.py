@@ -1,4 +1,4 @@
-"""A checkpoint out of a run's folder: as it is, as an adapter for peft, or merged into its base model."""
+"""Copies a checkpoint out of a run's folder: as it is, as an adapter for peft, or merged into its base model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .publish import Publication, copy_adapter, write_merged
 
 
 def verified_checkpoint(shelf: Shelf, run_id: str, step: int | None) -> tuple[Path, Manifest]:
-    """The checkpoint of `step`, None for the newest that verifies. StoreError when it is damaged or there is none."""
+    """The folder and the manifest of a checkpoint, after its verification.
+
+    step: None: the newest one that verifies. Raises StoreError when it is damaged, or when there is none.
+    """
     known = {manifest.step: manifest for manifest in shelf.manifests()}
     if step is None:
         newest, damaged = shelf.newest_verified()
@@ -33,7 +36,7 @@ def verified_checkpoint(shelf: Shelf, run_id: str, step: int | None) -> tuple[Pa
 
 
 def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
-    """Copy the whole checkpoint to `destination`, whose hashes are checked before it appears there."""
+    """Copy the whole checkpoint to `destination`. The copy appears there after its hashes are verified."""
     with appears_whole(destination) as staging, _still_there(checkpoint):
         for entry in manifest.files:
             (staging / entry.path).parent.mkdir(parents=True, exist_ok=True)
@@ -44,14 +47,14 @@ def pull(checkpoint: Path, manifest: Manifest, destination: Path) -> Path:
 
 
 def export_adapter(publication: Publication, destination: Path) -> Path:
-    """Adapter, tokenizer and history, as peft loads them."""
+    """Write the adapter, tokenizer and history, as peft loads them."""
     with appears_whole(destination) as staging, _still_there(publication.checkpoint):
         copy_adapter(publication, staging)
     return destination
 
 
 def export_merged(publication: Publication, destination: Path) -> Path:
-    """The base model with the adapter added to its weights, as transformers loads it."""
+    """Write the base model with the adapter added to its weights, as transformers loads it."""
     with appears_whole(destination) as staging:
         write_merged(publication, staging)
     return destination
@@ -59,7 +62,7 @@ def export_merged(publication: Publication, destination: Path) -> Path:
 
 @contextmanager
 def appears_whole(destination: Path) -> Iterator[Path]:
-    """A folder beside `destination` to fill, which gets that name when all went well and is removed otherwise."""
+    """Give the block a new folder to fill. Rename it to `destination` if the block ends well, else remove it."""
     _refuse_existing(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{destination.name}-", dir=destination.parent))
@@ -74,7 +77,7 @@ def appears_whole(destination: Path) -> Iterator[Path]:
 
 @contextmanager
 def _still_there(checkpoint: Path) -> Iterator[None]:
-    """StoreError when the checkpoint goes while it is copied, as a run that trains keeps only its newest."""
+    """Raise StoreError if the checkpoint is removed while the block copies it: a run may keep only its newest ones."""
     try:
         yield
     except FileNotFoundError as error:

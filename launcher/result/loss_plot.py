@@ -1,4 +1,4 @@
-"""The losses of a run as a small SVG, drawn without a plotting library."""
+"""Draws the losses of a run as a small SVG, without a plotting library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Point = tuple[float, float]
 
 
 def loss_plot(history: Sequence[Mapping[str, Any]]) -> str:
-    """Training loss as a line, evaluation loss as marked points, over optimizer steps. `history` is `log_history`."""
+    """An SVG with the training loss as a line and the evaluation loss as points. history: `log_history`"""
     train = [(float(entry["step"]), float(entry["loss"])) for entry in history if "loss" in entry]
     evaluation = [(float(entry["step"]), float(entry["eval_loss"])) for entry in history if "eval_loss" in entry]
     points = train + evaluation
@@ -32,7 +32,7 @@ def loss_plot(history: Sequence[Mapping[str, Any]]) -> str:
 
 
 class _Scale:
-    """From steps and losses to pixels."""
+    """Converts steps and losses to pixels."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self.first, self.last = min(x for x, _ in points), max(x for x, _ in points)

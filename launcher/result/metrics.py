@@ -1,4 +1,4 @@
-"""Corpus metrics of generated answers, by the libraries that papers cite: sacrebleu's chrF and Google's ROUGE."""
+"""Scores generated answers with the libraries that papers cite: sacrebleu's chrF and Google's ROUGE."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from gemfleet.train.model.predict import Prediction
 
 
 class CharacterClasses:
-    """Tokens for ROUGE in any script: runs of letters and digits. Its own tokenizer drops all but a-z and 0-9."""
+    """Splits a text of any script into words for ROUGE, whose own tokenizer drops all but a-z and 0-9."""
 
     def tokenize(self, text: str) -> list[str]:
         return "".join(c if c.isalnum() else " " for c in text.lower()).split()
 
 
 def prediction_metrics(predictions: Sequence[Prediction], eval_loss: float | None) -> dict[str, Any]:
-    """chrF (0 to 100), ROUGE-L F (0 to 1), exact match (0 to 1, spaces aside) and, where known, perplexity."""
+    """chrF (0 to 100), ROUGE-L F and exact match but for spaces (both 0 to 1), perplexity where the loss is known."""
     from rouge_score.rouge_scorer import RougeScorer
     from sacrebleu.metrics import CHRF
 

@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, how, how fast and how well, all from files and figures of the run."""
+"""Writes the model card from files and figures of the run: what was trained, on what, how, how fast and how well."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ TERMS = "https://ai.google.dev/gemma/terms"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """folder: what is published, complete but for the card; base: what the person called the base model;
-    facts: `data`, `format`, `ranks`, `device`, `tokens_per_second`, `state`, where known."""
+    """folder: the published one, complete but for the card; base: what the person called the base model
+    facts: `data`, `format`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be missing
+    """
 
     folder: Path
     base: str
@@ -29,7 +30,7 @@ class CardFacts:
 
 
 def model_card(card: CardFacts) -> str:
-    """README.md. Figures that are not known are left out, never invented."""
+    """The text of README.md. It leaves out figures that are unknown."""
     written = json.loads((card.folder / "training_config.json").read_text())
     state = json.loads((card.folder / "trainer_state.json").read_text())
     train, base = written["train"], _named(card.base)
@@ -141,6 +142,6 @@ def _words(names: Any) -> str:
 
 
 def _named(source: str) -> str:
-    """A source as people write it: a repository's address alone, a folder of this machine by its name."""
+    """What the card calls a source: a repository by its address, a folder of this machine by its name."""
     name = public_name(source)
     return name.removeprefix("git+").partition("#")[0] if name.startswith("git+") else name

@@ -1,7 +1,6 @@
-"""Prediction on the cluster: each rank's share of the evaluation set is answered by an actor of a rank's size.
+"""Predicts on the cluster after training: actors with a rank's resources answer the evaluation set.
 
-It starts once training has let its ranks go, and needs no process group, so a slow rank holds up no other. Every
-rank holds the whole base model.
+Each actor holds the whole base model. There is no process group, so a slow actor delays no other.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 
 class PredictingRank:
-    """One rank of the prediction; lives in a process of its own."""
+    """The actor in the place of one rank."""
 
     def __init__(
         self, folders: Mapping[str, str], adapter: Mapping[str, bytes], train: TrainConfig, on_gpu: bool
@@ -37,7 +36,9 @@ class PredictingRank:
             hide_gpus()
         node = ray.get_runtime_context().get_node_id()
         if node not in folders:
-            raise UserError(f"the model was not staged to node {node}, which joined after the run began")
+            raise UserError(
+                f"the model was not staged to node {node}, which joined after the run began; start the run again"
+            )
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             for name, content in adapter.items():
                 (Path(folder) / name).write_bytes(content)
@@ -59,15 +60,16 @@ def predict_on_cluster(
     train: TrainConfig,
     progress: Progress | None = None,
 ) -> list[Prediction]:
-    """Answers to the whole evaluation set, rank by rank, batches handed to whichever rank is free.
+    """Answers to the whole evaluation set, in the order of ranks. Each free actor takes the next batch.
 
-    checkpoint: whose adapter is used; None: the base model answers as it is
+    checkpoint: of the adapter; None: the base model answers without one
+    folders: the model's folder on each node, by node id; progress: called with answered and all questions
     """
     adapter = {} if checkpoint is None else {name: (checkpoint / name).read_bytes() for name in ADAPTER_FILES}
-    resources = placement.resources_per_worker()
+    resources = placement.resources_per_rank()
     remote = ray.remote(PredictingRank).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
-    on_gpu = placement.gpus_per_worker > 0
-    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.workers)]
+    on_gpu = placement.gpus_per_rank > 0
+    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.ranks)]
     try:
         shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(ranks)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]
@@ -80,7 +82,7 @@ def predict_on_cluster(
 def _hand_out(
     ranks: list[Any], asked: list[Question], config: PredictConfig, progress: Progress | None
 ) -> list[Prediction]:
-    order = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))  # like lengths together: little padding
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i].prompt))  # similar lengths need little padding
     batches = [order[first : first + config.batch] for first in range(0, len(order), config.batch)]
     answers: dict[int, Prediction] = {}
     free = list(ranks)
@@ -99,7 +101,7 @@ def _hand_out(
 
 
 def write_predictions(folder: Path, predictions: list[Prediction], eval_loss: float | None) -> dict[str, Any]:
-    """`predictions.jsonl` and `metrics.json` in `folder` (made); returns the metrics."""
+    """Write `predictions.jsonl` and `metrics.json` into `folder`, which is made if missing. Returns the metrics."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(prediction.to_dict(), ensure_ascii=False) for prediction in predictions]
     (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -1,8 +1,7 @@
-"""What sources are called in anything that is published: by a hub id or an address, never by a path of this machine."""
+"""Names sources in all that is published: by a hub id or an address, never by a path of this machine."""
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from gemfleet.train.data.demo import MODEL_FOLDER
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_CACHE = re.compile(r"(?:^|/)(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+/?$")
 LOCAL_GIT = "git+file://"
-PATH = re.compile(r"~/[^\n]+|/[^/\n]+/[^\n]+")  # `/` and `/s` could be tokens of a tokenizer
+PATH = re.compile(r"~/[^\n]+|/[^/\n]+/[^\n]+")  # not `/` or `/s`, which could be tokens
 BOARD_FOLDER = re.compile(r"[A-Z][a-z]{2}\d\d(?:_\d\d-\d\d-\d\d)?")
 BOARD_FILE = re.compile(r"(?:.*\.)?tfevents\.(\d+)")
 
@@ -29,12 +28,12 @@ def is_local(source: str) -> bool:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a model or data source is `owner/name` of the hub."""
+    """Whether a model or data source is the hub's `owner/name`."""
     return not is_local(source) and HUB_ID.fullmatch(source) is not None
 
 
 def public_name(source: str) -> str:
-    """A hub id or an address as it was given; a path of this machine by its last part, or by the hub id it caches."""
+    """A hub id or an address as given. For a path of this machine, its last part, or the hub id that it caches."""
     if not is_local(source):
         return source
     path = source.removeprefix(LOCAL_GIT).partition("#")[0] if source.startswith(LOCAL_GIT) else source
@@ -44,7 +43,7 @@ def public_name(source: str) -> str:
 
 
 def base_reference(model: str) -> str:
-    """What `adapter_config.json` names as its base: `./NAME` for a folder, which nobody takes for a hub id."""
+    """The base that `adapter_config.json` names. For a folder it is `./NAME`, which is no hub id."""
     if model == "demo":
         return f"./{MODEL_FOLDER}"
     name = public_name(model)
@@ -52,9 +51,9 @@ def base_reference(model: str) -> str:
 
 
 def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
-    """For each path that stands for a source of the run, in each way to write it, the name to publish in its place.
+    """The name to publish in place of each path of the run's sources, for each way to write that path.
 
-    asked: as the person wrote it; used: with copies in place of repositories and stores
+    asked: the settings as the person wrote them; used: with copies in place of repositories and stores
     """
     pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
     pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
@@ -74,7 +73,7 @@ def _ways_to_write(path: str) -> list[str]:
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """A text with this machine's paths replaced. A name without a slash could be any word, so it stays."""
+    """The text with paths replaced by their names. A path without a slash stays, because it could be any word."""
     paths = sorted((path for path in names if "/" in path), key=len, reverse=True)
     if not paths:
         return text
@@ -82,19 +81,12 @@ def renamed(text: str, names: Mapping[str, str]) -> str:
     return re.sub(pattern, lambda match: names[match[0]], text)
 
 
-def clean_json(path: Path, names: Mapping[str, str]) -> None:
-    """Rewrite a JSON file without paths of this machine: known ones get their name, others keep their last part."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    cleaned = _without_paths(content, names)
-    if cleaned != content:
-        path.write_text(json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
+def without_paths(value: Any, names: Mapping[str, str]) -> Any:
+    """A JSON value without paths of this machine: those in `names` get their name, others keep their last part."""
     if isinstance(value, dict):
-        return {key: _without_paths(inner, names) for key, inner in value.items()}
+        return {key: without_paths(inner, names) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_without_paths(inner, names) for inner in value]
+        return [without_paths(inner, names) for inner in value]
     if not isinstance(value, str):
         return value
     known = names.get(value) or renamed(value, names)
@@ -102,7 +94,7 @@ def _without_paths(value: Any, names: Mapping[str, str]) -> Any:
 
 
 def copy_board(source: Path, target: Path) -> None:
-    """TensorBoard's folders and files without the host's name and process ids, which their names hold."""
+    """Copy TensorBoard's files, under names without the host's name and process ids."""
     for number, path in enumerate(sorted(path for path in source.rglob("*tfevents*") if path.is_file())):
         dated, timed = BOARD_FOLDER.match(path.parent.name), BOARD_FILE.match(path.name)
         folder = target / (dated[0] if dated else "board")

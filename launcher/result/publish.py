@@ -1,4 +1,4 @@
-"""The final artefacts of a run, in one folder with the layout of docs/platform.md: nothing in it is a pickle."""
+"""Writes the result of a run into one folder, in the layout of docs/platform.md. It holds no pickle."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from typing import Any
 
 from gemfleet.cluster.redaction import redact
 from gemfleet.launcher.config.load import read_mapping
-from gemfleet.launcher.config.platform.request import is_platform_request
 from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
+from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
-from .public_names import base_reference, clean_json, copy_board
+from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
 
-PUBLISHED = ("adapter_config.json", ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
 LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
-# Written by tokenizers and by the merge, and too large to be read for nothing.
+# Large files that tokenizers and the merge write. They hold no paths.
 NOT_CLEANED = frozenset({"tokenizer.json", INDEX_FILE})
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What there is to publish.
+    """What to publish.
 
-    run_folder: with `config.*` as given, `runs/` and perhaps `predictions/`
-    checkpoint: the verified one that is published
+    run_folder: has `config.*` as given, `runs/` and perhaps `predictions/`
+    checkpoint: the folder of the verified checkpoint
     base:       what the person called the base model
-    facts:      what the card says beyond what lies in the checkpoint; `format`: of the rows trained on
+    facts:      see `CardFacts`
     names:      what to write in place of paths of this machine
     """
 
@@ -52,12 +53,12 @@ class Publication:
 
     @property
     def chat(self) -> bool:
-        """Whether it was trained on chats, in Gemma's turns."""
+        """Whether the training data were chats, in Gemma's turns."""
         return self.facts.get("format") == "messages"
 
 
 def publish(publication: Publication, progress: Progress | None = None) -> Path:
-    """Write everything into `<run folder>/output`, which appears whole by one rename. Returns it."""
+    """Write everything into `<run folder>/output`, which one rename makes appear. Returns that folder."""
     with output_folder(publication.run_folder) as staging:
         _write_all(publication, staging, progress)
     return publication.run_folder / "output"
@@ -65,7 +66,7 @@ def publish(publication: Publication, progress: Progress | None = None) -> Path:
 
 @contextmanager
 def output_folder(run_folder: Path) -> Iterator[Path]:
-    """A new folder that becomes `<run folder>/output` when the block ends well; until then an older one stays."""
+    """Give the block a new folder, which becomes `<run folder>/output` if the block ends well."""
     target = run_folder / "output"
     staging = Path(tempfile.mkdtemp(prefix=".output-", dir=run_folder))
     try:
@@ -94,7 +95,7 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:
-    """Adapter, history and configuration with the tokenizer, in a folder that is there."""
+    """Write the adapter, history, configuration and tokenizer into an existing folder."""
     for name in PUBLISHED:
         shutil.copyfile(publication.checkpoint / name, folder / name)
     copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
@@ -102,7 +103,7 @@ def copy_adapter(publication: Publication, folder: Path) -> None:
 
 
 def write_merged(publication: Publication, folder: Path, progress: Progress | None = None) -> None:
-    """The base with the adapter added, ready for `from_pretrained`; of a multimodal one with its processor."""
+    """Write the base with the adapter added, as `from_pretrained` loads it, and the processor of a multimodal base."""
     merge_adapter(publication.model_folder, publication.checkpoint, folder, progress)
     copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
     copy_processor(publication.model_folder, folder)
@@ -110,26 +111,38 @@ def write_merged(publication: Publication, folder: Path, progress: Progress | No
 
 
 def clean_folder(publication: Publication, folder: Path) -> None:
-    """No path of this machine and no secret stays in settings; the adapter names its base as the person did."""
+    """Rewrite the JSON files of `folder` without paths of this machine and without secrets."""
     for path in folder.glob("*.json"):
         if path.name not in NOT_CLEANED:
-            clean_json(path, publication.names)
-        if path.name in ("adapter_config.json", CONFIG_FILE):
-            path.write_text(without_secrets(path.read_text()))
-    path = folder / "adapter_config.json"
-    if path.is_file():
-        content = json.loads(path.read_text()) | {"base_model_name_or_path": base_reference(publication.base)}
-        path.write_text(json.dumps(content, indent=2) + "\n")
+            text = path.read_text(encoding="utf-8")
+            published = public_json(publication, path.name, text)
+            if published != text:
+                path.write_text(published, encoding="utf-8")
+
+
+def public_json(publication: Publication, name: str, text: str) -> str:
+    """What the JSON file `name` says when it is published: `text` itself where nothing in it has to change.
+
+    The adapter names its base as the person did.
+    """
+    content = json.loads(text)
+    cleaned = without_paths(content, publication.names)
+    if name == ADAPTER_CONFIG_FILE:
+        named = redact(cleaned) | {"base_model_name_or_path": base_reference(publication.base)}
+        return json.dumps(named, indent=2) + "\n"
+    if name == CONFIG_FILE and (hidden := redact(cleaned)) != cleaned:
+        return json.dumps(hidden, indent=2) + "\n"
+    return text if cleaned == content else json.dumps(cleaned, indent=2, ensure_ascii=False) + "\n"
 
 
 def write_attributes(folder: Path) -> None:
-    """Which files a repository keeps in LFS."""
+    """Write `.gitattributes`, which names the files that a repository keeps in LFS."""
     lines = [f"{pattern} filter=lfs diff=lfs merge=lfs -text" for pattern in LFS_PATTERNS]
     (folder / ".gitattributes").write_text("\n".join(lines) + "\n")
 
 
 def copy_checkpoint(publication: Publication, target: Path) -> None:
-    """The full state, ready to go on from, with the tokenizer and a short card beside it."""
+    """Write the whole checkpoint, from which training can continue, with the tokenizer and a short card."""
     target.mkdir()
     for path in sorted(publication.checkpoint.iterdir()):
         if path.is_file() and path.name not in NOT_PUBLISHED:
@@ -144,15 +157,8 @@ def copy_checkpoint(publication: Publication, target: Path) -> None:
     )
 
 
-def without_secrets(text: str) -> str:
-    """A JSON text with what looks like a credential hidden; as it is where nothing does."""
-    content = json.loads(text)
-    hidden = redact(content)
-    return text if hidden == content else json.dumps(hidden, indent=2) + "\n"
-
-
 def copy_request(run_folder: Path, folder: Path) -> None:
-    """The platform's request byte for byte, where the run was started from one."""
+    """Copy the platform's request byte for byte, if the run was started from one."""
     for path in run_folder.glob("config.*"):
         if path.name != "config.resolved.yaml" and is_platform_request(read_mapping(path)):
             shutil.copyfile(path, folder / REQUEST_FILE)

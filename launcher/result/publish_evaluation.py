@@ -1,4 +1,4 @@
-"""The result of a run that trains nothing: how the base model does on the evaluation set."""
+"""Publishes the result of a run that trains nothing: how well the base model does on the evaluation set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .publish import copy_request, output_folder, write_attributes
 
 
 def publish_evaluation(run_folder: Path, asked: TrainConfig, facts: Mapping[str, Any]) -> Path:
-    """Metrics, answers where there are any, the request and a card, in `<run folder>/output`. Returns it.
+    """Write metrics, answers, the request and a card into `<run folder>/output`. Returns that folder.
 
     facts: `data` and `data_report`, as on a model card
     """
@@ -29,7 +29,7 @@ def publish_evaluation(run_folder: Path, asked: TrainConfig, facts: Mapping[str,
 
 
 def evaluation_card(model: str, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What was scored on what, and how it did."""
+    """The text of README.md: which model was scored on which data, and its metrics."""
     rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
     return (
         f"# How `{public_name(model)}` does on `{facts['data']}`\n\n"

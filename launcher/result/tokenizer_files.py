@@ -1,6 +1,6 @@
-"""What stands beside a published model so that it can be used: tokenizer, chat template, ends of an answer, processor.
+"""Copies what a published model needs to be used: tokenizer, chat template, ends of an answer, processor.
 
-`special_tokens_map.json` is written here because transformers 5 no longer does.
+Writes `special_tokens_map.json` itself, because transformers 5 no longer does.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
 def copy_companions(source: Path, target: Path, padding_side: str | None = None, chat: bool = False) -> None:
-    """Tokenizer and `generation_config.json`; chat: the template of the turns too, where the base has none."""
+    """Write the tokenizer and `generation_config.json`. chat: also a chat template, if the base has none"""
     copy_tokenizer(source, target, padding_side)
     if chat and not has_template(source):
         (target / TEMPLATE_FILE).write_text(CHAT_TEMPLATE, encoding="utf-8")
@@ -40,14 +40,14 @@ def copy_companions(source: Path, target: Path, padding_side: str | None = None,
 
 
 def copy_processor(source: Path, target: Path) -> None:
-    """What transformers needs beside the tokenizer to put images before a multimodal model."""
+    """Copy the files that transformers needs to prepare images for a multimodal model."""
     for name in PROCESSOR_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
 
 
 def has_template(folder: Path) -> bool:
-    """Whether the tokenizer of a folder has a chat template, in whichever file."""
+    """Whether the tokenizer of a folder has a chat template, in any of its files."""
     files = (TEMPLATE_FILE, "chat_template.json")
     return any((folder / name).is_file() for name in files) or bool(
         _read(folder / "tokenizer_config.json").get("chat_template")
@@ -55,9 +55,9 @@ def has_template(folder: Path) -> bool:
 
 
 def generation_config(folder: Path) -> dict[str, Any]:
-    """The base's own, in which an answer ends with `<end_of_turn>` too, where the tokenizer knows it as one token.
+    """The base's generation settings, with all tokens that may end an answer in `eos_token_id`.
 
-    `eos_token_id` lists the ends that the base names, the tokenizer's, and the turn's.
+    These are the ends that the base names, the tokenizer's `eos_token`, and `<end_of_turn>` if it is one token.
     """
     model = _read(folder / "config.json")
     content = {**_token_ids(model.get("text_config", {})), **_token_ids(model), **_read(folder / GENERATION_FILE)}
@@ -66,7 +66,7 @@ def generation_config(folder: Path) -> dict[str, Any]:
     for token in (_text(_read(folder / "tokenizer_config.json").get("eos_token")), TURN_END):
         if token in ids and ids[token] not in ends:
             ends.append(ids[token])
-    content.pop("_from_model_config", None)  # transformers would take the model's own ends again
+    content.pop("_from_model_config", None)  # with it, transformers would use only the model's own ends
     return {**content, **({"eos_token_id": ends} if ends else {})}
 
 
@@ -80,14 +80,14 @@ def _listed(ids: Any) -> list[int]:
 
 
 def _token_numbers(folder: Path) -> dict[str, int]:
-    """The id of each added token, among them all control tokens."""
+    """The id of each added token. All control tokens are among them."""
     recorded = _read(folder / "tokenizer_config.json").get("added_tokens_decoder", {})
     numbers = {entry["content"]: int(number) for number, entry in recorded.items()}
     return numbers | {content: token["id"] for content, token in _added_tokens(folder / "tokenizer.json").items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A JSON file; empty where it is not there."""
+    """The content of a JSON file, empty if there is no such file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
 
@@ -97,7 +97,7 @@ def _text(token: Any) -> Any:
 
 
 def copy_tokenizer(source: Path, target: Path, padding_side: str | None = None) -> None:
-    """Copy what is there, set the padding side if asked to, and write the map of special tokens where there is none."""
+    """Copy the tokenizer's files, set the padding side if given, and write a missing map of special tokens."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -113,7 +113,7 @@ def copy_tokenizer(source: Path, target: Path, padding_side: str | None = None) 
 
 
 def special_tokens(config: dict[str, Any], added: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Each special token by its role, with its flags where the tokenizer records them."""
+    """Each special token by its role, with its flags if the tokenizer records them."""
     tokens: dict[str, Any] = {}
     for name in SPECIAL_NAMES:
         content = _text(config.get(name))

@@ -1,4 +1,4 @@
-"""Where the ranks of a run go: its turn in the queue, and room for its ranks, waited for with the reason shown."""
+"""Gives a run its turn in the queue and room for its ranks. While the run waits, its row says for what."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from gemfleet.cluster.errors import ResourcesUnavailable
 from gemfleet.cluster.inventory import Node, answering_nodes, of_kind, wait_for_resources
 from gemfleet.cluster.registry.admission import room_for
 from gemfleet.cluster.registry.event_kinds import EventKind
-from gemfleet.launcher.config.schema import WorkerRange
+from gemfleet.launcher.config.cluster import WorkerRange
 from gemfleet.launcher.placement import Placement, grown, mixture_note, place
 
 from .session import RunSession
 
-SETTLE_SECONDS = 3.0  # what the ranks of the last fit held comes free within about a second of their end
+SETTLE_SECONDS = 3.0  # resources of the last fit's ranks come free about a second after these end
 SETTLE_LIMIT_SECONDS = 20.0
 POLL_SECONDS = 0.5
 QUEUE_SECONDS = 1.0
@@ -23,7 +23,8 @@ QUEUE_SECONDS = 1.0
 def find_places(run: RunSession) -> Placement:
     """Decide on the ranks of an admitted run, and wait until the cluster has room for them.
 
-    An elastic run takes what there is, once that has stopped changing. ResourcesUnavailable, StoppedBeforeFit.
+    An elastic run waits until the free room stops changing, and takes it. Raises ResourcesUnavailable,
+    StoppedBeforeFit.
     """
     cluster = run.config.cluster
     nodes = answering_nodes()
@@ -34,33 +35,33 @@ def find_places(run: RunSession) -> Placement:
     def suitable() -> list[Node]:
         return of_kind(answering_nodes(), placement.kind)
 
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     limit = cluster.wait_for_resources_s
-    wait_for_resources(placement.workers, *size, limit, run.waits_for, suitable, run.heed_stop)
+    wait_for_resources(placement.ranks, *size, limit, run.waits_for, suitable, run.heed_stop)
     run.registry.set_reason(run.id, "")
     if isinstance(cluster.workers, WorkerRange):
-        wanted = most_ranks(run, placement.workers)
+        wanted = most_ranks(run, placement.ranks)
         placement = grown(placement, cluster, min(wanted, settled_room(placement, wanted, suitable)))
-        run.claims.resize(run.id, placement.workers)
+        run.claims.resize(run.id, placement.ranks)
     run.note(placement.describe())
     return placement
 
 
 def await_admission(run: RunSession) -> None:
-    """Take a place in the queue of the cluster, and return once it is this run's turn and its ranks have room.
+    """Queue the run on its cluster. Return when it is its turn and its ranks have room.
 
-    The reason to wait stands in the run's row. Behind other runs there is no limit of time; where the cluster is too
-    small, or others than gemfleet's runs use it, ResourcesUnavailable after `wait_for_resources_s`.
+    A run that waits behind other runs waits without limit. One that waits because the cluster is too small, or because
+    other programs use it, raises ResourcesUnavailable after `wait_for_resources_s`.
     """
     cluster, claims = run.config.cluster, run.claims
     placement = place(cluster, answering_nodes())
-    size = placement.cpus_per_worker, float(placement.gpus_per_worker)
-    claims.queue(run.id, placement.workers, *size, placement.kind)
+    size = placement.cpus_per_rank, float(placement.gpus_per_rank)
+    claims.queue(run.id, placement.ranks, *size, placement.kind)
     told, waited = "", 0.0
     while True:
         run.heed_stop()
         nodes = answering_nodes()
-        claims.resize(run.id, place(cluster, nodes).workers)  # `auto` goes by the nodes that there are
+        claims.resize(run.id, place(cluster, nodes).ranks)  # `auto` changes with the number of nodes
         verdict = claims.admit(run.id, nodes)
         if verdict.admitted:
             run.registry.set_reason(run.id, "")
@@ -77,15 +78,15 @@ def await_admission(run: RunSession) -> None:
         waited += 0.0 if verdict.behind else sleep
 
 
-def most_ranks(run: RunSession, workers: int) -> int:
-    """How many ranks the run could have now: `workers` for one that is not elastic, or while another run waits."""
+def most_ranks(run: RunSession, ranks: int) -> int:
+    """How many ranks the run could have now. `ranks` where it is not elastic, or where another run waits."""
     elastic = run.config.cluster.workers
     if not isinstance(elastic, WorkerRange):
-        return workers
+        return ranks
     mine, others = run.claims.split(run.id)
     if any(not claim.admitted for claim in others):
-        return workers
-    return max(workers, min(elastic.max, room_for(mine, others, answering_nodes())))
+        return ranks
+    return max(ranks, min(elastic.max, room_for(mine, others, answering_nodes())))
 
 
 def settled_room(
@@ -95,8 +96,8 @@ def settled_room(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """How many such ranks fit on what is free, once it is `enough` or has been the same for some seconds."""
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    """How many such ranks fit on what is free. Waits until `enough` fit, or the number stays the same for 3 s."""
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     begin = since = clock()
     room = -1
     while True:

@@ -1,4 +1,4 @@
-"""How a run begins. Imports nothing, so that a command can say it before anything heavy is imported."""
+"""How a run begins. Imports nothing heavy, so that a command can choose it quickly."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class New:
-    """A run that nobody knows yet. run_id: the id it shall have; None: one is made from its name."""
+    """A run without a row in the registry. run_id: its id; None: one is made from its name."""
 
     run_id: str | None = None
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run that has ended and goes on from its newest verified checkpoint.
+    """A run that has ended and continues from its newest verified checkpoint.
 
-    accept_changes: also where that checkpoint was made from other data, another base or other adapters
+    accept_changes: also where other data, another base or other adapters made that checkpoint
     """
 
     run_id: str
@@ -25,7 +25,7 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A run whose row the API made, or opened again. accept_changes: as of `Resumed`"""
+    """A run whose row the API has made, or opened again. accept_changes: see `Resumed`"""
 
     run_id: str
     accept_changes: bool = False

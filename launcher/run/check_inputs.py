@@ -1,4 +1,4 @@
-"""What can be told to be wrong with a run's inputs before anything starts, all of it at once."""
+"""Checks a run's inputs before anything starts, and names all problems at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Check = Callable[[], object]
 
 
 def check_everything(config: LaunchConfig) -> None:
-    """Raise one UserError for addresses that are refused, and for all that is wrong with inputs that are here."""
+    """Check all addresses, and all inputs on this machine. One UserError names every problem."""
     tell_all(
         [
             partial(check_sources, config.train),
@@ -41,7 +41,10 @@ def check_everything(config: LaunchConfig) -> None:
 
 
 def with_clones(config: LaunchConfig, run_folder: Path, display: Display) -> LaunchConfig:
-    """The configuration with copies of the repositories and stores that it names; they are checked like any folder."""
+    """Fetch the repositories and stores that a configuration names, and check the copies.
+
+    Returns the configuration with the copies' paths in place of the addresses.
+    """
     if not names_remote_sources(config.train):
         return config
     display.phase("fetching")
@@ -52,12 +55,12 @@ def with_clones(config: LaunchConfig, run_folder: Path, display: Display) -> Lau
 
 
 def check_inputs(train: TrainConfig) -> None:
-    """The model's folder, what the data's files begin with, and the DeepSpeed configuration; one UserError for all."""
+    """Check the model's folder, the first rows of the data and the DeepSpeed configuration. One UserError for all."""
     tell_all(input_checks(train))
 
 
 def tell_all(checks: Sequence[Check]) -> None:
-    """Run all checks. UserError with the one problem found, or with a line for each."""
+    """Run all checks. Raises UserError with the one problem, or with a line for each."""
     problems = []
     for check in checks:
         try:
@@ -71,7 +74,7 @@ def tell_all(checks: Sequence[Check]) -> None:
 
 
 def input_checks(train: TrainConfig) -> list[Check]:
-    """Sources that have to be fetched first are checked once they are."""
+    """The checks of all inputs on this machine. Remote sources are left out: `with_clones` checks their copies."""
     sections = [train.data, *([eval_section(train.data)] if train.data.eval is not None else [])]
     return [
         *([] if is_remote(train.model) else [partial(check_model, train)]),
@@ -81,10 +84,9 @@ def input_checks(train: TrainConfig) -> list[Check]:
 
 
 def check_model(train: TrainConfig) -> None:
-    """UserError for a model that is not there, could not be loaded, lacks a target module or has too short a context.
+    """Raise UserError for a model that is missing, cannot be loaded, lacks a target module or has too short a context.
 
-    A hub's model that was not fetched yet is only looked up, and a demonstration that was not converted yet is not
-    looked at.
+    A hub's model that is not on this machine is only looked up. A `demo` that is not converted yet is not checked.
     """
     local = Path(train.model).expanduser()
     folder: Path | None
@@ -104,7 +106,7 @@ def check_model(train: TrainConfig) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """UserError for data that is not there or has the wrong columns, and for what its first rows have wrong.
+    """Raise UserError for data that is missing or has wrong columns, and for mistakes in its first rows.
 
     A hub's data set is only looked up.
     """

@@ -1,4 +1,4 @@
-"""The driver's connection to Ray for the length of a run."""
+"""Connects the driver to Ray while a run lasts."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.local import connect, resolve_address
 from gemfleet.cluster.network import check_address
-from gemfleet.launcher.config.schema import ClusterConfig, WorkerRange
+from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
 
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[bool]:
-    """Attached to the configured cluster. Yields whether it had to be started for the run: then it ends with it."""
+    """Connect to the configured cluster. Yields whether this started it; if so, the cluster ends with the block."""
     workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     workers = 1 if workers == "auto" else workers
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker
@@ -25,7 +25,7 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
 
 
 def address_of(cluster: ClusterConfig) -> str:
-    """`auto` as an address: RAY_ADDRESS, else the cluster that `ray start` made on this machine, else `local`."""
+    """The address to connect to. `auto` is RAY_ADDRESS, else this machine's running cluster, else `local`."""
     if cluster.address != "auto":
         return cluster.address
     return resolve_address(None) or _cluster_of_this_machine() or "local"
@@ -39,5 +39,5 @@ def _cluster_of_this_machine() -> str | None:
         if address is not None:
             check_address(address, timeout_s=2.0)
     except ClusterError:
-        return None  # left behind by a cluster that is gone
+        return None  # the file of a cluster that has ended
     return address

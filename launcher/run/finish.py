@@ -1,4 +1,4 @@
-"""From trained ranks to the run's result: answers on the evaluation set, the published folder, its delivery."""
+"""Makes the run's result after training: answers on the evaluation set, the published folder, its delivery."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.loop import UNCHANGED
 
+from .outcome import Outcome, TrainingFailedError
 from .prepared import Ground
-from .session import Outcome, RunSession, TrainingFailedError
+from .session import RunSession
 from .signals import SIGNALS
 
 ROOM_SECONDS = 120.0
@@ -29,9 +30,10 @@ ROOM_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Trained:
-    """What training left, and what it stood on at the end.
+    """What training left.
 
-    train: the settings that it trained with; checkpoint: None where nothing was trained
+    train: the settings it trained with; checkpoint: the newest, None where nothing was trained
+    ground: of the last fit; result: rank 0's `TrainResult`
     """
 
     train: TrainConfig
@@ -45,7 +47,7 @@ class Trained:
 
 
 def newest_checkpoint(run: RunSession, store: StoreClient, result: dict[str, Any] | None) -> Path:
-    """The folder of the newest verified checkpoint. TrainingFailedError where there is none."""
+    """The folder of the newest verified checkpoint. Raises TrainingFailedError where there is none."""
     run.enter(RunState.PUBLISHING, "publishing")
     newest, damaged = store.newest_verified()
     for sentence in damaged:
@@ -64,7 +66,7 @@ def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
     predict_answers(run, trained)
     try:
         output = publish_and_deliver(run, trained)
-    except OSError as error:  # a full disk, most likely
+    except OSError as error:  # most likely a full disk
         message = f"the result could not be written ({error}); `gemfleet checkpoints {run.id}` has the whole checkpoint"
         raise TrainingFailedError(message, run.folder / "logs") from error
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
@@ -74,7 +76,7 @@ def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
 
 
 def predict_answers(run: RunSession, trained: Trained) -> None:
-    """Answers on the evaluation set, where they are asked for and the run came to its end."""
+    """Answer the evaluation set, if the configuration asks for it and nobody stopped the run."""
     config = run.config.predict
     if config is None and trained.checkpoint is None:
         write_predictions(run.folder / "predictions", [], trained.result["eval_loss"])
@@ -83,8 +85,8 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     run.display.phase("predicting")
     ground = trained.ground
     size = ground.placement
-    # The ranks of training have ended; their resources come free a moment later.
-    wait_for_resources(size.workers, size.cpus_per_worker, size.gpus_per_worker, ROOM_SECONDS, run.note)
+    # The ranks have ended. Their resources come free a moment later.
+    wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
     predictions = []
     if ground.source.has_eval:
         arguments = (ground.source, trained.checkpoint, ground.folders, size, config, trained.train)
@@ -95,7 +97,7 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
 
 
 def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
-    """The folder of the result. A stopped run is not delivered by itself. Raises DeliveryError."""
+    """Publish the result and return its folder. Deliver it, unless somebody stopped the run. Raises DeliveryError."""
     asked, config = run.config.train, run.config.output
     steps = run.registry.metrics(run.id, kind="step")
     names = written_names(asked, trained.train)
@@ -117,7 +119,10 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
 def card_facts(
     asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained, names: Mapping[str, str]
 ) -> dict[str, Any]:
-    """What the card says beyond the checkpoint's own files. `steps` are the records of the optimizer steps."""
+    """What the model card says beyond the checkpoint's own files.
+
+    steps: the records of all steps; names: what to write in place of paths of this machine
+    """
     rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": public_name(asked.data.train),

@@ -1,4 +1,4 @@
-"""A run on the head: preflight → stage → prepare data → train → publish. Reads as the list of its phases."""
+"""Launches a run on the head and takes it through its phases: preflight, staging, data, training, publishing."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
 # isort: split
 import ray
@@ -29,10 +29,11 @@ from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected
 from .finish import Trained, finish, newest_checkpoint
+from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
 from .prepared import prepare_data, stage
 from .resume import check_resume, nothing_left
-from .session import END_ROOM_SECONDS, Outcome, RunSession, StoppedBeforeFit, TrainingFailedError
+from .session import END_ROOM_SECONDS, RunSession
 from .signals import SIGNALS
 from .strategy import settle
 from .training.controller import Fitted, fit
@@ -46,11 +47,11 @@ def launch(
     beginning: Beginning | None = None,
     batch_cache: bool = True,
 ) -> Outcome:
-    """Carry out a run from its configuration to its published adapter; its row ends in a terminal state in any case.
+    """Carry out a run from its configuration to its published adapter. Whatever happens, its row says how it ended.
 
-    A run that is resumed though it has succeeded and is asked for nothing more is left alone, and the outcome says so.
-    Wrong inputs of a submitted run are told in its row. batch_cache: whether a micro-batch that was found before counts
-    Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training itself failed.
+    A resumed run that has succeeded, and of which the configuration asks nothing more, is left alone; the outcome says
+    so. batch_cache: whether to use a micro-batch that an earlier run found
+    Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training failed.
     """
     beginning = beginning or New()
     resumed = beginning.run_id if isinstance(beginning, Resumed) else None
@@ -72,7 +73,7 @@ def launch(
 
 
 def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outcome:
-    """The phases of a run, on its cluster. resolved: the settings with every remote source replaced by its copy."""
+    """Take the run through its phases on its cluster. resolved: the settings with copies in place of remote sources"""
     home, api = gemfleet_home(), run.config.api
     with connected(run.config.cluster) as owned, seen_to_the_end(home, api, owned), ends_in_the_registry(run):
         run.note(f"run {run.id} in {run.folder}")
@@ -96,14 +97,14 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
 
 
 def tell_what_differs(run: RunSession) -> None:
-    """A line and an event for a choice in the configuration that is not carried out to the letter."""
+    """Say, also as an event, which choice of the configuration the run carries out differently."""
     asked = run.config.train.precision
     if note := precision_note(asked):
         run.tell(EventKind.PRECISION, note, {"asked": asked})
 
 
 def end_untrained(run: RunSession, reason: str) -> Outcome:
-    """The end of a run that was stopped before ranks trained, or between two fits."""
+    """End a run that somebody stopped before its ranks trained, or between two fits."""
     run.note(reason)
     SIGNALS.ending()
     run.settle(RunState.STOPPED, reason)
@@ -111,7 +112,7 @@ def end_untrained(run: RunSession, reason: str) -> Outcome:
 
 
 def raise_failure(run: RunSession, fitted: Fitted) -> None:
-    """Raise what ended training, if anything did: a rank's own sentence before Ray's wrapping of it."""
+    """Raise UserError or TrainingFailedError if training failed. A rank's own words come before Ray's."""
     end, error = fitted.end, fitted.error
     if end.fault == "user":
         raise UserError(end.reason)
@@ -122,7 +123,7 @@ def raise_failure(run: RunSession, fitted: Fitted) -> None:
 
 @contextmanager
 def ends_in_the_registry(run: RunSession) -> Iterator[None]:
-    """Whatever ends the run, its row says so. After a signal that is KeyboardInterrupt, whatever broke meanwhile."""
+    """Write into the run's row how an error ends it. After a signal, raises KeyboardInterrupt in place of the error."""
     try:
         yield
     except BaseException as error:
@@ -132,7 +133,7 @@ def ends_in_the_registry(run: RunSession) -> Iterator[None]:
             if not run.registry.get_run(run.id).state.is_terminal:
                 run.settle(*end_state(run, error, signalled), END_ROOM_SECONDS)
         except RunConflict:
-            pass  # another process has just called it interrupted
+            pass  # another process has just marked it interrupted
         except ClusterError as unwritten:
             run.note(f"the registry does not say how the run ended: {unwritten}")
         if signalled and not isinstance(error, KeyboardInterrupt):
@@ -141,7 +142,7 @@ def ends_in_the_registry(run: RunSession) -> Iterator[None]:
 
 
 def end_state(run: RunSession, error: BaseException, signalled: bool) -> tuple[RunState, str]:
-    """The state of a run that did not end well, and why."""
+    """The state in which an error leaves a run, and the reason."""
     reason = (str(error).strip() or repr(error)).splitlines()[0]
     if not signalled:
         return RunState.FAILED, reason

@@ -1,4 +1,4 @@
-"""The preflight: whether the nodes are fit for a run, and where its ranks go."""
+"""The preflight: checks that the nodes are fit for a run, and decides where its ranks go."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from gemfleet.train.config.home import gemfleet_home
 from .admission import find_places
 from .session import RunSession
 
-# A run could not succeed, or its ranks would not compute the same. Space is left to what needs it: the store's own
-# limit for the head's disk, Ray's for shared memory.
+# A run on such a node would fail, or its ranks would not compute the same. Lack of space stops no run here: the store
+# has its own limit for the head's disk, and Ray has one for shared memory.
 KEEPS_FROM_STARTING = frozenset({"answer", "versions", "gpus", "interface"})
 SAID = KEEPS_FROM_STARTING | {"space", "gpu health", "gpu clocks"}
 
 
 def preflight(run: RunSession) -> Placement:
-    """See that the nodes are fit for a run, decide on the ranks, and wait until the cluster has room for them."""
+    """Check the nodes, decide on the ranks, and wait until the cluster has room for them."""
     cluster = run.config.cluster
     run.enter(RunState.PREFLIGHT, "preflight")
     check_storage(cluster.storage, run.folder, is_new=run.is_new)
@@ -34,9 +34,9 @@ def preflight(run: RunSession) -> Placement:
 
 
 def fitness(findings: Sequence[Finding], uses_gpus: bool = True) -> list[str]:
-    """Sentences for the person, one for each thing that is not right. UnfitCluster where a run makes no sense.
+    """A sentence for each finding that a person should hear of. Raises UnfitCluster where the run could not succeed.
 
-    uses_gpus: False for a run that leaves the cluster's GPUs alone
+    uses_gpus: whether findings about GPUs count
     """
     if not uses_gpus:
         findings = [finding for finding in findings if not finding.check.startswith("gpu")]

@@ -1,4 +1,4 @@
-"""What the ranks of one fit stand on: their places, the model on each node, and the data."""
+"""Stages the model and prepares the data: the ground on which the ranks of a fit stand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.resolve import check_context, resolve_model_folder
 from gemfleet.train.model.weight_files import beside_note
 
-from .prepare_data import PreparedData, RayBlockSource, pack_on_cluster, tokenise_on_cluster
+from .data.block_source import RayBlockSource
+from .data.pack import pack_on_cluster
+from .data.tokenise import PreparedData, tokenise_on_cluster
 from .session import RunSession
 
 
 @dataclass(frozen=True)
 class Ground:
-    """model: the model's folder on the head; folders: where it is on each node, by node id
-    data: tokenised once; source: packed for this number of ranks
+    """What the ranks of one fit need.
+
+    model: the model's folder on the head; folders: its folder on each node, by node id
+    data: tokenised once for the run; source: the same data, packed for this number of ranks
     """
 
     placement: Placement
@@ -32,7 +36,7 @@ class Ground:
 
 
 def stage(run: RunSession, train: TrainConfig) -> tuple[Path, dict[str, str]]:
-    """Bring the model to the head and to each node. Returns its folder on the head, and on each node by node id."""
+    """Bring the model to the head and to each node. Returns its folder on the head, and its folder on each node."""
     run.enter(RunState.STAGING, "staging model")
     folder = resolve_model_folder(train.model)
     check_context(folder, train.data.max_length)
@@ -43,7 +47,7 @@ def stage(run: RunSession, train: TrainConfig) -> tuple[Path, dict[str, str]]:
 
 
 def stage_to(run: RunSession, folder: Path, known: dict[str, str]) -> dict[str, str]:
-    """The folder of each living node that holds the model, brought to those that are not `known` to hold it."""
+    """Copy the model to all living nodes but those of `known`. Returns its folder on each node, by node id."""
     cache = str(gemfleet_home() / "cache" / "staged")
 
     def show(sent: int, total: int) -> None:
@@ -58,10 +62,10 @@ def stage_to(run: RunSession, folder: Path, known: dict[str, str]) -> dict[str, 
 def prepare_data(
     run: RunSession, train: TrainConfig, placement: Placement, model: Path, folders: dict[str, str]
 ) -> Ground:
-    """Tokenise and pack on the cluster; say how many rows were used and which were not."""
+    """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
     data = tokenise_on_cluster(train, folders, run.display.bars)
-    source = pack_on_cluster(data, train, placement.workers, 0, run.display.bars)
+    source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     run.note(data.report.summary())
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)

@@ -1,4 +1,4 @@
-"""Whether a run can go on: what is left to do, and what keeps it from its newest checkpoint."""
+"""Decides whether a run can be resumed: whether work is left, and whether its newest checkpoint still fits."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 
-ELSEWHERE = {"name", "cluster", "api"}  # where and how a run is carried out says nothing of what is left of it
+NOT_WORK = {"name", "cluster", "api"}  # sections that change where a run is carried out, but not its result
 
 
 def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> str | None:
-    """A sentence where the run succeeded and `config` asks for nothing more of it; None where there is work to do."""
+    """A sentence if the run has succeeded and `config` asks for nothing more of it. None if work is left."""
     folder = gemfleet_home() / "runs" / run_id
     if registry.get_run(run_id).state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
         return None
     try:
         asked_before = load_config(folder / RESOLVED_FILE)
-    except UserError:  # kept by another version of gemfleet
+    except UserError:  # another version of gemfleet wrote it
         return None
     if _work(asked_before) != _work(config):
         return None
@@ -40,13 +40,13 @@ def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> st
 
 
 def _work(config: LaunchConfig) -> dict[str, Any]:
-    return config.model_dump(exclude=ELSEWHERE)
+    return config.model_dump(exclude=NOT_WORK)
 
 
 def check_resume(train: TrainConfig, run_folder: Path, accept_changes: bool) -> list[str]:
-    """Changes since the newest checkpoint that are accepted; UserError for those that are not. [] without a checkpoint.
+    """The accepted changes since the newest checkpoint, empty without one. Raises UserError for any other change.
 
-    The data is compared only by the run itself, once it is tokenised; so is a base that is not in a folder here.
+    The data, and a base that is in no folder here, are compared later, by the ranks.
     """
     with shelf_of(run_folder) as shelf:
         newest, _ = shelf.newest_verified()

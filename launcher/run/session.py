@@ -1,4 +1,4 @@
-"""A run as its phases see it: its id, its folder, its row in the registry, and how it ends."""
+"""A run as its phases see it: its id, its folder and its row in the registry."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,49 +25,18 @@ from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
 
 from .beginning import Beginning, New, Resumed, Submitted
+from .outcome import StoppedBeforeFit
 from .signals import SIGNALS
 
 ROOM_SECONDS = 600.0
 END_ROOM_SECONDS = 20.0
 
 
-class TrainingFailedError(RuntimeError):
-    """Training ended without a result. The message is the cause; `logs` is where the rest is written."""
-
-    def __init__(self, message: str, logs: Path) -> None:
-        super().__init__(message, logs)
-        self.message, self.logs = message, logs
-
-    def __str__(self) -> str:
-        return self.message
-
-
-class StoppedBeforeFit(Exception):  # noqa: N818
-    """Somebody asked the run to stop while no rank trains: before the first fit, or between two."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a run ended.
-
-    output: the folder of the result; None when nothing was published, and `reason` says why
-    interrupted: Ctrl-C ended it
-    result: what rank 0 told at the end, and the run's figures
-    """
-
-    run_id: str
-    state: RunState
-    output: Path | None
-    interrupted: bool
-    result: dict[str, Any] | None
-    reason: str = ""
-
-
 class RunSession:
-    """One launch of a run, from its row in the registry to its end.
+    """One launch of a run.
 
-    config: as the person wrote it, repositories and `auto` and all; phases that settle a value return a new section
-    claims: the run's share of the cluster; set once the cluster is reached
+    config: as the person wrote it; it never changes, and a phase that settles a value returns new settings
+    claims: the run's share of the cluster; set when the driver is connected to it
     """
 
     claims: Claims
@@ -76,7 +44,7 @@ class RunSession:
     def __init__(
         self, config: LaunchConfig, config_path: Path, display: Display, beginning: Beginning | None = None
     ) -> None:
-        """Raises RunConflict where a new run's id is taken, or another process carries the run out."""
+        """Raises RunConflict where a new run's id is taken, or where another process carries out the run."""
         beginning = beginning or New()
         self.config, self.display, self.beginning = config, display, beginning
         self._said: set[str] = set()
@@ -99,11 +67,11 @@ class RunSession:
 
     @property
     def accepts_changes(self) -> bool:
-        """Whether the run goes on also from a checkpoint that was made from something else."""
+        """Whether the run may continue from a checkpoint of other data, another base or other adapters."""
         return not isinstance(self.beginning, New) and self.beginning.accept_changes
 
     def _create_row(self, name: str, written: str) -> None:
-        """Two processes that begin the same run at once meet here: the second is refused."""
+        """Make the run's row. Of two processes that begin the same run at once, the second gets RunConflict."""
         try:
             self.registry.get_run(self.id)
         except UnknownRun:
@@ -117,8 +85,8 @@ class RunSession:
             self.registry.set_driver(self.id, os.getpid())
 
     def _lay_out(self, config_path: Path, written: str) -> None:
-        """The run's folder, with the configuration as it was given and with every value spelled out."""
-        for left in self.folder.glob(".output-*"):  # of a driver that was killed while it published
+        """Fill the run's folder: the configuration as given, and with every value spelled out."""
+        for left in self.folder.glob(".output-*"):  # a driver that was killed while it published left it
             shutil.rmtree(left, ignore_errors=True)
         for part in ("checkpoints", "logs"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
@@ -128,13 +96,13 @@ class RunSession:
         (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
 
     def enter(self, state: RunState, text: str) -> None:
-        """Begin a phase. KeyboardInterrupt for a signal that came meanwhile."""
+        """Begin a phase. Raises KeyboardInterrupt for a signal that came before."""
         SIGNALS.heed()
         self.settle(state)
         self.display.phase(text)
 
     def settle(self, state: RunState, reason: str = "", room_seconds: float = ROOM_SECONDS) -> None:
-        """Write the state, once the head's disk has room for it. DiskFull when it has none for `room_seconds`."""
+        """Write the state, when the head's disk has room for it. Raises DiskFull if it has none for `room_seconds`."""
         deadline = time.monotonic() + room_seconds
         while True:
             try:
@@ -152,25 +120,25 @@ class RunSession:
         self.registry.set_reason(self.id, text)
 
     def tell(self, kind: EventKind, text: str, facts: Mapping[str, Any] | None = None) -> None:
-        """A note that is an event, too."""
+        """Say it as a note and as an event."""
         self.note(text)
         self.registry.add_event(self.id, kind, text, facts)
 
     def note_once(self, text: str) -> None:
-        """As `note`, unless it was said already."""
+        """As `note`, the first time only."""
         if text not in self._said:
             self._said.add(text)
             self.note(text)
 
     def note(self, text: str) -> None:
-        """A line for the person and for the driver's log."""
+        """Write a line on the screen and into the driver's log."""
         self.display.note(text)
         path = self.folder / "logs" / "driver.log"
-        with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk must not end the run here
+        with suppress(OSError), path.open("a", encoding="utf-8") as file:  # a full disk does not end the run
             file.write(f"{log_stamp(time.time())} {text}\n")
 
     def heed_stop(self, doing: str = "waited for room") -> None:
-        """StoppedBeforeFit when somebody asked the run to stop. doing: what it did meanwhile, in the past tense."""
+        """Raise StoppedBeforeFit if somebody stopped the run. doing: what it did meanwhile, in the past tense"""
         SIGNALS.heed()
         if self.registry.stop_requested(self.id):
             raise StoppedBeforeFit(f"run {self.id} was stopped while it {doing}")

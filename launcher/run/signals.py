@@ -1,9 +1,9 @@
-"""The signals that end a run in an orderly way: Ctrl-C, SIGTERM, and SIGHUP from a terminal that closes.
+"""The signals that end a run in order: Ctrl-C, SIGTERM, and SIGHUP from a terminal that closes.
 
-One rule for all phases: a signal raises KeyboardInterrupt in the main thread. The driver ends the run for it, but while
-ranks train it asks them to stop instead (`fit.watch`). Whoever deals with a signal says so by `heard`. Python drops an
-exception that is raised in some places, as in a callback of a fork; so it is raised again until it is heard, but never
-in the tidying up that it caused.
+In every phase a signal raises KeyboardInterrupt in the main thread, and the driver ends the run. Only while ranks train
+does the driver ask them to stop instead (`training/ray_trainer.py: watch`). Who handles a signal calls `heard`. Python
+drops an exception that is raised in certain places, for example in a callback of a fork. So the signal is raised again
+until it is heard, but not while its own KeyboardInterrupt is being handled.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ from typing import Any
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_CODE = 130
-ONE_PRESS_SECONDS = 1.0  # a service manager sends two signals at once, and a closing terminal two of the same
+ONE_PRESS_SECONDS = 1.0  # service managers and closing terminals send two signals at once; they count as one
 AGAIN_SECONDS = 0.5
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM", signal.SIGHUP: "SIGHUP (the terminal closed)"}
 
 
 class EndingSignals:
-    """The handlers of this process, and what came.
+    """The handlers of this process, and the signals that came.
 
-    asked: the first signal that came, in words; None while none did
+    asked: the first signal, in words; None before it comes
     """
 
     def __init__(self) -> None:
         self.asked: str | None = None
         self._pending = self._ending = self._held = self._installed = self._again = False
         self._last = 0.0
-        self._own = signal.SIGINT  # by which it wakes the main thread; Ray, as it ends, lets SIGTERM end the process
+        self._own = signal.SIGINT  # wakes the main thread; a SIGTERM ends the process while Ray shuts down
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        """Handle the signals meanwhile, where this is the main thread. A signal that is ignored, as under nohup or in
-        the background of a script, stays ignored."""
+        """Handle the signals while the block runs, if this is the main thread.
+
+        A signal that this process ignores, as under nohup or in a script's background, stays ignored.
+        """
         if self._installed or threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -62,7 +64,7 @@ class EndingSignals:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """A signal that comes meanwhile waits for `heed`."""
+        """A signal that comes while the block runs waits for `heed`."""
         self._held = True
         try:
             yield
@@ -70,16 +72,16 @@ class EndingSignals:
             self._held = False
 
     def heed(self) -> None:
-        """KeyboardInterrupt for a signal that nobody has dealt with."""
+        """Raise KeyboardInterrupt for a signal that nobody has handled."""
         if self._pending:
             raise KeyboardInterrupt
 
     def heard(self) -> None:
-        """The signal that came is dealt with; another one would be raised anew."""
+        """The signal is handled. The next one raises again."""
         self._pending = False
 
     def ending(self) -> None:
-        """The run has its end state, and only tidying up is left: it goes on, unless somebody insists."""
+        """The run has its last state and only tidies up. A first signal is ignored now, a second ends the process."""
         self._pending, self._ending = False, True
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -111,7 +113,7 @@ class EndingSignals:
 
 
 def _unwinds() -> bool:
-    """Whether this thread is in a block that runs because of an interrupt."""
+    """Whether this thread is handling a KeyboardInterrupt."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__

@@ -1,4 +1,4 @@
-"""What a configuration leaves to the plan, settled on a Ray cluster: by the nodes on which the ranks may lie."""
+"""Settles what a configuration leaves to the plan, by the devices of the nodes on which ranks may run."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ ANSWER_SECONDS = 120.0
 
 
 def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[TrainConfig, Settled | None]:
-    """The settings with what they leave open replaced by the plan's choice, which is an event; and the plan.
+    """Replace what the settings leave open by the plan's choice, and tell it as an event. Returns settings and plan.
 
-    The micro-batch stays open until the data is known. The plan is None where nothing was open, or none can be made.
-    UserError where nothing fits. The run's file keeps `auto`: a later launch chooses anew, for its own cluster.
+    The micro-batch stays open until the data is known. The plan is None where nothing is open, or where none can be
+    made. The run's file keeps `auto`, so a later launch chooses for its own cluster. Raises UserError where nothing
+    fits.
     """
     if not needs_devices(train):
         return train, None
@@ -52,9 +53,8 @@ def blind_sentence(found: TrainConfig) -> str:
 
 
 def look_at_nodes(placement: Placement) -> list[NodeMemory]:
-    """The nodes with room for a rank, each asked in a task that takes none of it. One that does not answer is left
-    out."""
-    size = placement.cpus_per_worker, placement.gpus_per_worker
+    """Ask each node with room for a rank what devices it has, by a task without CPUs. A silent node is left out."""
+    size = placement.cpus_per_rank, placement.gpus_per_rank
     nodes = [node for node in of_kind(answering_nodes(), placement.kind) if node.bundles(*size, free=False) > 0]
     task = ray.remote(device_facts)
     calls = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote() for node in nodes]

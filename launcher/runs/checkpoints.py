@@ -1,4 +1,4 @@
-"""The checkpoints of a run for commands that read them, wherever its configuration says that they rest."""
+"""Opens the checkpoints of a run for commands that read them, on the head or in an object store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .folder import RESOLVED_FILE
 
 
 def storage_of(run_folder: Path) -> str | None:
-    """`cluster.storage` of a run; None where it has none, or nobody can read any more what it was."""
+    """`cluster.storage` of a run. None where it has none, or where its configuration cannot be read."""
     try:
         cluster = read_mapping(run_folder / RESOLVED_FILE).get("cluster")
     except (OSError, UserError):
@@ -27,7 +27,7 @@ def storage_of(run_folder: Path) -> str | None:
 
 @contextmanager
 def shelf_of(run_folder: Path) -> Iterator[Shelf]:
-    """Of an object store, what is read is fetched to a temporary folder; nothing is written for one on the head."""
+    """The shelf of a run's checkpoints. Checkpoints of an object store are fetched to a temporary folder when read."""
     storage = storage_of(run_folder)
     if checkpoints_folder(storage, run_folder) is not None:
         yield open_shelf(storage, run_folder, run_folder)

@@ -1,4 +1,4 @@
-"""What the launcher keeps in a run's folder beside checkpoints and logs. Imports nothing heavy."""
+"""Files that the launcher keeps in a run's folder, beside checkpoints and logs. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_database import RUN_PARTS
 
 RESOLVED_FILE = "config.resolved.yaml"
-LAUNCHED_FROM_FILE = "working_directory"  # relative paths of the configuration begin there
+LAUNCHED_FROM_FILE = "working_directory"  # its content: where relative paths of the configuration begin
 
 
 def refuse_leftovers(run_folder: Path) -> None:
-    """RunConflict when a new run would find files of an older one in its folder, and take them for its own."""
+    """Raise RunConflict if the folder of a new run already holds files of a run, which it would take for its own."""
     if any((run_folder / part).exists() for part in RUN_PARTS):
         raise RunConflict(
             f"{run_folder} holds files of an older run of this id; choose another id, "
@@ -21,7 +21,7 @@ def refuse_leftovers(run_folder: Path) -> None:
 
 
 def launch_folder(run_folder: Path) -> Path:
-    """Where the run was launched, if that is still there; else where this process is."""
+    """The folder from which the run was launched, or this process's folder if that one is gone."""
     try:
         folder = Path((run_folder / LAUNCHED_FROM_FILE).read_text().strip())
     except FileNotFoundError:

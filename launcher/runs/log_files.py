@@ -1,4 +1,4 @@
-"""Reads the log files of a run, in pieces: they may be far larger than memory."""
+"""Reads the log files of a run in pieces, because they may be larger than memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import BinaryIO
 from gemfleet.cluster.redaction import clean_text
 
 PIECE_BYTES = 1 << 18
-TAIL_BYTES = 4 << 20  # the most that `tail` looks back, over all files together
-LINE_CHARACTERS = 16_384  # of a longer line no more is told
-LINE_BYTES = 1 << 20  # a longer line is told in parts
+TAIL_BYTES = 4 << 20  # `tail` looks back this far at most, over all files together
+LINE_CHARACTERS = 16_384  # a longer line is cut off here
+LINE_BYTES = 1 << 20  # a longer line is read in parts
 
 
 class LogReader:
-    """Reads `driver.log` and `rank-<n>.log` of a folder, from where it stopped before."""
+    """Reads `driver.log` and `rank-<n>.log` of a folder. Each call goes on where the one before stopped.
+
+    rank: reads the file of this rank only
+    """
 
     def __init__(self, folder: Path, rank: int | None = None) -> None:
         self._folder = folder
@@ -23,7 +26,7 @@ class LogReader:
         self._offsets: dict[Path, int] = {}
 
     def tail(self, count: int) -> Iterator[tuple[str, str]]:
-        """The last `count` lines of each file, as (source, line); fewer where they are very long."""
+        """The last `count` lines of each file, as (source, line). Fewer where the lines are very long."""
         paths = sorted(self._folder.glob(self._pattern))
         for path in paths:
             with path.open("rb") as file:
@@ -34,13 +37,13 @@ class LogReader:
             yield from ((path.stem, line) for line in _lines(text))
 
     def new_lines(self) -> Iterator[tuple[str, str]]:
-        """Whole lines written since the last call; a file that appeared meanwhile from its beginning."""
+        """The whole lines written since the last call, as (source, line). A new file is read from its beginning."""
         for path in sorted(self._folder.glob(self._pattern)):
             while text := self._next_piece(path):
                 yield from ((path.stem, line) for line in _lines(text))
 
     def _next_piece(self, path: Path) -> bytes:
-        """Whole lines from where reading stopped; empty at the end. A line that is being written comes next time."""
+        """The next whole lines of a file, empty at its end. A line that is still being written comes next time."""
         offset = self._offsets.get(path, 0)
         with path.open("rb") as file:
             file.seek(offset)
@@ -53,7 +56,7 @@ class LogReader:
 
 
 def _last_lines(file: BinaryIO, count: int, most_bytes: int) -> tuple[int, int]:
-    """Where the last `count` whole lines begin and end, found from the end of the file."""
+    """The positions where the last `count` whole lines begin and end. Searches from the end of the file."""
     size = file.seek(0, 2)
     first = max(0, size - most_bytes)
     end, begin, left = first, first, count + 1  # the end of the last line counts as one
@@ -74,6 +77,6 @@ def _last_lines(file: BinaryIO, count: int, most_bytes: int) -> tuple[int, int]:
 
 
 def _lines(text: bytes) -> list[str]:
-    """Without their ends; a part of a line that is too long counts as one."""
+    """The lines without their ends. A part of a line that is too long counts as a line."""
     lines = text.decode("utf-8", "replace").removesuffix("\n").split("\n") if text else []
     return [clean_text(line[:LINE_CHARACTERS].rstrip("\r")) for line in lines]

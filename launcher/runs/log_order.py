@@ -1,4 +1,4 @@
-"""The lines of several log files in the order in which they were written."""
+"""Puts the lines of several log files into the order of their times."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ Line = tuple[str, str]
 
 
 def by_time(lines: Iterable[Line]) -> Iterator[Line]:
-    """(source, line) pairs, each file's together, as one stream by the time at the beginning of each line.
+    """Merge the lines of several files by the time at the beginning of each line.
 
-    A line without a time, as in a traceback, stays with the line above it. The order within a file is kept, also where
-    its clock was set back; lines of the same time keep the order of their files.
+    lines: (source, line) pairs, the lines of a file together
+    A line without a time, as in a traceback, stays with the line above it. The lines of a file keep their order, also
+    where its clock was set back. Lines of the same time keep the order of their files.
     """
     files = [_timed(list(group)) for _, group in groupby(lines, key=itemgetter(0))]
     return (line for _, line in merge(*files, key=itemgetter(0)))
 
 
 def _timed(lines: list[Line]) -> list[tuple[str, Line]]:
-    """Each line with its time. What stands before the first time belongs to it."""
+    """Each line with its time. Lines before the first time belong to that time."""
     stamps = [found[0].replace("T", " ").replace(",", ".") if (found := STAMP.match(text)) else "" for _, text in lines]
     newest = next(filter(None, stamps), "")
     timed = []
@@ -35,5 +36,5 @@ def _timed(lines: list[Line]) -> list[tuple[str, Line]]:
 
 
 def log_stamp(seconds: float) -> str:
-    """Local time to the millisecond, as ranks write it. seconds: since the epoch"""
+    """The local time in milliseconds, as in ranks' log lines. seconds: since the epoch"""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))},{int(seconds % 1 * 1000):03}"

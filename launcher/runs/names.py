@@ -1,4 +1,4 @@
-"""Names of runs."""
+"""Makes the ids of runs."""
 
 from __future__ import annotations
 

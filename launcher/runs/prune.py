@@ -1,4 +1,4 @@
-"""Which old runs may go from the head's disk, and what goes with them."""
+"""Removes old runs from the head's disk, with all that belongs to them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
 
-ABANDONED_SECONDS = 86_400.0  # a submission that has no row after a day never gets one
+ABANDONED_SECONDS = 86_400.0  # a submission without a row after a day never gets one
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes of one run. `steps`: its checkpoints that go; None: the run goes as a whole."""
+    """What goes of one run. size: in bytes; steps: its checkpoints that go, None: the whole run goes"""
 
     run_id: str
     folder: Path
@@ -30,7 +30,7 @@ class Removal:
 
     @classmethod
     def of(cls, run_id: str, folder: Path, checkpoints_only: bool) -> Removal:
-        """Of a run that has ended; with `checkpoints_only` all but its newest checkpoint that verifies."""
+        """The removal of a run that has ended, or with `checkpoints_only` of all but its newest verified checkpoint."""
         if not checkpoints_only:
             size = bytes_in(folder) + bytes_in(submission_of(folder)) + _bytes_elsewhere(folder)
             return cls(run_id, folder, size, None)
@@ -41,16 +41,15 @@ class Removal:
 
 
 def choose(runs: Sequence[Run], keep: int, ended_before: float) -> list[Run]:
-    """Of all runs, newest first: those beyond the first `keep` that ended before this moment."""
+    """The runs to remove: all but the first `keep` that ended before `ended_before`. runs: all, the newest first"""
     old = [run for run in runs[keep:] if run.state.is_terminal]
     return [run for run in old if run.ended_at is not None and run.ended_at < ended_before]
 
 
 def carry_out(removal: Removal, registry: RunRegistry) -> None:
-    """The files first: on a full disk the registry can forget the run only when they are gone.
+    """Remove the files, then the row: on a full disk the registry can only write after the files are gone.
 
-    Whenever this is interrupted, the run is there whole, or without files that the next removal would miss.
-    RunConflict when the run is launched again just now.
+    It may be interrupted at any time and repeated. Raises RunConflict while another process launches the run.
     """
     with _nobody_drives(removal, registry):
         if removal.steps is None:
@@ -69,7 +68,7 @@ def carry_out(removal: Removal, registry: RunRegistry) -> None:
 
 
 def sweep(home: Path, registry: RunRegistry) -> None:
-    """Remove what nobody asks for any more: folders whose removal was cut off, and submissions that became no run."""
+    """Remove the rest of folders whose removal was interrupted, and submissions that never became a run."""
     for folder in (*home.glob(f"runs/{REMOVED}*"), *home.glob(f"submitted/{REMOVED}*")):
         _delete(folder)
     known = {run.id for run in registry.list_runs(limit=1_000_000)}
@@ -79,14 +78,14 @@ def sweep(home: Path, registry: RunRegistry) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Rename it first, so that nobody ever sees half of it. OSError for what could not be deleted."""
+    """Rename the folder, so that nobody sees half of it, then delete it. Raises OSError if that fails."""
     doomed = set_aside(folder)
     if doomed is not None:
         _delete(doomed)
 
 
 def submission_of(run_folder: Path) -> Path:
-    """What the API keeps of a run that was submitted to it."""
+    """The folder in which the API keeps a submitted run's configuration."""
     return run_folder.parent.parent / "submitted" / run_folder.name
 
 
@@ -96,10 +95,10 @@ def bytes_in(folder: Path) -> int:
 
 @contextmanager
 def _nobody_drives(removal: Removal, registry: RunRegistry) -> Iterator[None]:
-    """The run's own lock, so that it is not launched again meanwhile."""
+    """Hold the run's lock, so that nobody launches it meanwhile. Raises RunConflict if the run has not ended."""
     try:
         lock = DriverLock(removal.folder, wait_seconds=0.0)
-    except OSError:  # no folder, or a disk so full that there is no room for the name of a lock
+    except OSError:  # there is no folder, or the disk is too full for a lock file
         lock = None
     try:
         state = registry.get_run(removal.run_id).state
@@ -119,7 +118,7 @@ def _delete(folder: Path) -> None:
 
 
 def _bytes_elsewhere(folder: Path) -> int:
-    """Of checkpoints that are not below the run's folder."""
+    """The size of checkpoints that are not below the run's folder."""
     if storage_of(folder) is None:
         return 0
     with shelf_of(folder) as shelf:

@@ -1,4 +1,4 @@
-"""The registry of a home, for whoever opens it first in a process. Imports nothing heavy."""
+"""Opens the registry of a home. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 from gemfleet.cluster.registry.run_database import is_lost
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.step.record import OVER_RUN
 
 
 def registry_of(home: Path) -> RunRegistry:
-    """The registry of this home. One that is lost is rebuilt first, with a line on the error output."""
+    """The registry of this home. Rebuilds one that is lost, and says so on the error output."""
     path = home / "gemfleet.db"
     if is_lost(path):
-        from .repair import repair
+        from .repair import repair  # heavier than the registry, and rarely needed
 
         count = len(repair(home).rebuilt)
         print(f"the registry was lost; {count} runs are back from their folders, without metrics", file=sys.stderr)
-    return RunRegistry(path)
+    return RunRegistry(path, OVER_RUN)

@@ -1,4 +1,4 @@
-"""The registry rebuilt from what the runs' folders say, when it is damaged or lost."""
+"""Rebuilds a damaged or lost registry from the runs' folders."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REASON = "the registry was rebuilt from the run's folder"
 
 @dataclass(frozen=True)
 class Repaired:
-    """aside: where the damaged file is now; salvaged: runs whose rows it still held; rebuilt: ids from folders alone"""
+    """aside: where the damaged file is now; salvaged: how many runs it still held; rebuilt: ids of runs from folders"""
 
     aside: Path | None
     salvaged: int
@@ -37,13 +37,13 @@ class Repaired:
 
 
 def repair(home: Path) -> Repaired:
-    """Make a registry that knows every run that has a folder. A whole one keeps its rows and gets those that it lacks.
+    """Make a registry with a row for each run that has a folder. A registry that is whole gets the rows that it lacks.
 
-    Metrics and events that could not be read are lost; a damaged file is kept beside the new one.
+    Metrics and events that cannot be read are lost. The damaged file stays beside the new one.
     """
     path = home / "gemfleet.db"
     if path.exists() and path.stat().st_size and is_whole(path):
-        with suppress(RegistryDamaged):  # its pages are whole, but its tables are not ours
+        with suppress(RegistryDamaged):  # whole pages, but not our tables
             return Repaired(None, 0, add_missing(RunRegistry(path), home))
     fresh = home / f".rebuilt-{os.getpid()}.db"
     registry = RunRegistry(fresh)
@@ -61,7 +61,7 @@ def repair(home: Path) -> Repaired:
 
 
 def add_missing(registry: RunRegistry, home: Path) -> tuple[str, ...]:
-    """A row for each run's folder that has none; their ids, oldest first."""
+    """Add a row for each run's folder without one. Returns their ids, the oldest first."""
     found = [read_folder(folder) for folder in sorted((home / "runs").glob("[!.]*")) if _is_run(folder)]
     added = []
     for run, checkpoints in sorted(found, key=lambda pair: pair[0].created_at):
@@ -74,13 +74,13 @@ def add_missing(registry: RunRegistry, home: Path) -> tuple[str, ...]:
 
 
 def read_folder(folder: Path) -> tuple[Run, list[CheckpointRow]]:
-    """What a run's folder says of the run and of its checkpoints."""
+    """The run that a folder describes, and its checkpoints."""
     config = _text(folder / RESOLVED_FILE) or _text(folder / "config.yaml")
     facts = _facts(folder / FACTS_FILE)
     try:
         with shelf_of(folder) as shelf:
             checkpoints = _checkpoints(shelf)
-    except (ClusterError, OSError):  # an object store that cannot be reached
+    except (ClusterError, OSError):  # for example an object store that cannot be reached
         checkpoints = []
     times = [checkpoint.created_at for checkpoint in checkpoints] + [folder.stat().st_mtime]
     state = _state(folder, facts)
@@ -101,7 +101,7 @@ def read_folder(folder: Path) -> tuple[Run, list[CheckpointRow]]:
 
 
 def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
-    """As it was written down last; one that has not ended is interrupted, unless its driver lives."""
+    """The state in the folder's facts. A run that has not ended is interrupted, unless its driver lives."""
     published = _facts(folder / "output" / "trainer_state.json")
     if "state" in facts:
         state = RunState(facts["state"])
@@ -126,7 +126,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _facts(path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file; empty where there is none, or none that is right."""
+    """The mapping in a JSON file. Empty where there is no file, or where it is damaged."""
     try:
         found = json.loads(path.read_bytes())
         if isinstance(found, dict):
@@ -157,7 +157,7 @@ def _number(value: object, otherwise: float) -> float:
 
 
 def _put_aside(path: Path) -> Path | None:
-    """Away with the damaged file and what SQLite keeps beside it, which must not be taken for the new one's."""
+    """Rename the damaged file and SQLite's files beside it, which the new one must not use. Returns its new path."""
     aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}")
     moved = None
     for suffix in ("-wal", "-shm", ""):

@@ -1,1 +1,1 @@
-"""Repositories and object stores that hold a model or a data set, brought to the head node."""
+"""Fetches models and data from git repositories and object stores to the head node."""

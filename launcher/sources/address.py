@@ -1,4 +1,4 @@
-"""Addresses of git repositories: which forms are taken, and why every other is refused before git sees it."""
+"""Checks addresses of git repositories: takes three forms, and refuses every other one before git sees it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKEN = "give https://host/path.git, ssh://user@host/path.git or user@host:path.
 
 @dataclass(frozen=True)
 class GitAddress:
-    """A checked address, the transport it needs (`https`, `ssh` or `file`), and a branch (None: the default one)."""
+    """A checked address. transport: `https`, `ssh` or `file`; branch: None: the repository's default"""
 
     url: str
     transport: str
@@ -38,13 +38,13 @@ def is_git_source(source: str) -> bool:
 
 
 def parse_source(source: str) -> GitAddress:
-    """`git+ADDRESS#BRANCH` as a checked address. Raises UserError."""
+    """The checked address of `git+ADDRESS#BRANCH`. Raises UserError."""
     url, _, branch = source.removeprefix(PREFIX).partition("#")
     return check_address(url, branch or None)
 
 
 def check_address(url: str, branch: str | None = None) -> GitAddress:
-    """The address, or UserError: only known transports, nothing that git or ssh could take for an option."""
+    """The checked address. Raises UserError for unknown transports, and for what git or ssh could read as an option."""
     if branch is not None and not re.fullmatch(BRANCH_PATTERN, branch):
         raise UserError(
             f"the branch {branch!r} is not a name that gemfleet takes; give letters, digits, `.`, `_`, `-`, `/`"

@@ -1,4 +1,4 @@
-"""One commit of a repository as a plain folder: checked before it is written, LFS files fetched, kept by its commit."""
+"""Fetches one commit of a repository as a plain folder, with its LFS files. Checks the tree before it writes files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def fetch_repository(address: GitAddress, cache: Path, progress: Progress | None = None) -> Path:
-    """The folder of the branch's newest commit below `cache`; cloned once. UserError when it cannot or must not be."""
+    """The folder of the branch's newest commit below `cache`. Fetches it once. Raises UserError where that fails."""
     need_git()
     cache.mkdir(parents=True, exist_ok=True)
     try:
@@ -42,7 +42,7 @@ def fetch_repository(address: GitAddress, cache: Path, progress: Progress | None
 
 
 def newest_commit(git: Git) -> str:
-    """The commit that the branch, or the default one, stands at."""
+    """The newest commit of the address's branch, or of the default one. Raises UserError for a missing branch."""
     name = f"refs/heads/{git.address.branch}" if git.address.branch else "HEAD"
     found = git_lines(git.run("ls-remote", "--", git.address.url, name))
     match = re.match(r"([0-9a-f]{40,64})\t", found[0]) if found else None
@@ -73,7 +73,7 @@ def _check_out(address: GitAddress, commit: str, folder: Path, progress: Progres
 
 
 def check_tree(git: Git, commit: str) -> None:
-    """Refuse what must not be written here: links that lead out, other repositories, a redirection of LFS."""
+    """Raise UserError for a tree with links that lead out, with submodules, or with an `.lfsconfig`."""
     url = git.address.url
     for entry in git_lines(git.run("ls-tree", "-r", "-z", "--full-tree", commit), "\0"):
         facts, _, path = entry.partition("\t")
@@ -90,7 +90,7 @@ def check_tree(git: Git, commit: str) -> None:
 
 
 def _finish(folder: Path) -> None:
-    """Leave no pickle, which nothing here reads, and make sure that every LFS file has come."""
+    """Remove pickles, which nothing here reads. Raise UserError if an LFS file did not come."""
     for path in folder.rglob("*"):
         if not path.is_file():
             continue

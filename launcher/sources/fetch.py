@@ -1,4 +1,4 @@
-"""Replaces the repositories and object stores that a configuration names by folders of this machine."""
+"""Fetches the repositories and object stores that a configuration names, and puts the copies' paths in their place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_DATA = frozenset({"dataset_infos.json", "package.json"})
 
 
 def is_remote(source: str) -> bool:
-    """Whether a model or data source has to be fetched: a repository, or a place in an object store."""
+    """Whether a model or data source has to be fetched: from a repository or an object store."""
     return is_git_source(source) or is_object_source(source)
 
 
@@ -28,7 +28,7 @@ def names_remote_sources(train: TrainConfig) -> bool:
 
 
 def check_sources(train: TrainConfig) -> None:
-    """Raise UserError for an address that would be refused, before anything starts."""
+    """Raise UserError for an address that fetching would refuse. Called before anything starts."""
     for source in (train.model, train.data.train, train.data.eval):
         if source is not None and is_git_source(source):
             parse_source(source)
@@ -37,7 +37,7 @@ def check_sources(train: TrainConfig) -> None:
 
 
 def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = None) -> TrainConfig:
-    """The same configuration with local paths in place of `git+`, `s3://` and `gs://`, else unchanged."""
+    """Fetch all remote sources. Returns the settings with local paths in place of their addresses."""
     model = _fetched(train.model, cache, progress)
     data = train.data
     if is_remote(data.train):
@@ -51,9 +51,9 @@ def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = N
 
 
 def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress | None = None) -> TrainConfig:
-    """As `fetch_sources`, but a run that goes on keeps what it began with; `memory` names the folders.
+    """As `fetch_sources`, but a resumed run keeps the copies with which it began. memory: the file that names them
 
-    UserError where such a folder is gone and its source has changed since: the data would change.
+    Raises UserError where such a copy is gone and its source has changed since, as the data would change.
     """
     known = json.loads(memory.read_text()) if memory.is_file() else None
     if known is None or not all(_there(path) for path in known.values()):
@@ -61,7 +61,7 @@ def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress
         found = {"model": fetched.model, "train": fetched.data.train, "eval": fetched.data.eval}
         if known not in (None, found):
             gone = next(path for path in known.values() if not _there(path))
-            raise UserError(f"the copy {gone} is gone, and what it was made from has moved on since; start a new run")
+            raise UserError(f"the copy {gone} is gone, and its source has changed since; start a new run")
         memory.write_text(json.dumps(found, indent=2) + "\n")
         return fetched
     data = train.data.model_copy(update={"train": known["train"], "eval": known["eval"]})
@@ -69,13 +69,16 @@ def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress
 
 
 def _there(path: str | None) -> bool:
-    """Whether a path still exists; names such as `demo` or a hub id are no paths of ours."""
+    """Whether a path still exists. `demo` and hub ids are no paths and count as existing."""
     return path is None or not path.startswith("/") or Path(path).exists()
 
 
 def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:
-    """What to train and to evaluate on in a copy of `source`, laid out as the hub's data sets are: files at the top or
-    in `data/`, perhaps named after their split; or one file."""
+    """The files to train on and to evaluate on, in the copy of a data set. The second is None if there is none.
+
+    The copy is one file, or a folder like the hub's data sets: files at the top or in `data/`, perhaps named by split.
+    Raises UserError for any other layout.
+    """
     if folder.is_file():
         return folder, None
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():

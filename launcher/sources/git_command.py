@@ -1,4 +1,4 @@
-"""Runs git with nothing of the machine's settings, no prompt, no hook, and an end in time."""
+"""Runs git without the machine's settings, without prompts and hooks, and with a time limit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import which
@@ -27,7 +28,7 @@ TAIL_CHARACTERS = 2000
 
 
 class GitError(RuntimeError):
-    """git ended with an error or was too slow. `detail` is the end of what it wrote."""
+    """git failed or was too slow. detail: the end of its output"""
 
     def __init__(self, what: str, detail: str) -> None:
         super().__init__(what, detail)
@@ -49,16 +50,19 @@ def need_git() -> None:
 
 
 class Git:
-    """git in one folder, for one remote address."""
+    """Runs git in one folder, for one remote address."""
 
     def __init__(self, folder: Path, address: GitAddress, repository: Path | None = None) -> None:
-        """`folder` holds the files; `repository` git's own state, where that is not in `folder`."""
+        """folder: of the files; repository: of git's own state, if that is not in `folder`"""
         self.folder, self.address, self.repository = folder, address, repository
 
     def run(
         self, *arguments: str, seconds: float = 120.0, progress: Progress | None = None, hooks: bool = False
     ) -> str:
-        """Standard output. Raises GitError; whatever git started has ended by then."""
+        """Run a git command. Returns its standard output, or with `progress` the end of all its output.
+
+        Raises GitError when it fails or takes longer than `seconds`. All processes that git started end with the call.
+        """
         command = ["git", *self._options(hooks), *arguments]
         process = subprocess.Popen(
             command,
@@ -82,7 +86,7 @@ class Git:
         return out.decode(errors="surrogateescape")
 
     def _follow(self, process: subprocess.Popen[bytes], name: str, seconds: float, progress: Progress) -> str:
-        """Read what git writes as it comes; its percentages go to `progress`."""
+        """Read git's output as it comes, and give its percentages to `progress`."""
         timer = _Deadline(process, seconds)
         text = ""
         with timer:
@@ -99,7 +103,7 @@ class Git:
         return text
 
     def _options(self, hooks: bool) -> list[str]:
-        """Settings of this call alone."""
+        """Options with all settings of this call."""
         settings = [
             "credential.helper=",
             "protocol.allow=never",
@@ -134,19 +138,19 @@ class Git:
 
 
 def ssh_command() -> str:
-    """ssh that never asks, and goes only to hosts whose key is known: to the user's files of them, or to the one that
-    GEMFLEET_GIT_KNOWN_HOSTS names."""
+    """An ssh command that never asks, and connects only to known hosts.
+
+    GEMFLEET_GIT_KNOWN_HOSTS may name the file of known hosts, in place of the user's own.
+    """
     known = os.environ.get("GEMFLEET_GIT_KNOWN_HOSTS")
     options = ["-oBatchMode=yes", "-oConnectTimeout=20", "-oStrictHostKeyChecking=yes"]
     return shlex.join(["ssh", *options, *([f"-oUserKnownHostsFile={known}"] if known else [])])
 
 
 class _Deadline:
-    """Ends a process group after some seconds, unless the block ends first."""
+    """Ends a process and all that it started, unless the block ends within so many seconds."""
 
     def __init__(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        import threading
-
         self.expired = False
         self._process = process
         self._timer = threading.Timer(seconds, self._end)
@@ -163,7 +167,7 @@ class _Deadline:
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a process started in a session of its own, and all that it started."""
+    """End a process that leads its own session, and all that it started."""
     if process.poll() is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
@@ -173,5 +177,5 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def git_lines(output: str, separator: str = "\n") -> Sequence[str]:
-    """The parts of an output that are not empty."""
+    """The lines of an output that are not empty."""
     return [part for part in output.split(separator) if part]

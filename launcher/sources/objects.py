@@ -1,4 +1,4 @@
-"""A folder or a file of an object store as a plain folder on the head: listed, copied once, checked by size."""
+"""Copies a folder or a file of an object store to the head. Copies once, and checks each file's size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FETCH_SECONDS = 4 * 3600.0
 
 @dataclass(frozen=True)
 class ObjectAddress:
-    """A checked address. `path` is the bucket with the key of a file or of a folder, without slashes at its ends."""
+    """A checked address. path: the bucket and the key of a file or a folder, without slashes at its ends"""
 
     scheme: str
     path: str
@@ -49,7 +49,7 @@ def is_object_source(source: str) -> bool:
 
 
 def parse_object_address(address: str) -> ObjectAddress:
-    """`s3://BUCKET/FOLDER` or `gs://…`. UserError for anything that could name more than that."""
+    """The checked address of `s3://BUCKET/FOLDER` or `gs://…`. Raises UserError for any other form."""
     if re.match(r"[a-z0-9]+://[^/]*@", address):
         raise UserError("the address of an object store holds a credential; take it out and set it in the environment")
     match = ADDRESS.fullmatch(address)
@@ -61,7 +61,7 @@ def parse_object_address(address: str) -> ObjectAddress:
 
 
 def fsspec_of(address: ObjectAddress) -> Any:
-    """The store as an fsspec filesystem."""
+    """The store as an fsspec filesystem. Imports pyarrow, which is slow."""
     from fsspec.implementations.arrow import ArrowFSWrapper
     from gemfleet.cluster.checkpoint_store.location import object_filesystem
 
@@ -69,9 +69,9 @@ def fsspec_of(address: ObjectAddress) -> Any:
 
 
 def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None = None) -> Path:
-    """The folder, or the file where the address names one, below `cache`; copied anew when anything there has changed.
+    """The copy of a folder or a file below `cache`. Copies again if anything in the store has changed.
 
-    Pickles are left out. UserError when the store cannot be read.
+    Leaves out pickles. Raises UserError when the store cannot be read.
     """
     try:
         store = fsspec_of(address)
@@ -94,7 +94,7 @@ def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None
 
 
 def list_objects(store: Any, address: ObjectAddress) -> dict[str, Mapping[str, Any]]:
-    """By name below the address: size and time of each object that is wanted. UserError where there is none."""
+    """The facts (size, time) of each object to copy, by name below the address. Raises UserError if there is none."""
     try:
         one = store.info(address.path)
     except FileNotFoundError:
@@ -114,7 +114,7 @@ def list_objects(store: Any, address: ObjectAddress) -> dict[str, Mapping[str, A
 
 
 def checked_name(name: str, address: ObjectAddress) -> str:
-    """A key may be any text; one that is no plain relative path is refused."""
+    """The name of an object. Raises UserError if it is no plain relative path, as a key may be any text."""
     parts = name.split("/")
     if "\\" in name or "\0" in name or any(part in ("", ".", "..") for part in parts):
         raise UserError(f"{address} holds an object named {name!r}, which is no path below it; remove it")

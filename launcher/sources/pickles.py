@@ -1,4 +1,4 @@
-"""Files that may be pickles: nothing here reads them, so nothing fetches or keeps them either."""
+"""Suffixes of files that may be pickles. Nothing here reads pickles, so nothing fetches or keeps them."""
 
 from __future__ import annotations
 

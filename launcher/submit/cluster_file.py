@@ -1,4 +1,4 @@
-"""The file that describes a cluster (`gemfleet cluster`), and where its token is on this machine."""
+"""Reads the file that describes a cluster (`gemfleet cluster`), and reaches that cluster with its token."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TUNNEL_SECONDS = 30.0
 
 
 def load_hosts(path: Path) -> ClusterDescription:
-    """The description in `path`, which names a head. UserError has one line for each problem."""
+    """The description in `path`. Raises UserError with a line for each problem; a missing head is one."""
     description = load_validated(path, (), ClusterDescription)
     if description.head is None:
         raise UserError(f"{path} has one problem:\n  head: missing; give the host that keeps runs and checkpoints")
@@ -31,14 +31,14 @@ def load_hosts(path: Path) -> ClusterDescription:
 
 
 def token_path(description: ClusterDescription) -> Path:
-    """Where this machine keeps the cluster's token."""
+    """The file in which this machine keeps the cluster's token."""
     if description.token_file is not None:
         return Path(description.token_file).expanduser()
     return gemfleet_home() / "clusters" / description.name / "token"
 
 
 def tunnel_command(description: ClusterDescription, local_port: int | None = None) -> list[str]:
-    """The ssh command that brings the head's dashboard to a port of this machine, for as long as it runs."""
+    """An ssh command that forwards a port of this machine to the head's dashboard while it runs."""
     assert description.head is not None, "load_hosts saw to it"
     port = description.ports.dashboard
     forward = f"127.0.0.1:{local_port or port}:127.0.0.1:{port}"
@@ -46,7 +46,7 @@ def tunnel_command(description: ClusterDescription, local_port: int | None = Non
 
 
 def use_token(description: ClusterDescription) -> None:
-    """Let Ray's clients in this process send the cluster's token. Before Ray is imported."""
+    """Make Ray's clients in this process send the cluster's token. Call it before Ray is imported."""
     path = token_path(description)
     load_token(path)
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(path))
@@ -54,7 +54,7 @@ def use_token(description: ClusterDescription) -> None:
 
 @contextmanager
 def tunnel(description: ClusterDescription) -> Iterator[str]:
-    """The address of the head's dashboard on this machine, while the context lasts."""
+    """Forward a port to the head's dashboard while the block runs. Yields its address. Raises ClusterError."""
     port = free_port("127.0.0.1")
     command = tunnel_command(description, port)
     command[1:1] = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={description.ssh.timeout_s}"]

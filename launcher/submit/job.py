@@ -1,4 +1,4 @@
-"""Sends a run to a cluster through Ray's job API: what travels, how it is started, and how its end is followed."""
+"""Submits a run to a cluster as a Ray job, and follows the job's output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gemfleet.train.errors import UserError
 from .job_files import HIDDEN, Luggage
 
 CONNECT_SECONDS = 5.0
-# `ray job stop` sends SIGTERM, on which the run saves, and kills after 3 s unless the job's environment says otherwise.
+# `ray job stop` sends SIGTERM, on which the run saves, and kills the job after this time (by default 3 s).
 JOB_VARIABLES = {"RAY_JOB_STOP_WAIT_TIME_S": "300"}
 
 
@@ -32,13 +32,14 @@ def submit(
     run_id: str | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> tuple[Any, str]:
-    """Package the configuration's folder and submit `gemfleet train`; returns (client, job id).
+    """Package the configuration's folder and submit `gemfleet train`. Returns (client, job id).
 
-    With `run_id` both the job and the run have it, so that a second submission of the same is refused. `tell` hears
-    what travels and what stays, before it leaves.
+    run_id: the id of both the job and the run, so that a second submission is refused
+    tell: called with sentences on what travels and what stays, before anything leaves
+    Raises UserError for inputs that do not travel, for a cluster that does not answer, and for an id that is taken.
 
-    The entrypoint never asks for CPUs or GPUs: Ray would then be free to start the driver on any node, and checkpoints
-    must come home to the head.
+    The job asks for no CPUs or GPUs. Otherwise Ray could start the driver on any node, and checkpoints must come home
+    to the head.
     """
     folder = config_path.resolve().parent
     luggage = Luggage(folder, config_path.resolve().name)
@@ -66,7 +67,7 @@ def submit(
 
 
 def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = None, run_id: str | None = None) -> str:
-    """The shell command that the head runs."""
+    """The shell command of the job."""
     names = {"--resume": resume, "--id": run_id}
     named = [part for option, value in names.items() if value for part in (option, value)]
     settings = [part for override in overrides for part in ("--set", override)]
@@ -74,7 +75,7 @@ def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = 
 
 
 def connect(address: str) -> Any:
-    """A job client. Raises UserError within seconds when nobody answers."""
+    """Ray's job client. Raises UserError within 5 s if nobody answers."""
     parts = urlsplit(address if "//" in address else f"http://{address}")
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--address {address!r} is not the address of a dashboard; give one like http://HEAD:8265")
@@ -95,7 +96,7 @@ def connect(address: str) -> Any:
 
 @contextmanager
 def token_told(address: str) -> Iterator[None]:
-    """A Ray that asks for a token, or takes another one, becomes a UserError that says how to give it."""
+    """Turn Ray's error about a missing or wrong token into a UserError that says how to give the token."""
     from ray.exceptions import AuthenticationError
 
     try:
@@ -111,19 +112,19 @@ def token_told(address: str) -> Iterator[None]:
 
 
 def default_address() -> str:
-    """Where Ray's own `ray job` commands would look, else this machine."""
+    """The dashboard's address that Ray's own `ray job` commands use, or this machine's."""
     return os.environ.get("RAY_API_SERVER_ADDRESS") or "http://127.0.0.1:8265"
 
 
 def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
-    """Raise UserError for a data file or model folder that is too large to travel, or not in the folder that does."""
+    """Raise UserError for a data file or model folder that does not travel with the job."""
     data = config.train.data
     inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
     folder = luggage.folder
     for field, value in inputs.items():
         if value is None:
             continue
-        local = folder / value  # an absolute path stays itself
+        local = folder / value  # `value` itself if it is an absolute path
         if not local.is_relative_to(folder) or not local.exists():
             if Path(value).exists() and not Path(value).is_absolute():
                 raise UserError(
@@ -133,7 +134,7 @@ def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
             continue
         for path in [local] if local.is_file() else sorted(local.rglob("*")):
             reason = luggage.why_not(path) if path.is_file() else None
-            if reason and (reason != HIDDEN or path == local):  # a model folder may have hidden files of its own
+            if reason and (reason != HIDDEN or path == local):  # a model folder may have hidden files
                 raise UserError(
                     f"{field} is {value!r}, whose {path.name} does not travel with a job ({reason}); copy it to the "
                     "head node and give its absolute path there"
@@ -141,7 +142,7 @@ def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
 
 
 def follow(client: Any, job: str, write: Callable[[str], None]) -> str:
-    """Write the job's output as it comes until it ends; returns its final status."""
+    """Write the job's output as it comes, until the job ends. Returns its last status."""
 
     async def copy_output() -> None:
         async for text in client.tail_job_logs(job):

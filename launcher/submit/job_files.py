@@ -1,4 +1,4 @@
-"""Which files of a configuration's folder go with a submitted job."""
+"""Decides which files of a configuration's folder travel with a submitted job."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEFT_OUT_FOLDERS = frozenset(
 LEFT_OUT_SUFFIXES = frozenset({".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt"})
 
 
-# Names under which programs keep credentials, beside hidden files, which all stay.
+# Names of files in which programs keep credentials. Hidden files stay in any case.
 CREDENTIALS = (
     *("*.pem", "*.key", "*.p12", "*.pfx", "*.pkcs12", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.gpg", "*.asc"),
     *("*.env", "*.ovpn", "*.token", "token", "token.txt", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*_rsa"),
@@ -34,13 +34,13 @@ CREDENTIALS = (
 
 @dataclass(frozen=True)
 class Packed:
-    """What goes with a job and what stays here, by path below the folder: sizes in bytes, and why."""
+    """By path below the folder. sent: bytes of each file that travels; left: why each other file or folder stays"""
 
     sent: dict[str, int]
     left: dict[str, str]
 
     def sentences(self) -> list[str]:
-        """What a person is told before it leaves."""
+        """Sentences for the person, before anything leaves."""
         total = sum(self.sent.values()) / 2**20
         lines = [f"sends {len(self.sent)} files ({total:.1f} MiB): {_some(list(self.sent))}"]
         by_reason: dict[str, list[str]] = {}
@@ -50,15 +50,14 @@ class Packed:
 
 
 class Luggage:
-    """What travels of `folder`: no credentials, no weights, no repositories, nothing over 10 MiB, no link that leads
-    out of it, nothing that its ignore file names.
+    """The files of `folder` that travel.
 
-    The ignore file has `.gitignore`'s syntax. `.gitignore` itself is not obeyed, and stays: it often names the data.
+    Credentials, weights, repositories, files over 10 MiB, links that lead out, and what the ignore file names stay.
+    The ignore file has the syntax of a `.gitignore`. A `.gitignore` itself is not obeyed: it often names the data.
     """
 
     def __init__(self, folder: Path, needed: str = "") -> None:
-        """needed: the name of the configuration, which travels in any case. UserError where the ignore file has a line
-        that is no pattern."""
+        """needed: the configuration's name; it always travels. Raises UserError for a wrong line in the ignore file."""
         import pathspec
 
         self.folder, self._needed = folder, needed
@@ -70,11 +69,11 @@ class Luggage:
             raise UserError(f"{ignore} has a line that is no pattern: {error}; write it as in a .gitignore") from None
 
     def files(self) -> Iterator[Path]:
-        """In the order of their names."""
+        """The files that travel, in the order of their names."""
         return (path for path, reason in self._all() if reason is None)
 
     def _all(self) -> Iterator[tuple[Path, str | None]]:
-        """Files with the reason why each stays, and folders that stay as a whole."""
+        """All files, each with the reason why it stays or None, and the folders that stay as a whole."""
         for root, folders, files in os.walk(self.folder):
             inside = [name for name in sorted(folders) if name not in LEFT_OUT_FOLDERS]
             reasons = {name: self._why_not_folder(Path(root, name)) for name in inside}
@@ -92,7 +91,7 @@ class Luggage:
         return f"{IGNORE_FILE} names it" if self._ignores(path, "/") else None
 
     def why_not(self, path: Path) -> str | None:
-        """Why this file stays here; None when it travels."""
+        """Why this file stays. None if it travels."""
         if path == self.folder / self._needed:
             return None
         if path.is_symlink() and not path.resolve().is_relative_to(self.folder.resolve()):
@@ -108,7 +107,7 @@ class Luggage:
         return f"{IGNORE_FILE} names it" if self._ignores(path) else None
 
     def copy_to(self, package: Path) -> Packed:
-        """Copy what travels, or raise UserError naming the largest files when it is more than Ray accepts."""
+        """Copy the files that travel. Raises UserError with the largest ones if they are more than Ray accepts."""
         found = list(self._all())
         files = [path for path, reason in found if reason is None]
         total = sum(path.stat().st_size for path in files)
@@ -137,7 +136,7 @@ class Luggage:
 
 
 def is_credential(path: Path) -> bool:
-    """Whether a file is named as credentials are, or begins as a private key or a service account's does."""
+    """Whether a file has a name of credentials, or begins like a private key or a service account's file."""
     name = path.name.lower()
     if any(fnmatchcase(name, pattern) for pattern in CREDENTIALS):
         return True
@@ -152,7 +151,7 @@ def is_credential(path: Path) -> bool:
 
 
 def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether the file, or a folder on the way to it, has a name that begins with a dot."""
+    """Whether the name of the file, or of a folder above it, begins with a dot."""
     return path.is_relative_to(folder) and any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 

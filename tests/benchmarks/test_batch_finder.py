@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.benchmarks.batch_finder.measure import Size, with_cap
-from gemfleet.benchmarks.batch_finder.suite import best_size, cap_for
-from gemfleet.benchmarks.batch_finder.tiny import save_tiny
-from gemfleet.benchmarks.batch_finder.training import train_under_cap
-from gemfleet.benchmarks.batch_finder.verdict import misses, table_of
+from gemfleet.benchmarks.batch_finder.measure import Size, best_size, cap_for, train_under_cap, with_cap
+from gemfleet.benchmarks.batch_finder.suite import COLUMNS, misses, row
+from gemfleet.benchmarks.shared.models import model_folder
 from gemfleet.train.config.schema import TrainConfig
 
 SIZES = [Size(rows, speed, 1000 + 100 * rows) for rows, speed in ((1, 50.0), (2, 80.0), (3, 100.0), (4, 99.0))]
@@ -43,12 +40,15 @@ def test_what_misses_its_figure_is_said() -> None:
     assert len(misses([result(trials=7), result(training={"peak_bytes": 1001, "steps": 3})])) == 2
     (ended,) = misses([result(training={"error": "out of memory"})])
     assert ended.endswith("training took out of memory")
-    assert table_of([result(), result(training={"error": "out of memory"})]).row_count == 4
+    rows = [row("tiny", found) for found in (result(), result(training={"error": "out of memory"}))]
+    assert [len(each) for each in rows] == [len(COLUMNS)] * 2
+    assert [each[6] for each in rows] == ["0.00", "out of memory"]
+    assert [each[8] for each in rows] == ["found nothing"] * 2
 
 
 @pytest.mark.slow
-def test_training_on_full_rows_tells_its_peak_and_is_held_to_its_cap(tmp_path: Path) -> None:
-    folder = save_tiny(tmp_path / "model")
+def test_training_on_full_rows_tells_its_peak_and_is_held_to_its_cap() -> None:
+    folder = model_folder("tiny", None)
     values = {"model": "tiny", "data": {"train": "x", "max_length": 64}, "precision": "fp32"}
     values |= {"strategy": "ddp", "activation_checkpointing": "off"}
     config = TrainConfig.model_validate(values)

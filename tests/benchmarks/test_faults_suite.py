@@ -11,8 +11,7 @@ import pytest
 from gemfleet.benchmarks.__main__ import main
 from gemfleet.benchmarks.faults.faults import FAULTS, UNDISTURBED
 from gemfleet.benchmarks.faults.recovery import Recovery, recovery_of
-from gemfleet.benchmarks.faults.suite import chosen, results, with_ratios
-from gemfleet.benchmarks.report.others import faults_section, faults_table
+from gemfleet.benchmarks.faults.suite import SUITE, chosen
 from gemfleet.benchmarks.shared.record import Record, Run, new_record, read_records
 from gemfleet.cluster.registry.run_registry import RunRegistry
 
@@ -22,7 +21,7 @@ def record(case: str, *facts: dict[str, Any], failed: bool = False) -> Record:
     if failed:
         runs.append(Run(repeat=len(runs), started_at="", error="it ended"))
     found = new_record("faults", case, {"steps": 100, "fault": case}, runs=runs)
-    return found.model_copy(update={"results": results(found)})
+    return found.model_copy(update={"results": SUITE.results(found) if found.good_runs else {}})
 
 
 def fact(training: float, adapter: str = "a", **more: Any) -> dict[str, Any]:
@@ -43,8 +42,8 @@ def test_recovery_is_read_from_the_first_resume_after_the_fault(tmp_path: Path) 
 
 
 def test_time_counts_beside_the_undisturbed_run_and_adapters_must_be_the_same() -> None:
-    disturbed = {"seconds": 8.0, "steps_lost": 3}
-    records = with_ratios(
+    disturbed: dict[str, Any] = {"seconds": 8.0, "steps_lost": 3}
+    records = SUITE.side_by_side(
         [
             record(UNDISTURBED, fact(10.0), fact(12.0)),
             record("rank-killed", fact(22.0, **disturbed), fact(22.0, seconds=10.0, steps_lost=1)),
@@ -68,11 +67,14 @@ def test_time_counts_beside_the_undisturbed_run_and_adapters_must_be_the_same() 
         False,
         None,
     ]
-    rows = {row[0]: row[1:] for row in faults_table(records).rows}
+    rows = {row[0]: row[1:] for row in SUITE.section(records).tables[0].rows}
     assert rows["rank-killed"] == ["9.0", "10.0", "3", "22.0", "50.0%", "the same"]
     assert rows["rank-hangs"][-1] == "differs"
     assert rows["terminated"][-1] == "failed"
-    assert faults_section(records).charts[0].series[0].x == ["rank-killed", "rank-hangs", "store-killed"]
+    assert SUITE.misses(records) == [
+        f"{case}: the adapter is not the same" for case in ("rank-hangs", "store-killed", "terminated")
+    ]
+    assert SUITE.section(records).charts[0].series[0].x == ["rank-killed", "rank-hangs", "store-killed"]
 
 
 def test_the_undisturbed_run_is_always_there_and_unknown_faults_are_named(capsys: pytest.CaptureFixture[str]) -> None:

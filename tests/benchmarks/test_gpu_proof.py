@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tarfile
 import time
 import zipfile
 from collections.abc import Sequence
@@ -14,16 +13,19 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.benchmarks.__main__ import main
-from gemfleet.benchmarks.gpu_proof import runner, wheels
-from gemfleet.benchmarks.gpu_proof.checks import Findings
-from gemfleet.benchmarks.gpu_proof.registry import PARTS
-from gemfleet.benchmarks.gpu_proof.results import Result
-from gemfleet.benchmarks.gpu_proof.stage import Stage
+import torch.distributed as dist
 from gemfleet.benchmarks.shared.record import read_records
+from gemfleet.train.kernels.block_attention import block_attention
 from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.strategies.ddp import DdpStrategy
-from support.places import REPOSITORY
+from gpu import test_attention, test_resume, test_vocabulary
+from support.gpu_proof import runner, wheels
+from support.gpu_proof.__main__ import main
+from support.gpu_proof.findings import Findings
+from support.gpu_proof.parts import PARTS
+from support.gpu_proof.results import Book, Result
+from support.gpu_proof.stage import Stage
+from support.places import REPOSITORY, TESTS
 
 ON_A_CPU = ("device", "step", "attention", "resume", "strategies", "speed-1b", "layers", "vocabulary", "quantised")
 ON_A_GPU = ("memory", "plan", "liger")
@@ -31,26 +33,26 @@ ON_A_GPU = ("memory", "plan", "liger")
 
 @pytest.mark.slow
 def test_all_parts_that_a_cpu_can_run_pass_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    archive = tmp_path / "all.tar.gz"
-    out, parts = tmp_path / "out", (*ON_A_CPU, *ON_A_GPU)
-    options = ["--device", "cpu", "--quick", "--minutes", "14", "--parts", ",".join(parts), "--archive", str(archive)]
-    assert main(["gpu-proof", *options, "--out", str(out)]) == 0, capsys.readouterr().out
+    parts = (*ON_A_CPU, *ON_A_GPU)
+    options = ["--device", "cpu", "--quick", "--minutes", "14", "--parts", ",".join(parts)]
+    assert main([*options, "--out", str(tmp_path)]) == 0, capsys.readouterr().out
     verdicts = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["results"]
     assert verdicts == dict.fromkeys(ON_A_CPU, "passed") | dict.fromkeys(ON_A_GPU, "skipped")
-    records = {record.case: record for record in read_records(out)}
-    assert records.keys() == {*parts, "summary"}
-    judged = [check for check in records["strategies"].results["checks"] if check["bound"] is not None]
+    (record,) = read_records(tmp_path)
+    assert record.command == "make gpu-proof ARGS='" + " ".join([*options, "--out", tmp_path.name]) + "'"
+    found = record.results["parts"]
+    assert found.keys() == set(parts)
+    judged = [check for check in found["strategies"]["checks"] if check["bound"] is not None]
     assert len(judged) == 6 * 5  # figures of each strategy that a CPU can run
-    (speed,) = records["speed-1b"].results["figures"].values()
-    assert speed["raw_tokens_per_second"] >= speed["tokens_per_second"] > speed["supervised_tokens_per_second"] > 0
-    assert "| 1b, 1 rows, eager |" in (out / "gpu-proof-summary.md").read_text()
-    with tarfile.open(archive) as file:
-        assert "out/gpu-proof-summary.md" in file.getnames()
+    (speed,) = found["speed-1b"]["figures"].values()
+    rates = [speed[f"{kind}tokens_per_second"] for kind in ("raw_", "", "supervised_")]
+    assert rates[0] >= rates[1]["median"] > rates[2] > 0
+    assert "| 1b, 1 rows, eager |" in (tmp_path / "gpu-proof.md").read_text()
 
 
-def prove(part: str, folder: Path, numbers: bool = True) -> Stage:
+def prove(part: Any, folder: Path, numbers: bool = True) -> Stage:
     stage = Stage(numbers, folder=folder, quick=True)
-    PARTS[part].prove(stage)
+    part(stage)
     return stage
 
 
@@ -61,21 +63,23 @@ def failed(stage: Stage) -> list[str]:
 def test_a_window_of_one_token_too_many_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from gemfleet.train.kernels import attention
 
-    right = attention.block_attention
+    right = block_attention
 
     def wider(query: Any, key: Any, value: Any, lengths: Any, scaling: float, window: int | None) -> Any:
         return right(query, key, value, lengths, scaling, window and window + 1)
 
     monkeypatch.setattr(attention, "block_attention", wider)
-    stage = prove("attention", tmp_path)
+    stage = prove(test_attention.test_attention, tmp_path)
     assert failed(stage) == [check.name for check in stage.checks if "no window" not in check.name]
-    assert {check.verdict for check in prove("attention", tmp_path, numbers=False).checks} == {"not compared"}
+    assert {check.verdict for check in prove(test_attention.test_attention, tmp_path, numbers=False).checks} == {
+        "not compared"
+    }
 
 
 def test_a_loss_that_drops_its_last_position_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = SupervisedCrossEntropy.__call__
     monkeypatch.setattr(SupervisedCrossEntropy, "__call__", lambda loss, h, t: right(loss, h[:-1], t[:-1]))
-    assert len(failed(prove("vocabulary", tmp_path))) == 4
+    assert len(failed(prove(test_vocabulary.test_vocabulary, tmp_path))) == 4
 
 
 @pytest.mark.slow
@@ -86,7 +90,13 @@ def test_a_resume_that_forgets_adamw_s_state_fails(tmp_path: Path, monkeypatch: 
         right(strategy, adapter, {name: value / 2 for name, value in optimizer.items()})
 
     monkeypatch.setattr(DdpStrategy, "restore", halved)
-    assert failed(prove("resume", tmp_path)) == ["fp32: restored optimizer", "fp32: adapters at the end"]
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+    try:
+        stage = prove(test_resume.test_resume, tmp_path)
+    finally:
+        dist.destroy_process_group()
+    assert failed(stage) == ["fp32: restored optimizer", "fp32: adapters at the end"]
 
 
 def test_a_figure_is_at_most_its_bound_or_fails() -> None:
@@ -102,7 +112,7 @@ CHILD = """
 import json, sys, time
 def tell(**event): print(json.dumps(event), flush=True)
 for part in sys.argv[1:]:
-    tell(event="begin", part=part)
+    tell(event="begin", function="test_" + part)
     tell(event="check", check={"name": "first", "verdict": "passed"})
     if part == "step": sys.exit(7)
     if part == "attention": time.sleep(60)
@@ -121,7 +131,7 @@ def run_parts(names: Sequence[str], seconds: float, program: str = CHILD) -> tup
 
 
 def test_a_part_that_dies_or_hangs_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner.PARTS, "attention", PARTS["attention"].__class__("attention", 0.5, "?"))
+    monkeypatch.setitem(PARTS, "attention", PARTS["attention"].__class__("attention", 0.5, "?"))
     names = ["device", "step", "attention", "resume", "plan"]
     results, started = run_parts(names, 30.0)
     assert [result.verdict for result in results] == ["passed", "crashed", "timed out", "failed", "passed"]
@@ -140,11 +150,31 @@ def test_what_the_time_does_not_reach_is_said() -> None:
     assert len(started) == 1
 
 
-def test_every_part_is_imported_without_ray() -> None:
-    modules = [f"gemfleet.benchmarks.gpu_proof.parts.{part.module or part.name}" for part in PARTS.values()]
-    modules += ["gemfleet.benchmarks.gpu_proof.suite", "gemfleet.benchmarks.gpu_proof.child"]
-    program = f"import sys; sys.modules['ray'] = None\nimport {', '.join(modules)}"
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+def test_every_finding_is_kept_and_what_was_not_run_is_said(tmp_path: Path) -> None:
+    book = Book(tmp_path, {"parts": ["device", "step", "plan"]}, "make gpu-proof")
+    running = Result("device")
+    running.take({"event": "check", "check": {"name": "first", "verdict": "passed"}})
+    book.keep(running)
+    (record,) = read_records(tmp_path)
+    found = record.results["parts"]
+    assert {part: found[part]["verdict"] for part in found} == {
+        "device": "running",
+        "step": "not reached",
+        "plan": "not reached",
+    }
+    assert found["device"]["checks"][0]["name"] == "first"
+    assert not record.results["passed"]
+    assert (record.hardware["cpu"], record.command) != ("", "")
+
+
+def test_every_part_is_a_test_that_is_imported_without_ray() -> None:
+    modules = {f"gpu.{part.test.partition('.py')[0]}" for part in PARTS.values()}
+    functions = [f"gpu.{part.test.partition('.py')[0]}.{part.function}" for part in PARTS.values()]
+    program = (
+        f"import sys; sys.modules['ray'] = None\nimport {', '.join(sorted(modules))}, support.gpu_proof.__main__\n"
+    )
+    done = [sys.executable, "-c", program + "\n".join(functions)]
+    subprocess.run(done, check=True, capture_output=True, cwd=TESTS)
 
 
 def test_the_proof_starts_from_a_bare_checkout(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from gemfleet.benchmarks.__main__ import main
-from gemfleet.benchmarks.launch.phases import LAST, PHASES, START, breakdown, first_line_after
+from gemfleet.benchmarks.launch.suite import LAST, PHASES, START, breakdown, first_line_after
 from gemfleet.benchmarks.shared.record import read_records
 
 STARTED = 1000.0

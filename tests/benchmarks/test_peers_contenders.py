@@ -6,26 +6,20 @@ import json
 import random
 import subprocess
 import sys
+from argparse import Namespace
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.benchmarks.peers.adapter import write_initial_adapter
 from gemfleet.benchmarks.peers.contenders import CONTENDERS
-from gemfleet.benchmarks.peers.data import Example
-from gemfleet.benchmarks.peers.report import summary_line
-from gemfleet.benchmarks.peers.runner import run_one
+from gemfleet.benchmarks.peers.data import Example, describe_batches
 from gemfleet.benchmarks.peers.stats import loss_parity
-from gemfleet.benchmarks.peers.suite import (
-    chosen_contenders,
-    contender_case,
-    peers_suite,
-    summarise_all,
-    with_results,
-)
-from gemfleet.benchmarks.peers.task import Recipe, Task
-from gemfleet.benchmarks.shared.record import Record, read_records
-from gemfleet.benchmarks.shared.repeat import measure_all
+from gemfleet.benchmarks.peers.suite import SUITE, chosen_contenders, contender_case, measure
+from gemfleet.benchmarks.peers.task import Recipe, Task, write_initial_adapter
+from gemfleet.benchmarks.shared.measuring import measure_all
+from gemfleet.benchmarks.shared.record import Record, Run, read_records
 from gemfleet.train.errors import UserError
 from rich.console import Console
 from support.places import REPOSITORY
@@ -65,7 +59,13 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
         return Example("", "", tokens, draw.randint(1, length - 2))
 
     batches = tuple(tuple(example() for _ in range(4)) for _ in range(STEPS))
-    return Task(folder / "model", folder / "initial.safetensors", batches, recipe, threads=1)
+    return Task(
+        model_folder=folder / "model",
+        adapter_file=folder / "initial.safetensors",
+        batches=batches,
+        recipe=recipe,
+        threads=1,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +75,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def records(task: Task, folder: Path) -> list[Record]:
-    suite = peers_suite(task, 1, folder.parent / "peers-task.json")
-    cases = [contender_case(name, {"threads": 1}, STEPS) for name in ("plain", "gemfleet")]
-    return measure_all(suite, cases, 1, folder, again=False, console=Console(quiet=True))
+    config = {"threads": 1, "data": describe_batches(task.batches)}
+    cases = [contender_case(name, config, 1) for name in ("plain", "gemfleet")]
+    options = Namespace(repeat=1, out=folder, again=False)
+    measuring = nullcontext(partial(measure, task))
+    return measure_all("peers", cases, lambda: measuring, SUITE.results, options, Console(quiet=True))
 
 
-def test_a_task_survives_its_file(task: Task, tmp_path: Path) -> None:
-    task.save(tmp_path / "task.json")
-    assert Task.load(tmp_path / "task.json") == task
+def test_a_task_survives_its_file(task: Task) -> None:
+    assert Task.model_validate_json(task.model_dump_json()) == task
 
 
 def test_plain_and_gemfleet_take_the_same_steps(records: list[Record]) -> None:
@@ -98,24 +99,21 @@ def test_steps_are_timed_and_memory_is_measured(records: list[Record]) -> None:
         assert 50 * 2**20 < record.runs[0].facts["peak_rss_bytes"] < 8 * 2**30
 
 
-def test_records_hold_raw_times_and_their_summary_is_one_json_line(
-    task: Task, records: list[Record], folder: Path
-) -> None:
+def test_records_hold_raw_times_and_their_summary_is_one_json_line(records: list[Record], folder: Path) -> None:
     stored = read_records(folder)
     assert sorted(record.case for record in stored) == ["gemfleet", "plain"]
     assert stored[0].runs[0].step_seconds == records[1].runs[0].step_seconds
-    line = summary_line(with_results(records, summarise_all(records, task.batches, warmup=1)), folder)
+    line = json.dumps(SUITE.summary(SUITE.side_by_side(records)))
     assert "\n" not in line
     assert json.loads(line)["results"]["gemfleet"]["counts"] is True
 
 
 def test_a_contender_that_dies_is_reported_with_its_last_words(task: Task, tmp_path: Path) -> None:
-    broken = Task(tmp_path / "nowhere", task.adapter_file, task.batches, task.recipe, threads=1)
-    broken.save(tmp_path / "task.json")
-    outcome = run_one("plain", 0, tmp_path / "task.json", STEPS, threads=1)
-    assert outcome.error is not None
-    assert "ended with code 1 after 0 of 3 steps" in outcome.error
-    assert "nowhere" in outcome.error
+    broken = task.model_copy(update={"model_folder": tmp_path / "nowhere"})
+    case = contender_case("plain", {"data": describe_batches(task.batches)}, 1)
+    with pytest.raises(UserError, match="ended with code 1 after 0 of 3 steps") as failed:
+        measure(broken, case, Run(repeat=0, started_at=""), lambda text: None)
+    assert "nowhere" in str(failed.value)
 
 
 def test_unknown_contender_is_refused_by_name() -> None:

@@ -14,8 +14,8 @@ from gemfleet.benchmarks.peers.data import (
     token_statistics,
     tokenise,
 )
-from gemfleet.benchmarks.peers.stats import Outcome, fastest, loss_parity, speed_ratios, summarise
-from gemfleet.benchmarks.shared.quantiles import quantile
+from gemfleet.benchmarks.peers.stats import fastest, loss_parity, speed_ratios, summarise
+from gemfleet.benchmarks.shared.record import Run, quantile
 from gemfleet.train.errors import UserError
 
 
@@ -32,10 +32,9 @@ def example(length: int, supervised_from: int) -> Example:
     return Example("", "", tuple(range(3, 3 + length)), supervised_from)
 
 
-def outcome(
-    name: str, repeat: int, seconds: tuple[float, ...], losses: tuple[float, ...], error: str | None = None
-) -> Outcome:
-    return Outcome(name, repeat, seconds, losses, 2**30, error)
+def outcome(repeat: int, seconds: list[float], losses: list[float], error: str | None = None) -> Run:
+    facts = {"peak_rss_bytes": 2**30}
+    return Run(repeat=repeat, started_at="", step_seconds=seconds, losses=losses, facts=facts, error=error)
 
 
 def test_targets_are_the_completion_and_the_end_token() -> None:
@@ -97,8 +96,8 @@ def test_parity_needs_the_same_steps() -> None:
 
 def test_rates_leave_warm_up_out_and_pair_each_step_with_its_own_tokens() -> None:
     runs = [
-        outcome("gemfleet", 0, (9.0, 1.0, 2.0), (3.0, 2.0, 1.0)),
-        outcome("gemfleet", 1, (9.0, 2.0, 4.0), (3.0, 2.0, 1.0)),
+        outcome(0, [9.0, 1.0, 2.0], [3.0, 2.0, 1.0]),
+        outcome(1, [9.0, 2.0, 4.0], [3.0, 2.0, 1.0]),
     ]
     summary = summarise("gemfleet", runs, 1, tokens=(50, 100, 400), supervised=(5, 10, 40), reference=(3.0, 2.0, 1.0))
     # 100/1, 400/2, 100/2, 400/4
@@ -111,7 +110,7 @@ def test_rates_leave_warm_up_out_and_pair_each_step_with_its_own_tokens() -> Non
 
 def test_a_repeat_with_other_losses_keeps_the_contender_from_counting() -> None:
     reference = (2.0, 2.0)
-    runs = [outcome("a", 0, (1.0, 1.0), (2.0, 2.0)), outcome("a", 1, (1.0, 1.0), (2.0, 2.1))]
+    runs = [outcome(0, [1.0, 1.0], [2.0, 2.0]), outcome(1, [1.0, 1.0], [2.0, 2.1])]
     summary = summarise("a", runs, 1, (10, 10), (5, 5), reference)
     assert summary.parity is not None
     assert summary.parity.mean_difference == pytest.approx(0.025)
@@ -123,7 +122,7 @@ def test_ratios_and_best_mode_leave_out_what_does_not_count() -> None:
     reference = (2.0, 2.0)
 
     def summary(name: str, seconds: float, loss: float, error: str | None = None):  # type: ignore[no-untyped-def]
-        return summarise(name, [outcome(name, 0, (1.0, seconds), (2.0, loss), error)], 1, (10, 10), (5, 5), reference)
+        return summarise(name, [outcome(0, [1.0, seconds], [2.0, loss], error)], 1, (10, 10), (5, 5), reference)
 
     summaries = [
         summary("gemfleet", 1.0, 2.0),

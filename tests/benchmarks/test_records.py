@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gemfleet.benchmarks.shared.machine import command_line
+from gemfleet.benchmarks.shared.measuring import Case, Tick, measure_all, schedule
 from gemfleet.benchmarks.shared.record import SCHEMA_VERSION, Record, Run, read_record, read_records
-from gemfleet.benchmarks.shared.repeat import Case, Suite, Tick, measure_all, schedule, start_run
 from gemfleet.train.errors import UserError
 from rich.console import Console
 from support.places import RESULTS
@@ -22,21 +24,23 @@ class Counting:
         self.measured: list[tuple[str, int]] = []
         self._fails = fails
 
-    def suite(self) -> Suite:
-        return Suite("counting", 1, self.measure, lambda record: {"runs": len(record.good_runs)})
-
-    def measure(self, case: Case, repeat: int, tick: Tick) -> Run:
-        self.measured.append((case.name, repeat))
-        if self._fails == f"{case.name}{repeat}":
+    def measure(self, case: Case, run: Run, tick: Tick) -> None:
+        self.measured.append((case.name, run.repeat))
+        if self._fails == f"{case.name}{run.repeat}":
             raise KeyboardInterrupt
-        return start_run(repeat).model_copy(update={"step_seconds": [9.0, 1.0 + repeat]})
+        run.step_seconds = [9.0, 1.0 + run.repeat]
 
 
 def measure(suite: Counting, cases: list[Case], repeats: int, folder: Path, again: bool = False) -> list[Record]:
-    return measure_all(suite.suite(), cases, repeats, folder, again, Console(quiet=True))
+    options = Namespace(repeat=repeats, out=folder, again=again)
+    results: dict[str, Any] = {
+        "measuring": lambda: nullcontext(suite.measure),
+        "results": lambda record: {"runs": len(record.good_runs)},
+    }
+    return measure_all("counting", cases, **results, options=options, console=Console(quiet=True))
 
 
-CASES = [Case("a", {"size": 1}), Case("b", {"size": 2})]
+CASES = [Case("a", {"size": 1}, warmup=1), Case("b", {"size": 2}, warmup=1)]
 
 
 def test_a_record_says_what_is_needed_to_take_it_again(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from gemfleet.benchmarks.scaling.efficiency import efficiencies
+from gemfleet.benchmarks.scaling.suite import efficiencies
 from gemfleet.benchmarks.shared.record import Record, Run
 
 LENGTH = 10

@@ -12,6 +12,7 @@ from gemfleet.benchmarks.shared.models import TINY
 from gemfleet.benchmarks.shared.record import Record, read_records
 from gemfleet.train.planning.counts import lora_parameters
 from gemfleet.train.planning.flops import FlopCounter
+from gemfleet.train.step.record import SUITE_FIGURES
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +48,8 @@ def test_a_quick_throughput_run_counts_tokens_flops_and_waits(
     assert found["mfu_basis"] == "measured ceiling"
     assert sum(run.facts["checkpoint_wait_seconds"]) > 0
     assert 0 < found["share_waiting_for_checkpoints"] < 1
+    assert set(SUITE_FIGURES) <= set(found)
+    assert found["padding_share"] == 0.0
     assert run.losses[-1] < run.losses[0]
     assert (tmp_path / "throughput.md").read_text().count("tiny-ddp-fp32") == 1
     assert "aten::" in next(tmp_path.glob("profile-*.operators.txt")).read_text()
@@ -74,7 +77,7 @@ def test_divided_strategies_are_measured_too(home: Path, tmp_path: Path) -> None
 
 
 def test_a_rank_that_dies_is_told_and_ends_the_other(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("gemfleet.benchmarks.throughput.suite.model_folder", lambda *_: tmp_path / "nowhere")
+    monkeypatch.setattr("gemfleet.benchmarks.training.base.model_folder", lambda *_: tmp_path / "nowhere")
     assert bench(home, "throughput", "--quick", "--ranks", "2", "--out", str(tmp_path)) == 1
     error = read_records(tmp_path)[0].runs[0].error
     assert error is not None

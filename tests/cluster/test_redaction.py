@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gemfleet.cluster.redaction import HIDDEN, clean_text, printable, redact
@@ -106,7 +107,7 @@ def test_nothing_secret_is_kept_of_what_ranks_say(tmp_path: Path) -> None:
     registry.create_run("r", "r", "x: 1\n")
     recorder = RunRecorder(str(tmp_path), "r")
     said = f"crash: AWS_SECRET_ACCESS_KEY={S} \x1b[2J"
-    records = [
+    records: list[dict[str, Any]] = [
         {"kind": "log", "line": said},
         {"kind": "event", "event": "fatal", "message": said, "env": {"HF_TOKEN": S}},
     ]

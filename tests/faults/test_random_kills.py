@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.folder_shelf import FolderShelf
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from support.fault_table import EPOCHS, SEED, Place, tell, verifies
 from support.tiny_run import WAIT_SECONDS, ends, gemfleet, start, wait_for_step
@@ -79,6 +80,7 @@ def test_no_kill_costs_more_than_the_save_it_fell_into(tmp_path: Path, capsys: p
         assert newest.step >= told
         lost += newest.step < told
         assert len(newest.files) == 4
+        assert isinstance(disk.shelf, FolderShelf)
         for entry in newest.files:
             content = np.fromfile(disk.shelf.folder(newest.step) / entry.path, dtype=np.uint8)
             assert (content == newest.step % 251).all()  # never a mix of two steps

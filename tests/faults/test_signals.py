@@ -34,16 +34,17 @@ GONE_SECONDS = 20.0
 # Phases that pass in a moment are held; the others are met as they go.
 HELD = """
 import sys, time
-from gemfleet.launcher import cli, run
+from gemfleet.launcher import cli
+from gemfleet.launcher.run.session import RunSession
 
-enter, phase = run.Run.enter, sys.argv[1]
+enter, phase = RunSession.enter, sys.argv[1]
 
 def held(self, state, text):
     enter(self, state, text)
     if state in ("preflight", "staging", "preparing_data", "publishing") and state == phase:
         time.sleep(120)
 
-run.Run.enter = held
+RunSession.enter = held
 sys.argv = ["gemfleet", "train", "run.yaml"]
 cli.main()
 """

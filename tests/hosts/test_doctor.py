@@ -124,7 +124,10 @@ def test_what_is_wrong_from_the_start(sound: Patient) -> None:
         write(fleet["left"], f"{SITE}/{package}-0.1.0.dist-info/METADATA", METADATA.format(package=package))
     write(fleet["right"], f"{SITE}/sitecustomize.py", HOUR_AHEAD)
     environment = {"PYTHONPATH": SITE}
-    workers = {"left": {"gpus": 2, "environment": environment}, "right": {"environment": environment}}
+    workers: dict[str, dict[str, Any]] = {
+        "left": {"gpus": 2, "environment": environment},
+        "right": {"environment": environment},
+    }
     write_hosts_file(sound.desk, fleet, Path(sys.executable).parent, workers)
     sound.desk.run(["gemfleet", "cluster", "up", HOSTS_FILE], timeout_s=900)
     findings = sound.doctor()

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 from gemfleet.benchmarks.faults.recovery import recovery_of
-from gemfleet.cluster.registry.run_registry import Run
+from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 from support.fault_table import tell, verifies
 from support.hosts.hosts import Host, fleet_of
 from support.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
@@ -136,7 +136,7 @@ def test_a_drained_node(scene: Scene) -> None:
     scene.trains()
     assert sorted(scene.rank_hosts()) == sorted({*WORKERS} - {host})
     assert spare in scene.rank_hosts()
-    recovery = recovery_of(scene.registry, scene.run.id, at, saved["step"])
+    recovery = recovery_of(cast(RunRegistry, scene.registry), ID, at, saved["step"])
     assert recovery.steps_lost == 0
     tell("node drained, another one free", "trains on, no failure", recovery.resumed, 0, recovery.seconds)
     scene.cluster.fleet[host].kill_all()  # its deadline, so to speak
@@ -157,7 +157,7 @@ def test_a_lost_node_without_another(scene: Scene) -> None:
     scene.cluster.start_worker(gone)  # with a model that was staged to this host as another node
     scene.trains()
     assert lost not in scene.rank_hosts()
-    recovery = recovery_of(scene.registry, run.id, at, last)
+    recovery = recovery_of(cast(RunRegistry, scene.registry), ID, at, last)
     assert recovery.steps_lost <= 2 * SAVE_EVERY  # one interval, and the checkpoint that was on its way
     seconds = recovery.seconds - (joined - at)
     tell(
@@ -188,7 +188,7 @@ def test_a_restarted_head(scene: Scene) -> None:
     assert str(scene.run.state) == "stopped", output
     assert len(scene.registry.list_runs()) == 1
     assert {*before} <= {c["step"] for c in scene.registry.checkpoints(ID)}
-    recovery = recovery_of(scene.registry, scene.run.id, at, last)
+    recovery = recovery_of(cast(RunRegistry, scene.registry), ID, at, last)
     tell("head restarted, then `gemfleet resume`", "interrupted, then trains on", *facts(recovery))
     verifies(scene.home, ID)
     newest = scene.registry.checkpoints(ID)[-1]["step"]

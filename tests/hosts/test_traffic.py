@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.hosts.hosts import REPOSITORY
+from support.places import REPOSITORY
 from support.tiny_model import save_tiny_gemma3
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -27,7 +27,7 @@ def test_a_step_moves_twice_the_adapter_for_every_rank_but_one(model: Path, tmp_
 
     Taken as the difference of two adapter sizes, so that what every step sends besides (a few numbers) falls out.
     """
-    child = f"{sys.executable} {REPOSITORY}/tests/hosts/traffic_child.py"
+    child = f"{sys.executable} {REPOSITORY}/tests/support/hosts/traffic_child.py"
     script = f"ip link set lo up; exec {child} {ranks} ddp {model} {tmp_path}"
     done = subprocess.run(
         ["unshare", "--net", "sh", "-c", script],

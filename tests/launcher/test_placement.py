@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.config.schema import ClusterConfig, LaunchConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import Placement, gpu_kinds, grown, mixture_note, place, sheet_tflops
 from gemfleet.train.config.errors import explain
 from pydantic import ValidationError
@@ -26,7 +27,7 @@ def test_auto_takes_every_gpu_busy_or_not() -> None:
 
 def test_auto_takes_one_rank_for_each_cpu_node_and_spreads_them() -> None:
     assert place(ClusterConfig(), CPU_NODES) == Placement(2, 1.0, 0, "SPREAD")
-    assert place(ClusterConfig(gpus_per_worker=0), GPU_NODES).workers == 3
+    assert place(ClusterConfig(gpus_per_worker=0), GPU_NODES).ranks == 3
 
 
 def test_what_is_given_wins() -> None:
@@ -38,10 +39,10 @@ def test_what_is_given_wins() -> None:
 def test_an_elastic_run_takes_what_there_is_between_its_bounds() -> None:
     cluster = ClusterConfig.model_validate({"workers": {"min": 2, "max": 4}})
     smallest = place(cluster, CPU_NODES)
-    assert smallest.workers == 2
-    assert [grown(smallest, cluster, room).workers for room in (0, 2, 3, 9)] == [2, 2, 3, 4]
+    assert smallest.ranks == 2
+    assert [grown(smallest, cluster, room).ranks for room in (0, 2, 3, 9)] == [2, 2, 3, 4]
     fixed = ClusterConfig(workers=3)
-    assert grown(place(fixed, CPU_NODES), fixed, 9).workers == 3
+    assert grown(place(fixed, CPU_NODES), fixed, 9).ranks == 3
 
 
 @pytest.mark.parametrize(
@@ -66,12 +67,12 @@ def test_of_several_kinds_of_gpus_one_is_chosen_and_told() -> None:
     mixed = [replace(node(16, 8), kind="L4"), replace(node(16, 2), kind="H100"), node(4)]
     assert gpu_kinds(mixed) == {"L4": 8, "H100": 2}
     chosen = place(ClusterConfig(), mixed)
-    assert (chosen.workers, chosen.kind) == (2, "H100")  # 2 x 989 TFLOP/s beat 8 x 121
-    assert chosen.resources_per_worker() == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:H100": 0.001}
+    assert (chosen.ranks, chosen.kind) == (2, "H100")  # 2 x 989 TFLOP/s beat 8 x 121
+    assert chosen.resources_per_rank() == {"CPU": 1.0, "GPU": 1.0, "accelerator_type:H100": 0.001}
     note = mixture_note(chosen, mixed)
     assert note == "the cluster has 2 H100, 8 L4 GPUs; the run uses H100 only (cluster.gpu_kind chooses)"
     other = place(ClusterConfig(gpu_kind="L4"), mixed)
-    assert (other.workers, other.describe()) == (8, "8 ranks with 1 CPU and 1 L4 each")
+    assert (other.ranks, other.describe()) == (8, "8 ranks with 1 CPU and 1 L4 each")
     unknown = [replace(node(16, 8), kind="X1"), replace(node(16, 2), kind="H100")]
     assert place(ClusterConfig(), unknown).kind == "X1"
     assert place(ClusterConfig(gpus_per_worker=0), mixed).kind == ""

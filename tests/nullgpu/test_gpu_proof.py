@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gemfleet.benchmarks.gpu_proof.registry import PARTS
+from support.gpu_proof.parts import PARTS
 from support.nullgpu.commands import run
 from support.nullgpu.device import PretendedGpu
 
@@ -15,7 +15,7 @@ SECONDS = 600.0
 
 
 def test_every_part_ends_well(tmp_path: Path) -> None:
-    command = ["-m", "gemfleet.benchmarks", "gpu-proof", "--no-numbers", "--quick", "--out", str(tmp_path / "proof")]
+    command = ["-m", "support.gpu_proof", "--no-numbers", "--quick", "--out", str(tmp_path / "proof")]
     done = run(tmp_path, command, PretendedGpu(), seconds=SECONDS)
     verdicts = json.loads(done.stdout.strip().splitlines()[-1])["results"]
     assert done.returncode == 0, (verdicts, done.stdout[-4000:])

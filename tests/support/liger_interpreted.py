@@ -54,6 +54,8 @@ def compare(name: str, plain: nn.Module, x: Tensor) -> None:
     for output in outputs:
         output.backward(upstream)
     (expected, output), (expected_gradient, gradient) = outputs, [given.grad for given in inputs]
+    assert gradient is not None
+    assert expected_gradient is not None
     result = {
         "case": f"{name} {tuple(x.shape)} {x.dtype}",
         "output": difference(output, expected),

@@ -97,7 +97,7 @@ def join_gloo(rank: int, size: int, folder: str) -> None:
     """One group of all ranks that communicates between CPUs."""
     import torch.distributed as dist
 
-    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)
+    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
 
 

@@ -106,7 +106,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
     base = strategy.load_base(Path(model_folder), dtype, torch.device(device))
     model = attach_lora(base, config.lora, config.seed, "tiny")
-    checkpoint_layers(model.layers, config.activation_checkpointing)
+    checkpoint_layers(model.layers, config.recomputation)
     reporter = FolderReporter(Path(folder))
     trainer = Trainer(config, model, strategy, source, reporter, rank, work)
     trainer.run()

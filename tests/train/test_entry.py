@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from gemfleet.train.config.load import load_validated
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device import abilities
-from gemfleet.train.entry import TrainFile, main
+from gemfleet.train.entry import main
 from gemfleet.train.local.source import prepare_local
 from support.places import REPOSITORY
+from support.python_environment import python_with_dependencies
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
 
@@ -136,11 +136,24 @@ def test_a_loss_that_is_not_a_number_is_one_line_and_code_1(
     assert "error: training failed: step 2: the loss is nan" in line
 
 
-def test_it_reads_every_section_of_a_runs_file(config: Path) -> None:
-    content = yaml.safe_load(config.read_text())
-    sections = {"api": {"enabled": False}, "output": {}, "predict": None, "name": "x", "cluster": {}}
-    config.with_name("whole.yaml").write_text(yaml.safe_dump({**content, **sections}))
-    assert load_validated(config.with_name("whole.yaml"), [], TrainFile).train.batch.global_ == 6
+def test_a_checkout_that_is_not_installed_trains_the_full_example(config: Path, tmp_path: Path) -> None:
+    python = python_with_dependencies(tmp_path / "python")
+    model, rows = config.parent / "model", config.parent / "rows.jsonl"
+    changes = [f"train.model={model}", f"train.data.train={rows}", "train.max_steps=1", "train.data.max_length=64"]
+    out = ["--out", str(tmp_path / "out")]
+    command = [str(python), "-m", "train", "examples/full.yaml", *out, *(f"--set={change}" for change in changes)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    first, *_, last = done.stdout.splitlines()
+    assert first == (
+        "examples/full.yaml: only `train` counts here; "
+        "`name`, `cluster`, `output`, `predict` and `api` are left to `gemfleet train`"
+    )
+    assert last.startswith("1 steps; ")
+    installed = subprocess.run(
+        [str(python), "-c", "import gemfleet.train"], cwd=tmp_path, check=False, stderr=subprocess.DEVNULL
+    )
+    assert installed.returncode != 0
 
 
 def test_the_real_adapter_has_its_loss_on_the_plain_model(demo_model: Path, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import data_digest, example_digests
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.errors import NonFiniteLossError, UserError
-from gemfleet.train.interfaces import WriteCheckpoint
+from gemfleet.train.interfaces import PackedRows, WriteCheckpoint
 from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer, TrainResult
 from gemfleet.train.model.gemma import attach_lora
@@ -142,7 +142,12 @@ def test_evaluation_has_its_own_number_of_rows(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "run").mkdir()
     run = trainer(config(evaluation={"micro": 7}), MemoryReporter(tmp_path / "run"), tmp_path / "work")
     rows = run.source.eval_rows(0)
-    monkeypatch.setattr(type(rows), "micro_batches", lambda self, size: asked.append(size) or iter([self]))
+
+    def whole(rows: PackedRows, size: int) -> Iterator[PackedRows]:
+        asked.append(size)
+        yield rows
+
+    monkeypatch.setattr(type(rows), "micro_batches", whole)
     run.evaluation_loss()
     assert asked == [7]
 

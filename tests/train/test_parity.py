@@ -25,7 +25,9 @@ def test_one_rank_equals_plain_transformers(max_length: int, micro: int) -> None
 
 def test_two_ranks_equal_plain_transformers(tmp_path: Path) -> None:
     cases = [Case(length, micro, ranks=2) for length in (PACKED, UNPACKED) for micro in (ONE_PASS, FOUR_PASSES)]
-    torch.multiprocessing.spawn(run_rank, (cases, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(  # type: ignore[attr-defined]
+        run_rank, (cases, str(tmp_path)), nprocs=2
+    )
     expected_loss, expected = reference()
     for number in range(len(cases)):
         gradients = load_file(tmp_path / f"{number}.safetensors")

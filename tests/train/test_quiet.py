@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from gemfleet.launcher.commands.train import RAY_LINE
+from gemfleet.launcher.commands.launch_here import RAY_LINE
 from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
 
 LINES = (*KNOWN_LINES, RAY_LINE)

@@ -1,10 +1,11 @@
-"""Finds the micro-batch: the rows of one pass that fit on every rank and train fastest. Never touches the recipe.
+"""Finds the micro-batch: the rows of a pass that fit on every rank and train fastest. It never changes the recipe.
 
-trial, search, choice   the decisions, pure functions of what was measured
-memory, probe, child    one probe process: measures one setting, and is thrown away
-process, group          its parent's side: bounded in time, whatever a rank does
-variants                which ways to train are tried
-variant_search, finder  the whole search over any `ProbeGroup`
-worth, decision         whether a run can earn back a search, or takes what the plan says
-cache, local            what was found before; probes beside `python -m train`
+search, choice          decide on the next size and on the fastest; pure functions of trials
+variants, setting       which ways to train are tried, and what a probe is told about the run
+typical                 the passes that a run makes, for timings
+variant_search, finder  the whole search, over any probe group
+decision, worth         whether a run can earn back a search, or takes the plan's rows
+cache, report           what earlier searches found; what a person reads
+local                   the search of `python -m train`
+probes/                 processes that measure one setting and are thrown away
 """

@@ -1,4 +1,4 @@
-"""Micro-batches found before, in one JSON file on the head, by everything that they depend on."""
+"""Keeps the micro-batches of earlier searches in one JSON file on the head, by all that they depend on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class CachedBatch:
-    """What a search chose; `found_at` in seconds since the epoch. evaluation_rows: see `Found`."""
+    """What a search chose. found_at: seconds since the epoch; evaluation_rows: see `Found`"""
 
     variant: str
     rows: int
@@ -30,7 +30,7 @@ class CachedBatch:
 
 
 class BatchCache:
-    """The file at `path`, absent until something is put. A file that cannot be read is as good as none."""
+    """The file at `path`, which the first entry makes. A file that cannot be read counts as no file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,13 +45,13 @@ class BatchCache:
         self._write({k: found for k, found in self.entries().items() if k != key})
 
     def clear(self) -> int:
-        """Forget everything; returns how many there were."""
+        """Removes all entries. Returns their number."""
         count = len(self.entries())
         self.path.unlink(missing_ok=True)
         return count
 
     def entries(self) -> dict[str, CachedBatch]:
-        """By key, the oldest first."""
+        """The entries by key, the oldest first."""
         try:
             content = json.loads(self.path.read_text())
             if content["format"] != FORMAT:
@@ -61,7 +61,7 @@ class BatchCache:
             return {}
 
     def _write(self, entries: Mapping[str, CachedBatch]) -> None:
-        """One rename, so that a reader never sees half a file. Of two writers at once the later one wins."""
+        """Replaces the file by a rename, so no reader sees half a file. Of two writers at once, the later one wins."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         content = {"format": FORMAT, "entries": {key: asdict(found) for key, found in entries.items()}}
         with tempfile.NamedTemporaryFile("w", dir=self.path.parent, prefix=".batch-", delete=False) as file:
@@ -70,11 +70,11 @@ class BatchCache:
 
 
 def batch_cache_file() -> Path:
-    """Where this head keeps them."""
+    """The file of this head."""
     return gemfleet_home() / "cache" / "batch.json"
 
 
 def cache_key(facts: Mapping[str, Any]) -> str:
-    """A short name of everything that decides what fits and how fast it is."""
+    """A digest of all facts that decide what fits and how fast it is."""
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

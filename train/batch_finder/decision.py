@@ -1,4 +1,4 @@
-"""How `micro: auto` is settled: by the plan, or by probes where the run can earn back the search."""
+"""Decides how to settle `micro: auto`: by the plan, or by probes if the run can earn back the search."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .worth import worth_of_search
 
 @dataclass(frozen=True)
 class Decision:
-    """probes: whether to search, for at most `budget_s` seconds; reason: why, or why not, as half a sentence.
+    """probes: whether to search, for at most `budget_s` seconds; reason: why, or why not, as half a sentence
 
-    planned: what the plan says; None where the devices are not known to it, so that only probes can tell
+    planned: the plan's rows; None if the plan does not know the devices, so that only probes can find out
     """
 
     probes: bool
@@ -27,11 +27,11 @@ class Decision:
 
     @property
     def rows(self) -> int:
-        """Of one pass, where there are no probes."""
+        """The rows of one pass, if there are no probes."""
         return 1 if self.planned is None else self.planned.rows
 
     def at_most(self, rows: int | None) -> Decision:
-        """With no more rows by the plan than these; None: as it is."""
+        """The same decision with at most `rows` planned rows; None: unchanged."""
         if rows is None or self.planned is None or self.planned.rows <= rows:
             return self
         return replace(self, planned=PlannedRows(rows, "with more, memory ran out before"))
@@ -40,7 +40,7 @@ class Decision:
         return replace(self, probes=False, reason=reason)
 
     def sentence(self) -> str:
-        """What was chosen without probes, and why."""
+        """A sentence: the plan's rows, and why."""
         why = "" if self.planned is None else f" by the plan: {self.planned.reason}"
         return f"micro-batch {self.rows}{why}" + (f"; {self.reason}" if self.reason else "")
 
@@ -53,10 +53,10 @@ def decide(
     steps_done: int = 0,
     on_gpu: bool = True,
 ) -> Decision:
-    """For a configuration whose micro-batch is open.
+    """The decision for a configuration whose micro-batch is open.
 
-    settled: what the plan chose for these devices, None where it could not; steps_done: of a run that goes on
-    on_gpu: whether the ranks have GPUs, where the plan could not say
+    settled: the plan's choice for these devices, None if it does not know them; steps_done: of a run that goes on
+    on_gpu: whether the ranks have GPUs, if the plan does not know them
     """
     planned = None if settled is None else planned_rows(config, settled, largest_rows(source, config, world_size))
     if config.batch.micro == "probe":
@@ -79,7 +79,7 @@ def decide(
 
 
 def planned_rows(config: TrainConfig, settled: Settled, most_rows: int) -> PlannedRows:
-    """What the plan says without looking at anything."""
+    """The plan's rows, from memory and shape alone."""
     devices = settled.devices
     work = workload_of(config, devices.dtype)
     return rows_by_plan(

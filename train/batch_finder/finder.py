@@ -1,4 +1,4 @@
-"""The search: for each variant the largest size that fits, then the fastest of all that do."""
+"""The search: it finds the largest size that fits under each variant, then the fastest of all sizes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from .choice import Candidate, choose, fastest_pass
 from .probes.trial import RankMeasure, Trial
 from .variant_search import Group, SearchLimits, VariantSearch
 
-ALIKE = 1.02  # devices of one kind differ so much in what their drivers leave free
+ALIKE = 1.02  # the free memory of devices of one kind differs by up to this factor
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to train that is tried: a name for people, and the fields of `TrainConfig` that it sets.
+    """A way to train that the search tries: a name for people, and the fields of `TrainConfig` that it sets.
 
-    if_limited: slower but smaller than the variant of this name, so worth a try only where memory limited that one
+    if_limited: the variant that this one saves memory of, and is slower than; this one is tried only if memory limits
+    that one
     """
 
     name: str
@@ -34,10 +35,10 @@ class Variant:
 class Found:
     """The chosen size, and everything that was measured on the way.
 
-    evaluation_rows: the most rows that an evaluation under the chosen variant was seen to fit with; 0: there is none
-    tightest:        the rank with the least memory, where ranks differ in it; it decides for all
-    memory_trials:   by variant, the trials that looked for the largest size
-    cut_short:       whether the search ended because it had taken all the time that it may
+    evaluation_rows: the most rows with which an evaluation fitted, under the chosen variant; 0: no evaluation
+    tightest:        the rank with the least memory, which decides for all; None if all have as much
+    memory_trials:   for each variant, the number of trials that looked for the largest size
+    cut_short:       whether the search ended early because its time was used up
     """
 
     choice: Candidate
@@ -61,9 +62,9 @@ def find_batch(
     tell: Tell,
     clock: Callable[[], float] = time.monotonic,
 ) -> Found:
-    """Try every variant, choose by measured speed. `tell` gets each trial as it ends, with its variant's name.
+    """Tries every variant and chooses by measured speed. Raises UserError if no variant fits with one row.
 
-    tokens_per_row: of a full row, over all ranks. UserError when not one row fits anywhere.
+    tell: called with each finished trial and its variant's name; tokens_per_row: of a full row, over all ranks
     """
     ends = clock() + limits.budget_s
     searches: dict[str, VariantSearch] = {}
@@ -107,7 +108,7 @@ def _candidate(variant: str, trials: Sequence[Trial], rows: int, tokens_per_row:
 
 
 def _tightest(trials: Sequence[Trial]) -> RankMeasure | None:
-    """The rank that may use least, by the first measurement there is; None where all may use the same."""
+    """The rank that may use the least memory, by the first measurement; None if all may use as much."""
     ranks = next((trial.ranks for trial in trials if trial.ranks), ())
     least = min(ranks, key=lambda rank: rank.usable_bytes, default=None)
     alike = least is None or all(rank.usable_bytes < ALIKE * least.usable_bytes for rank in ranks)

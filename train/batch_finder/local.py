@@ -1,4 +1,4 @@
-"""The search beside `python -m train`: rank 0 runs a probe process for every rank of this machine."""
+"""The search of `python -m train`: rank 0 runs a probe process for each rank of this machine."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ def settle_micro(
     world_size: int,
     besides_bytes: int,
 ) -> TrainConfig:
-    """The configuration with a number of rows in a pass, equal on all ranks. Collective under `torchrun`.
+    """The configuration with a number for `batch.micro`, equal on all ranks. Collective under `torchrun`.
 
-    settled: what the plan chose; besides_bytes: what this process holds that a probe does not, such as the data
+    settled: the plan's choice; besides_bytes: memory that this process holds and a probe does not, such as the data
     """
     if isinstance(config.batch.micro, int):
         return config
@@ -54,12 +54,12 @@ def settle_micro(
         return config.with_micro(1)
     decision = _on_this_machine(config, decide(config, settled, source, world_size), world_size)
     if settled is not None and settled.devices.kind == "cpu" and not decision.probes:
-        return _by_plan(config, decision, rank)  # all ranks come to the same
+        return _by_plan(config, decision, rank)  # all ranks decide alike
     if world_size == 1:
         return settle_as_decided(config, settled, decision, model_folder, source, 1, besides_bytes)
     import torch.distributed as dist
 
-    # gloo: on GPUs nothing may take memory before the probes had them to themselves
+    # gloo: until the probes have ended, nothing else may take memory of the GPUs
     waiting = dist.new_group(backend="gloo", timeout=LONGEST_SEARCH)
     answer: list[TrainConfig | BaseException] = [config]
     if rank == 0:
@@ -83,7 +83,7 @@ def settle_as_decided(
     world_size: int,
     besides_bytes: int,
 ) -> TrainConfig:
-    """As decided, on one rank for all. Where probes fail that nobody has asked for, the plan's rows are taken."""
+    """Carries the decision out, on one rank for all. If probes fail that nobody asked for, it takes the plan's rows."""
     if not decision.probes:
         return _by_plan(config, decision)
     if decision.reason:
@@ -104,7 +104,7 @@ def _by_plan(config: TrainConfig, decision: Decision, rank: int = 0) -> TrainCon
 
 
 def _on_this_machine(config: TrainConfig, decision: Decision, world_size: int) -> Decision:
-    """UserError where probes are asked for and cannot be started on all machines."""
+    """The decision; without probes if ranks are on several machines. Raises UserError if probes are asked for there."""
     if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) == world_size or not decision.probes:
         return decision
     if config.batch.micro == "probe":
@@ -124,7 +124,7 @@ def find_here(
     besides_bytes: int,
     budget_s: float,
 ) -> TrainConfig:
-    """Search with one probe process a rank on this machine, and log every trial."""
+    """Searches with one probe process for each rank on this machine, and logs every trial."""
     steps = typical_steps(source, config, world_size)
     places = [RankPlace(str(model_folder), rank, world_size, besides_bytes) for rank in range(world_size)]
 

@@ -1,4 +1,4 @@
-"""What the search found, for people."""
+"""Describes a search for people and programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def trial_line(variant: str, trial: Trial) -> str:
 
 
 def trial_facts(variant: str, trial: Trial) -> dict[str, object]:
-    """The same for programs."""
+    """The trial for programs. Memory in bytes."""
     facts: dict[str, object] = {"variant": variant, "rows": trial.rows, "fits": trial.fits}
     facts["evaluation"] = trial.evaluation
     if trial.failure is not None:
@@ -35,7 +35,7 @@ def trial_facts(variant: str, trial: Trial) -> dict[str, object]:
 
 
 def table(found: Found) -> list[str]:
-    """One line a size that fits; the chosen one is marked."""
+    """A line for each size that fits. The chosen one is marked."""
     width = max(16, *(len(candidate.variant) for candidate in found.candidates))
     lines = [f"{'variant':{width}} {'rows':>5} {'tokens/s':>10} {'peak GiB':>9}"]
     for candidate in found.candidates:
@@ -46,7 +46,7 @@ def table(found: Found) -> list[str]:
 
 
 def found_sentences(found: Found, evaluation_asked: int | None) -> list[str]:
-    """What was decided, then what else a person should know. evaluation_asked: `train.evaluation.micro`"""
+    """The choice, then what else a person should know. evaluation_asked: `train.evaluation.micro`"""
     choice, least = found.choice, found.tightest
     sentences = [f"micro-batch {choice.rows} ({choice.variant}) after {found.trials} trials"]
     if least is not None:

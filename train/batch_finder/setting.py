@@ -1,4 +1,4 @@
-"""What of a run the search needs to know: the rows there are, and one task for each rank."""
+"""What the search needs to know about a run: the rows it has, and a task for each rank."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS_LOOKED_AT = 32
 
 @dataclass(frozen=True)
 class RankPlace:
-    """Where one rank runs. besides_bytes: see `ProbeTask`."""
+    """The place of one rank. besides_bytes: see `ProbeTask`"""
 
     model_folder: str
     local_rank: int
@@ -30,8 +30,7 @@ class RankPlace:
 def settled(
     config: TrainConfig, variants: Sequence[Variant], chosen: str, rows: int, evaluation_rows: int
 ) -> TrainConfig:
-    """The configuration with what was found. An evaluation goes in no larger passes than were seen to fit; 0: that is
-    not known."""
+    """The configuration with a search's result. evaluation_rows: the most in an evaluation's pass; 0: not known"""
     changes = next(variant.changes for variant in variants if variant.name == chosen)
     too_large = 0 < evaluation_rows < (config.evaluation.micro or rows)
     return with_variant(config, changes).with_micro(rows, evaluation_rows if too_large else None)
@@ -42,7 +41,7 @@ def with_variant(config: TrainConfig, changes: Sequence[tuple[str, Any]]) -> Tra
 
 
 def probe_tasks(config: TrainConfig, places: Sequence[RankPlace], steps: Steps = ()) -> list[ProbeTask]:
-    """One task a rank; the group fills in where the ranks meet. steps: of the run, see `typical.py`"""
+    """A task for each rank. The group fills in the address where ranks meet. steps: of the run, see `typical.py`"""
     values = config.with_micro(1).model_dump(mode="json", by_alias=True)
     return [
         ProbeTask(
@@ -62,12 +61,12 @@ def probe_tasks(config: TrainConfig, places: Sequence[RankPlace], steps: Steps =
 
 
 def largest_rows(source: BlockSource, config: TrainConfig, world_size: int) -> int:
-    """The most rows that any rank has in the first steps: more in one pass would stay empty."""
+    """The most rows that a rank has in the first steps: a larger pass would not be full."""
     return max(1, *(step.rows.row_count for step in first_steps(source, config, world_size)))
 
 
 def first_steps(source: BlockSource, config: TrainConfig, world_size: int) -> list[StepRows]:
-    """What so many ranks have in each of the first steps."""
+    """The rows of every rank in the first steps."""
     steps = min(STEPS_LOOKED_AT, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
     return [source.step(0, step, rank) for step in range(steps) for rank in range(world_size)]
 
@@ -82,5 +81,5 @@ def group_settings(config: TrainConfig) -> GroupSettings:
 
 
 def tokens_per_row(config: TrainConfig, world_size: int) -> int:
-    """Of a full row, over all ranks."""
+    """The tokens of a full row, over all ranks."""
     return world_size * config.data.max_length

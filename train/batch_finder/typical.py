@@ -1,7 +1,7 @@
-"""The passes that a run will make, for probes to time: documents of its own lengths, packed as its steps hold them.
+"""Makes passes like those of a run, for probes to time: documents of its lengths, packed as in its steps.
 
-Full rows, which memory is judged by, cannot tell how fast a size is: what more rows in a pass make fewer of is passes
-over rows that are not full, and last passes of a step that hold fewer of them.
+Full rows measure memory, but they cannot show the speed of a size. More rows in a pass gain by saving passes whose rows
+are not full, and last passes of a step that have few rows.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from ..interfaces import BlockSource, PackedRows
 STEPS = 4
 TIMED_PASSES = 4
 
-Row = Sequence[tuple[int, int]]  # the tokens of each document, and how many of them are supervised
+Row = Sequence[tuple[int, int]]  # for each document its tokens, and how many of them are supervised
 Steps = Sequence[Sequence[Row]]
 
 
 def typical_steps(source: BlockSource, config: TrainConfig, world_size: int) -> Steps:
-    """The rows of the first steps, each as the rank with the most tokens has it: the others wait for that one."""
+    """The rows of the first steps. Of each step, it takes the rank with the most tokens: the others wait for it."""
     count = min(STEPS, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
     steps = [[source.step(0, step, rank).rows for rank in range(world_size)] for step in range(count)]
     return [_rows_of(max(ranks, key=lambda rows: len(rows.tokens))) for ranks in steps]
 
 
 def typical_passes(steps: Steps, rows_per_pass: int, vocabulary: int, seed: int = 0) -> list[PackedRows]:
-    """Up to `TIMED_PASSES` of the passes that these steps make, from the first to the last; random tokens."""
+    """Up to `TIMED_PASSES` passes of these steps, spread from the first to the last, with random tokens."""
     passes = [part for rows in steps for part in _packed(rows, vocabulary, seed).micro_batches(rows_per_pass)]
     chosen = np.linspace(0, len(passes) - 1, min(TIMED_PASSES, len(passes))).round().astype(int)
     return [passes[index] for index in chosen]
@@ -43,7 +43,7 @@ def _rows_of(rows: PackedRows) -> list[list[tuple[int, int]]]:
 
 
 def _packed(rows: Sequence[Row], vocabulary: int, seed: int) -> PackedRows:
-    """With the last tokens of each document supervised."""
+    """Packed rows of random tokens. The last tokens of each document are the supervised ones."""
     documents = [document for row in rows for document in row]
     flags = [np.arange(tokens) >= tokens - supervised for tokens, supervised in documents]
     lengths = np.array([tokens for tokens, _ in documents], np.int32)

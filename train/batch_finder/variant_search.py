@@ -1,4 +1,4 @@
-"""The search under one variant: memory first, then speed, then whether the evaluation has room."""
+"""The search under one variant: first memory, then speed, then the evaluation's memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from .choice import fastest_pass, rows_within, sizes_to_time, useful_rows
 from .probes.trial import Failure, Trial
 from .search import largest_fit, next_rows
 
-REPEATS_AFTER_LOSS = 1  # a process may be lost for reasons that say nothing about the size
-TIMINGS = 2  # of each size: what disturbs one is unlikely to disturb the other, and the faster counts
+REPEATS_AFTER_LOSS = 1  # the loss of a process may have nothing to do with the size
+TIMINGS = 2  # of each size; the faster one counts, as a disturbance rarely hits both
 
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What bounds a search.
+    """The limits of a search.
 
-    largest_rows: the most rows any rank has in a step; timeout_s: the bound of one trial
-    evaluates: whether the run scores an evaluation set; evaluation_rows: in passes of so many rows, None: as it trains
-    budget_s: after so long nothing is tried any more that could only be faster
+    largest_rows: the most rows that a rank has in a step; timeout_s: the time limit of one trial
+    evaluates: whether the run scores an evaluation set; evaluation_rows: rows of its passes, None: as in training
+    budget_s: after so many seconds, nothing is timed any more
     """
 
     largest_rows: int
@@ -33,17 +33,17 @@ class SearchLimits:
 
 
 class Group(Protocol):
-    """What tries a size on all ranks of one variant."""
+    """Tries a size on all ranks, under one variant."""
 
     def try_rows(self, rows: int, evaluation: bool = False) -> Trial: ...
 
 
 class ProbeError(RuntimeError):
-    """Probes failed for another reason than memory, twice."""
+    """Probes failed twice, for another reason than memory."""
 
 
 class VariantSearch:
-    """All trials of one variant, on its group. `verdicts` are those that looked for the largest size."""
+    """All trials of one variant, on its group. verdicts: the trials that looked for the largest size"""
 
     def __init__(
         self,
@@ -52,17 +52,17 @@ class VariantSearch:
         tell: Callable[[Trial], None],
         is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        """is_over: whether the time for timings has been used up; the largest size is looked for all the same."""
+        """is_over: whether the time for timings is used up; the search still looks for the largest size"""
         self._group, self._limits, self._tell, self._is_over = group, limits, tell, is_over
         self.trials: list[Trial] = []
         self.verdicts: list[Trial] = []
         self.evaluation_trials = 0
 
     def run(self) -> list[int]:
-        """The sizes that fit and were timed, twice if there was time; all measurements are in `trials`."""
+        """The sizes that fit and were timed, twice if the time allowed. All measurements are in `trials`."""
         while (rows := next_rows(self.verdicts, self._ceiling())) is not None:
             self.verdicts.append(self._keep(rows))
-            if rows == 2 and self.largest == 2:  # how far to go on rests on the seconds of one row and of two
+            if rows == 2 and self.largest == 2:  # the seconds of one row and of two decide how far to go
                 self._keep(2)
                 self._keep(1)
         sizes = sizes_to_time(self.largest) if self.largest else []
@@ -73,8 +73,10 @@ class VariantSearch:
         return [rows for rows in sizes if self._of(rows) and self._fits(rows)]
 
     def evaluation_fit(self) -> int:
-        """The largest size tried in which an evaluation fits: what was asked for or training's largest, else halves of
-        it; 0 when not even one row does. An evaluation of fewer rows fits, too."""
+        """The largest size with which an evaluation fitted; 0 if one row did not fit.
+
+        It tries the size that was asked for, or training's largest, then half of it, and so on. Smaller sizes fit too.
+        """
         rows = max(self._limits.evaluation_rows or 0, self.largest)
         while rows:
             self.evaluation_trials += 1
@@ -85,20 +87,20 @@ class VariantSearch:
 
     @property
     def largest(self) -> int:
-        """The most rows that fit in a pass of training; 0: not one."""
+        """The most rows that fit in a pass of training; 0 if one row does not fit."""
         return largest_fit(self.verdicts)
 
     @property
     def memory_limits(self) -> bool:
-        """Whether a larger size would be worth a try if it fitted."""
+        """Whether memory alone forbids a larger size that would be worth a try."""
         return self.largest < self._ceiling()
 
     def _ceiling(self) -> int:
-        """No size is tried that no step has rows for, that cannot be faster, or that takes too long for a trial."""
+        """The largest size to try: a step has rows for it, it can be faster, and its trial ends in time."""
         if not (self._of(1) and self._of(2) and self._fits(1) and self._fits(2)):
             return self._limits.largest_rows
         seconds = {rows: fastest_pass(self.trials, rows) for rows in (1, 2)}
-        # Two passes a trial, and half of the bound is left for what cannot be foreseen.
+        # A trial has two passes, and half of the time is kept for surprises.
         in_time = rows_within(seconds, self._limits.timeout_s / 4)
         return max(2, min(self._limits.largest_rows, useful_rows(seconds), in_time))
 
@@ -114,7 +116,7 @@ class VariantSearch:
         return trial
 
     def _try(self, rows: int, evaluation: bool = False) -> Trial:
-        """One trial, repeated when a process was lost: only a second loss counts against the size."""
+        """One trial. If a process is lost, it is repeated: only a second loss counts against the size."""
         for _ in range(REPEATS_AFTER_LOSS + 1):
             trial = self._group.try_rows(rows, evaluation)
             self._tell(trial)

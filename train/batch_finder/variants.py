@@ -1,4 +1,4 @@
-"""The ways to train that a search tries: ways to share the work, each without and with some recomputation."""
+"""The ways to train that a search tries: ways to share the work, without recomputation and with some."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from .finder import Variant
 
 
 def variants_of(config: TrainConfig, options: Sequence[Option] = ()) -> list[Variant]:
-    """What is tried, in this order.
+    """The variants in the order in which they are tried.
 
-    options: what the plan says fits, where the configuration leaves the strategy open. Layers are recomputed only where
-    nobody chose, and each variant but the first is tried only where memory limits the one that it saves memory of.
+    Recomputation varies only if the configuration leaves it open. Each variant but the first is tried only if memory
+    limits the one that it saves memory of.
+
+    options: the ways that fit, by the plan, if the configuration leaves the strategy open
     """
     return _shared(options) or _unshared(config)
 
 
 def _unshared(config: TrainConfig) -> list[Variant]:
-    """Of a strategy that no plan was asked about."""
+    """The variants of the configured strategy, if the plan gave no options."""
     if config.activation_checkpointing != "auto":
         return [Variant(config.strategy)]
     whole, less = ((("activation_checkpointing", mode),) for mode in ("off", "selective"))
@@ -32,7 +34,7 @@ def _unshared(config: TrainConfig) -> list[Variant]:
 
 
 def _shared(options: Sequence[Option]) -> list[Variant]:
-    """`full` recomputation costs a third of the speed, so it is tried only where the plan says nothing else fits."""
+    """The variants of the plan's options. `full` costs a third of the speed, so it comes only if nothing else fits."""
     light = [option for option in options if option.choice.sharing.checkpointing != "full"]
     by_sharing = {option.choice.sharing: option for option in light or options}
     return [
@@ -41,7 +43,7 @@ def _shared(options: Sequence[Option]) -> list[Variant]:
 
 
 def _larger(sharing: Sharing, all_: Mapping[Sharing, Option]) -> str | None:
-    """The variant next to this one that needs more memory and less time; None for the plan's first choice."""
+    """The name of the next variant that needs more memory and less time; None for the plan's first choice."""
     first = next(iter(all_))
     nearest = (replace(sharing, checkpointing="off"), replace(sharing, reshard=False), first)
     return None if sharing == first else next(_name(other) for other in nearest if other in all_ and other != sharing)

@@ -1,4 +1,4 @@
-"""Whether a run can earn back the search for its micro-batch: arithmetic on what the plan expects.
+"""Decides whether a run can earn back the search for its micro-batch, by arithmetic on the plan's figures.
 
 The constants are assumptions: no search has been timed on a GPU.
 """
@@ -11,16 +11,16 @@ from ..planning import GPUS, Device, Fleet, ModelShape, Sharing, Workload, expec
 from ..planning.devices import gpu_of_driver_name
 from ..planning.memory import weight_bytes
 
-EXPECTED_GAIN = 0.10  # share of the run's time that the fastest size saves over the plan's
-START_SECONDS = 30.0  # until probes are ready: imports, CUDA, communication, compiled layers
+EXPECTED_GAIN = 0.10  # share of the run's time that the fastest size saves against the plan's
+START_SECONDS = 30.0  # until probes are ready: imports, CUDA, communication, compilation
 LOADED_BYTES_PER_SECOND = 1e9
-PASSES = 12  # of the largest size, which all trials of a search take together
-UNKNOWN_GPU = "a100-80"  # what a GPU without a known data sheet is taken for
+PASSES = 12  # all trials of a search take as long as so many passes of the largest size
+UNKNOWN_GPU = "a100-80"  # stands for a GPU without a known data sheet
 
 
 @dataclass(frozen=True)
 class Worth:
-    """Seconds: what is left of the run, what a search may save of that, and what it takes."""
+    """Seconds that the run still takes, that a search may save of them, and that the search takes."""
 
     run_s: float
     gain_s: float
@@ -31,7 +31,7 @@ class Worth:
         return self.gain_s > self.search_s
 
     def sentence(self) -> str:
-        """Why there is a search, or none."""
+        """Why there is a search, or why there is none."""
         saved = f"of the {duration(self.run_s)} that training should take, probes may save {duration(self.gain_s)}"
         if self.pays:
             return f"{saved}, and take {duration(self.search_s)}"
@@ -41,9 +41,9 @@ class Worth:
 def worth_of_search(
     shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, gpu: str, steps_left: int, step_tokens: float
 ) -> Worth:
-    """By the plan's speed with `work.micro` rows in a pass.
+    """The estimate, by the plan's speed with `work.micro` rows in a pass.
 
-    gpu: as its driver calls it; steps_left: optimizer steps; step_tokens: mean tokens of one over all ranks
+    gpu: its driver's name; steps_left: optimizer steps; step_tokens: mean tokens of a step, over all ranks
     """
     example = max(1, round(step_tokens / work.global_batch))
     speed = expected_speed(shape, replace(work, example_tokens=example), sharing, sheet_of(gpu), Fleet(ranks))
@@ -54,7 +54,7 @@ def worth_of_search(
 
 
 def sheet_of(gpu: str) -> Device:
-    """Its data sheet, or that of `UNKNOWN_GPU`."""
+    """The GPU's data sheet, or that of `UNKNOWN_GPU`."""
     return gpu_of_driver_name(gpu) or GPUS[UNKNOWN_GPU]
 
 

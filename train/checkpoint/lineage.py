@@ -1,6 +1,6 @@
-"""What a checkpoint's numbers were made from, and what differs when a run goes on from it.
+"""Records what a checkpoint was made from, and compares it when a run goes on from there.
 
-Steps, examples and tensors of a checkpoint mean what they say only beside the data, base and adapters they came from.
+The steps and tensors of a checkpoint are of use only with the data, base and adapters that they come from.
 """
 
 from __future__ import annotations
@@ -16,24 +16,27 @@ from ..data.digest import DataDigest
 from ..errors import UserError
 from ..model.weight_files import StoredTensor, stored_tensors
 
-SAMPLE_BYTES = 4096  # read at the start and in the middle of each tensor of a base
+SAMPLE_BYTES = 4096  # so many are read at the start of each tensor of a base, and in its middle
 
 
 @dataclass(frozen=True)
 class Lineage:
-    """base: see `base_digest`; data: None where it is not known; accept_changes: go on all the same"""
+    """What a run is made from. base: see `base_digest`; None for base or data: not known
+
+    accept_changes: go on from a checkpoint that was made from something else
+    """
 
     base: str | None = None
     data: DataDigest | None = None
     accept_changes: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The part that a checkpoint stores."""
         return {"base": self.base, "data": None if self.data is None else asdict(self.data)}
 
 
 def base_digest(folder: Path) -> str:
-    """Of the names, shapes and a sample of the numbers of a base's weights, however they are divided into files."""
+    """A digest of a base's weights: names, shapes, and a sample of the bytes. The division into files has no effect."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(stored_tensors(folder).items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape} ".encode())
@@ -50,9 +53,9 @@ def _sample(tensor: StoredTensor) -> bytes:
 
 
 def refuse_other_shapes(name: str, saved: Mapping[str, Any], config: TrainConfig) -> None:
-    """UserError where steps or tensors of the checkpoint `name` could not be gone on with, whatever one accepts.
+    """Raises UserError for a change that no run can accept, since steps or tensors of the checkpoint would be useless.
 
-    saved: the content of its training_config.json
+    name: the checkpoint's, for the sentence; saved: the content of its training_config.json
     """
     train = saved["train"]
     fixed = (
@@ -68,7 +71,7 @@ def refuse_other_shapes(name: str, saved: Mapping[str, Any], config: TrainConfig
 
 
 def changes_since(name: str, saved: Mapping[str, Any], config: TrainConfig, lineage: Lineage) -> list[str]:
-    """What differs, a sentence each. UserError where something does and the lineage does not accept changes."""
+    """A sentence for each change. Raises UserError if there is one and the lineage accepts none."""
     found = [*_other_settings(saved["train"], config), *_other_inputs(saved.get("made_from", {}), lineage)]
     if found and not lineage.accept_changes:
         raise UserError(

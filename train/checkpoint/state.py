@@ -1,15 +1,13 @@
-"""The full state of a run as one folder, the same whatever the strategy and the number of ranks that wrote it.
+"""The full state of a run in one folder. Its content does not depend on the strategy or the number of ranks.
 
     adapter_config.json, adapter_model.safetensors   PEFT's layout: loads with peft.PeftModel.from_pretrained
     optimizer.safetensors                            full AdamW state, keys `<parameter name>.<field>`
     trainer_state.json                               transformers' schema, log_history filled
-    data_state.json                                  step, epoch, seed: the position in the data and of every random
-    stream
-    training_config.json                             the `train` section, the versions that wrote it, and digests of the
-    data and the base it was made from
+    data_state.json                                  step, epoch and seed: the position in the data
+    training_config.json                             the `train` section, versions, and digests of data and base
 
-Random numbers are derived from (seed, step, rank) at each step, so the position is all the state they have.
-Nothing here is a pickle, and none is read.
+Each step derives its random numbers from (seed, step, rank), so their only state is the position. No file is a pickle,
+and no pickle is read.
 """
 
 from __future__ import annotations
@@ -44,7 +42,7 @@ VERSIONED_PACKAGES = ("gemfleet", "torch", "transformers", "peft", "ray")
 
 @dataclass
 class Progress:
-    """Where a run stands. `step` counts finished optimizer steps; `log_history` is transformers' list of records."""
+    """The position of a run. step: finished optimizer steps; log_history: transformers' list of records"""
 
     step: int = 0
     epoch: float = 0.0
@@ -55,7 +53,7 @@ class Progress:
     log_history: list[dict[str, Any]] = field(default_factory=list)
 
     def snapshot(self) -> Progress:
-        """As it is now: entries of the history are never changed, only added."""
+        """A copy of the present state. The history's entries are shared: nobody changes one, entries are only added."""
         return replace(self, log_history=list(self.log_history))
 
 
@@ -68,7 +66,7 @@ def save_checkpoint(
     config: TrainConfig,
     lineage: Lineage = UNKNOWN,
 ) -> None:
-    """Write gathered state into `folder` (created; must be empty or absent). Only one rank needs to call it."""
+    """Writes gathered state into `folder`, which is made, or is empty. Only one rank needs to call it."""
     folder.mkdir(parents=True, exist_ok=True)
     save_adapter(folder, model, adapter)
     save_file(optimizer, folder / OPTIMIZER_FILE, metadata={"format": "pt"})
@@ -83,8 +81,8 @@ def save_checkpoint(
 
 
 def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> None:
-    """PEFT's two files. The names drop peft's inner adapter name, as `save_pretrained` does."""
-    peft_config = copy.copy(model.peft_model.peft_config["default"])  # training may go on meanwhile
+    """Writes PEFT's two files. Like `save_pretrained`, it drops peft's inner adapter name from the tensors' names."""
+    peft_config = copy.copy(model.peft_model.peft_config["default"])  # training may go on during the write
     peft_config.inference_mode = True
     peft_config.save_pretrained(str(folder))
     tensors = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
@@ -94,10 +92,10 @@ def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> Non
 def load_checkpoint(
     folder: Path, model: TrainableModel, strategy: Strategy, config: TrainConfig, lineage: Lineage = UNKNOWN
 ) -> Progress:
-    """Restore adapters and optimizer through the strategy; returns where to go on. Collective over all ranks.
+    """Restores adapters and optimizer through the strategy. Returns the position to go on from. Collective.
 
-    Raises UserError when the checkpoint's adapters do not fit this configuration, or when it was made from something
-    else than `lineage` says. Changes that the lineage accepts are an entry of the history.
+    Raises UserError if the checkpoint's adapters do not fit this configuration, or if the checkpoint was made from
+    something else than `lineage` says. Changes that the lineage accepts become an entry of the history.
     """
     made = json.loads((folder / CONFIG_FILE).read_text())
     refuse_other_shapes(folder.name, made, config)
@@ -131,7 +129,7 @@ def _fitting_adapter(folder: Path, model: TrainableModel, made: dict[str, Any]) 
 
 
 def full_shapes(model: TrainableModel) -> dict[str, tuple[int, ...]]:
-    """Of the adapters' parameters by name; under ZeRO-3 each rank holds a share and DeepSpeed remembers the shape."""
+    """The shapes of the whole adapters by name. Under ZeRO-3 a rank holds a share, and DeepSpeed knows the shape."""
     return {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in model.adapter_parameters().items()}
 
 
@@ -150,7 +148,7 @@ def _read_progress(folder: Path) -> Progress:
 
 
 def trainer_state(progress: Progress, config: TrainConfig) -> dict[str, Any]:
-    """`trainer_state.json` as transformers' `TrainerState.load_from_json` reads it."""
+    """The content of `trainer_state.json`, which transformers' `TrainerState.load_from_json` can read."""
     return {
         "best_global_step": progress.best_step,
         "best_metric": progress.best_eval_loss,
@@ -176,7 +174,7 @@ def trainer_state(progress: Progress, config: TrainConfig) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide what a checkpoint means; absent ones are left out."""
+    """The versions of Python and of the packages on which a checkpoint depends, as far as they are installed."""
     found = {"python": platform.python_version()}
     for package in VERSIONED_PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""A DeepSpeed configuration as DeepSpeed itself reads it: keys it does not know and values it refuses, told early."""
+"""Lets DeepSpeed itself check its configuration before a run starts: unknown keys and refused values."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECTIONS = frozenset(
 
 
 def check_deepspeed(train: TrainConfig) -> None:
-    """UserError for what the engine would refuse, or leave aside because no key of its has that name."""
+    """Raises UserError for a value that the engine would refuse, and for a key that it would ignore as unknown."""
     theirs = train.deepspeed.config
     if train.strategy != "deepspeed" or not isinstance(theirs, dict):
         return
@@ -41,18 +41,18 @@ def check_deepspeed(train: TrainConfig) -> None:
             + (f"did you mean {close[0]!r}?" if close else "remove it")
         )
     try:
-        DeepSpeedConfig(engine_json(train))
-    except Exception as error:  # pydantic's, DeepSpeed's own, assertions
+        DeepSpeedConfig(engine_json(train.deepspeed_settings()))
+    except Exception as error:  # of pydantic, of DeepSpeed, or an assertion
         raise UserError(f"train.deepspeed.config is refused by DeepSpeed: {_told(error)}; correct it") from error
 
 
 def _known_keys() -> set[str]:
-    """Every string among DeepSpeed's constants, and the sections that have classes instead."""
+    """Every string among DeepSpeed's constants, and the names of the sections that are classes."""
     found = set(SECTIONS)
     for name in CONSTANTS:
         try:
             constants = vars(importlib.import_module(f"deepspeed.{name}"))
-        except ImportError:  # other releases lay them out otherwise
+        except ImportError:  # another release has them elsewhere
             continue
         found |= {value for key, value in constants.items() if key.isupper() and isinstance(value, str)}
     return found

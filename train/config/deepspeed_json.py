@@ -1,28 +1,40 @@
-"""A person's own DeepSpeed JSON beside our settings: what may stand in it, and what the engine gets in the end.
+"""Merges a person's own DeepSpeed JSON with our settings, and names every key that contradicts one of them.
 
-The training loop owns batch, optimizer, precision and clipping, so a DeepSpeed file that sets them otherwise is refused
-by name. "auto", transformers' word for "as the trainer says", is accepted anywhere. Everything else is passed on.
+The training loop owns batch, optimizer, precision and clipping, so a JSON that sets them to other values is refused.
+`"auto"`, transformers' word for "as the trainer says", is accepted for any key. All other keys reach DeepSpeed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from .schema import DeepSpeedConfig, TrainConfig
+from typing import Any
 
 Json = dict[str, Any]
 MAX_FILE_BYTES = 1 << 20
-REDUCE_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's own
+REDUCE_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's default
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of a run's configuration that DeepSpeed's JSON has keys for, and that JSON's content (`theirs`)."""
+
+    stage: int
+    offload_optimizer: bool
+    offload_params: bool
+    global_batch: int  # examples in a step
+    micro: int | str  # rows in a pass, `auto` or `probe`
+    max_grad_norm: float
+    precision: str
+    theirs: Json
 
 
 def read_deepspeed_json(path: str, beside: Path | None = None) -> Json:
-    """The object in a DeepSpeed file, looked for in the working directory and then in the configuration's folder.
+    """The JSON object in a file. The working directory comes first, then `beside`, the configuration's folder.
 
-    ValueError says what is wrong with it.
+    Raises ValueError, whose message says what is wrong with the file.
     """
     file = Path(path).expanduser()
     if not file.exists() and beside is not None:
@@ -47,19 +59,18 @@ def read_deepspeed_json(path: str, beside: Path | None = None) -> Json:
     return content
 
 
-def conflicts(train: TrainConfig) -> list[str]:
-    """One sentence for every setting of the DeepSpeed configuration that contradicts ours."""
-    settings = train.deepspeed
+def conflicts(settings: Settings) -> list[str]:
+    """One sentence for each key of the DeepSpeed JSON that contradicts our configuration."""
     found = [
         f"train.deepspeed.config sets {key} to {json.dumps(value)}, but {field} is {json.dumps(ours)}; "
         f"remove it there, or change {field}"
-        for key, field, ours in _ours(train)
-        if (value := _get(_theirs(settings), key)) not in (None, "auto", ours)
+        for key, field, ours in _ours(settings)
+        if (value := _get(settings.theirs, key)) not in (None, "auto", ours)
     ]
     found += [
         f"train.deepspeed.config sets {key}, which is {owner}'s to decide; remove it there"
         for key, owner in _never_theirs().items()
-        if _get(_theirs(settings), key) not in (None, "auto", False)
+        if _get(settings.theirs, key) not in (None, "auto", False)
     ]
     if settings.offload_params and settings.stage != 3:
         found.append(
@@ -69,12 +80,12 @@ def conflicts(train: TrainConfig) -> list[str]:
     return found
 
 
-def engine_json(train: TrainConfig) -> Json:
-    """What `deepspeed.initialize` gets. Batch sizes are placeholders: the loop counts passes and ends steps itself.
+def engine_json(settings: Settings) -> Json:
+    """The configuration for `deepspeed.initialize`.
 
-    Precision is left out: the base stays in its own dtype and the adapters in fp32, as under the other strategies.
+    Its batch sizes are placeholders: the loop counts the passes and ends each step itself. It holds no precision: the
+    base keeps its own dtype and the adapters stay in fp32, as under the other strategies.
     """
-    settings = train.deepspeed
     zero: Json = {"stage": settings.stage}
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -83,38 +94,32 @@ def engine_json(train: TrainConfig) -> Json:
     ours = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": train.optim.max_grad_norm,
+        "gradient_clipping": settings.max_grad_norm,
         "zero_optimization": zero,
-        "zero_force_ds_cpu_optimizer": False,  # AdamW is torch's, on the CPU too: no compiler is needed
+        "zero_force_ds_cpu_optimizer": False,  # torch's AdamW runs on the CPU too and needs no compiler
     }
-    theirs = {k: v for k, v in _theirs(settings).items() if k not in ("train_batch_size", "bf16", "fp16")}
+    theirs = {k: v for k, v in settings.theirs.items() if k not in ("train_batch_size", "bf16", "fp16")}
     return _merged(_without_auto(theirs), ours)
 
 
 def with_reduce_bucket(engine: Json, trained: int) -> Json:
-    """The buffer in which gradients are reduced, sized for so many trained values unless a person has set it.
+    """The engine's configuration with a gradient buffer of at most `trained` values, unless a person set its size.
 
-    DeepSpeed allocates it whole, for 5e8 values by default: 2 GB in fp32, where adapters have a few million.
+    DeepSpeed allocates the whole buffer. Its default of 5e8 values is 2 GB in fp32; adapters have a few million.
     """
     bucket = {"reduce_bucket_size": min(trained, REDUCE_BUCKET_VALUES)}
     return {**engine, "zero_optimization": {**bucket, **engine["zero_optimization"]}}
 
 
-def _theirs(settings: DeepSpeedConfig) -> Json:
-    """The person's own configuration; validation has replaced a file's path by its content."""
-    assert not isinstance(settings.config, str)
-    return settings.config or {}
-
-
-def _ours(train: TrainConfig) -> list[tuple[str, str, Any]]:
-    """DeepSpeed's key, our field, our value."""
-    settings = train.deepspeed
+def _ours(settings: Settings) -> list[tuple[str, str, Any]]:
+    """Each shared setting: DeepSpeed's key, our field, our value."""
+    bf16 = "auto" if settings.precision == "auto" else settings.precision == "bf16"
     offload = "train.deepspeed.offload_"
     return [
-        ("train_batch_size", "train.batch.global", train.batch.global_),
-        ("train_micro_batch_size_per_gpu", "train.batch.micro", train.batch.micro),
-        ("gradient_clipping", "train.optim.max_grad_norm", train.optim.max_grad_norm),
-        ("bf16.enabled", "train.precision", train.precision == "bf16" if train.precision != "auto" else "auto"),
+        ("train_batch_size", "train.batch.global", settings.global_batch),
+        ("train_micro_batch_size_per_gpu", "train.batch.micro", settings.micro),
+        ("gradient_clipping", "train.optim.max_grad_norm", settings.max_grad_norm),
+        ("bf16.enabled", "train.precision", bf16),
         ("zero_optimization.stage", "train.deepspeed.stage", settings.stage),
         ("zero_optimization.offload_optimizer.device", offload + "optimizer", _device(settings.offload_optimizer)),
         ("zero_optimization.offload_param.device", offload + "params", _device(settings.offload_params)),
@@ -122,6 +127,7 @@ def _ours(train: TrainConfig) -> list[tuple[str, str, Any]]:
 
 
 def _never_theirs() -> dict[str, str]:
+    """DeepSpeed's keys that a person may not set, and our field that decides the same thing."""
     return {
         "optimizer": "train.optim",
         "scheduler": "train.optim.schedule",
@@ -153,7 +159,7 @@ def _without_auto(value: Any) -> Any:
 
 
 def _merged(theirs: Json, ours: Json) -> Json:
-    """Ours over theirs, section by section."""
+    """Both configurations in one; where both have a key, ours wins."""
     merged = dict(theirs)
     for key, value in ours.items():
         inner = merged.get(key)

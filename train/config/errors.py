@@ -1,4 +1,4 @@
-"""Turns what pydantic found wrong into one line a problem: the dotted field, the value found, and the remedy."""
+"""Turns each problem that pydantic found into one line: the dotted field, the value found, and the remedy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BOUNDS = ((Gt, "gt", "greater than"), (Ge, "ge", "of at least"), (Lt, "lt", "les
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for every wrong field, in the file's order of sections. A union's failed branches become one line."""
+    """One line for each wrong field, in the file's order. The failed branches of a union share one line."""
     lines: dict[str, str] = {}
     for problem in error.errors(include_url=False):
         path, owner, field = locate(problem["loc"], model)
@@ -37,16 +37,16 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
 
 
 def locate(loc: Iterable[int | str], model: type[BaseModel]) -> tuple[str, type[BaseModel] | None, FieldInfo | None]:
-    """Dotted path, the section that owns the last key, and its field (None for an unknown key).
+    """The dotted path, the section that owns the last key, and its field (None for an unknown key).
 
-    pydantic's location goes on with the names of union branches after the field; those are left out.
+    After the field, pydantic's location names the branches of a union; they are left out here.
     """
     path = ""
     owner: type[BaseModel] | None = None
     section: type[BaseModel] | None = model
     field: FieldInfo | None = None
     for part in loc:
-        if isinstance(part, int):  # an element of a list, whose sections all are of one kind
+        if isinstance(part, int):  # an element of a list; all its sections are of one kind
             path += f"[{part}]"
             continue
         if field is not None and part in (branches := _branches(field)):
@@ -80,7 +80,7 @@ def _sentence(problem: Any, owner: type[BaseModel] | None, field: FieldInfo | No
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    """What a value of this type looks like, in words: `a whole number of at least 1`, `one of `a`, `b``."""
+    """A type in words: `a whole number of at least 1`, `one of `a`, `b``."""
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner = [m for item in arguments[1:] for m in (item.metadata if isinstance(item, FieldInfo) else [item])]
@@ -102,12 +102,12 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:
-    """The keys of a section as they are written in the file."""
+    """The keys of a section as a file spells them."""
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def shown(value: Any) -> str:
-    """A short form of any value, however deep or long it is."""
+    """A value in at most a line, however deep or long it is."""
     short = reprlib.Repr()
     short.maxlevel, short.maxdict, short.maxlist, short.maxstring, short.maxother = 2, 3, 3, 60, 60
     return "null" if value is None else short.repr(value)
@@ -125,7 +125,7 @@ def _field(model: type[BaseModel], key: Any) -> FieldInfo | None:
 
 
 def _section(field: FieldInfo) -> type[BaseModel] | None:
-    """The section that a field holds, also where it may be null."""
+    """The section that a field holds, also one that may be null; None for a plain value."""
     for annotation in (field.annotation, *get_args(field.annotation)):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation
@@ -133,7 +133,7 @@ def _section(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _branches(field: FieldInfo) -> dict[Any, type[BaseModel] | None]:
-    """For a field that may be a section or a plain value, told apart by tags: the section of each tag, if it is one."""
+    """The section of each tag, for a field that tags tell apart; None where the tag stands for a plain value."""
     tagged = [argument for argument in get_args(field.annotation) if get_origin(argument) is Annotated]
     kinds = {item.tag: get_args(a)[0] for a in tagged for item in get_args(a)[1:] if isinstance(item, Tag)}
     return {

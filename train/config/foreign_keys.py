@@ -1,4 +1,4 @@
-"""What keys of LLaMA-Factory's and Axolotl's files are called here, for people who bring such a file along."""
+"""Translates the keys of LLaMA-Factory's and Axolotl's files, for people who bring such a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import get_args
 from pydantic import BaseModel
 
 GLOBAL = "`train.batch.global`, which is micro-batch times accumulation times GPUs there: examples of a whole step"
-# Where the value means the same, the field; else a few words that name the field.
+# The field, if its value means the same; else a few words that name it.
 NAMES: dict[str, str] = {
     "model_name_or_path": "train.model",
     "base_model": "train.model",
@@ -101,7 +101,7 @@ NAMES: dict[str, str] = {
     "export_dir": "no key: `output.merge` writes a merged model into the result",
     "logging_dir": "no key: TensorBoard's files lie in the run's folder",
 }
-# Why a key is left out: the keys, with spaces between them.
+# Reasons to leave a key out, each with its keys, separated by spaces.
 REASONS: dict[str, str] = {
     "rows are always packed": "packing neat_packing sample_packing eval_sample_packing multipack_real_batches",
     "rows are packed and hold no padding": ("pad_to_sequence_len pad_to_max_length group_by_length length_column_name"),
@@ -167,9 +167,9 @@ NEEDLESS = {key: reason for reason, keys in REASONS.items() for key in keys.spli
 
 
 def name_here(key: str, model: type[BaseModel]) -> str | None:
-    """What to do with a key of another trainer's file, or of another section of ours; None for a key nobody has.
+    """What to do with a key of another trainer's file, or of another section of ours; None for an unknown key.
 
-    model: the whole file's; one without a `train` section is no run's configuration, and knows its own keys alone
+    model: the model of the whole file. If it has no `train` section, the file describes no run: None for every key.
     """
     if "train" not in model.model_fields:
         return None

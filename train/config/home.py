@@ -1,4 +1,4 @@
-"""Where gemfleet keeps its things on this machine."""
+"""The folders in which gemfleet keeps its files on this machine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ def gemfleet_home() -> Path:
 
 
 def open_as_umask_says(path: Path) -> None:
-    """Undo that a library made a file or folder private: the umask says who may read it, in the home nobody else."""
+    """Gives a file or folder that a library made private the access that the umask grants."""
     umask = os.umask(0o077)
     os.umask(umask)
     path.chmod((0o777 if path.is_dir() else 0o666) & ~umask)
 
 
 def cache_folder(name: str) -> Path:
-    """The folder `cache/<name>` of the home, made when missing."""
+    """The folder `cache/<name>` of the home, which is made if it is missing."""
     folder = gemfleet_home() / "cache" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder

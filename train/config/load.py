@@ -1,4 +1,4 @@
-"""Reads a YAML or JSON configuration file, applies `--set` overrides, and reports every problem at once."""
+"""Reads a YAML or JSON configuration file, applies the `--set` overrides, and tells every problem at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def load_validated(path: Path, overrides: Sequence[str], model: type[Model]) -> 
 
 
 def validated(raw: dict[str, Any], path: Path, overrides: Sequence[str], model: type[Model]) -> Model:
-    """The mapping, changed by the overrides, as an instance of `model`. UserError names `path` and all problems."""
+    """The mapping as an instance of `model`, after the overrides have changed it in place.
+
+    Raises UserError, which names `path` and has one line for each problem.
+    """
     problems = [problem for override in overrides if (problem := _apply_override(raw, override))]
     problems += [f"{where}: found {value}; give a finite number" for where, value in _non_finite(raw)]
     try:
@@ -40,9 +43,9 @@ def validated(raw: dict[str, Any], path: Path, overrides: Sequence[str], model: 
 
 
 def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
-    """Relative paths that the working directory lacks, but the configuration's folder has, as paths in that folder.
+    """Replaces each relative path that only the configuration's folder has by the path in that folder.
 
-    So a configuration finds its data wherever the command is run, and also when its folder travels to the cluster.
+    So a configuration finds its data wherever the command runs, and also after its folder travelled to the cluster.
     """
     folder = config_path.resolve().parent
 
@@ -56,7 +59,7 @@ def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The file's content as a mapping, unvalidated. Raises UserError where it is none."""
+    """The file's content, not validated. Raises UserError if the file cannot be read or holds no mapping."""
     text = _read_text(path)
     try:
         content = _parse_json(text) if path.suffix.lower() == ".json" else parse_yaml(text)
@@ -87,7 +90,7 @@ def _read_text(path: Path) -> str:
 
 
 def _apply_override(raw: dict[str, Any], override: str) -> str | None:
-    """Set `train.lora.r=8` in place; returns what is wrong with the override itself, if anything."""
+    """Applies `train.lora.r=8` in place. Returns what is wrong with the override itself, else None."""
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or not all(keys):
@@ -107,7 +110,7 @@ def _apply_override(raw: dict[str, Any], override: str) -> str | None:
 
 
 def _non_finite(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
-    """Infinities and NaNs, which pass most range checks. The depth bound ends YAML's circular references."""
+    """The place and value of each infinity and NaN, which pass most range checks. The depth limit ends circles."""
     if isinstance(value, float) and not math.isfinite(value):
         yield where, str(value)
     elif isinstance(value, dict) and depth < 6:
@@ -119,7 +122,7 @@ def _non_finite(value: Any, where: str = "", depth: int = 0) -> Iterator[tuple[s
 
 
 def parse_yaml(text: str) -> Any:
-    """YAML as people mean it: `1e-4` is a number, dates stay text, and a key that appears twice is an error."""
+    """Reads YAML as people mean it: `1e-4` is a number, a date stays text, and a repeated key is an error."""
     return yaml.load(text, _Loader)
 
 

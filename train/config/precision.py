@@ -1,6 +1,6 @@
-"""What a person is told about the number format of the frozen base and of activations.
+"""Tells a person the number format of the frozen base and of the activations.
 
-The choice itself is `device.choose_dtype`. Adapters and their optimizer are in fp32 in any case.
+`choose_dtype` of `train/device/abilities.py` chooses it. Adapters and their optimizer are always in fp32.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from .schema import Precision
 
 
 def describe_precision(precision: Precision) -> str:
-    """What will be computed in, before a device is at hand."""
+    """The number format in words, for a place that knows no device yet."""
     automatic = "bf16 where the hardware gains from it, else fp32"
     return {"auto": automatic, "fp16": f"{automatic} (fp16 was asked for)"}.get(precision, precision)
 
 
 def precision_note(precision: Precision) -> str | None:
-    """For a choice that is not carried out to the letter, the sentence that says so; None for any other."""
+    """The sentence that says why another format is taken than the one asked for; None if it is taken."""
     if precision != "fp16":
         return None
     return (

@@ -1,7 +1,6 @@
-"""The `train` section of a run's configuration: everything one worker process needs to know, and nothing about
-clusters.
+"""The `train` section of a run's configuration: all that one worker process needs to know. It knows no cluster.
 
-Models are strict and frozen. A wrong value is an error that names the field; nothing is coerced silently.
+Models are strict and frozen. A wrong value is an error that names the field; no value is converted silently.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from .deepspeed_json import conflicts, read_deepspeed_json
+from .deepspeed_json import Settings, conflicts, read_deepspeed_json
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
@@ -20,24 +19,24 @@ ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-MOST = 2**31 - 1  # of anything that is counted
+MOST = 2**31 - 1  # the largest count of anything
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
 
 
 def parse_bytes(text: int | str) -> int:
-    """Bytes of `16GiB`, `512MiB`, `1.5 GiB` or a plain number; 0 where it is no size."""
+    """The bytes that `16GiB`, `512MiB`, `1.5 GiB` or a plain number stands for; 0 for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?", str(text).strip())
     return 0 if match is None else int(float(match[1]) * BYTE_UNITS[match[2] or "B"])
 
 
 class StrictModel(BaseModel):
-    """Base of every configuration model: unknown keys are refused, values are not coerced, instances are frozen."""
+    """Base of every configuration model: it refuses unknown keys, converts no values, and its instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
 class LoraConfig(StrictModel):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), placed by peft."""
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), which peft places."""
 
     r: Annotated[int, Field(gt=0, le=MOST, description="rank of the update matrices")] = 16
     alpha: Annotated[float, Field(gt=0, description="the update is scaled by alpha / r")] = 32.0
@@ -64,7 +63,7 @@ class LoraConfig(StrictModel):
 
 
 class ColumnsConfig(StrictModel):
-    """Which column of the data set holds what. Names that it lacks are an error only for the format in use."""
+    """The name of each column. A column that the data lacks is an error only if the format in use reads it."""
 
     text: Annotated[str, Field(min_length=1)] = "text"
     prompt: Annotated[str, Field(min_length=1)] = "prompt"
@@ -97,7 +96,7 @@ class DataConfig(StrictModel):
         tuple[str, ...],
         Field(
             strict=False,
-            description="columns, or keys of messages, to leave aside though they say more of what to train on",
+            description="columns, or keys of messages, that look like training data and are to be ignored",
         ),
     ] = ()
     max_length: Annotated[
@@ -124,8 +123,8 @@ class BatchConfig(StrictModel):
     micro: Annotated[
         Literal["auto", "probe"] | Annotated[int, Field(gt=0, le=MOST)],
         Field(
-            description="packed rows of max_length one rank holds in one pass; `probe`: the fastest that fits, found "
-            "before training; `auto`: so on CUDA where the run is long enough to earn that back, else by the plan"
+            description="packed rows of max_length one rank holds in one pass; `probe`: trials before training find "
+            "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to gain by it, else the plan's"
         ),
     ] = "auto"
     device_memory_limit: Annotated[
@@ -150,7 +149,7 @@ class BatchConfig(StrictModel):
 
     @property
     def rows_per_pass(self) -> int:
-        """`micro` where it is settled: `auto` and `probe` are replaced before ranks train."""
+        """`micro` as a number. Before ranks train, a number has replaced `auto` and `probe`."""
         assert isinstance(self.micro, int)
         return self.micro
 
@@ -175,13 +174,13 @@ class OptimConfig(StrictModel):
 
 
 class CheckpointConfig(StrictModel):
-    """When the full state is saved. The end of training and a stop always save."""
+    """When a rank saves the full state. It also saves at the end of training and when it is stopped."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
 
 
 class EvalConfig(StrictModel):
-    """When the evaluation set is scored. It is scored before the first step and after the last one too."""
+    """When ranks score the evaluation set. They also score it before the first step and after the last one."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
     micro: Annotated[
@@ -190,26 +189,26 @@ class EvalConfig(StrictModel):
 
 
 class LoggingConfig(StrictModel):
-    """When a line with the mean loss since the last one is written. Each step's own loss is recorded in any case."""
+    """When the log gets a line with the mean loss since the last such line. Each step's own loss is always recorded."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
 
 
 class Fsdp2Config(StrictModel):
-    """`strategy: fsdp2`: every parameter divided among the ranks, gathered layer by layer when it is needed."""
+    """`strategy: fsdp2`: ranks divide every parameter among them and gather it layer by layer for use."""
 
     reshard_after_forward: Annotated[
         Literal["auto"] | bool,
         Field(
             description="free a layer after its forward and gather it again for backward: less memory, slower; "
-            "`auto`: where the plan says that memory needs it"
+            "`auto`: if the plan says that memory needs it"
         ),
     ] = "auto"
     cpu_offload: Annotated[bool, Field(description="keep shards, gradients and AdamW in host memory")] = False
 
     @property
     def reshards(self) -> bool:
-        """An `auto` that no plan has settled is the choice that needs less memory."""
+        """Whether layers are freed after forward. An `auto` that no plan has settled takes less memory: True."""
         return self.reshard_after_forward is not False
 
 
@@ -230,13 +229,13 @@ class DeepSpeedConfig(StrictModel):
     @field_validator("config", mode="before")
     @classmethod
     def _file_becomes_content(cls, value: Any, info: ValidationInfo) -> Any:
-        """Read here, on the machine where the file is; ranks on other nodes get its content."""
+        """Reads the file now, on the machine that has it; ranks on other nodes get its content."""
         beside = (info.context or {}).get("folder")
         return read_deepspeed_json(value, beside) if isinstance(value, str) else value
 
 
 class TrainConfig(StrictModel):
-    """What to train, on what, and how. The same file section drives a cluster run and `python -m train`."""
+    """What to train, on what, and how. A cluster run and `python -m train` read the same section."""
 
     model: Annotated[
         str, Field(min_length=1, description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")
@@ -255,7 +254,8 @@ class TrainConfig(StrictModel):
         ),
     ] = None
     precision: Annotated[
-        Precision, Field(description="`auto`: bf16 where the hardware gains from it, else fp32; so is `fp16` answered")
+        Precision,
+        Field(description="`auto`: bf16 where the hardware gains from it, else fp32; `fp16` counts as `auto`"),
     ] = "auto"
     quantization: Annotated[
         Quantization,
@@ -312,7 +312,7 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="after")
     def _deepspeed_agrees(self) -> TrainConfig:
-        if found := conflicts(self):
+        if found := conflicts(self.deepspeed_settings()):
             raise ValueError("; ".join(found))
         return self
 
@@ -326,32 +326,47 @@ class TrainConfig(StrictModel):
             )
         return self
 
+    def deepspeed_settings(self) -> Settings:
+        """The values that the DeepSpeed engine is built from. Only strategy `deepspeed` uses them."""
+        theirs = self.deepspeed.config or {}
+        assert not isinstance(theirs, str)  # validation replaced the path by the file's content
+        return Settings(
+            stage=self.deepspeed.stage,
+            offload_optimizer=self.deepspeed.offload_optimizer,
+            offload_params=self.deepspeed.offload_params,
+            global_batch=self.batch.global_,
+            micro=self.batch.micro,
+            max_grad_norm=self.optim.max_grad_norm,
+            precision=self.precision,
+            theirs=theirs,
+        )
+
     def compiles_on_cuda(self) -> bool:
-        """Whether layers are compiled on GPUs that each have the whole base, where a compiler is found."""
+        """Whether a GPU that has the whole base and a compiler compiles the layers."""
         return self.compile is True or (self.compile == "auto" and self.quantization == "none")
 
     def hinders_compiling(self) -> tuple[str, str, str] | None:
-        """A field whose value was never tried with compiled layers, that value, and the one that was; None: none.
+        """A field whose value is not shown to work with compiled layers, its value, and the one that works; else None.
 
-        An open strategy hinders nothing: where layers are to be compiled, one is chosen that allows it.
+        A strategy of `auto` hinders nothing: if layers are compiled, the plan chooses a strategy that allows it.
         """
         fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))
         return next((entry for entry in fields if entry[1] not in (entry[2], "auto")), None)
 
     @property
     def recomputation(self) -> ActivationCheckpointing:
-        """`activation_checkpointing` where it is settled: `auto` is replaced before ranks train."""
+        """`activation_checkpointing` as a decision. Before ranks train, one has replaced `auto`."""
         assert self.activation_checkpointing != "auto"
         return self.activation_checkpointing
 
     def with_micro(self, rows: int, evaluation_rows: int | None = None) -> TrainConfig:
-        """The same recipe with this many rows in a pass. evaluation_rows: of an evaluation; None: as configured."""
+        """The same recipe with `rows` in a training pass and `evaluation_rows` in an evaluation's (None: unchanged)."""
         batch, evaluation = self.batch.model_copy(update={"micro": rows}), self.evaluation
         if evaluation_rows is not None:
             evaluation = evaluation.model_copy(update={"micro": evaluation_rows})
         return self.model_copy(update={"batch": batch, "evaluation": evaluation})
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run, a fraction of an epoch rounded up."""
+        """Optimizer steps of the whole run. A fraction of an epoch is rounded up to whole steps."""
         steps = max(1, math.ceil(self.epochs * steps_per_epoch - 1e-9))
         return steps if self.max_steps is None else min(steps, self.max_steps)

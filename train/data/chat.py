@@ -1,7 +1,7 @@
-"""Gemma's chat turns as segments, of which only the assistant's words and their end mark are supervised.
+"""Turns a conversation into segments. Only the assistant's words and their end mark are supervised.
 
-Segments, not one string: what a person wrote is tokenised with control tokens switched off, so that a message which
-spells out `<end_of_turn>` stays text and cannot end its turn.
+Segments, not one string: what a person wrote is tokenised without control tokens, so a message that spells out
+`<end_of_turn>` stays text and cannot end its turn.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ CHAT_TEMPLATE = """{{ bos_token }}
 
 
 class RowError(ValueError):
-    """Why one row cannot be used. `reason` is alike for like faults; `detail` says more about this row."""
+    """Why one row cannot be used. Like faults share one `reason`; `detail` says more about this row."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -79,7 +79,7 @@ class Segment:
     header:     text before `text` in the same tokenisation, never supervised
     supervised: whether the tokens of `text` are targets
     control:    `text` is one control token
-    literal:    control tokens spelled out in `text` stay plain text
+    literal:    control tokens that `text` spells out stay plain text
     """
 
     text: str
@@ -90,9 +90,9 @@ class Segment:
 
 
 def chat_segments(messages: Any, supervise_from: int = 0) -> list[Segment]:
-    """The segments after `<bos>` of one conversation; assistant turns from message `supervise_from` on are supervised.
+    """The segments of a conversation after `<bos>`. Assistant turns from message `supervise_from` on are supervised.
 
-    Raises RowError when the messages are not a conversation that Gemma's template accepts.
+    Raises RowError if Gemma's template does not accept the messages.
     """
     system, turns = _split_system(messages)
     first = len(messages) - len(turns)
@@ -117,12 +117,12 @@ def chat_segments(messages: Any, supervise_from: int = 0) -> list[Segment]:
 
 
 def render_chat(messages: Any) -> str:
-    """The conversation as one string without `<bos>`, as Gemma's template writes it."""
+    """The conversation as one string, as Gemma's template writes it, without `<bos>`."""
     return "".join(segment.header + segment.text for segment in chat_segments(messages))
 
 
 def _split_system(messages: Any) -> tuple[str, Sequence[Any]]:
-    """The system prefix of the first user turn ("" when there is none) and the turns."""
+    """The system prefix of the first user turn ("" if there is none), and the turns."""
     if not isinstance(messages, list) or not messages:
         raise RowError("messages that are not a list with at least one message")
     for position, message in enumerate(messages, 1):
@@ -137,7 +137,7 @@ def _split_system(messages: Any) -> tuple[str, Sequence[Any]]:
 
 
 def _is_target(message: dict[str, Any], usually: bool) -> bool:
-    """Whether a message is supervised: as usual, unless it says 0 or false itself."""
+    """Whether a message is supervised: `usually`, unless the message itself says 0 or false."""
     for key in TARGET_KEYS:
         value = message.get(key)
         if value is None:

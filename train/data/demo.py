@@ -1,6 +1,6 @@
-"""The demonstration's model and data, both from packages, so that it needs no account and no hub.
+"""The demonstration's model and data. Both come from packages, so it needs no account and no hub.
 
-Model: the real Gemma 3 270M, packaged as a 4-bit GGUF file; converted once to a folder of bf16 safetensors.
+Model: the real Gemma 3 270M from a 4-bit GGUF file, which is converted once to a folder of bf16 safetensors.
 Data: real question-answer pairs of the ChatterBot corpus, in many languages.
 """
 
@@ -32,9 +32,10 @@ NEEDS_EXTRA = "the demonstration needs packages that are not installed; run: pip
 
 
 def demo_model_folder(progress: Progress | None = None) -> Path:
-    """The converted model's folder, converting at the first call (minutes). UserError when the demo extra is missing.
+    """The converted model's folder. The first call converts, which takes minutes.
 
     Several processes may call it at once: one converts, the others wait. The folder appears whole or not at all.
+    Raises UserError if the demo extra is not installed.
     """
     folder = cache_folder("models") / MODEL_FOLDER
     if folder.is_dir():
@@ -46,9 +47,9 @@ def demo_model_folder(progress: Progress | None = None) -> Path:
 
 
 def demo_data_rows(language: str = "english") -> list[dict[str, str]]:
-    """Question-answer rows with `prompt` (ending in a newline) and `completion`, without duplicates, in a fixed order.
+    """Question-answer rows, each once, in a fixed order: `prompt`, which ends in a newline, and `completion`.
 
-    UserError when the demo extra is missing or the corpus has no such language.
+    Raises UserError if the demo extra is not installed or the corpus lacks the language.
     """
     import yaml
 
@@ -95,7 +96,7 @@ def _convert(folder: Path, progress: Progress | None) -> None:
 
 
 def _save_tokenizer(source: Path, destination: Path) -> None:
-    """Convert the tokenizer, mark the control tokens as special, which GGUF does not record, and add the template."""
+    """Converts the tokenizer, adds the template, and marks control tokens as special, which GGUF does not record."""
     from transformers import AutoTokenizer
 
     AutoTokenizer.from_pretrained(source, gguf_file=GGUF_NAME).save_pretrained(destination)
@@ -113,7 +114,7 @@ def _copy_terms(source: Path, destination: Path) -> None:
 
 
 def _check(folder: Path) -> None:
-    """The folder holds every weight, finite, and a tokenizer that knows Gemma's turns."""
+    """Checks that the folder holds every weight, all finite, and a tokenizer that knows Gemma's turns."""
     from safetensors import safe_open
     from transformers import AutoTokenizer
 
@@ -138,9 +139,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _workplace(parent: Path) -> Iterator[Path]:
-    """A folder on the same disk, so that the result can be renamed into place; gone at the end.
+    """An empty folder on the same disk, from which the result can be renamed into place. It is removed at the end.
 
-    Called under the lock, so whatever lies there already was left by a conversion that was killed.
+    The caller holds the lock, so a folder that lies there already is left over from a conversion that was killed.
     """
     for left in parent.glob(f".{MODEL_FOLDER}-*"):
         shutil.rmtree(left, ignore_errors=True)
@@ -152,7 +153,7 @@ def _workplace(parent: Path) -> Iterator[Path]:
 
 
 def _shower(progress: Progress | None) -> Callable[[str, float], None]:
-    """A function that shows a phase and the share of all work done before it."""
+    """A function that shows a phase, and the share of the whole work that is done."""
     task = progress.add_task("", total=1) if progress else None
 
     def show(phase: str, done: float) -> None:

@@ -1,7 +1,7 @@
-"""The packaged Gemma 3 270M, from its GGUF file to a bf16 model that `save_pretrained` can write.
+"""Reads the packaged Gemma 3 270M from its GGUF file into a bf16 model that `save_pretrained` can write.
 
-transformers can read GGUF too, but walks the 800,000 entries of the vocabulary in Python several times, which takes
-minutes. The package checks its file by sha256, so shape and names are known here.
+transformers reads GGUF too, but its Python loops over the vocabulary's 800,000 entries take minutes. The package
+checks its file by sha256, so this module may rely on shapes and names.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# GGUF's names (llama.cpp, gguf-py/gguf/constants.py) and transformers' for the parts of one decoder layer.
+# The parts of a decoder layer: GGUF's names (llama.cpp, gguf-py/gguf/constants.py) and transformers' names.
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -31,7 +31,7 @@ TOP_NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weig
 
 
 def load_demo_model(path: Path, advance: Callable[[int, int], None]) -> Any:
-    """The model in bf16. `advance(done, total)` is called after each tensor."""
+    """The model in bf16. Calls `advance(done, total)` after each tensor."""
     import torch
     from gguf.quants import dequantize
     from transformers import Gemma3ForCausalLM
@@ -41,7 +41,7 @@ def load_demo_model(path: Path, advance: Callable[[int, int], None]) -> Any:
     for done, tensor in enumerate(tensors, 1):
         weight = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
         if "norm" in tensor.name:
-            weight -= 1  # GGUF keeps the factor, Gemma its distance from one
+            weight -= 1  # GGUF stores the factor, Gemma the factor less one
         state[_transformers_name(tensor.name)] = weight.to(torch.bfloat16)
         advance(done, len(tensors))
     state["lm_head.weight"] = state["model.embed_tokens.weight"]
@@ -51,7 +51,7 @@ def load_demo_model(path: Path, advance: Callable[[int, int], None]) -> Any:
 
 
 def _config() -> Any:
-    """Gemma 3 270M's own (google/gemma-3-270m, config.json)."""
+    """The configuration of Gemma 3 270M (google/gemma-3-270m, config.json)."""
     from transformers import Gemma3TextConfig
 
     return Gemma3TextConfig(
@@ -86,7 +86,7 @@ def _transformers_name(name: str) -> str:
 
 
 def _reader(path: Path) -> Any:
-    """gguf's own reader, which steps over the vocabulary's arrays instead of making objects of each entry."""
+    """gguf's reader, changed to skip the vocabulary's arrays, since it makes an object of every entry."""
     from gguf import GGUFReader, GGUFValueType
 
     class TensorReader(GGUFReader):  # type: ignore[misc, unused-ignore]

@@ -1,4 +1,4 @@
-"""A digest of all usable examples, by which a resumed run notices that its data has changed."""
+"""A digest of all usable examples. By it, a resumed run notices that its data has changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Digests = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class DataDigest:
-    """All usable examples of a data set, tokens and supervision: in their order, and whatever their order."""
+    """Digests of all usable examples, their tokens and supervision: one with their order, one without it."""
 
     examples: int
     ordered: str
@@ -24,7 +24,7 @@ class DataDigest:
 
 
 def example_digests(block: TokenBlock) -> Digests:
-    """[N], of each example's tokens and of which of them are supervised."""
+    """A digest of each example's tokens and supervision. [N]"""
     tokens, supervised, offsets = block.tokens, block.supervised, block.offsets.tolist()
     found = np.empty(len(block), np.uint64)
     for index in range(len(block)):
@@ -35,7 +35,7 @@ def example_digests(block: TokenBlock) -> Digests:
 
 
 def data_digest(parts: Iterable[Digests]) -> DataDigest:
-    """Of all examples, from those of the blocks they lie in."""
+    """The digest of all examples, made of the digests of their blocks."""
     digests = np.concatenate([np.empty(0, np.uint64), *parts])
     ordered = hashlib.blake2b(digests.astype("<u8").tobytes(), digest_size=16).hexdigest()
     return DataDigest(len(digests), ordered, f"{int(digests.sum(dtype=np.uint64)):016x}")

@@ -1,4 +1,4 @@
-"""Rows of one data file: JSON lines, JSON, CSV or Parquet."""
+"""Reads the rows of one data file: JSON lines, JSON, CSV or Parquet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ PARQUET_BATCH_ROWS = 1024
 
 
 def open_file(path: Path) -> tuple[Rows, int | None]:
-    """The rows of a file, read as they are asked for, and how many (None: not known before the end).
+    """The rows of a file, which are read on demand, and how many there are (None: not known before the end).
 
-    UserError, now or while reading, for what the file as a whole has wrong.
+    Raises UserError, now or while rows are read, for a fault of the whole file.
     """
     reader = READERS.get(path.suffix.lower())
     if reader is None:
@@ -112,13 +112,13 @@ def _read_json(path: Path) -> tuple[Rows, int | None]:
 
 
 def named_rows(items: Iterable[Any], prefix: str) -> Rows:
-    """Parsed values as rows, named by their number from 1."""
+    """Parsed values as rows. Their names count from 1."""
     return (checked_row(f"{prefix} {number}", values) for number, values in enumerate(items, 1))
 
 
 def _read_csv(path: Path) -> tuple[Rows, int | None]:
     rows = _csv_rows(path)
-    first = next(rows, None)  # the header is checked now
+    first = next(rows, None)  # so the header is checked now
     return chain([] if first is None else [first], rows), None
 
 
@@ -139,13 +139,13 @@ def _csv_rows(path: Path) -> Rows:
 
 
 def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """The line on which each record begins, and its cells or what is wrong with it. Empty lines are left out.
+    """The line on which each record begins, and its cells, or the error it has. Empty lines are left out.
 
-    A fault within a line spoils that record alone. After a quote that goes wrong over several lines nobody can tell
-    where the next record begins, so the file is refused.
+    A fault within one line spoils only that record. After a wrong quote that spans lines nobody can tell where the
+    next record begins, so such a file is refused.
     """
     csv.field_size_limit(CSV_CELL_CHARACTERS)
-    # Undecodable bytes become lone surrogates, so that one bad row does not end the file.
+    # Bytes that are not UTF-8 become lone surrogates, so one bad row does not end the file.
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         while True:
@@ -205,10 +205,10 @@ def _read_parquet(path: Path) -> tuple[Rows, int | None]:
 
 
 def _parquet_rows(batch: Any, name: str, before: int) -> Rows:
-    """The rows of a record batch; one that has no Python value, as for text that is not UTF-8, is a BadRow."""
+    """The rows of a record batch. A row without a Python value, as with text that is not UTF-8, is a BadRow."""
     try:
         values = batch.to_pylist()
-    except Exception:  # one row is enough, and the library's kinds are many: look at each alone
+    except Exception:  # the library has many kinds of errors, and one row can cause it: look at each row alone
         for index in range(batch.num_rows):
             yield _parquet_row(batch.slice(index, 1), f"{name} row {before + index + 1}")
         return

@@ -1,4 +1,4 @@
-"""Which files of a data folder are one split: by their names, so that what was kept for testing is not trained on."""
+"""Chooses the files of a data folder that are one split, by their names: a run never trains on test data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import UserError
 from .file_readers import READERS
 
-# The words by which Hugging Face's `datasets` tells splits apart in file names.
+# The words in file names by which Hugging Face's `datasets` tells splits apart.
 SPLIT_WORDS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "dev", "val"),
@@ -21,20 +21,20 @@ NAMED = 10  # files named in one sentence; the rest are counted
 
 @dataclass(frozen=True)
 class FolderFiles:
-    """read: the files of the split, in the order of their names; left: what else the folder holds."""
+    """read: the files of the split, in the order of their names; left: all else in the folder."""
 
     read: list[Path]
     left: list[Path]
 
     def note(self) -> str:
-        """What is not read, as a sentence; empty where everything is."""
+        """A sentence that names what is not read; empty if everything is read."""
         return f"Not read: {listed(self.left)}." if self.left else ""
 
 
 def files_of_split(folder: Path, split: str) -> FolderFiles:
-    """The files of a folder that belong to `split`. UserError where there are none.
+    """The files of a folder that belong to `split`. Raises UserError if there are none.
 
-    Where no file is named after a split, all of them are `train`. Where some are, those that name none are left alone.
+    If no file is named after a split, all are `train`. If some are, those without a split's name are not read.
     """
     there = sorted(path for path in folder.iterdir() if not path.name.startswith(".") or _is_data(path))
     data = [path for path in there if _is_data(path) and not path.name.startswith(".")]
@@ -56,7 +56,7 @@ def files_of_split(folder: Path, split: str) -> FolderFiles:
 
 
 def split_of(path: Path, asked: str) -> str | None:
-    """The split that a file's name speaks of, the asked one among them: `train-00000-of-00002.parquet` is `train`."""
+    """The split that a file's name contains: `train-00000-of-00002.parquet` is `train`. `asked` counts as a split."""
     parts = re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", path.stem.lower())
     words = [re.sub(ENDINGS, "", part) for part in parts]
     if asked.lower() in words or asked.lower() == path.stem.lower():
@@ -65,12 +65,12 @@ def split_of(path: Path, asked: str) -> str | None:
 
 
 def canonical(split: str) -> str:
-    """`validation` for `val`; a name of one's own as it is."""
+    """The usual name of a split: `validation` for `val`. Other names stay."""
     return next((name for name, words in SPLIT_WORDS.items() if split.lower() in words), split.lower())
 
 
 def refuse_split(path: str | Path, split: str) -> None:
-    """UserError where a split other than `train` is asked of a single file, unless its name speaks of that split."""
+    """Raises UserError if a single file is asked for a split other than `train` that its name does not contain."""
     if canonical(split) != "train" and split_of(Path(path), split) != canonical(split):
         raise UserError(
             f"train.data.split is {split!r}, but {path} has no splits, all of it would be read; remove train.data.split"
@@ -78,7 +78,7 @@ def refuse_split(path: str | Path, split: str) -> None:
 
 
 def listed(paths: list[Path]) -> str:
-    """Names of files for a sentence; folders end in a slash."""
+    """Names of files, for a sentence. Folders end in a slash."""
     names = [path.name + ("/" if path.is_dir() else "") for path in paths[:NAMED]]
     more = f" and {len(paths) - NAMED:,} more" if len(paths) > NAMED else ""
     return ", ".join(names) + more

@@ -1,7 +1,7 @@
-"""From token blocks to optimizer steps: order, division among ranks, packing. Pure functions on numpy arrays.
+"""Makes optimizer steps of token blocks: order, division among ranks, packing. Pure functions on numpy arrays.
 
-What a step trains on is decided by (examples, seed, epoch, global batch) alone. World size and `max_length` only decide
-where those examples lie, never which they are.
+The number of examples, seed, epoch and global batch decide which examples a step has. World size and `max_length`
+only decide where those examples lie.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from ..interfaces import PackedRows, StepRows
 
 Ints = NDArray[np.int64]
-_EVAL_STREAM = 2**31  # a stream of random numbers that no epoch uses
+_EVAL_STREAM = 2**31  # no epoch uses this stream of random numbers
 
 
 @dataclass(frozen=True)
 class TokenBlock:
-    """N tokenised examples, laid end to end.
+    """N tokenised examples, end to end.
 
     tokens:     int32 [T]
     supervised: bool  [T], True where the token is a target
@@ -54,7 +54,7 @@ class TokenBlock:
 
     @staticmethod
     def concatenate(blocks: Sequence[TokenBlock]) -> TokenBlock:
-        """All examples of `blocks`, one block after the other; no blocks give an empty block."""
+        """All examples of `blocks`, in order. No blocks give an empty block."""
         return TokenBlock(
             np.concatenate([np.empty(0, np.int32), *(block.tokens for block in blocks)]),
             np.concatenate([np.empty(0, np.bool_), *(block.supervised for block in blocks)]),
@@ -72,9 +72,9 @@ def epoch_order(examples: int, seed: int, epoch: int) -> Ints:
 
 
 def split_eval(examples: int, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Seeded split into (train, eval) indices, each ascending.
+    """Splits examples by the seed into (train, eval) indices, each ascending.
 
-    With a fraction above 0 and two examples or more, both sides get at least one.
+    If the fraction is above 0 and there are two examples or more, both sides get at least one.
     """
     count = 0
     if fraction > 0 and examples >= 2:
@@ -84,7 +84,7 @@ def split_eval(examples: int, fraction: float, seed: int) -> tuple[Ints, Ints]:
 
 
 def steps_per_epoch(examples: int, global_batch: int) -> int:
-    """Optimizer steps in one epoch; the last one may hold fewer than `global_batch` examples."""
+    """Optimizer steps in one epoch. The last one may hold fewer than `global_batch` examples."""
     return -(-examples // global_batch)
 
 
@@ -94,9 +94,9 @@ def step_indices(order: Ints, step_in_epoch: int, global_batch: int) -> Ints:
 
 
 def divide_among_ranks(lengths: Sequence[int] | Ints, world_size: int) -> list[list[int]]:
-    """Indices for each rank, balanced by tokens: the longest first, each to the rank with the fewest tokens.
+    """Indices for each rank, balanced by tokens: the longest example goes first, to the rank with the fewest tokens.
 
-    Ties go to the earlier example and the lower rank. Ranks may stay empty when there are fewer examples than ranks.
+    Ties go to the earlier example and the lower rank. With fewer examples than ranks, some ranks stay empty.
     """
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     loads = [(0, rank) for rank in range(world_size)]
@@ -108,9 +108,9 @@ def divide_among_ranks(lengths: Sequence[int] | Ints, world_size: int) -> list[l
 
 
 def pack_rows(lengths: Sequence[int] | Ints, max_length: int) -> list[list[int]]:
-    """Rows of indices, each at most `max_length` tokens, by first-fit decreasing.
+    """Rows of indices, each of at most `max_length` tokens, by first-fit decreasing.
 
-    No length may exceed `max_length`; the tokeniser left such examples out or cut them off.
+    No length may exceed `max_length`: the tokeniser leaves such examples out or cuts them off.
     """
     rows: list[list[int]] = []
     room: list[int] = []
@@ -139,17 +139,17 @@ def pack_block(block: TokenBlock, max_length: int) -> PackedRows:
 
 
 def pack_step(step: TokenBlock, world_size: int, max_length: int) -> list[PackedRows]:
-    """The examples of one optimizer step, divided among `world_size` ranks and packed; one entry a rank."""
+    """The packed examples of one optimizer step, divided among `world_size` ranks: an entry for each rank."""
     return [pack_block(step.select(mine), max_length) for mine in divide_among_ranks(step.lengths, world_size)]
 
 
 @dataclass(frozen=True)
 class PackedBlock:
-    """Several steps for all ranks in a few flat arrays, so that an object store can hand them out without copying.
+    """Several steps for all ranks in a few flat arrays, which an object store can hand out without a copy.
 
-    tokens, supervised, document_lengths, row_documents: as in `PackedRows`, laid end to end by step, then rank
-    bounds: int64 [steps * world_size + 1, 3], where each (step, rank) begins: token, document, row
-    counts: int64 [steps, 3], the whole step's examples, tokens and supervised tokens
+    tokens, supervised, document_lengths, row_documents: as in `PackedRows`, end to end by step, then by rank
+    bounds: int64 [steps * world_size + 1, 3], the token, document and row at which each (step, rank) begins
+    counts: int64 [steps, 3], the examples, tokens and supervised tokens of each whole step
     """
 
     tokens: NDArray[np.int32]
@@ -164,7 +164,7 @@ class PackedBlock:
         return (len(self.bounds) - 1) // len(self.counts)
 
     def step(self, index: int, rank: int) -> StepRows:
-        """The rows of `rank` in the block's step `index`, as views of this block."""
+        """The rows of `rank` in step `index` of this block, as views of its arrays."""
         at = index * self.world_size + rank
         (t0, d0, r0), (t1, d1, r1) = self.bounds[at], self.bounds[at + 1]
         rows = PackedRows(
@@ -175,7 +175,7 @@ class PackedBlock:
 
 
 def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:
-    """Pack each step's examples for all ranks. At least one step."""
+    """Packs each step's examples for all ranks. `steps` may not be empty."""
     packed = [rows for step in steps for rows in pack_step(step, world_size, max_length)]
     sizes = [(len(rows.tokens), len(rows.document_lengths), rows.row_count) for rows in packed]
     return PackedBlock(

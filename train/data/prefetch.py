@@ -1,4 +1,4 @@
-"""Fetch the next step's rows while the current one is computed."""
+"""Fetches the next step's rows while the current step is computed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..interfaces import BlockSource, StepRows
 
 
 class StepPrefetcher:
-    """Iterates (step index, this rank's rows) from `first` to `last`, always one step ahead in a thread.
+    """Iterates (step index, this rank's rows) from `first` to `last`. A thread fetches one step ahead.
 
-    `last_wait_seconds` is how long the loop waited for the rows it just got.
+    `last_wait_seconds`: how long the loop waited for the rows it has just got
     """
 
     def __init__(self, source: BlockSource, rank: int, first: int, last: int) -> None:

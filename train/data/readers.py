@@ -1,4 +1,4 @@
-"""Rows of a data set, wherever it comes from: the demonstration, a file, a folder, or Hugging Face."""
+"""Opens a data set: the demonstration, a file, a folder, or one of Hugging Face."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .rows import BadRow, Row, Rows
 
 __all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows"]
 
-LOOKAHEAD = 100  # rows whose columns stand for the whole data set's
+LOOKAHEAD = 100  # the columns of so many rows count as those of the whole data set
 
 
 @dataclass(frozen=True)
 class RowSource:
-    """An opened data set: its rows (to be read once), how many (None: not known before the end), its columns.
+    """An opened data set: its rows, to be read once; how many (None: not known before the end); its columns.
 
-    note: what a person should know of how it was opened, a sentence or nothing
+    note: a sentence on how the data set was opened, for a person; may be empty
     """
 
     name: str
@@ -32,9 +32,9 @@ class RowSource:
 
 
 def open_rows(source: str, split: str = "train", limit: int | None = None) -> RowSource:
-    """Open `demo`, `demo:LANGUAGE`, a file, a folder or a hub id. UserError when it is missing, unknown or empty.
+    """Opens `demo`, `demo:LANGUAGE`, a file, a folder or a hub id. Raises UserError if it is missing, unknown or empty.
 
-    Columns are those of the first readable rows; there are none when not one row can be read.
+    The columns are those of the first readable rows; none if no row can be read.
     """
     opened = _open(source, split)
     rows, total = islice(opened.rows, limit), opened.total
@@ -76,7 +76,7 @@ def _open(source: str, split: str) -> Opened:
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a source can only be meant as a data set of Hugging Face's: no demonstration, nothing here, no path."""
+    """Whether a source can only mean a data set of Hugging Face: not the demonstration, nothing here, and no path."""
     path = Path(source).expanduser()
     if source == "demo" or source.startswith("demo:") or path.exists():
         return False
@@ -101,7 +101,7 @@ def _open_saved_dataset(folder: Path, split: str) -> tuple[Rows, int | None]:
 
     try:
         loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever a damaged folder makes of the library
+    except Exception as error:  # the library raises many kinds for a damaged folder
         raise UserError(f"the data set in {folder} cannot be loaded ({error}); save it again") from error
     if isinstance(loaded, datasets.DatasetDict):
         if split not in loaded:
@@ -117,7 +117,7 @@ def _open_hub(name: str, split: str) -> tuple[Rows, int | None]:
 
     try:
         loaded = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises a dozen kinds for a wrong id, a wrong split and no network
+    except Exception as error:  # the library raises many kinds for a wrong id, a wrong split and no network
         raise UserError(
             f"{name!r} is not a data file here, and its split {split!r} cannot be loaded from Hugging Face "
             f"({first_line(error)}); check the path or id, and the network of the head node"
@@ -126,13 +126,13 @@ def _open_hub(name: str, split: str) -> tuple[Rows, int | None]:
 
 
 def _dataset_rows(loaded: Any, name: str) -> Rows:
-    """Rows of a `datasets.Dataset`; UserError where one of them cannot be made a Python value."""
+    """The rows of a `datasets.Dataset`. Raises UserError if one of them has no Python value."""
     number = 0
     try:
         for row in named_rows(loaded, f"{name} row"):
             number += 1
             yield row
-    except Exception as error:  # whatever a damaged file makes of the library
+    except Exception as error:  # the library raises many kinds for a damaged file
         raise UserError(
             f"row {number + 1} of the data set {name} cannot be read ({first_line(error)}); save it again without it"
         ) from error

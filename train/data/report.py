@@ -1,4 +1,4 @@
-"""What became of the rows: how many were read and used, and which were left out and why."""
+"""Counts rows: how many were read and used, and which were left out, and why."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..errors import UserError
 from .digest import DataDigest
 from .tokenizing import LeftOut
 
-NAMED = 3  # rows named for each reason; the rest are only counted
+NAMED = 3  # so many rows are named for each reason; the rest are counted
 UNUSED_NAMED = 12  # columns
 
 
 @dataclass
 class Reason:
-    """How many rows were left out for one reason, and the first of them by name."""
+    """The number of rows left out for one reason, and the names of the first ones."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Reason:
 
 @dataclass
 class DataReport:
-    """Counts over the training data and, where it is split off or given, the evaluation data.
+    """Counts over the training data and, if there is any, the evaluation data.
 
     format: which columns were read, as `train.data.format` names it; empty until the data is opened
     """
@@ -54,12 +54,12 @@ class DataReport:
                 reason.first.append(f"{row.name} ({row.detail})" if row.detail else row.name)
 
     def note(self, sentence: str) -> None:
-        """Something a person should know of how the data was opened; an empty sentence is nothing."""
+        """Adds a sentence on how the data was opened. An empty one adds nothing."""
         if sentence:
             self.notes.append(sentence)
 
     def merge(self, other: DataReport) -> None:
-        """Add what another part of the same data set became: its rows, and those left out or cut off."""
+        """Adds the counts of another part of the same data set."""
         self.rows += other.rows
         self.truncated += other.truncated
         self.unused |= other.unused
@@ -69,7 +69,7 @@ class DataReport:
             reason.first += part.first[: NAMED - len(reason.first)]
 
     def summary(self) -> str:
-        """A few sentences for a person."""
+        """The report for a person, in a few sentences."""
         parts = [
             f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on "
             f"and {self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, "
@@ -86,7 +86,7 @@ class DataReport:
         return [*self.notes, *([f"Not used of the rows: {named}."] if self.unused else [])]
 
     def aside(self) -> str:
-        """What the report on the training data should say of this evaluation set; empty where there is nothing."""
+        """What the training data's report says about this evaluation set; empty if there is nothing to say."""
         left_out = f"{self.left_out_count:,} rows were left out: {self.reasons()}." if self.left_out else ""
         said = " ".join(part for part in (left_out, *self._asides()) if part)
         return f"Evaluation set {self.source}: {said}" if said else ""
@@ -100,7 +100,7 @@ class DataReport:
         )
 
     def check(self, data: DataConfig) -> None:
-        """UserError when nothing is left, or when `bad_rows: fail` and any row was left out."""
+        """Raises UserError if no row is left, or if a row was left out under `bad_rows: fail`."""
         if self.left_out and data.bad_rows == "fail":
             raise UserError(
                 f"{self.left_out_count:,} of {self.rows:,} rows of {self.source} cannot be used: {self.reasons()}; "

@@ -1,4 +1,4 @@
-"""A row of a data set, with a name to find it by. A row that cannot be read is a value, not an exception."""
+"""A row of a data set and its name. A row that cannot be read is a value too, not an exception."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Row:
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be read. `reason` is alike for like faults; `detail` says more about this one."""
+    """A row that cannot be read. Like faults share one `reason`; `detail` says more about this row."""
 
     name: str
     reason: str
@@ -29,7 +29,7 @@ Rows = Iterator[Row | BadRow]
 
 
 def checked_row(name: str, values: Any) -> Row | BadRow:
-    """The row of some parsed values; a BadRow where they are no object or hold text that is not Unicode."""
+    """Parsed values as a row; a BadRow if they are no object or hold text that is not Unicode."""
     if not isinstance(values, dict):
         return BadRow(name, "not an object", f"a {type(values).__name__}")
     if not values:

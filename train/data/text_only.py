@@ -1,5 +1,4 @@
-"""Images, sounds and films in the data are refused: training on the text around them would teach answers to things
-never seen."""
+"""Refuses images, sounds and films: the text around them would teach answers about things the model never sees."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audi
 
 
 def refuse_media(row: Row, data: DataConfig) -> None:
-    """UserError where a row holds more than text, in a column of its own or inside a message."""
+    """Raises UserError if a row holds more than text, in a column or inside a message."""
     names = data.columns
     left_aside = {names.text, names.prompt, names.completion, names.messages, *data.ignore_columns}
     found = _media_column(row.values, left_aside)
@@ -30,7 +29,7 @@ def refuse_media(row: Row, data: DataConfig) -> None:
 
 
 def _media_column(values: dict[str, Any], left_aside: Collection[str]) -> tuple[str, str] | None:
-    """A column with something in it; empty ones are common where data sets were mixed."""
+    """A column of media that is not empty, and its kind. Mixed data sets often have empty ones."""
     for name, value in values.items():
         kind = MEDIA.get(name.lower().removesuffix("s"))
         if kind and value and name not in left_aside:

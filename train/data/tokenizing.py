@@ -1,4 +1,4 @@
-"""From rows to token blocks: which columns are read, what is supervised, and why a row is left out."""
+"""Makes token blocks of rows: which columns are read, which tokens are supervised, why a row is left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RowFormat = Literal["text", "prompt_completion", "messages"]
 
 @dataclass(frozen=True)
 class LeftOut:
-    """One row that is not trained on. `reason` is alike for like faults, so that they can be counted."""
+    """A row that no step trains on. Like faults share one `reason`, so they can be counted."""
 
     name: str
     reason: str
@@ -31,7 +31,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Tokenised:
-    """What a batch of rows became. unused: columns, and keys of messages, that hold something but were not read."""
+    """What a batch of rows became. unused: columns, and keys of messages, that hold a value nobody read."""
 
     block: TokenBlock
     left_out: list[LeftOut]
@@ -40,7 +40,7 @@ class Tokenised:
 
 
 def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
-    """The format of a data set with these columns; UserError names the missing column and the ones that are there."""
+    """The format of a data set with these columns. UserError names the missing column and those that are there."""
     names, needed = data.columns, columns_by_format(data)
     there = sorted(set(columns))
     listed = ", ".join(repr(name) for name in there) or "none"
@@ -62,7 +62,7 @@ def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
 
 
 def columns_by_format(data: DataConfig) -> dict[RowFormat, tuple[str, ...]]:
-    """The columns that each format reads, in the order in which `auto` looks for them."""
+    """The columns that each format reads. `auto` tries the formats in this order."""
     names = data.columns
     return {
         "messages": (names.messages,),
@@ -77,9 +77,10 @@ class Encoder:
     def __init__(
         self, tokenizer: Any, data: DataConfig, columns: Iterable[str], embedding_rows: int | None = None
     ) -> None:
-        """`columns` are those that the data set has. UserError when they do not fit, or the tokenizer lacks a token.
+        """Raises UserError if the columns do not fit the format, or the tokenizer lacks a token.
 
-        embedding_rows: of the model; a row of the data with a token beyond them is left out. None: not known
+        columns: those that the data set has
+        embedding_rows: of the model; a data row with a token beyond them is left out. None: not known
         """
         self.data = data
         self.embedding_rows = embedding_rows
@@ -93,7 +94,7 @@ class Encoder:
         self._ids = cache(self._ids_uncached)
 
     def segments(self, values: dict[str, Any]) -> list[Segment]:
-        """The segments of one row after `<bos>`. Raises RowError when the row cannot be used."""
+        """The segments of one row after `<bos>`. Raises RowError if the row cannot be used."""
         names = self.data.columns
         if self.format == "messages":
             return chat_segments(_field(values, names.messages))
@@ -108,7 +109,7 @@ class Encoder:
         return [Segment(self._text(values, names.prompt)), *completion]
 
     def encode(self, rows: Sequence[list[Segment]]) -> list[tuple[list[int], list[bool]] | RowError]:
-        """Ids and supervision of each row, `<bos>` included; a RowError where control tokens hide in plain text."""
+        """The ids and supervision of each row, with `<bos>`; a RowError for plain text that became a control token."""
         plain = [segment for row in rows for segment in row if not segment.control]
         ids = iter(self._encode_batch(plain))
         return [self._assemble([[] if s.control else next(ids) for s in row], row) for row in rows]
@@ -129,14 +130,14 @@ class Encoder:
         return tokens, supervised
 
     def _header_length(self, segment: Segment, ids: list[int]) -> int | None:
-        """Tokens of the header within the segment's ids; None when a token straddles its end."""
+        """How many of the segment's ids are its header; None if a token goes across the header's end."""
         if not segment.header:
             return 0
         header = self._ids(segment.header)
         return len(header) if ids[: len(header)] == header else None
 
     def _encode_batch(self, segments: Sequence[Segment]) -> list[list[int]]:
-        """One tokenizer call for the literal segments and one for the others."""
+        """The ids of all segments, by one tokenizer call for the literal ones and one for the others."""
         result: list[list[int]] = [[] for _ in segments]
         for literal in (False, True):
             chosen = [i for i, s in enumerate(segments) if s.literal == literal and s.header + s.text]
@@ -165,7 +166,7 @@ class Encoder:
         return int(number)
 
     def beyond_embedding(self, tokens: Sequence[int]) -> str:
-        """The first token that the model has no row for, as in `'<tool>' is 316`; empty where there is none."""
+        """The first token without a row in the model's embedding, as in `'<tool>' is 316`; else empty."""
         rows = self.embedding_rows
         if rows is None or max(tokens) < rows:
             return ""
@@ -173,7 +174,7 @@ class Encoder:
         return f"{self._tokenizer.convert_ids_to_tokens(first)!r} is {first}"
 
     def _text(self, values: dict[str, Any], name: str) -> str:
-        """A text field, without a `<bos>` that it begins with, since one is put in front anyway."""
+        """A text field without a leading `<bos>`, since every example gets one."""
         text = _field(values, name)
         if not isinstance(text, str):
             raise RowError(f"{name} is not text", f"a {type(text).__name__}")
@@ -184,7 +185,7 @@ class Encoder:
         return str(text)
 
     def _supervised_text(self, values: dict[str, Any], name: str) -> list[Segment]:
-        """A text field and its end; an `<eos>` that it ends with is dropped where one is put there anyway."""
+        """A text field and its end. A trailing `<eos>` is dropped if every example gets one."""
         text, eos = self._text(values, name), self._tokenizer.eos_token
         while self.data.add_eos and text.rstrip().endswith(eos):
             text = text.rstrip().removesuffix(eos)
@@ -197,10 +198,10 @@ class Encoder:
 
 
 def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Tokenised:
-    """Tokenise a batch of rows; those that cannot be used come back by name and reason.
+    """Tokenises a batch of rows. Rows that cannot be used are returned with name and reason.
 
-    `encoder` is None only for a data set of which not one row can be read, so that it has no columns either. An image,
-    or a column that says more of what to train on, is a UserError: the data set is of another kind than what is read.
+    `encoder` is None only for a data set without any readable row, which thus has no columns. Raises UserError for an
+    image, and for a column that would change what is trained on: the data set is of another kind.
     """
     good: list[tuple[str, list[Segment]]] = []
     left_out: list[LeftOut] = []

@@ -1,6 +1,6 @@
-"""What a row says besides the text that is trained on: refused where it would change the result, else named.
+"""Looks at what a row holds besides the text: it is refused if it would change the result, else named.
 
-A weight, a preference or half of the question that is left aside without a word trains something else than was meant.
+If a weight, a preference or half of a question were ignored silently, the run would train another thing than meant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ..config.schema import DataConfig
 from ..errors import UserError
 from .rows import Row
 
-# Names as OpenAI, trl, Axolotl, LLaMA-Factory and Alpaca use them.
+# Names that OpenAI, trl, Axolotl, LLaMA-Factory and Alpaca use.
 TELLING_COLUMNS = frozenset(
     {
         "weight",
@@ -68,9 +68,9 @@ AS_USUAL = {"weight": 1, "weights": 1, "sample_weight": 1, "loss_weight": 1, "tr
 
 
 def refuse_unheard(row: Row, data: DataConfig, used: tuple[str, ...]) -> set[str]:
-    """UserError where a column or a message's key would change what is trained on; returns what is merely not used.
+    """The columns and keys that are merely not used. Raises UserError for one that would change what is trained on.
 
-    used: the columns that the data set's format reads. Nothing is said of empty values, nor of `ignore_columns`.
+    used: the columns that the format reads. Empty values and `ignore_columns` are passed over.
     """
     unused = set()
     for where, name in _spoken(row, used):
@@ -88,7 +88,7 @@ def refuse_unheard(row: Row, data: DataConfig, used: tuple[str, ...]) -> set[str
 
 
 def _spoken(row: Row, used: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Everything of a row that no format reads: where it stands (`messages.name`), and its own name."""
+    """Each thing in a row that no format reads: its place (`messages.name`), and its own name."""
     for name, value in row.values.items():
         if name not in used:
             if not (_empty(value) or value == AS_USUAL.get(name.lower(), ...)):

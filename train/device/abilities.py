@@ -1,4 +1,4 @@
-"""What the device of this process can do: one place that looks, so that everything else only asks."""
+"""Finds out what this process's device can do. No other module looks at the hardware."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .cpu import cpu_gains_from_bf16, cpu_name
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """device: where tensors live; name: for people; bf16_gains: whether bf16 matrix products are faster than fp32."""
+    """device: of the tensors; name: for people; bf16_gains: whether its matrix products are faster in bf16 than fp32"""
 
     device: torch.device
     name: str
@@ -25,19 +25,19 @@ class DeviceFacts:
 
 
 def current_device(local_rank: int) -> DeviceFacts:
-    """The CUDA device of this local rank where there is one, else the CPU."""
+    """The CUDA device of this local rank if there is one, else the CPU."""
     if torch.cuda.is_available():
-        # Ray narrows CUDA_VISIBLE_DEVICES to the rank's own GPU, torchrun does not.
+        # Ray sets CUDA_VISIBLE_DEVICES to the rank's own GPU; torchrun does not.
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
-        # GPUs before Ampere answer yes to bf16 unless they are told not to count its emulation.
+        # For a GPU before Ampere, torch says yes to bf16 unless emulation is excluded.
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return DeviceFacts(device, torch.cuda.get_device_name(device), bf16)
     return DeviceFacts(torch.device("cpu"), cpu_name(), cpu_gains_from_bf16())
 
 
 def refuse_unusable_gpus() -> None:
-    """UserError where the driver shows GPUs that torch cannot use: nobody means to train on the CPU beside them."""
+    """Raises UserError if the driver shows GPUs that torch cannot use: nobody means to train on the CPU beside them."""
     if _cuda_runs() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return
     if gpus := _gpus_of_the_driver():
@@ -52,12 +52,12 @@ def refuse_unusable_gpus() -> None:
 
 
 def _cuda_runs() -> bool:
-    """As CUDA itself says: once DeepSpeed is imported, `is_available` only counts what the driver lists."""
+    """Whether CUDA itself starts. After an import of DeepSpeed, `is_available` only counts what the driver lists."""
     return torch.cuda.is_available() and torch._C._cuda_getDeviceCount() > 0
 
 
 def _gpus_of_the_driver() -> int:
-    """As the kernel's module lists them, or NVIDIA's management library where /proc is not the machine's own."""
+    """The number of GPUs that the driver lists in /proc, or else NVIDIA's management library."""
     listed = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
     try:
         import pynvml
@@ -71,9 +71,9 @@ def _gpus_of_the_driver() -> int:
 
 
 def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:
-    """`auto` takes bf16 only where the hardware gains from it; on other CPUs bf16 is emulated and slower than fp32.
+    """The dtype of the computation. `auto` takes bf16 only if the hardware gains from it: emulated, it is slow.
 
-    fp16 gets the same answer: Gemma 3's activations leave its range (transformers issues 36822 and 36832).
+    fp16 has the same answer as `auto`: Gemma 3's activations leave its range (transformers issues 36822 and 36832).
     """
     if precision in ("auto", "fp16"):
         return torch.bfloat16 if facts.bf16_gains else torch.float32
@@ -81,9 +81,9 @@ def choose_dtype(precision: Precision, facts: DeviceFacts) -> torch.dtype:
 
 
 def prepare_process(ranks_on_node: int) -> int:
-    """Give this process its share of the node's cores and keep the memory it frees; returns its number of threads.
+    """Gives this process its share of the node's cores, and keeps the memory it frees. Returns its number of threads.
 
-    To be called before models are loaded: libraries that come with them say known lines, which are hidden.
+    It also hides known lines of libraries, so it must be called before models are loaded.
     """
     hide_known_lines()
     keep_freed_memory()
@@ -93,10 +93,10 @@ def prepare_process(ranks_on_node: int) -> int:
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc not to hand freed activations back to the kernel between passes; False where there is no glibc.
+    """Tells glibc not to return freed activations to the kernel between passes. Returns False if there is no glibc.
 
-    By default large tensors are mapped and unmapped anew, and each first touch of a page is a fault, which is dear
-    on virtual machines. What this gains has not been measured in isolation.
+    By default glibc maps each large tensor anew, and each first touch of a page is a fault, which is slow on virtual
+    machines. The gain has not been measured in isolation.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

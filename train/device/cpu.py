@@ -1,4 +1,4 @@
-"""The processor: what Linux says of it, and how a process keeps to it. Imports nothing heavy."""
+"""The processor: what Linux says about it, and how a process keeps to it. It imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 
 def cpu_gains_from_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices faster than fp32 ones."""
+    """Whether this CPU multiplies matrices faster in bf16 than in fp32."""
     return bool(cpu_flags() & {"avx512_bf16", "amx_bf16"})
 
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """Instruction-set flags of the first CPU as Linux names them; empty where /proc/cpuinfo does not exist."""
+    """The instruction-set flags of the first CPU, by Linux's names; empty if /proc/cpuinfo does not exist."""
     return frozenset(_cpuinfo("flags").split())
 
 
@@ -35,8 +35,8 @@ def _cpuinfo(field: str) -> str:
 
 
 def hide_gpus() -> None:
-    """Make this process of a rank without a GPU compute on the CPU: Ray hides none from what has reserved none.
+    """Makes this process compute on the CPU. Ray hides no GPU from a rank that reserves none.
 
-    To be called before torch looks for a GPU.
+    It must be called before torch looks for a GPU.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""

@@ -1,4 +1,4 @@
-"""Memory of this process and what it may use: resident set on a CPU, reserved memory on a GPU. All in bytes."""
+"""Memory that this process uses and may use, in bytes: its resident set on a CPU, reserved memory on a GPU."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 WATCH_SECONDS = 0.02
-UNLIMITED = 1 << 60  # kernels write "no limit" as numbers near 2^63
+UNLIMITED = 1 << 60  # kernels write "no limit" as a number near 2^63
 
 
 def resident_bytes() -> int:
@@ -21,12 +21,12 @@ def resident_bytes() -> int:
 
 
 def peak_resident_bytes() -> int:
-    """Peak since the process began, or since it was forgotten; that of `getrusage` would begin with the parent's."""
+    """The peak since the process began, or since it was reset. `getrusage`'s would start at the parent's peak."""
     return _status("VmHWM")
 
 
 def reset_peak(device: torch.device) -> None:
-    """Begin a new measurement: give cached memory back, and forget the peak."""
+    """Begins a new measurement: returns cached memory and resets the peak."""
     if device.type == "cuda":
         import torch
 
@@ -40,12 +40,12 @@ def reset_peak(device: torch.device) -> None:
 
 
 def forget_resident_peak() -> None:
-    """From now on `peak_resident_bytes` counts anew."""
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM to the present resident set
+    """Resets the peak that `peak_resident_bytes` reads."""
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM to the present resident set, see proc(5)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Peak since `reset_peak`."""
+    """The peak since `reset_peak`."""
     if device.type == "cuda":
         import torch
 
@@ -54,12 +54,12 @@ def peak_bytes(device: torch.device) -> int:
 
 
 def usable_limit(device: torch.device, asked: int | None, ranks_on_node: int) -> int:
-    """What this rank may use: of the device, of its container, and of what the configuration allows."""
+    """The memory that this rank may use: its part of the device or container, and at most `asked`."""
     if device.type == "cuda":
         import torch
 
         free, total = torch.cuda.mem_get_info(device)
-        # The context of this process and what others hold on the GPU are not ours to reserve.
+        # torch cannot reserve what this process's context and other processes hold.
         own = torch.cuda.memory_reserved(device)
         limits = [min(total, free + own)]
     else:
@@ -73,7 +73,7 @@ def machine_bytes() -> int:
 
 
 def container_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The least limit of this process's control groups, version 1 or 2; None where there is none."""
+    """The smallest limit of this process's control groups, version 1 or 2; None if there is none."""
     if not own.exists():
         return None
     found = []
@@ -107,7 +107,7 @@ def _status(field: str) -> int:
 
 
 class MemoryWatch(threading.Thread):
-    """Calls `on_excess` with the resident set as soon as it is above `limit`, before the machine suffers."""
+    """Calls `on_excess` with the resident set as soon as that is above `limit`, before the machine runs out."""
 
     def __init__(self, limit: int, on_excess: Callable[[int], None]) -> None:
         super().__init__(name="memory-watch", daemon=True)

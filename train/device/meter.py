@@ -1,7 +1,7 @@
-"""How full and how busy each rank's device is, for the step record: a GPU's memory, or a process's where there is none.
+"""Reads how full and how busy each rank's device is, for the step record. Without a GPU, the process is the device.
 
-Memory is what the device holds now, other processes' share included on a GPU, so it may exceed the rank's own peak.
-A rank's figures travel in the step's one small reduction: each adds them at its own places in a row of zeros.
+On a GPU, memory includes what other processes hold, so it may exceed the rank's own peak. All ranks' figures go through
+the step's one small reduction: each rank adds its figures at its own places in a row of zeros.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ import torch
 
 from .memory import container_bytes, machine_bytes, resident_bytes
 
-AT_MOST_EVERY_SECONDS = 1.0  # NVML answers in about a millisecond, which steps of a small model would notice
+AT_MOST_EVERY_SECONDS = 1.0  # NVML takes about a millisecond, which would slow the steps of a small model
 UNKNOWN = -1.0
 
 
 @dataclass(frozen=True)
 class DeviceLoad:
-    """memory_bytes: in use now; memory_total_bytes: of the device, or what this node's ranks share.
+    """memory_bytes: in use now; memory_total_bytes: of the device, or of the node, whose ranks share it
 
-    utilisation: 0 to 1, of the GPU's time with a kernel on it, or of this rank's cores; `UNKNOWN` without NVML.
+    utilisation: 0 to 1, the share of time in which the GPU runs a kernel, or the used share of this rank's cores;
+    `UNKNOWN` without NVML
     """
 
     memory_bytes: float
@@ -32,13 +33,13 @@ class DeviceLoad:
 
 
 class Source(Protocol):
-    """Where a device's load is read."""
+    """Reads a device's load."""
 
     def read(self) -> DeviceLoad: ...
 
 
 class CpuSource:
-    """This process: its resident set, and how much of its threads' time it computed since the last look."""
+    """Reads this process: its resident set, and the share of its threads' time that it computed since the last read."""
 
     def __init__(self) -> None:
         limits = (machine_bytes(), container_bytes())
@@ -54,7 +55,7 @@ class CpuSource:
 
 
 class CudaSource:
-    """The GPU as its driver and NVML see it; torch finds its number there whatever CUDA_VISIBLE_DEVICES hides."""
+    """Reads the GPU through its driver and NVML. torch knows its number there, whatever CUDA_VISIBLE_DEVICES hides."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -68,13 +69,13 @@ class CudaSource:
         if self._has_nvml:
             try:
                 return torch.cuda.utilization(self._device) / 100
-            except Exception:  # no nvidia-ml-py, no permission, or a slice of a GPU, which has no such counter
+            except Exception:  # no nvidia-ml-py, no permission, or a slice of a GPU, which lacks the counter
                 self._has_nvml = False
         return UNKNOWN
 
 
 class DeviceMeter:
-    """Reads this rank's device at most once a second and tells all ranks' loads."""
+    """Reads this rank's device at most once a second, and reports the loads of all ranks."""
 
     def __init__(self, source: Source, rank: int, world_size: int) -> None:
         self._source, self._rank, self._world_size = source, rank, world_size
@@ -86,15 +87,15 @@ class DeviceMeter:
         return cls(CudaSource(device) if device.type == "cuda" else CpuSource(), rank, world_size)
 
     def places(self) -> list[float]:
-        """What this rank adds to the reduction: three numbers for each rank, zeros but for its own."""
+        """The summand of this rank for the reduction: three numbers for each rank, which are 0 for all others."""
         if time.perf_counter() - self._read_at >= AT_MOST_EVERY_SECONDS:
             self._load, self._read_at = self._source.read(), time.perf_counter()
         own = list(astuple(self._load))
         return [0.0] * (len(own) * self._rank) + own + [0.0] * (len(own) * (self._world_size - 1 - self._rank))
 
     @staticmethod
-    def record(summed: list[float]) -> dict[str, list[Any]]:
-        """Lists with an entry for each rank, from what `places` summed to; None for an unknown utilisation."""
+    def record(summed: list[float]) -> dict[str, Any]:
+        """Lists with an entry for each rank, from the sum of all `places`; None for an unknown utilisation."""
         return {
             "memory_bytes": [int(value) for value in summed[0::3]],
             "memory_total_bytes": [int(value) for value in summed[1::3]],

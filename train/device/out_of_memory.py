@@ -1,4 +1,4 @@
-"""Telling that memory ran out, however a library says it; and holding a CPU rank to its limit."""
+"""Recognises that memory ran out, whatever a library raises, and holds a CPU rank to its limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from ..config.schema import BatchConfig
 from .memory import peak_resident_bytes
 
-TRAINING, EVALUATION = "train.batch.micro", "train.evaluation.micro"  # the fields that say how many rows a pass has
+TRAINING, EVALUATION = "train.batch.micro", "train.evaluation.micro"  # the fields that set the number of rows in a pass
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
 
 
@@ -19,7 +19,7 @@ class MemoryLimitError(MemoryError):
 
 
 class OutOfMemoryError(RuntimeError):
-    """Memory ran out on a rank with `micro` rows in a pass, whose number `field` sets."""
+    """Memory ran out on a rank that had `micro` rows in a pass. `field` sets that number."""
 
     def __init__(self, micro: int, detail: str, field: str = TRAINING) -> None:
         super().__init__(micro, detail, field)
@@ -30,7 +30,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 def remedy(micro: int, field: str = TRAINING) -> str:
-    """What a person can change."""
+    """What a person can change, in a sentence."""
     if micro > 1:
         return f"lower {field}, for instance to {micro // 2}: it changes no result"
     return (
@@ -41,7 +41,7 @@ def remedy(micro: int, field: str = TRAINING) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that this rank had not enough memory."""
+    """Whether an exception means that this rank ran out of memory."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)
@@ -49,7 +49,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def told_out_of_memory(micro: int, field: str = TRAINING) -> Iterator[None]:
-    """Whatever a library raises when memory runs out becomes an OutOfMemoryError that knows the micro-batch."""
+    """Turns any exception that means "out of memory" into an OutOfMemoryError that knows the micro-batch."""
     try:
         yield
     except OutOfMemoryError:
@@ -61,14 +61,14 @@ def told_out_of_memory(micro: int, field: str = TRAINING) -> Iterator[None]:
 
 
 def apply_memory_limit(batch: BatchConfig, device: torch.device) -> None:
-    """Let CUDA refuse what goes beyond the limit, where there is one."""
+    """Makes CUDA refuse memory beyond the limit, if there is one."""
     if batch.memory_limit_bytes is not None and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, batch.memory_limit_bytes / total), device)
 
 
 def check_memory_limit(batch: BatchConfig) -> None:
-    """Raise MemoryLimitError when this rank's resident set has been above the limit. CUDA refuses by itself."""
+    """Raises MemoryLimitError if this rank's resident set has been above the limit. On a GPU, CUDA itself refuses."""
     limit = batch.memory_limit_bytes
     if limit is None or torch.cuda.is_available():
         return

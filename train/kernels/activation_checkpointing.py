@@ -1,8 +1,8 @@
-"""Activation checkpointing of the decoder layers: keep less of the forward pass, compute it again in backward.
+"""Activation checkpointing of the decoder layers: the forward pass keeps less, and backward computes the rest again.
 
-`full` keeps each layer's input alone (Chen et al. 2016, arXiv:1604.06174): one more forward pass of the layers.
-`selective` keeps what is dear to compute, the results of matrix products and of attention, and computes norms, rotary
-embeddings and activations again, which are cheap but hold most of the memory. Neither changes a single number.
+`full` keeps only each layer's input (Chen et al. 2016, arXiv:1604.06174) and costs one more forward of the layers.
+`selective` keeps what is expensive, the results of matrix products and of attention. It computes norms, rotary
+embeddings and activations again, which are cheap but hold most of the memory. Neither changes any number.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..config.schema import ActivationCheckpointing
 
-# In-place products are listed too: backward then finds the finished sum and adds nothing a second time.
+# In-place products are listed too: backward then finds the finished sum and does not add twice.
 DEAR_OPERATORS = frozenset(
     {
         "aten::mm",
@@ -38,7 +38,7 @@ DEAR_OPERATORS = frozenset(
 
 
 def checkpoint_layers(layers: nn.ModuleList, mode: ActivationCheckpointing) -> None:
-    """Make every layer recompute in backward what `mode` does not keep; `off` changes nothing."""
+    """Makes every layer recompute in backward what `mode` does not keep. `off` changes nothing."""
     if mode == "off":
         return
     for layer in layers:
@@ -46,7 +46,7 @@ def checkpoint_layers(layers: nn.ModuleList, mode: ActivationCheckpointing) -> N
 
 
 class RecomputedForward:
-    """Stands in for a layer's `forward`; module hooks stay outside and run once."""
+    """Replaces a layer's `forward`. The module's hooks stay outside and run once."""
 
     def __init__(self, layer: nn.Module, forward: Callable[..., Tensor], selective: bool) -> None:
         self._forward = forward
@@ -66,19 +66,19 @@ Kept = defaultdict[Any, deque[Any]]
 
 
 def _keep_dear_results() -> tuple[TorchDispatchMode, TorchDispatchMode]:
-    """What surrounds a layer's forward and its repetition in backward.
+    """The contexts around a layer's forward and around its repetition in backward.
 
-    torch's own contexts demand that both run the very same operators. Under ZeRO-3 they do not: the hooks that gather
-    parameters find some of them gathered already. Here only the dear operators have to agree.
+    torch's own contexts demand the same operators in both. Under ZeRO-3 they differ: in the repetition, the hooks that
+    gather parameters find some of them gathered already. Here only the expensive operators must agree.
     """
     kept: Kept = defaultdict(deque)
     return _KeepDearResults(kept), _TakeDearResults(kept)
 
 
 class _KeepDearResults(TorchDispatchMode):
-    """Around the forward: remembers each dear result, in order.
+    """Around the forward: keeps each expensive result, in order.
 
-    The base's product and the adapter's in-place addition share one tensor, which is kept once, finished.
+    The base's product and the adapter's in-place addition share one tensor. It is kept once, after the addition.
     """
 
     def __init__(self, kept: Kept) -> None:
@@ -95,7 +95,7 @@ class _KeepDearResults(TorchDispatchMode):
 
 
 class _TakeDearResults(TorchDispatchMode):
-    """Around the repetition: gives each dear result back instead of computing it again."""
+    """Around the repetition: returns each expensive result that was kept, in place of computing it again."""
 
     def __init__(self, kept: Kept) -> None:
         super().__init__()

@@ -1,9 +1,8 @@
-"""All adapters in the dtype of the computation, made anew for each pass in a few launches.
+"""Copies all adapters into the dtype of the computation, anew for each pass, in a few launches.
 
-Cast one by one in the layers that use them, the hundreds of small matrices of a model cost a GPU's host more launches
-than everything else in a compiled pass. Here they are laid end to end, A matrices first, and cast together; their
-gradients come back the same way. Only for adapters that are whole on this rank's device: where they are gathered layer
-by layer, each layer casts its own.
+A model has hundreds of small adapter matrices. Casting each in its layer takes more launches than all else in a
+compiled pass. Here they lie end to end, A matrices first, and are cast together; gradients return the same way.
+This needs adapters that are whole on this rank's device. If layers are gathered one by one, each casts its own.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from .shared_inputs import SharedInput
 
 
 class AdapterCopies:
-    """What the fused projections below a model read instead of their fp32 parameters."""
+    """The copies that a model's fused projections read in place of their fp32 parameters."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
-        """model: with its layers taken over by `fuse_lora_projections` and `share_inputs`; it may have no adapters."""
+        """model: `fuse_lora_projections` and `share_inputs` have changed its layers; it may have no adapters."""
         readers: list[tuple[Any, list[Any]]] = [(module, _layers_of(module)) for module in model.modules()]
         shared = {id(layer) for module, layers in readers for layer in layers if layer is not module}
         self._readers = [(module, layers) for module, layers in readers if layers and id(module) not in shared]
@@ -32,7 +31,7 @@ class AdapterCopies:
         self._dtype = dtype
 
     def refresh(self) -> None:
-        """Cast the parameters as they are now, for one pass and its backward. Differentiable."""
+        """Casts the parameters' current values, for one pass and its backward. Differentiable."""
         if not self._layers:
             return
         if any(layer.disable_adapters or layer.merged for layer in self._layers[:1]):
@@ -57,7 +56,7 @@ class AdapterCopies:
 
 
 def _layers_of(module: Any) -> list[Any]:
-    """The fused projections that `module` computes in one: those of its shared input, or itself."""
+    """The fused projections that `module` computes together: those of its shared input, or itself."""
     if isinstance(module, SharedInput):
         return module.projections()
     return [module] if is_fused(module) else []
@@ -68,9 +67,9 @@ class _CastTogether(torch.autograd.Function):
     def forward(
         ctx: Any, dtype: torch.dtype, scaling: float, stacked: Sequence[int], *parameters: Tensor
     ) -> tuple[Tensor, ...]:
-        """parameters: all A [r, in], then all B [out, r]; stacked: how many A lie below one another in each result.
+        """Returns the stacks of A, then every B times the scaling.
 
-        Returns the stacks of A, then every B times the scaling.
+        parameters: all A [r, in], then all B [out, r]; stacked: the number of A matrices in each stack
         """
         downs = parameters[: len(parameters) // 2]
         flat = _flatten_dense_tensors(parameters)

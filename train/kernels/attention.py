@@ -1,13 +1,11 @@
-"""Attention over packed documents that cannot see each other, registered with transformers' `AttentionInterface`.
+"""Attention over packed documents that do not see each other, registered with transformers' `AttentionInterface`.
 
-A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths travel beside the
-tokens as the keyword argument `packing` and reach this module untouched through the model's forward. No mask is built
-for a whole row.
+A pass holds its documents end to end in one row, `[1, heads, tokens, head_dim]`. Their lengths pass through the model's
+forward unchanged, as the keyword argument `packing`. No mask is built for a whole row.
 
-Where the device has it, one `torch.nn.attention.varlen` kernel sees all documents, or flex attention does
-(`capabilities.py` decides), or in bf16 on a CPU matrix products over blocks of queries; elsewhere each document is one
-call to SDPA, and a document longer than a layer's sliding window is cut into blocks of queries that read only the keys
-their window reaches.
+`capabilities.py` chooses the kernel. `torch.nn.attention.varlen`, flex attention, and matrix products over blocks of
+queries (bf16 on a CPU) take all documents in one call. SDPA takes one document a call; a document longer than a layer's
+sliding window is cut into blocks of queries, which read only the keys that their window reaches.
 """
 
 from __future__ import annotations
@@ -31,12 +29,14 @@ ATTENTION_NAME = "gemfleet_packed"
 
 @dataclass(eq=False)
 class Packing:
-    """Where documents begin and end in a pass. Nobody changes it; frozen it is not, as torch's compiler looks at every
-    field of a frozen dataclass, and would compile anew for each number of documents.
+    """Where documents begin and end in a pass. Nobody changes it.
+
+    It is not a frozen dataclass: torch's compiler guards every field of one, so it would compile anew for each number
+    of documents.
 
     lengths:    tokens of each document, in order
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
-    kernel:     what computes the attention
+    kernel:     the kernel that computes the attention
     """
 
     lengths: tuple[int, ...]
@@ -44,14 +44,14 @@ class Packing:
     kernel: AttentionKernel = "sdpa"
 
     def __post_init__(self) -> None:
-        # At least 2, the least number for which compiled code serves every other one too: it bounds, it need not meet.
+        # Code that is compiled for 1 serves only 1, so it is at least 2. It is a bound that no document need reach.
         self.longest = max(2, *self.lengths)
-        # Looked at here, because torch's compiler cannot look into signatures.
+        # Found out here, because torch's compiler cannot inspect signatures.
         self.tells_groups = self.kernel == "varlen" and "enable_gqa" in _varlen_keywords()
 
     @cached_property
     def masks(self) -> DocumentMasks:
-        """What flex attention needs."""
+        """The masks for flex attention."""
         device = self.cu_seqlens.device
         numbers = torch.arange(len(self.lengths), device=device)
         return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
@@ -59,7 +59,7 @@ class Packing:
 
 @cache
 def register_packed_attention() -> str:
-    """Make `ATTENTION_NAME` known to transformers and return it. Calling it again changes nothing."""
+    """Makes `ATTENTION_NAME` known to transformers and returns it. A second call changes nothing."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(ATTENTION_NAME, packed_attention)
@@ -67,10 +67,11 @@ def register_packed_attention() -> str:
 
 
 def prepare_for_graphs(kernel: AttentionKernel) -> None:
-    """Let compiled layers call attention: the variable-length kernel as a part of their graphs, as it is given the
-    documents in a tensor; the others from outside, as they loop over documents.
+    """Lets compiled layers call attention.
 
-    A decorator would import torch's compiler wherever this module is imported, a second or two of every process.
+    The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
+    documents and stay outside. A decorator would do the same, but import torch's compiler with this module, which
+    costs every process a second or two.
     """
     from transformers import AttentionInterface
 
@@ -95,7 +96,7 @@ def packed_attention(
     """Causal attention inside each document.
 
     query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
-    `sliding_window` W lets a token see itself and the W - 1 before it, as in transformers.
+    With `sliding_window` W a token sees itself and the W - 1 tokens before it, as in transformers.
     """
     if packing.kernel == "varlen":
         return _varlen(query, key, value, packing, scaling, sliding_window), None
@@ -115,7 +116,7 @@ def packed_attention(
 
 
 def check_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise UserError where `train.attention: flash` is asked for and there is no such kernel for this device."""
+    """Raises UserError if `train.attention` is `flash` and this device has no such kernel."""
     if wanted == "flash" and attention_kernel(device, dtype) != "varlen":
         raise UserError(
             f"train.attention is flash, but {device} has no such kernel for {dtype} (it needs bf16, an Ampere GPU or "
@@ -128,9 +129,9 @@ def _varlen(
 ) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # The kernel's window counts the keys to the left of the query, transformers' counts the query itself too.
+    # The kernel's window counts the keys left of the query; transformers' window counts the query too.
     left = -1 if sliding_window is None else sliding_window - 1
-    # How it is told that several query heads share a key: torch 2.11 takes it without a word.
+    # Query heads share a key head. torch 2.11 accepts that as it is; later releases want to be told.
     groups: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}
     output: Any = varlen_attn(
         query[0].transpose(0, 1),
@@ -156,7 +157,7 @@ def _varlen_keywords() -> frozenset[str]:
 
 
 def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:
-    """One document: [1, heads, L, head_dim] in and out."""
+    """Attention inside one document. [1, heads, L, head_dim] in and out."""
     length = query.shape[2]
     if window is None or length <= window:
         return functional.scaled_dot_product_attention(
@@ -172,7 +173,7 @@ def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window:
 def _window_block(
     query: Tensor, key: Tensor, value: Tensor, start: int, end: int, window: int, scaling: float, grouped: bool
 ) -> Tensor:
-    """Queries start..end against the only keys that any of them can see."""
+    """Attention of queries start..end to the keys that at least one of them can see."""
     first_key = max(0, start - window + 1)
     rows = torch.arange(start, end, device=query.device)[:, None]
     columns = torch.arange(first_key, end, device=query.device)[None, :]

@@ -1,11 +1,11 @@
 """Causal attention of packed documents by matrix products over blocks of queries, for CPUs that multiply bf16.
 
-As in FlashAttention (Dao et al. 2022, arXiv:2205.14135) no scores are kept: the backward pass makes them again. A block
-of queries meets all keys that any of them can see in one product, all heads that share a key head at once, so that
-nearly all the work is in a few large products. torch's own CPU kernel does the same sums in small tiles: with bf16 and
-heads of 256, two cores take two to three times as long.
+As in FlashAttention (Dao et al. 2022, arXiv:2205.14135), no scores are kept; backward computes them again. One product
+covers a block of queries, all keys that they can see, and all query heads that share a key head. So nearly all work is
+in a few large products. torch's CPU kernel works in small tiles, which takes two cores two to three times as long
+(bf16, heads of 256).
 
-Scores are rounded to bf16 where the product leaves them, as in transformers' eager attention; all sums are fp32.
+The product rounds scores to bf16, as in transformers' eager attention. All sums are in fp32.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK_QUERIES = 128  # of 64, 128, 256 and 512 the fastest at 256 to 2,048 tokens
+BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 tokens
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries begin..end of the pass against its keys first..end; `window` as in `block_attention`."""
+    """Queries begin..end of a pass, and the keys first..end that they read; `window` as in `block_attention`."""
 
     begin: int
     end: int
@@ -30,12 +30,12 @@ class Block:
     window: int | None
 
     def hide(self, scores: Tensor) -> Tensor:
-        """Scores [heads, queries, keys] with -inf where a query may not see a key, in place."""
+        """Sets scores [heads, queries, keys] to -inf where a query may not see a key, in place."""
         queries, keys = self.end - self.begin, self.end - self.first
         diagonal = scores[:, :, keys - queries :]
         diagonal.masked_fill_(_later(queries, scores.device), -torch.inf)
         if self.window is not None and keys > self.window:
-            # The last query sees the fewest of the oldest keys: all but `window` of them are hidden from it.
+            # The last query sees the fewest old keys: only the newest `window` of them.
             rows = torch.arange(self.begin, self.end, device=scores.device)[:, None]
             columns = torch.arange(self.first, self.end - self.window, device=scores.device)[None, :]
             scores[:, :, : keys - self.window].masked_fill_(columns <= rows - self.window, -torch.inf)
@@ -47,14 +47,14 @@ def block_attention(
 ) -> Tensor:
     """Attention inside each document. query: [heads, T, d]; key, value: [kv heads, T, d]; returns [heads, T, d].
 
-    lengths: tokens of each document, in order; window: how many keys a query sees, itself among them, None for all
+    lengths: tokens of each document, in order; window: the keys that a query sees, its own included; None: all
     """
     output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window)
     return output
 
 
 def blocks_of(lengths: Sequence[int], window: int | None) -> Iterator[Block]:
-    """All queries, document by document."""
+    """The blocks of all queries, document by document."""
     start = 0
     for length in lengths:
         for begin in range(start, start + length, BLOCK_QUERIES):
@@ -67,7 +67,7 @@ def _attend(
     query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float, window: int | None
 ) -> Tensor:
     heads, tokens, width = query.shape
-    # Laid out as the next layer reads it: [T, heads, d].
+    # In memory it is [T, heads, d], as the next layer reads it.
     output = query.new_empty(tokens, heads, width).transpose(0, 1)
     for block in blocks_of(lengths, window):
         seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
@@ -103,7 +103,7 @@ class _Differentiable(torch.autograd.Function):
                 weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
                 outer = gradient[group, ours].reshape(-1, width)
                 value_gradient[head, seen] += weights.to(value.dtype).T @ outer
-                # What reaches a score is its weight times how far its own gradient is from the mean of its row.
+                # A score's gradient is its weight times the distance of the weight's gradient from the row's mean.
                 away = (outer @ value[head, seen].T).float().sub_(shifts[group, ours].reshape(-1, 1))
                 inner = weights.mul_(away).mul_(scale).to(query.dtype)
                 query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
@@ -111,8 +111,8 @@ class _Differentiable(torch.autograd.Function):
         return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
 
 
-# One operator, so that recomputation can keep its result as that of any other attention. `torch.library.custom_op`
-# would do the same, and import torch's compiler at the first call, a second or two of every process.
+# One operator, so that recomputation can keep its result like that of any other attention. `torch.library.custom_op`
+# would do the same, but import torch's compiler at the first call, which costs every process a second or two.
 _LIBRARY = torch.library.Library("gemfleet", "DEF")
 _LIBRARY.define(
     "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window) -> Tensor"
@@ -122,7 +122,7 @@ _LIBRARY.impl("block_attention", _Differentiable.apply, "AutogradCPU")
 
 
 def _groups(heads: int, kv_heads: int) -> Iterator[tuple[int, slice]]:
-    """Each key head with the query heads that share it."""
+    """Each key head, with the query heads that share it."""
     share = heads // kv_heads
     return ((head, slice(head * share, (head + 1) * share)) for head in range(kv_heads))
 
@@ -135,5 +135,5 @@ def _weights(query: Tensor, key: Tensor, scale: float, block: Block) -> Tensor:
 
 
 def _later(queries: int, device: torch.device) -> Tensor:
-    """bool [queries, queries], True where the key comes after the query."""
+    """bool [queries, queries], True if the key comes after the query."""
     return torch.ones(queries, queries, dtype=torch.bool, device=device).triu_(1)

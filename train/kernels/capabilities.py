@@ -1,4 +1,4 @@
-"""The one place that chooses how a pass is computed, by what the device, torch and the configuration allow."""
+"""Chooses how a pass is computed, by what the device, torch and the configuration allow. No other place chooses."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Choices:
     """How the passes of a run are computed.
 
     attention: one kernel for all documents, or one SDPA call for each
-    elementwise: who computes norms and the MLP's gating where layers are not compiled
+    elementwise: who computes norms and the MLP's gating in layers that are not compiled
     activation_checkpointing: as configured
     """
 
@@ -67,7 +67,7 @@ class Choices:
 
     @property
     def compiler_recomputes(self) -> bool:
-        """Whether `selective` is the compiler's work: it knows what of its own code is cheap to run again."""
+        """Whether the compiler does the work of `selective`: it knows which of its code is cheap to run again."""
         return self.compile and self.activation_checkpointing == "selective"
 
 
@@ -89,7 +89,7 @@ def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Cho
 
 
 def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
-    """What this run uses where that much is offered."""
+    """What this run uses with these abilities."""
     compiled = _compile(config, able)
     return Choices(
         attention=best_attention(able, dtype),
@@ -100,15 +100,16 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choic
 
 
 def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """What computes attention over documents on this device."""
+    """The kernel that computes attention on this device."""
     return best_attention(abilities_of(device), dtype)
 
 
 def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
-    """torch's variable-length kernel is FlashAttention's: Ampere or newer, and 16-bit numbers.
+    """The fastest kernel for attention.
 
-    Flex attention has the same conditions here: in fp32, heads of 256 values do not fit into its blocks. A CPU that is
-    given bf16 multiplies it faster than torch's kernel makes use of, see `block_attention.py`.
+    torch's variable-length kernel is FlashAttention: it needs an Ampere GPU or newer, and 16-bit numbers. Flex
+    attention has the same conditions here, as heads of 256 fp32 values do not fit into its blocks. For bf16 on a CPU,
+    `block_attention.py` is faster than torch's kernel.
     """
     if able.capability is None and dtype == torch.bfloat16:
         return "blocks"
@@ -120,12 +121,12 @@ def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
 
 
 def _elementwise(able: Abilities, compiled: bool) -> Elementwise:
-    """The compiler fuses norms and gating by itself, so Liger's kernels serve the layers that it does not see."""
+    """Who computes norms and gating. The compiler fuses them itself, so Liger serves layers that are not compiled."""
     return "liger" if able.capability is not None and able.liger and able.triton and not compiled else "torch"
 
 
 def _compile(config: TrainConfig, able: Abilities) -> bool:
-    """`auto`: on CUDA, where compilers are found; not over a quantised or divided base (never tried together)."""
+    """Whether layers are compiled. `auto`: on CUDA with compilers, unless the base is quantised or divided."""
     if config.compile != "auto":
         return config.compile
     return able.capability is not None and config.hinders_compiling() is None and able.compiler and able.triton

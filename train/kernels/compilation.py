@@ -1,8 +1,8 @@
-"""Regional compilation: the decoder layer is compiled once for each kind (sliding, global) and shared by all layers.
+"""Regional compilation: each kind of decoder layer (sliding, global) is compiled once, and all layers of it share that.
 
-The number of tokens is a variable of the compiled code, so that passes are as long as their documents are. Attention is
-a part of the graphs where one kernel sees all documents, else it stays outside (`attention.py`). Nothing is compiled
-again after the first step and the first evaluation.
+The number of tokens is a variable of the compiled code, so passes need no padding. The variable-length kernel of
+attention is a part of the graphs; other kernels stay outside (`attention.py`). Nothing is compiled after the first step
+and the first evaluation.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from torch import nn
 
 from ..errors import UserError
 
-# Of what a compiled layer would keep for backward. In Gemma 3 of every size the results of matrix products and of
-# attention are 61 to 64%: with room for them, the compiler computes again nothing but what is cheap.
+# A share of what a compiled layer would keep for backward. In every Gemma 3, the results of matrix products and of
+# attention are 61 to 64% of it: with room for those, the compiler computes only cheap things again.
 SELECTIVE_BUDGET = 0.7
 
 
 def compile_layers(layers: nn.ModuleList, memory_budget: float = 1.0) -> None:
-    """Compile each layer's forward. It happens at the first pass; hooks of the modules stay outside.
+    """Has torch compile each layer's forward at the first pass. The modules' hooks stay outside.
 
-    memory_budget: the share of what the compiler would keep for backward that it may keep, the rest computed again.
+    memory_budget: the share of the results for backward that the compiler may keep; it computes the rest again
     """
     import torch._functorch.config as partitioner
     import torch.fx.experimental._config as shapes
 
     refuse_without_compiler(on_gpu=any(parameter.is_cuda for parameter in layers.parameters()))
-    # Else numbers that are equal in the first pass, such as its tokens and its longest document's, are taken for one.
+    # Else torch takes sizes that are equal in the first pass, as of all tokens and the longest document, for one size.
     shapes.use_duck_shape = False
     partitioner.activation_memory_budget = memory_budget
     for layer in layers:
@@ -41,7 +41,7 @@ def compile_layers(layers: nn.ModuleList, memory_budget: float = 1.0) -> None:
 
 
 def refuse_without_compiler(on_gpu: bool) -> None:
-    """UserError where what `torch.compile` generates cannot be built: C++, and on a GPU Triton's launchers too."""
+    """Raises UserError if this machine cannot build `torch.compile`'s code: C++, on a GPU Triton's launchers too."""
     missing, remedy = [], []
     if not has_compiler():
         missing.append("no C++ compiler that torch can use")
@@ -71,14 +71,14 @@ def has_compiler() -> bool:
 
 @cache
 def triton_builds() -> bool:
-    """Whether Triton is installed and can build its launchers here, which takes a C compiler and Python's headers.
+    """Whether Triton is installed and can build its launchers here, which needs a C compiler and Python's headers.
 
-    Triton itself finds out in the first kernel's launch, and fails.
+    Triton itself would fail only at the first kernel's launch.
     """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None or importlib.util.find_spec("triton") is None:
         return False
-    # As Triton asks: Debian's own scheme names a folder for local additions.
+    # The scheme that Triton uses. Debian's own scheme names a folder for local additions.
     scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     headers = sysconfig.get_paths(scheme=scheme)["include"]
     try:

@@ -1,8 +1,8 @@
-"""Packed attention by torch's flex attention, for GPUs where the installed torch has no variable-length kernel.
+"""Packed attention by torch's flex attention, for GPUs whose torch has no variable-length kernel.
 
-The mask is a rule (same document, not later, inside the window) from which torch derives the blocks of 128 by 128
-scores that need no look at all. It is made once for a pass and each kind of layer. Compiled on a GPU; on a CPU it is
-interpreted, all scores written out, which only tests do.
+The mask is a rule: same document, not later, inside the window. From it torch derives the blocks of 128 by 128 scores
+that it can skip. Each pass makes one mask for each kind of layer. On a GPU the kernel is compiled. On a CPU, which
+only tests use, it is interpreted and writes out all scores.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ BLOCK = 128
 
 
 class DocumentMasks:
-    """The block masks of one pass, by window; made when a layer first asks.
+    """The block masks of one pass, by window. The first layer that asks for a mask has it made.
 
-    document_of: int [T], the number of the document that each token belongs to.
+    document_of: int [T], the number of each token's document
     """
 
     def __init__(self, document_of: Tensor) -> None:
@@ -60,5 +60,5 @@ def flex(query: Tensor, key: Tensor, value: Tensor, masks: DocumentMasks, scalin
 def _kernel(compiled: bool) -> Any:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # Passes differ in length: the second one makes the kernel's length a variable, and nothing is compiled after it.
+    # Passes differ in length: the second pass makes the length a variable, and later passes compile nothing.
     return torch.compile(flex_attention) if compiled else flex_attention

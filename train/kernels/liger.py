@@ -1,7 +1,7 @@
-"""Liger Kernel's norms and GeGLU (Hsu et al. 2024, arXiv:2410.10989) in the place of transformers' own.
+"""Puts Liger Kernel's norms and GeGLU (Hsu et al. 2024, arXiv:2410.10989) in place of transformers'.
 
-Only these two: our own attention, loss and LoRA projections stay. A class is exchanged rather than a method of each
-module, as elsewhere here, and weights, names and everything saved stay as they are.
+Only these two: attention, loss and LoRA projections are our own. As elsewhere here, a module's class is replaced, not
+one of its methods. Weights, names and saved files do not change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ GEMMA_OFFSET = 1.0  # Gemma's norms multiply by 1 + weight
 
 
 def use_liger(model: nn.Module) -> int:
-    """Exchange every Gemma 3 norm and MLP below `model`; return how many modules there were."""
+    """Replaces the class of every Gemma 3 norm and MLP below `model`. Returns the number of modules."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3RMSNorm
 
     found = 0
@@ -49,7 +49,7 @@ def _norm_kind() -> Any:
 
 @cache
 def _mlp_kind(kind: Any) -> Any:
-    """kind: transformers' class, or the one of `shared_inputs.py` over it"""
+    """The class of an MLP with Liger's GeGLU. kind: transformers' class, or its subclass in `shared_inputs.py`"""
     return type("LigerMlp", (_LigerMlp, kind), {})
 
 

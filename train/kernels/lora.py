@@ -1,9 +1,9 @@
-"""LoRA projections as one autograd node for all that read the same input, over peft's own modules and parameters.
+"""LoRA projections that read the same input become one autograd node. Modules and parameters stay peft's.
 
-peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, with the input cast to the adapter's
-fp32. Here the adapter's product is added in place onto the base's output, everything runs in the input's dtype, and
-backward reuses the one saved input. Projections of one input (q, k and v; gate and up) share the product with their A
-matrices, stacked. Parameter names, initialisation, saving and merging stay peft's; only `forward` is replaced.
+peft computes `base(x) + B(A(dropout(x))) * scaling` as separate operations, and casts the input to the adapter's fp32.
+Here everything runs in the input's dtype, the adapter's product is added in place to the base's output, and backward
+reads the one saved input. Projections of one input (q, k and v; gate and up) share the product with their stacked A
+matrices. Only `forward` is replaced: names, initialisation, saving and merging are peft's.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from .quantization import Dequantise, dequantiser, is_quantised
 
 
 class Adapters(NamedTuple):
-    """Of projections that share their input, in the dtype of the computation.
+    """The adapters of projections that share their input, in the dtype of the computation.
 
-    down: [projections * r, in], their A matrices below one another; ups: [out, r] of each, B times the scaling
+    down: [projections * r, in], the stacked A matrices; ups: [out, r] for each projection, B times the scaling
     """
 
     down: Tensor
@@ -29,9 +29,9 @@ class Adapters(NamedTuple):
 
 
 def fuse_lora_projections(model: nn.Module) -> int:
-    """Replace the forward of every plain LoRA linear layer below `model`; return how many there were.
+    """Replaces the forward of every plain LoRA linear layer below `model`. Returns the number of layers.
 
-    A quantised base is dequantised for each product. Other layers, and LoRA variants, keep peft's own forward.
+    A quantised weight is dequantised for each product. Other layers, and variants of LoRA, keep peft's forward.
     """
     from peft.tuners.lora import LoraLayer
 
@@ -45,17 +45,17 @@ def fuse_lora_projections(model: nn.Module) -> int:
 
 
 def is_fused(module: nn.Module) -> bool:
-    """Whether `fuse_lora_projections` has taken this layer over."""
+    """Whether `fuse_lora_projections` has replaced this layer's forward."""
     return isinstance(module, _FusedForward)
 
 
 def has_dropout(layer: Any) -> bool:
-    """Whether the adapter's input differs from the layer's."""
+    """Whether dropout makes the adapter's input differ from the layer's."""
     return not isinstance(layer.lora_dropout["default"], nn.Identity)
 
 
 def project(x: Tensor, layers: Sequence[Any], adapters: Adapters) -> tuple[Tensor, ...]:
-    """All these layers of one x [..., in]; several only without dropout. Returns [..., out] of each."""
+    """The outputs [..., out] of all these layers for one x [..., in]. With dropout, it takes one layer only."""
     bases = [layer.base_layer for layer in layers]
     outputs: tuple[Tensor, ...] = _Projections.apply(
         x,
@@ -83,12 +83,12 @@ def _is_plain(module: Any) -> bool:
 
 @cache
 def _fused_kind(kind: Any) -> Any:
-    """peft's class of layer with our forward. A class, as compiled code is shared by instances of one class only."""
+    """A subclass of peft's layer with our forward. Layers share compiled code only if they share their class."""
     return type(f"Fused{kind.__name__}", (_FusedForward, kind), {})
 
 
 class _FusedForward:
-    copies: Adapters | None = None  # of this pass, see `adapter_copies.py`
+    copies: Adapters | None = None  # this pass's, see `adapter_copies.py`
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters or self.merged:
@@ -98,7 +98,7 @@ class _FusedForward:
 
 
 def _own_adapters(layer: Any, dtype: torch.dtype) -> Adapters:
-    """From the parameters as they are now: where they are gathered for this layer alone."""
+    """The adapters, cast from the parameters now. For parameters that are gathered for this layer only."""
     up = (layer.lora_B["default"].weight * layer.scaling["default"]).to(dtype)
     return Adapters(layer.lora_A["default"].weight.to(dtype), (up,))
 
@@ -108,8 +108,8 @@ class _Projections(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, adapter_input: Tensor | None, down: Tensor, *of_each: Any) -> tuple[Tensor, ...]:
         """x: [..., in]; adapter_input: x after dropout, None: x itself; down: [projections * r, in].
 
-        of_each: ups [out, r], frozen weights as stored, biases, and how to make weights dense, by kind.
-        A quantised weight is kept for backward as it is stored, and made dense again there.
+        of_each: all ups [out, r], then all frozen weights as stored, all biases, and all functions that make a weight
+        dense. Backward keeps a quantised weight as it is stored, and makes it dense again.
         """
         ups, weights, biases, dequantise = _quarters(of_each)
         rows = x.reshape(-1, x.shape[-1])
@@ -153,7 +153,7 @@ def _quarters(values: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 def _parts(inner: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What each projection's B multiplies: its columns of [T, projections * r]."""
+    """The input of each projection's B: its columns of [T, projections * r]."""
     return (inner,) if len(ups) == 1 else inner.split(ups[0].shape[1], 1)
 
 

@@ -1,9 +1,9 @@
-"""Cross-entropy at supervised positions only, in chunks, its gradient computed in the forward pass.
+"""Cross-entropy at supervised positions only, in chunks. The forward pass computes the gradient, too.
 
-Gemma 3's vocabulary has 262,144 entries: for the small models most of the work is the head, and full logits are most
-of the memory. Only positions that are scored pay for the head here; a chunk's logits live until its gradient with
-respect to the hidden states is known, and are never kept for backward. The head's weight is frozen and gets no
-gradient. The idea of computing the gradient in the forward pass is Liger Kernel's (Hsu et al. 2024, arXiv:2410.10989).
+Gemma 3's vocabulary has 262,144 entries: in small models the head is most of the work, and full logits are most of the
+memory. Here the head runs only at positions that are scored. A chunk's logits live until their gradient to the hidden
+states is known; backward keeps none. The head's weight is frozen and gets no gradient. Computing the gradient in the
+forward pass is Liger Kernel's idea (Hsu et al. 2024, arXiv:2410.10989).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ CHUNK_ROWS_CUDA = 2048
 
 
 class SupervisedCrossEntropy:
-    """Summed -log p(target) under a frozen head.
+    """The sum of -log p(target) under a frozen head.
 
-    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`. Two
-    buffers of one chunk's logits live as long as this object, so that passes do not fault hundreds of MiB in anew.
+    Two buffers of one chunk's logits live as long as this object, so a pass need not fault hundreds of MiB in again.
+
+    head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`
     """
 
     def __init__(self, head_weight: Tensor, softcap: float | None = None, chunk_rows: int | None = None) -> None:
@@ -31,9 +32,9 @@ class SupervisedCrossEntropy:
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """hidden: [N, hidden size] at the positions that predict a supervised token; targets: int64 [N].
+        """Returns an fp32 scalar, which backpropagates only into `hidden`.
 
-        Returns an fp32 scalar that backpropagates into `hidden` alone.
+        hidden: [N, hidden size] at the positions that predict a supervised token; targets: int64 [N]
         """
         if hidden.shape[0] == 0:
             return hidden.sum() * 0.0
@@ -43,7 +44,7 @@ class SupervisedCrossEntropy:
     def losses_and_gradient(
         self, hidden: Tensor, targets: Tensor, wants_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """The summed loss and, where wanted, its gradient with respect to `hidden`."""
+        """The summed loss and, if wanted, its gradient to `hidden`."""
         gradient = torch.empty_like(hidden) if wants_gradient else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], self.chunk_rows):

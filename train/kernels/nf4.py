@@ -1,9 +1,9 @@
-"""NF4 in blocks of 32 weights, where transformers asks bitsandbytes for 64, each block at the scale that suits it best.
+"""NF4 in blocks of 32 weights, each with the scale of the least error. transformers asks bitsandbytes for blocks of 64.
 
-A block has one scale, so smaller blocks round less coarsely: the untrained 270M's loss on the demonstration data was
-2.71 in place of 2.80 (2.38 in bf16). It costs an eighth of a bit a weight. bitsandbytes takes the largest magnitude for
-the scale, which spends the finest steps on one weight; a smaller one, to which that weight is clipped, often makes a
-smaller error in all. That costs nothing once the model is loaded, and brought 2.67 down to 2.59.
+A block has one scale, so smaller blocks round more finely: the untrained 270M's loss on the demonstration data is 2.71
+in place of 2.80 (bf16: 2.38). That costs an eighth of a bit per weight. bitsandbytes takes the largest magnitude as the
+scale, so one weight sets it. A smaller scale, to which that weight is clipped, often has a smaller error in all. That
+costs nothing after loading, and lowers a loss of 2.67 to 2.59.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 BLOCK_WEIGHTS = 32
 METHOD = "gemfleet_nf4"
-SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # that are tried, as shares of a block's largest magnitude
-WEIGHTS_AT_ONCE = 1 << 22  # bounds what the search holds besides
+SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's largest magnitude, which are tried as its scale
+WEIGHTS_AT_ONCE = 1 << 22  # limits the memory that the search takes
 
 
 @cache
 def register_nf4() -> str:
-    """Make the quantiser known to transformers, which applies it to each weight as it is read; returns its name."""
+    """Makes the quantiser known to transformers, which applies it to each weight it reads. Returns its name."""
     from transformers.integrations.bitsandbytes import Bnb4bitQuantize
     from transformers.quantizers.auto import register_quantizer
     from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
@@ -46,9 +46,10 @@ def register_nf4() -> str:
 
 @torch.no_grad()
 def clip_blocks(weight: Tensor) -> Tensor:
-    """`weight` with each block of `BLOCK_WEIGHTS` clipped to the scale at which NF4 makes the least squared error.
+    """`weight`, with each block of `BLOCK_WEIGHTS` clipped to the scale of NF4's least squared error.
 
-    Whoever takes the largest magnitude for the scale then finds that one. A weight that no blocks fit stays as it is.
+    A block's largest magnitude is then that scale, which bitsandbytes takes. A weight that is no multiple of a block
+    does not change.
     """
     if weight.numel() % BLOCK_WEIGHTS:
         return weight
@@ -57,7 +58,7 @@ def clip_blocks(weight: Tensor) -> Tensor:
 
 
 def _clipped(blocks: Tensor) -> Tensor:
-    """blocks: [n, BLOCK_WEIGHTS]."""
+    """Clips each block. blocks: [n, BLOCK_WEIGHTS]"""
     values = blocks.float()
     largest = values.abs().amax(1, keepdim=True)
     best, least = largest, torch.full_like(largest, torch.inf)
@@ -66,13 +67,13 @@ def _clipped(blocks: Tensor) -> Tensor:
         error = (rounded(values, scale) - values).square_().sum(1, keepdim=True)
         best = torch.where(error < least, scale, best)
         least = torch.minimum(error, least)
-    # Clipped in the weights' own precision, so that the scale found there is no larger than its clipped weights.
+    # Clipped in the weights' own precision, so that no clipped weight exceeds the scale that is read from them.
     limit = best.to(blocks.dtype)
     return torch.minimum(torch.maximum(blocks, -limit), limit)
 
 
 def rounded(values: Tensor, scale: Tensor) -> Tensor:
-    """fp32 `values` as NF4 has them at this scale; what lies beyond it becomes its outermost value."""
+    """fp32 `values` after rounding to NF4 at this scale. Values beyond it become its outermost value."""
     grid = _grid(values.device)
     nearest = torch.bucketize(values / scale.clamp_min(torch.finfo(torch.float32).tiny), (grid[1:] + grid[:-1]) / 2)
     return grid[nearest] * scale

@@ -1,4 +1,4 @@
-"""What a pass needs on the device, made of packed rows on the host, so that nothing has to wait for the device."""
+"""Makes a pass's inputs of packed rows on the host, so that nothing waits for the device."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .capabilities import AttentionKernel
 
 @dataclass(frozen=True)
 class PassInputs:
-    """tokens, positions: int64 [T]; predicting: int64 [N], the positions whose states are scored; targets: int64 [N]"""
+    """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]"""
 
     tokens: Tensor
     positions: Tensor
@@ -28,10 +28,10 @@ class PassInputs:
 
 
 def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel) -> PassInputs:
-    """Everything is counted out on the host: `nonzero` on a GPU would wait for all that was asked of it before."""
+    """The inputs of one pass. The host counts them out: `nonzero` on a GPU would wait for all its earlier work."""
     ids, supervised = rows.tokens.astype(np.int64), np.flatnonzero(rows.supervised)
     ends = np.concatenate([[0], np.cumsum(rows.document_lengths)]).astype(np.int32)
-    # The state at position t predicts the token at t + 1; a document's first token is never supervised.
+    # The state at position t predicts the token at t + 1. A document's first token is never supervised.
     arrays = (ids, positions_in(rows.document_lengths), supervised - 1, ids[supervised], ends)
     tokens, positions, predicting, targets, cu_seqlens = copy_to(device, arrays)
     packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel)
@@ -39,13 +39,13 @@ def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel)
 
 
 def positions_in(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
-    """0, 1, … for each document laid end to end, int64 [T]."""
+    """0, 1, … within each document, end to end. int64 [T]"""
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(starts, lengths)
 
 
 def copy_to(device: torch.device, arrays: Sequence[NDArray[np.int64] | NDArray[np.int32]]) -> list[Tensor]:
-    """On CUDA through pinned memory and a stream of its own, beside the pass that is being computed."""
+    """The arrays on a device. On CUDA they go through pinned memory on a stream of their own, beside a running pass."""
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     if device.type != "cuda":
         return [tensor.to(device) for tensor in tensors]

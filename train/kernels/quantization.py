@@ -1,10 +1,11 @@
-"""Frozen bases in 8 or 4 bits, stored by bitsandbytes; every product is taken with the dequantised weight.
+"""Frozen bases in 8 or 4 bits. bitsandbytes stores the weights; every product takes the dequantised weight.
 
-`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314) but for the projections that would lose
-most by it (`planning/mixed_bits.py`), which have 8 bits; `int8` has one scale an output row.
-bitsandbytes' own layers are not called: LLM.int8() rounds activations and passes them through fp16, which Gemma 3
-overflows, and the 4-bit layer repacks its weight for the CPU when it is evaluated, after which it cannot train. Here
-forward and backward use one and the same dense weight, made for the product and dropped again.
+`int4` is NF4 with double quantisation (Dettmers et al. 2023, arXiv:2305.14314). The projections that would lose most by
+it have 8 bits (`train/planning/mixed_bits.py`). `int8` has one scale for each output row.
+
+The forwards of bitsandbytes' layers are not called: LLM.int8() passes activations through fp16, which Gemma 3
+overflows, and the 4-bit layer repacks its weight for the CPU in evaluation and cannot train afterwards. Here forward
+and backward use the same dense weight, which is made for the product and dropped after it.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ Dequantise = Callable[[Tensor, torch.dtype], Tensor]
 def loading_options(
     quantization: Quantization, eight_bits: Sequence[str], dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """What `from_pretrained` is told so that weights are quantised one by one as they are read; {} for `none`.
+    """The arguments by which `from_pretrained` quantises each weight as it is read; {} for `none`.
 
-    eight_bits: projections that int4 leaves as they are, for `store_in_8_bits`
+    eight_bits: projections that int4 does not change, so that `store_in_8_bits` can
     """
     if quantization == "none":
         return {}
@@ -49,7 +50,7 @@ def loading_options(
 
 
 def store_in_8_bits(model: nn.Module, projections: Collection[str]) -> None:
-    """Replace the dense linear layers of these names by ones with one scale an output row, as `int8` has them."""
+    """Replaces the dense linear layers of these names by layers like `int8`'s, with one scale for each output row."""
     for path, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and path.rpartition(".")[2] in projections:
             model.set_submodule(path, _in_8_bits(layer))
@@ -70,7 +71,7 @@ def _in_8_bits(layer: nn.Linear) -> nn.Module:
 
 
 def dequantiser(layer: nn.Module) -> Dequantise | None:
-    """How the stored weight of a linear layer becomes a dense [out, in] one; None where it is dense already."""
+    """The function that makes a layer's stored weight dense, [out, in]; None if it is dense already."""
     if type(layer) is nn.Linear:
         return None
     weight: Any = layer.weight
@@ -78,7 +79,7 @@ def dequantiser(layer: nn.Module) -> Dequantise | None:
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether this is one of bitsandbytes' linear layers; does not import the library to find out."""
+    """Whether this is one of bitsandbytes' linear layers. Does not import the library."""
     return any(
         kind.__name__ in ("Linear4bit", "Linear8bitLt") and kind.__module__.startswith("bitsandbytes.")
         for kind in type(module).__mro__
@@ -86,7 +87,7 @@ def is_quantised(module: nn.Module) -> bool:
 
 
 def multiply_exactly(model: nn.Module) -> int:
-    """Replace the forward of every quantised layer by a product with its dequantised weight; returns how many."""
+    """Makes every quantised layer multiply with its dequantised weight. Returns the number of layers."""
     layers = [module for module in model.modules() if is_quantised(module)]
     for layer in layers:
         kind: Any = type(layer)

@@ -1,7 +1,7 @@
-"""Gemma 3's attention and MLP with the adapters of q, k and v, and of gate and up, computed together.
+"""Gemma 3's attention computes q, k and v together with their adapters, and its MLP gate and up.
 
-Only while copies of the adapters are at hand (`adapter_copies.py`) and nothing is cached; else transformers' own
-forward runs, over one projection after the other.
+That needs copies of the adapters (`adapter_copies.py`), and no cache. Else transformers' forward runs, which computes
+one projection after the other.
 """
 
 from __future__ import annotations
@@ -16,19 +16,21 @@ from .lora import Adapters, has_dropout, is_fused, project
 
 
 class SharedInput:
-    """A module some of whose projections read the same input."""
+    """A module with projections that read the same input."""
 
     names: tuple[str, ...] = ()
     copies: Adapters | None = None
 
     def projections(self) -> list[Any]:
-        """The projections that are computed together."""
+        """The projections that this module computes together."""
         return [getattr(self, name) for name in self.names]
 
 
 def share_inputs(model: nn.Module) -> int:
-    """Take over the attention and the MLP of each layer whose projections all have plain adapters without dropout;
-    return how many there were."""
+    """Changes each attention and MLP whose projections all have plain adapters without dropout.
+
+    Returns the number of modules that it changed.
+    """
     from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3MLP
 
     takers: dict[Any, Any] = {Gemma3Attention: _Attention, Gemma3MLP: _Mlp}
@@ -48,7 +50,7 @@ def _may_share(layer: nn.Module) -> bool:
 
 @cache
 def _kind(taker: Any, kind: Any) -> Any:
-    """A class, as compiled code is shared by instances of one class only."""
+    """A subclass of `kind` with the forward of `taker`. Modules share compiled code only if they share their class."""
     return type(f"Shared{kind.__name__}", (taker, kind), {})
 
 
@@ -95,6 +97,6 @@ class _Mlp(SharedInput):
         return output
 
     def gated(self: Any, gate: Tensor, up: Tensor) -> Tensor:
-        """[..., inner] of both."""
+        """The activated gate times up. [..., inner]"""
         product: Tensor = self.act_fn(gate) * up
         return product

@@ -1,4 +1,4 @@
-"""The devices of the ranks under `python -m train` and `torchrun`, and the strategy that suits them."""
+"""Finds the devices of the ranks under `python -m train` and `torchrun`, and settles the strategy for them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ log = logging.getLogger("gemfleet.train")
 def settle_here(
     config: TrainConfig, model_folder: Path, local_rank: int, ranks_on_node: int
 ) -> tuple[TrainConfig, Settled | None]:
-    """The configuration with nothing left open but the micro-batch, and the plan's choice; None where nothing was open.
-    The same on every rank. Collective."""
+    """The configuration with only the micro-batch open, and the plan's choice (None if nothing was open). Collective.
+
+    Every rank gets the same result.
+    """
     if not needs_devices(config):
         return config, None
     shape = shape_of_config(read_model_config(model_folder), config.model)
@@ -34,7 +36,7 @@ def settle_here(
 
 
 def rank_devices(config: TrainConfig, local_rank: int, ranks_on_node: int) -> RankDevices:
-    """What every rank has at least. Collective."""
+    """The devices that every rank has at least. Collective."""
     facts = current_device(local_rank)
     device = facts.device
     limit = usable_limit(device, config.batch.memory_limit_bytes, ranks_on_node)

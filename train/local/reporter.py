@@ -1,4 +1,4 @@
-"""A `Reporter` for ranks on one machine: checkpoints by rename, metrics as lines and TensorBoard events."""
+"""A `Reporter` for ranks on one machine: checkpoints by rename, records as lines and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ import torch.distributed as dist
 from ..config.home import open_as_umask_says
 from ..errors import UserError
 from ..interfaces import WriteCheckpoint
+from ..step.record import points
 
 
 class LocalReporter:
     """Writes `<folder>/checkpoints/checkpoint-<step>`, `<folder>/metrics.jsonl` and `<folder>/tensorboard`.
 
-    A checkpoint folder appears by one rename, so it is whole or absent. Raises UserError when the folder holds
-    checkpoints already and `resume` is false.
+    A checkpoint's folder appears by one rename, so it is whole or absent. Raises UserError if the folder already holds
+    checkpoints and `resume` is false.
     """
 
     def __init__(self, folder: Path, rank: int, resume: bool) -> None:
@@ -51,15 +52,13 @@ class LocalReporter:
         return self.folder / "checkpoints" / f"checkpoint-{step}"
 
     def progress(self, phase: str) -> None:
-        """Nothing watches a process that a person started by hand."""
+        """Does nothing: no watchdog watches a process that a person started."""
 
     def log_step(self, record: Mapping[str, Any]) -> None:
         self._metrics.write(json.dumps(dict(record)) + "\n")
         self._metrics.flush()
-        kind, step = record["kind"], record["step"]
-        for key in ("loss", "learning_rate", "grad_norm", "tokens_per_second", "eval_loss"):
-            if key in record:
-                self._board.add_scalar(f"{'eval' if kind == 'eval' else 'train'}/{key}", record[key], step)
+        for tag, value in points(record):
+            self._board.add_scalar(tag, value, record["step"])
         print(line_of(record), flush=True)
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
@@ -75,7 +74,7 @@ class LocalReporter:
             dist.barrier()
 
     def finish(self) -> None:
-        """Everything is written as it is logged."""
+        """Does nothing: each record is written when it is logged."""
 
     def latest_checkpoint(self, destination: Path) -> Path | None:
         steps = self._steps() if self._resume else []
@@ -90,7 +89,7 @@ class LocalReporter:
 
 
 def line_of(record: Mapping[str, Any]) -> str:
-    """One line a person reads: `step 12/40  epoch 0.30  loss 2.3105  lr 1.9e-04  812 tokens/s  1:02 left`."""
+    """A line for a person: `step 12/40  epoch 0.30  loss 2.3105  lr 1.9e-04  812 tokens/s  1:02 left`."""
     position = f"step {record['step']}/{record['total_steps']}  epoch {record['epoch']:.2f}"
     if record["kind"] == "eval":
         return f"{position}  evaluation loss {record['eval_loss']:.4f}"

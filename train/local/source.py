@@ -1,4 +1,4 @@
-"""The data of a run prepared and packed in this very process: what `python -m train` trains on."""
+"""Prepares and packs the data of a run in this process, for `python -m train`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK_ROWS = 1000
 
 
 class LocalBlockSource:
-    """A `BlockSource` over two token blocks in memory; packs each step when it is asked for."""
+    """A `BlockSource` over two token blocks in memory. It packs each step on demand."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LocalBlockSource:
         return pack_steps([evaluation], self._world_size, self._max_length).step(0, rank).rows
 
     def _epoch_order(self, epoch: int) -> Ints:
-        known, order = self._order  # one tuple, so that a prefetching thread never sees half of a change
+        known, order = self._order  # one tuple, so the prefetching thread sees no half of a change
         if known != epoch:
             order = epoch_order(len(self._train), self._seed, epoch)
             self._order = (epoch, order)
@@ -76,7 +76,7 @@ def prepare_local(
     progress: Progress | None = None,
     embedding_rows: int | None = None,
 ) -> tuple[LocalBlockSource, DataReport]:
-    """Read, tokenise and split the data of a run. UserError when no example is left to train on.
+    """Reads, tokenises and splits the data of a run. Raises UserError if no example is left to train on.
 
     embedding_rows: see `Encoder`
     """
@@ -111,9 +111,9 @@ def prepare_local(
 
 
 def eval_section(data: DataConfig) -> DataConfig:
-    """The data section that reads `data.eval` as if it were the training data, without a row limit.
+    """A data section that reads `data.eval` like training data, without a row limit.
 
-    A file is read whole: `split` is a choice among what lies together.
+    It reads a whole file: `split` chooses only among files that belong together.
     """
     if data.eval is None:
         raise UserError("train.data.eval is null, so there is no evaluation set to read")
@@ -122,7 +122,7 @@ def eval_section(data: DataConfig) -> DataConfig:
 
 
 def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
-    """The rows of a source in lists of at most `size`."""
+    """The rows of a source, in lists of at most `size`."""
     while chunk := list(islice(source.rows, size)):
         yield chunk
 
@@ -130,7 +130,7 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
 def _tokenise(
     data: DataConfig, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
 ) -> TokenBlock:
-    """One block of all usable rows, in the order read; counts the others in `report`."""
+    """One block of all usable rows, in their order. `report` counts the others."""
     source = open_rows(data.train, data.split, data.limit)
     report.note(source.note)
     encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None

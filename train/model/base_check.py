@@ -1,4 +1,4 @@
-"""A base model compared with its files before it is loaded: every weight there, in the right shape, as numbers."""
+"""Compares a base model with its files before it is loaded: each weight is there, in its shape, as plain numbers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from .multimodal import base_model_class
 from .resolve import read_model_config
 from .weight_files import FLOATS, StoredTensor, entry_file, refuse_pointer, stored_tensors
 
-# What a config.json could have transformers fetch, run or read instead of what lies in the folder.
-NOT_THE_FILES_TO_SAY = (
+# Keys of a config.json that make transformers fetch, run or read something else than the folder's files.
+IGNORED_KEYS = (
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "attn_implementation_internal"),
     *("experts_implementation", "_experts_implementation", "_experts_implementation_internal"),
     *("use_kernels", "kernel_config", "fusion_config", "distributed_config", "auto_map", "transformers_weights"),
 )
-NAMED = 3  # weights named in one sentence; the rest are counted
+NAMED = 3  # a sentence names so many weights and counts the rest
 
 
 def gemma_config(folder: Path) -> Any:
-    """transformers' configuration of a model folder, which says what to read and which attention to begin with.
+    """transformers' configuration of a model folder, without the `IGNORED_KEYS` of config.json.
 
-    UserError where config.json describes no Gemma 3.
+    Raises UserError if config.json describes no Gemma 3.
     """
     from transformers import Gemma3Config, Gemma3TextConfig
 
@@ -33,7 +33,7 @@ def gemma_config(folder: Path) -> Any:
     try:
         config = kind.from_dict(_without(content))
         config._attn_implementation = "sdpa"
-    except Exception as error:  # the library checks values in many ways
+    except Exception as error:  # the library raises many kinds for a wrong value
         raise UserError(
             f"the config.json of {folder} does not describe a Gemma 3 ({first_line(error)}); fetch the folder again"
         ) from error
@@ -42,16 +42,16 @@ def gemma_config(folder: Path) -> Any:
 
 
 def _without(section: dict[str, Any]) -> dict[str, Any]:
-    """A section of config.json, and those in it, without the keys that are not the files' to say."""
+    """A section of config.json without the `IGNORED_KEYS`, also in the sections below it."""
     return {
         key: _without(value) if isinstance(value, dict) else value
         for key, value in section.items()
-        if key not in NOT_THE_FILES_TO_SAY
+        if key not in IGNORED_KEYS
     }
 
 
 def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The base model of a folder with weights and buffers on the meta device."""
+    """The base model of a folder, with weights and buffers on the meta device."""
     config = gemma_config(folder)
     try:
         with torch.device("meta"):
@@ -64,7 +64,7 @@ def empty_model(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def check_base(folder: Path) -> Any:
-    """The empty model of a folder whose files hold every weight of it in its shape; else UserError."""
+    """The empty model of a folder. Raises UserError unless the files hold each of its weights in its shape."""
     stored = stored_tensors(folder)
     model = empty_model(folder)
     missing, wrong = [], []
@@ -92,13 +92,13 @@ QUANTISED = (
 
 
 def find_stored(stored: dict[str, StoredTensor], name: str) -> StoredTensor | None:
-    """A parameter's tensor, also under the older names of published multimodal checkpoints."""
+    """The stored tensor of a parameter. It may have the older name that published multimodal checkpoints use."""
     older = name.replace("model.language_model.", "language_model.model.", 1)
     return stored.get(name) or stored.get(older) or stored.get(f"language_model.{name}")
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a model folder. UserError where no installed package reads what is there."""
+    """The tokenizer of a model folder. Raises UserError if no installed package can read its files."""
     from transformers import AutoTokenizer
 
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
@@ -106,7 +106,7 @@ def load_tokenizer(folder: Path) -> Any:
             refuse_pointer(folder / name)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the library raises many kinds for a damaged file or a package that is missing
+    except Exception as error:  # the library raises many kinds for a damaged file or a missing package
         raise UserError(
             f"the tokenizer of the model folder {folder} cannot be loaded ({first_line(error)}); "
             "save it beside the model as tokenizer.json with tokenizer_config.json"

@@ -1,4 +1,4 @@
-"""Gemma 3 for text training: load a text-only or multimodal checkpoint, attach LoRA, run one pass."""
+"""Gemma 3 for training on text: loads a text-only or multimodal checkpoint, attaches LoRA, runs a pass."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ from .multimodal import base_model_class
 
 log = logging.getLogger("gemfleet.train")
 
-LEAST_TOKENS = 2  # of a pass: compiled layers serve every length but 1 with the same code
+LEAST_TOKENS = 2  # in a pass: compiled layers have the same code for every length but 1
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass
 class TrainableModel:
-    """A Gemma 3 with adapters, reduced to what the step needs.
+    """A Gemma 3 with adapters, as the step needs it.
 
     peft_model:    owns the adapters and saves them in PEFT's layout
     text_model:    the decoder below it (embedding, layers, final norm); returns hidden states
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
-    device:        where a pass runs, and where its tokens go
-    copies:        of the adapters, made for each pass; None where a strategy gathers them layer by layer
+    device:        the device that runs passes
+    copies:        of the adapters, made for each pass; None if a strategy gathers them layer by layer
     """
 
     peft_model: Any
@@ -61,28 +61,28 @@ class TrainableModel:
         return layers
 
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
-        """Trainable parameters by their name inside the peft model, in a fixed order."""
+        """The trainable parameters by their name in the peft model, in a fixed order."""
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
 
     def computed_tokens(self, rows: PackedRows) -> int:
-        """Tokens that go through the decoder for these rows: those there are, but no fewer than `LEAST_TOKENS`."""
+        """The number of tokens that the decoder computes for these rows: at least `LEAST_TOKENS`."""
         return max(LEAST_TOKENS, len(rows.tokens))
 
     def loss_sum(self, rows: PackedRows) -> Tensor:
-        """Summed cross-entropy over the supervised tokens of some packed rows (fp32 scalar, differentiable)."""
+        """The sum of cross-entropy over the rows' supervised tokens. An fp32 scalar, differentiable."""
         inputs = self.inputs_of(rows)
         return self.criterion(self.hidden_states(inputs).index_select(0, inputs.predicting), inputs.targets)
 
     def inputs_of(self, rows: PackedRows) -> PassInputs:
-        """Some packed rows on the device."""
+        """The inputs of a pass over these rows, on the device."""
         kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
         return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
-        """Final hidden states [T, hidden size]."""
+        """The final hidden states. [T, hidden size]"""
         if self.copies is not None:
             self.copies.refresh()
-        # The masks are given (as none) so that the model builds none: the attention function knows the documents.
+        # Given masks of None, the model builds none: the attention function knows the documents.
         output = self.text_model(
             input_ids=inputs.tokens.unsqueeze(0),
             position_ids=inputs.positions.unsqueeze(0),
@@ -95,7 +95,7 @@ class TrainableModel:
 
 
 def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
-    """The plain transformers model of a checked folder, frozen; of a multimodal one, the text part."""
+    """The plain transformers model of a checked folder, frozen. Of a multimodal model, it is the text part."""
     config = gemma_config(folder)
     eight_bits = eight_bit_projections(shape_of_config(config.to_dict(), folder.name)) if quantization == "int4" else ()
     options = loading_options(quantization, eight_bits, dtype, device)
@@ -117,10 +117,11 @@ def language_model_of(model: Any) -> Any:
 
 
 def lora_targets(model: Any, target_modules: str | list[str]) -> list[str]:
-    """Full names of the modules that get an adapter.
+    """The full names of the modules that get an adapter.
 
-    `all-linear` means the language model's projections: never the vision tower, and never `lm_head`, whose weight is
-    tied to the embedding and would be corrupted by a merge. A name that matches nothing, or `lm_head`, is an error.
+    `all-linear` means the language model's projections. The vision tower never gets one, nor does `lm_head`: its
+    weight is tied to the embedding, which a merge would corrupt. Raises UserError for `lm_head` and for a name that
+    matches no module.
     """
     prefix = _language_prefix(model)
     head = model.get_output_embeddings()
@@ -149,7 +150,7 @@ def _language_prefix(model: Any) -> str:
 
 
 def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> TrainableModel:
-    """Wrap `model` with seeded fp32 adapters (A random, B zero) and fuse their projections."""
+    """Wraps `model` with seeded fp32 adapters (A random, B zero) and fuses their projections."""
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
@@ -166,7 +167,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     )
     head_weight = model.lm_head.weight
     peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
-    # peft has put the folder there that the weights came from.
+    # peft has put the folder of the weights there.
     peft_model.peft_config["default"].base_model_name_or_path = base_name
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
@@ -186,7 +187,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
 
 
 def prepare_layers(model: TrainableModel, choices: Choices) -> None:
-    """Kernels and compilation, then recomputation around them; whatever shards the layers comes after this."""
+    """Applies kernels and compilation, then recomputation around them. A strategy may shard the layers only later."""
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
@@ -197,7 +198,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
 
 
 def _as_pattern(names: list[str]) -> str:
-    """One readable regular expression for full module names, as long lists bloat `adapter_config.json`."""
+    """A readable regular expression that matches these module names: the list would bloat `adapter_config.json`."""
     layered = re.compile(r"(?P<stack>.*\.layers)\.\d+\.(?P<leaf>.+)")
     stacks: dict[str, set[str]] = {}
     alone: list[str] = []

@@ -1,4 +1,4 @@
-"""Whether a model or data set that is named by a Hugging Face id is there, asked without fetching it."""
+"""Asks whether the model or data set of a Hugging Face id exists, without fetching it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANSWER_SECONDS = 10.0
 
 
 def cached_model(name: str) -> Path | None:
-    """The folder of a hub model that this machine has fetched already; None where it has not."""
+    """The folder of a hub model that this machine has fetched; None if it has not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -24,14 +24,14 @@ def cached_model(name: str) -> Path | None:
 
 
 def look_up_model(name: str) -> None:
-    """UserError where no model of that id is to be had."""
+    """Raises UserError if the hub has no model of that id that this user may read."""
     from huggingface_hub import HfApi
 
     _look_up(name, "train.model", "a folder", HfApi().model_info)
 
 
 def look_up_data(name: str) -> None:
-    """UserError where no data set of that id is to be had, nor was fetched before."""
+    """Raises UserError if this machine has not fetched the data set of that id, and the user may not read it."""
     from datasets import config
     from huggingface_hub import HfApi
 
@@ -48,7 +48,7 @@ def _look_up(name: str, field: str, what: str, ask: Callable[..., Any]) -> None:
         raise UserError(f"{field} {name!r} is gated; accept its terms on Hugging Face and set HF_TOKEN") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise UserError(f"{field} {name!r} is neither {what} here nor a Hugging Face id that exists") from error
-    except Exception as error:  # whatever a network makes of the libraries below
+    except Exception as error:  # a network causes many kinds in the libraries below
         raise UserError(
             f"{field} {name!r} is not {what} here, and Hugging Face cannot be reached; "
             "check the path, or the network of the head node"

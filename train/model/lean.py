@@ -1,6 +1,6 @@
-"""Loading a base model without ever holding all of it: a model of placeholders, and tensors read slice by slice.
+"""Loads a base model without holding all of it: a model of placeholders, and tensors that are read in slices.
 
-A strategy that shards first attaches adapters to the placeholders, shards them, and then reads its own slices only.
+A strategy that shards attaches adapters to the placeholders, shards them, and then reads only its own slices.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .weight_files import stored_tensors
 
 
 def placeholder_model(folder: Path, dtype: torch.dtype) -> Any:
-    """The base model of a checked folder, frozen, with real buffers and weights that take no memory.
+    """The base model of a checked folder, frozen, with real buffers, and with weights that take no memory.
 
-    Buffers such as the rotary frequencies are in no file, so they are computed here. A placeholder is one zero seen
-    through a stride of 0: unlike a meta tensor it has the CPU as its device, where peft then makes real adapters.
+    No file has the buffers, such as the rotary frequencies, so they are computed here. A placeholder is one zero with
+    a stride of 0. Its device is the CPU, not meta, so peft makes real adapters there.
     """
     from accelerate import init_empty_weights
 
@@ -30,12 +30,12 @@ def placeholder_model(folder: Path, dtype: torch.dtype) -> Any:
     with init_empty_weights(include_buffers=False):
         model = base_model_class(config)._from_config(config, dtype=dtype)
     replace_parameters(model, lambda p: torch.zeros((), dtype=p.dtype).expand(p.shape) if p.is_meta else None)
-    model.tie_weights()  # registering each weight anew has parted the head from the embedding
+    model.tie_weights()  # the replacement of each weight has separated the head from the embedding
     return model.requires_grad_(False)
 
 
 def placeholders_to_meta(model: nn.Module) -> None:
-    """Turn the placeholders of `model` into meta tensors, which is what sharding takes for "not loaded yet"."""
+    """Turns the placeholders of `model` into meta tensors, which mean "not loaded yet" to sharding."""
     replace_parameters(
         model, lambda p: torch.empty(p.shape, dtype=p.dtype, device="meta") if is_placeholder(p) else None
     )
@@ -46,7 +46,7 @@ def is_placeholder(tensor: Tensor) -> bool:
 
 
 def replace_parameters(model: nn.Module, choose: Callable[[Tensor], Tensor | None]) -> None:
-    """Replace each parameter for which `choose` returns a tensor; tied parameters stay tied."""
+    """Replaces each parameter for which `choose` returns a tensor. Tied parameters stay tied."""
     replaced: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module._parameters.items()):
@@ -61,10 +61,10 @@ def replace_parameters(model: nn.Module, choose: Callable[[Tensor], Tensor | Non
 
 
 class WeightFiles:
-    """The tensors of a checkpoint's safetensors files by parameter name, read a range of rows at a time.
+    """The tensors of a checkpoint's safetensors files by parameter name. A read takes a range of rows.
 
-    Files are memory-mapped and closed after each read, so that ranks of a node share one copy in the page cache and
-    no rank keeps pages that it has copied.
+    Each read maps the file into memory and closes it. So the ranks of a node share one copy in the page cache, and no
+    rank keeps pages that it has copied.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,7 +72,7 @@ class WeightFiles:
         self._stored = stored_tensors(folder)
 
     def rows(self, name: str, start: int, end: int) -> Tensor:
-        """Rows start..end of the parameter `name` of the base model, on the CPU in the file's dtype."""
+        """Rows start..end of the base model's parameter `name`, on the CPU, in the file's dtype."""
         from safetensors import safe_open
 
         stored = find_stored(self._stored, name)

@@ -1,7 +1,7 @@
-"""The base model with a LoRA adapter added into its weights, written as sharded safetensors.
+"""Adds a LoRA adapter to the base model's weights and writes the sum as sharded safetensors.
 
-W' = W + (alpha / r) * B A, computed in fp32 and rounded once to the base's dtype. One shard is in memory at a time, so
-the model need not fit. No model is built.
+W' = W + (alpha / r) * B A, computed in fp32 and rounded once to the base's dtype. Only one shard is in memory at a
+time, so the model need not fit. No model is built.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ def merge_adapter(
     progress: Progress | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> int:
-    """Write the merged model into `output` (made; tokenizer not included); returns the number of merged weights.
+    """Writes the merged model, without a tokenizer, into the folder `output`, which it makes.
 
-    UserError where a part of the adapter fits no weight of the base, or is of a kind that cannot be added.
+    Returns the number of merged weights. Raises UserError if a part of the adapter fits no weight of the base, or is
+    of a kind that cannot be merged.
     """
     updates = _read_adapter(adapter_folder)
     shards = _plan(list(stored_tensors(model_folder).values()), shard_bytes)
@@ -67,7 +68,7 @@ def merge_adapter(
 
 
 def _read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """(A [r, in], B [out, r], scaling) by the site of the projection."""
+    """(A [r, in], B [out, r], scaling) of each projection, by its `_site`."""
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     unlike = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
     if unlike or config["bias"] != "none":
@@ -88,12 +89,12 @@ def _read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
 
 
 def _site(name: str) -> str:
-    """A module's place, the same for every way in which checkpoints of text-only and multimodal models are nested."""
+    """A module's place, without the prefixes by which text-only and multimodal checkpoints differ."""
     return ".".join(part for part in name.split(".") if part not in ("model", "language_model"))
 
 
 def _plan(tensors: list[StoredTensor], shard_bytes: int) -> list[list[StoredTensor]]:
-    """Consecutive tensors in shards of at most `shard_bytes`, unless one alone is larger."""
+    """Consecutive tensors in shards of at most `shard_bytes`. A tensor that is larger has a shard of its own."""
     shards: list[list[StoredTensor]] = [[]]
     size = 0
     for tensor in tensors:

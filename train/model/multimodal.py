@@ -1,7 +1,7 @@
-"""Multimodal Gemma 3 checkpoints (4B, 12B, 27B), trained on text: the vision tower is never loaded.
+"""Multimodal Gemma 3 checkpoints (4B, 12B, 27B) for training on text. The vision tower is never loaded.
 
-The module tree keeps the names of `Gemma3ForConditionalGeneration`, so adapters trained here load onto that class.
-`token_type_ids`, which tell it where images are, are not needed: only the language model below it is called.
+Modules keep their names in `Gemma3ForConditionalGeneration`, so that class loads the trained adapters. Only the
+language model below it is called, which needs no `token_type_ids`: they tell where images are.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ VISION_MODULES = ("vision_tower", "multi_modal_projector")
 
 @cache
 def text_part_class() -> Any:
-    """`Gemma3ForConditionalGeneration` without the modules that only images pass through."""
+    """`Gemma3ForConditionalGeneration` without the modules that only images use."""
     from transformers import Gemma3ForConditionalGeneration
 
     class TextPartOfGemma3(Gemma3ForConditionalGeneration):
         _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = list(VISION_MODULES)
 
         def __init__(self, config: Any) -> None:
-            super().__init__(config)  # on the meta device when loading, so that nothing is allocated here
+            super().__init__(config)  # while loading it is on the meta device and allocates nothing
             for name in VISION_MODULES:
                 delattr(self.model, name)
 
         @classmethod
         def is_custom_code(cls) -> bool:
-            """False: older names of the checkpoint's weights are to be translated as for the library's own class."""
+            """False, so that the library translates older names of weights as it does for its own class."""
             return False
 
     return TextPartOfGemma3
 
 
 def base_model_class(config: Any) -> Any:
-    """The transformers class that trains a Gemma 3 configuration; of a multimodal one, its text part."""
+    """The transformers class to train for a Gemma 3 configuration. For a multimodal one, it is the text part."""
     from transformers import Gemma3ForCausalLM
 
     return text_part_class() if config.model_type == "gemma3" else Gemma3ForCausalLM

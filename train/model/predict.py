@@ -1,4 +1,4 @@
-"""Answers to the prompts of an evaluation set, generated greedily in batches by one process."""
+"""Answers the prompts of an evaluation set: one process generates greedily, in batches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .gemma import load_base_model
 
 @dataclass(frozen=True)
 class Question:
-    """Token ids of one example, split where the answer begins; `<bos>` is part of the prompt, `<eos>` of neither."""
+    """The token ids of one example. `<bos>` is part of the prompt; `<eos>` is part of neither field."""
 
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
@@ -26,7 +26,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One line of predictions.jsonl."""
+    """A line of predictions.jsonl."""
 
     prompt: str
     reference: str
@@ -37,10 +37,10 @@ class Prediction:
 
 
 def questions(rows: PackedRows, tokenizer: Any, answer_after: str) -> list[Question]:
-    """Every document of some packed rows as a question, in their order.
+    """Each document of the packed rows as a question, in their order.
 
-    Where a part is not supervised, that is the prompt. A text that is supervised from its start is split after the last
-    `answer_after`, else in the middle. Documents that leave no answer are left out.
+    What comes before the last supervised part is the prompt. A text that is supervised from its start is split after
+    the last `answer_after`, or in the middle if it has none. Documents without an answer are left out.
     """
     found = []
     marker = tuple(tokenizer(answer_after, add_special_tokens=False)["input_ids"])
@@ -65,7 +65,7 @@ def _documents(rows: PackedRows) -> Iterator[tuple[tuple[int, ...], tuple[bool, 
 
 
 def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, marker: Sequence[int]) -> int:
-    """Index of the answer's first token, at least 1; `end` is where the last supervised stretch ends."""
+    """The index of the answer's first token, at least 1. end: where the last supervised part ends"""
     start = end
     while start > 0 and supervised[start - 1]:
         start -= 1
@@ -78,7 +78,7 @@ def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, m
 
 
 class Predictor:
-    """The base model with a trained adapter, or alone, on this process's device, ready to answer."""
+    """The base model, with a trained adapter or without one, on this process's device."""
 
     def __init__(
         self, model_folder: Path, adapter_folder: Path | None, config: TrainConfig, local_rank: int = 0
@@ -95,7 +95,7 @@ class Predictor:
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[Question], max_new_tokens: int) -> list[Prediction]:
-        """Greedy continuations of some prompts, padded on the left so that each goes on where it ends."""
+        """Greedy continuations of the prompts. They are padded on the left, so each continues at its end."""
         longest = max(len(question.prompt) for question in batch)
         pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         ids = torch.full((len(batch), longest), pad, device=self.device)

@@ -1,4 +1,4 @@
-"""From what a person calls the model to a checked folder of safetensors on this machine."""
+"""Finds the model that a person names: a checked folder of safetensors on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ HUB_FILES = ["*.json", "*.safetensors", "tokenizer.model", "*.jinja"]
 
 
 def resolve_model_folder(model: str) -> Path:
-    """`demo`, a local folder, or a Hugging Face id. Downloads or converts once; raises UserError with the remedy."""
+    """The folder of `demo`, of a local path, or of a Hugging Face id. The first call downloads or converts.
+
+    Raises UserError with the remedy.
+    """
     if model == "demo":
         from ..data.demo import demo_model_folder
 
@@ -27,7 +30,7 @@ def resolve_model_folder(model: str) -> Path:
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, or UserError naming what is wrong with it."""
+    """The content of the folder's config.json. Raises UserError, which says what is wrong with it."""
     path = folder / "config.json"
     if not folder.is_dir():
         raise UserError(
@@ -47,7 +50,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def check_model_folder(folder: Path) -> Path:
-    """A Gemma 3 with safetensors weights and a tokenizer; returns it resolved."""
+    """The resolved path of a folder. Raises UserError unless it holds a Gemma 3 in safetensors and its tokenizer."""
     kind = read_model_config(folder).get("model_type")
     if kind not in SUPPORTED:
         raise UserError(
@@ -69,7 +72,7 @@ def check_model_folder(folder: Path) -> Path:
 
 
 def _refuse_quantised(folder: Path) -> None:
-    """UserError for a base that other software has quantised: its bytes are no weights to train beside."""
+    """Raises UserError if other software has quantised the base: no adapter can be trained beside its bytes."""
     config = read_model_config(folder)
     for section in (config, *(config.get(key, {}) for key in SECTIONS)):
         settings = section.get("quantization_config") or section.get("compression_config")
@@ -82,21 +85,21 @@ def _refuse_quantised(folder: Path) -> None:
 
 
 def model_context(folder: Path) -> int | None:
-    """The longest sequence the model of a folder was made for, in tokens; None where its config does not say."""
+    """The longest sequence in tokens that a folder's model is made for; None if its config does not say."""
     config = read_model_config(folder)
     length = config.get("text_config", config).get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
 
 def embedding_rows(folder: Path) -> int | None:
-    """How many tokens the model of a folder has an embedding for; None where no config says."""
+    """The number of tokens that a folder's model has an embedding for; None if its config does not say."""
     config = read_model_config(folder) if (folder / "config.json").is_file() else {}
     rows = config.get("text_config", config).get("vocab_size")
     return rows if isinstance(rows, int) else None
 
 
 def check_context(folder: Path, max_length: int) -> None:
-    """Raise UserError where rows would be longer than the model's context."""
+    """Raises UserError if rows would be longer than the model's context."""
     context = model_context(folder)
     if context is not None and max_length > context:
         raise UserError(

@@ -1,6 +1,6 @@
-"""Which files of a model folder are its weights, and what they hold, from their headers alone.
+"""Finds the weight files of a model folder, and reads from their headers what they hold.
 
-The rule is one for every loader and for the merge: the files that the index names, else `model.safetensors`.
+All loaders and the merge follow one rule: the files that the index names, else `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..errors import UserError
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
-FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # bytes of an element, by safetensors' names
+FLOATS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8}  # bytes of an element, by safetensors' name of its type
 HEADER_LENGTH_BYTES = 8
 MOST_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """One tensor as it lies in a file: start and nbytes count from the file's first byte."""
+    """A tensor in a file. start: its first byte, counted from the file's; nbytes: its length in bytes"""
 
     name: str
     file: Path
@@ -36,12 +36,12 @@ class StoredTensor:
 
 
 def entry_file(folder: Path) -> str:
-    """The file that loading begins with: the index where there is one."""
+    """The file that loading begins with: the index, if there is one."""
     return INDEX_FILE if (folder / INDEX_FILE).exists() or (folder / INDEX_FILE).is_symlink() else SINGLE_FILE
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All weights of a model folder by name, in the order of their files. UserError names a file that is not whole."""
+    """All weights of a model folder by name, in the order of their files. UserError names a damaged file."""
     if entry_file(folder) == SINGLE_FILE:
         _refuse_lost_index(folder)
         return _read_header(folder / SINGLE_FILE)
@@ -56,13 +56,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 
 def weights_beside(folder: Path) -> list[str]:
-    """Names of weight files that are not read: left-overs, other formats, adapters."""
+    """The names of weight files that are not read: left-overs, other formats, adapters."""
     read = {tensor.file.name for tensor in stored_tensors(folder).values()}
     return sorted(p.name for p in folder.iterdir() if p.suffix in WEIGHT_SUFFIXES and p.name not in read)
 
 
 def beside_note(folder: Path) -> str:
-    """A sentence on the weights that lie beside those that are read; empty where there are none."""
+    """A sentence that names the weight files that are not read; empty if there are none."""
     names = weights_beside(folder)
     if not names:
         return ""
@@ -85,7 +85,7 @@ def _refuse_lost_index(folder: Path) -> None:
 
 
 def _read_index(path: Path) -> dict[str, str]:
-    """File name by tensor name."""
+    """The file's name of each tensor, by the tensor's name."""
     _see_that_it_is_here(path)
     try:
         owners = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
@@ -140,7 +140,7 @@ def _see_that_it_is_here(path: Path) -> None:
 
 
 def refuse_pointer(path: Path) -> None:
-    """UserError where a file of a model is what git-lfs leaves in its place."""
+    """Raises UserError if a model's file is only a pointer of git-lfs."""
     try:
         with path.open("rb") as file:
             first = file.read(len(LFS_POINTER))

@@ -1,7 +1,7 @@
-"""What a run needs of its devices, computed before anything is loaded: memory, speed, and the choice of a strategy.
+"""Computes what a run needs of its devices before anything is loaded: memory, speed, and the choice of a strategy.
 
-Pure functions of a model's shape, a workload and a device. Every byte count of the decoder was derived from the code
-that runs (transformers' Gemma 3, and `lora`, `attention` and `loss` of `train/kernels/`) and is tested against it.
+Pure functions of a model's shape, a workload and a device. Every byte count of the decoder is derived from the code
+that runs (transformers' Gemma 3, and `lora`, `attention` and `loss` of `train/kernels/`), and is tested against it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Bytes that a pass keeps for backward, derived operation by operation from the code that runs.
+"""The bytes that a pass keeps for backward, derived operation by operation from the code that runs.
 
-Notation of the comments: H hidden, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters,
-b bytes of a value in the dtype of the computation. Attention is packed and keeps no score matrices; on a CPU in bf16 it
-is `block_attention.py`'s, elsewhere on a CPU SDPA's.
+Notation: H hidden size, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters, b bytes of a
+value in the computation's dtype. Attention is packed and keeps no score matrices. On a CPU it is SDPA, or in bf16
+`train/kernels/block_attention.py`.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ INDEX = 8  # int64
 
 
 def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
-    """One decoder layer without checkpointing, in bytes a token."""
+    """Bytes per token of one decoder layer without checkpointing."""
     b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
     norms = 4 * (h * norm_input_bytes(work) + FP32)  # each keeps its input and one root mean square
     head_norms = (q + k) * norm_input_bytes(work) + (shape.heads + shape.kv_heads) * FP32
     attention = (q + 2 * k) * b + _attention_output(shape, work, device)
-    mlp = (2 if work.fused else 3) * shape.inner * b  # gate and up, and gate's activation, which Liger makes again
+    mlp = (2 if work.fused else 3) * shape.inner * b  # gate and up; also gate's activation, which Liger makes again
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
 def norm_input_bytes(work: Workload) -> int:
-    """Of a value that a norm keeps: transformers' norms compute in fp32, Liger's keep the input as it is."""
+    """Bytes of a value that a norm keeps: transformers' norms compute in fp32, Liger's keep the input unchanged."""
     return work.bytes_per_value if work.fused else FP32
 
 
 def kept_by_layer_compiled(shape: ModelShape, work: Workload) -> float:
-    """One compiled decoder layer on CUDA, in bytes a token: what the compiler of torch 2.14 keeps for backward.
+    """Bytes per token that torch 2.14's compiler keeps for backward of one decoder layer, on CUDA.
 
-    Inputs of the adapters as they multiply them, results of base products that norms and gating read again, queries,
-    keys and values as attention gets them; of the fp32 that norms compute in, one reciprocal root each.
+    It keeps the adapters' inputs, the base's products that norms and gating read again, attention's queries, keys and
+    values, and one fp32 reciprocal root for each norm.
     """
     b, h, q, k = work.bytes_per_value, shape.hidden, shape.queries, shape.keys
     targets = target_sides(shape, work.lora_targets)
@@ -48,19 +48,19 @@ def kept_by_layer_compiled(shape: ModelShape, work: Workload) -> float:
 
 
 def kept_by_layer_selective(shape: ModelShape, work: Workload, device: DeviceKind) -> float:
-    """`selective` keeps the layer's input, the results of matrix products, and attention's output, in bytes a token."""
+    """Bytes per token under `selective`: the layer's input, the results of matrix products, and attention's output."""
     b = work.bytes_per_value
     outputs = sum(outputs for _, outputs in projections(shape).values())
     return (shape.hidden + outputs) * b + _attention_output(shape, work, device) + _adapter_inner(shape, work)
 
 
 def kept_by_layer_full(shape: ModelShape, work: Workload) -> float:
-    """`full` keeps the layer's input alone, in bytes a token."""
+    """Bytes per token under `full`: only the layer's input."""
     return shape.hidden * work.bytes_per_value
 
 
 def _attention_output(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """Bytes a token of attention's output and, but in blocks, of one log-sum-exp a head."""
+    """Bytes per token of attention's output, and of one log-sum-exp a head, which block attention does not keep."""
     return shape.queries * work.bytes_per_value + (0 if _attends_in_blocks(work, device) else shape.heads * FP32)
 
 
@@ -69,9 +69,9 @@ def _attends_in_blocks(work: Workload, device: DeviceKind) -> bool:
 
 
 def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """Bytes of the visible-key masks that one sliding layer keeps where documents are longer than its window.
+    """Bytes of the masks that one sliding layer keeps if documents are longer than its window.
 
-    SDPA gets such a document in blocks of queries, and keeps each block's mask in the computation's dtype.
+    SDPA takes such a document in blocks of queries, and keeps each block's mask in the computation's dtype.
     """
     document, window = work.document, shape.window
     if document <= window or device == "cuda" or _attends_in_blocks(work, device):
@@ -84,45 +84,46 @@ def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int
 
 
 def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of weights that backward needs in another form: copies of the adapters, and norms in fp32."""
+    """Bytes of one layer's weights that backward needs in another dtype: the adapters' copies, and norms in fp32."""
     norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
     return adapter_copies_of_layer(shape, work) + norms
 
 
 def adapter_copies_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of the adapters in the computation's dtype (`adapter_copies.py`), made for each pass in fp32 too."""
+    """Bytes of one layer's adapter copies in the computation's dtype (`kernels/adapter_copies.py`); also in fp32."""
     sides = target_sides(shape, work.lora_targets).values()
     return work.lora_rank * sum(inputs + outputs for inputs, outputs in sides) * work.bytes_per_value
 
 
 def kept_outside_layers(shape: ModelShape, work: Workload) -> float:
-    """Bytes a token for final norm, loss, rotary tables and the tokens themselves."""
+    """Bytes per token of the final norm, the loss, the rotary tables and the tokens themselves."""
     b, h = work.bytes_per_value, shape.hidden
     final_norm = h * norm_input_bytes(work) + FP32
-    loss = work.supervised * (h * b + INDEX)  # the gradient to the hidden states, and where they come from
+    loss = work.supervised * (h * b + INDEX)  # the gradient to the hidden states, and their positions
     rotary = 2 * 2 * shape.head_dim * b  # cosine and sine for sliding and global layers
-    tokens = 2 * INDEX + 1  # tokens and positions as int64, and which are supervised
+    tokens = 2 * INDEX + 1  # tokens and positions in int64, and a bool: supervised
     return final_norm + loss + rotary + tokens
 
 
 def spared_by_frozen_input(shape: ModelShape, work: Workload) -> int:
-    """Bytes a token that the first layer's first norm does not keep, as the embedding needs no gradient."""
+    """Bytes per token that the first layer's first norm does not keep, because the embedding needs no gradient."""
     return shape.hidden * norm_input_bytes(work) + FP32
 
 
 def transient_of_layer(shape: ModelShape, work: Workload) -> float:
-    """Bytes a token that come and go at the peak, which is in the MLP of the layer that backward enters first.
+    """Bytes per token that exist only at the peak. The peak is in the MLP of the layer that backward enters first.
 
-    Gradients of the activation and of `up` exist beside what the forward kept; a layer of what was kept goes only then.
+    There the gradients of the activation and of `up` exist beside all that the forward kept. Backward frees the
+    layer's part only afterwards.
     """
     return 2 * shape.inner * work.bytes_per_value
 
 
 def _adapter_inputs(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """Inputs of the adapters, in bytes a token; q, k and v share theirs, and so do gate and up.
+    """Bytes per token of the adapters' inputs. q, k and v share one, and so do gate and up.
 
-    The input of o is attention's own output, but under SDPA, where documents are laid together again in a copy. With
-    dropout each adapter has an input of its own, and its mask besides (one byte a value on CUDA).
+    The input of o is attention's output; SDPA makes a copy of it, in which documents lie end to end. With dropout each
+    adapter has an input of its own, and its mask (one byte a value on CUDA).
     """
     b, targets = work.bytes_per_value, target_sides(shape, work.lora_targets)
     if work.lora_dropout > 0:
@@ -139,5 +140,5 @@ def _adapter_inputs(shape: ModelShape, work: Workload, device: DeviceKind) -> in
 
 
 def _adapter_inner(shape: ModelShape, work: Workload) -> int:
-    """x A^T of every adapter."""
+    """Bytes per token of x A^T, over all adapters of a layer."""
     return len(target_sides(shape, work.lora_targets)) * work.lora_rank * work.bytes_per_value

@@ -1,8 +1,7 @@
-"""What a configuration leaves open, settled by the plan on the devices that the ranks will have: `strategy`,
-`activation_checkpointing` and `reshard_after_forward`, each of them `auto`.
+"""Settles what a configuration leaves at `auto`: `strategy`, `activation_checkpointing`, `reshard_after_forward`.
 
-The choice is made before ranks train, again in each launch: a checkpoint resumes under any strategy, so a run that goes
-on elsewhere gets what fits there.
+The plan decides by the devices of the ranks, before they train and again in each launch. A checkpoint resumes under
+any strategy, so a run that goes on elsewhere gets what fits there.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ Changes = tuple[tuple[str, Any], ...]
 
 @dataclass(frozen=True)
 class RankDevices:
-    """What the ranks of a run have. memory_bytes: of one rank, the least of all; dtype: of the computation there.
+    """What the ranks of a run have. memory_bytes: the least that one rank has; dtype: of the computation
 
-    gpu: the driver's name of one of them, where ranks have GPUs and it is known
+    gpu: the driver's name of one GPU; empty for CPUs, or if it is not known
     """
 
     ranks: int
@@ -41,7 +40,7 @@ class RankDevices:
     def of(
         cls, ranks: int, limit_bytes: int, kind: DeviceKind, dtype: Literal["bf16", "fp32"], gpu: str = ""
     ) -> RankDevices:
-        """limit_bytes: what a rank may use in all; on a CPU that is to hold its process too."""
+        """limit_bytes: all that a rank may use; on a CPU that includes its process."""
         return cls(ranks, limit_bytes - (CPU_PROCESS if kind == "cpu" else 0), kind, dtype, gpu)
 
     @property
@@ -51,23 +50,23 @@ class RankDevices:
 
 @dataclass(frozen=True)
 class Option:
-    """One way to share the work. changes: fields of the `train` section and their values, for `model_copy`."""
+    """One way to share the work. changes: fields of the `train` section with their values, for `model_copy`"""
 
     choice: Choice
     changes: Changes
 
     @property
     def name(self) -> str:
-        """As people read it: `fsdp2, selective activation checkpointing`."""
+        """The name for people: `fsdp2, selective activation checkpointing`."""
         return str(self.choice.sharing)
 
 
 @dataclass(frozen=True)
 class Settled:
-    """config: with nothing left open but the micro-batch; sentence: what was chosen and why, for people; facts: the
-    same for the API.
+    """The plan's choice. config: only its micro-batch is still open
 
-    options: all that fit, the chosen one first; sharing, shape, devices: what the micro-batch is looked for with
+    sentence: what was chosen and why, for people; facts: the same for the API
+    options: all that fit, the chosen one first; sharing, shape, devices: what the search for a micro-batch needs
     """
 
     config: TrainConfig
@@ -80,28 +79,27 @@ class Settled:
 
 
 def is_open(config: TrainConfig) -> bool:
-    """Whether the configuration leaves something of the strategy, or activation checkpointing, to the plan."""
+    """Whether the configuration leaves the strategy, one of its options, or activation checkpointing to the plan."""
     gathered = config.strategy == "fsdp2" and config.fsdp2.reshard_after_forward == "auto"
     return "auto" in (config.strategy, config.activation_checkpointing) or gathered
 
 
 def needs_devices(config: TrainConfig) -> bool:
-    """Whether the configuration leaves anything open that depends on what the ranks' devices are."""
+    """Whether the configuration leaves anything open that depends on the ranks' devices."""
     return is_open(config) or not isinstance(config.batch.micro, int)
 
 
 def settled_blindly(config: TrainConfig) -> TrainConfig:
-    """The simplest choice for devices that say nothing of themselves: what they hold, only training or probes can
-    tell."""
+    """The simplest choice, for devices of unknown memory: only training or probes can tell what fits there."""
     found: dict[str, Any] = {"strategy": "ddp"} if config.strategy == "auto" else {}
     found |= {"activation_checkpointing": "off"} if config.activation_checkpointing == "auto" else {}
     return config.model_copy(update=found)
 
 
 def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> list[Option]:
-    """All ways to share the work that fit on these devices and that the configuration allows, the preferred one first.
+    """All ways to share the work that fit on these devices and that the configuration allows, the best one first.
 
-    Empty where nothing fits. What a person has set (activation checkpointing, reshard_after_forward) stays as it is.
+    Empty if nothing fits. A value that a person set (activation checkpointing, reshard_after_forward) does not change.
     """
     work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
@@ -110,7 +108,7 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
 
 
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
-    """Nothing is left open in what comes back. UserError where the strategy was open and none fits."""
+    """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits."""
     work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
@@ -132,13 +130,13 @@ def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices
 
 
 def _nothing_recomputed(config: TrainConfig, choice: Choice) -> str:
-    """A choice for less memory is told in its own reason."""
+    """The end of the sentence, if nothing is recomputed. Otherwise the choice's own reason says it."""
     settled_so = config.activation_checkpointing == "auto" and choice.sharing.checkpointing == "off"
     return "; activation checkpointing is off" if settled_so else ""
 
 
 def needs(config: TrainConfig, shape: ModelShape, ranks: int, kind: DeviceKind) -> str:
-    """What each way to share the work would take of one rank's device, for people; before any device is known."""
+    """What each way to share the work takes of one rank's device, in words, for a place that knows no device yet."""
     work = workload_of(config, "fp32" if config.precision == "fp32" else "bf16", kind)
     taken = [
         f"{sharing} {memory_per_rank(shape, work, sharing, ranks, kind).total / GIB:.2f}"
@@ -148,7 +146,7 @@ def needs(config: TrainConfig, shape: ModelShape, ranks: int, kind: DeviceKind) 
 
 
 def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options: Sequence[Option]) -> dict[str, Any]:
-    """What the API says of the choice. Memory in bytes, of one rank."""
+    """The choice for the API. Memory is that of one rank, in bytes."""
     sharing = choice.sharing
     return {
         "asked": config.strategy,
@@ -164,7 +162,7 @@ def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options:
 
 
 def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fleet: Fleet) -> list[Sharing]:
-    """The candidates of the plan that this configuration leaves open."""
+    """The plan's candidates that this configuration allows."""
     chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     if config.strategy == "auto":
         found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(config, sharing)]
@@ -175,7 +173,7 @@ def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fle
 
 
 def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing]) -> list[Sharing]:
-    """Of the strategy that is named, the least recomputation first."""
+    """The candidates of the strategy that the configuration names, with the least recomputation first."""
     if config.strategy == "fsdp2":
         return [Sharing("fsdp2", mode, kept) for mode in modes for kept in (False, True)]
     if config.strategy == "deepspeed":
@@ -185,13 +183,13 @@ def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing]) -> list[Sharin
 
 
 def _compiles_as_asked(config: TrainConfig, sharing: Sharing) -> bool:
-    """Whether layers can be compiled under this choice, where they are to be."""
+    """Whether this choice allows compiled layers, if the configuration asks for them."""
     chosen = config.model_copy(update={"strategy": sharing.name})
     return config.compile is not True or chosen.hinders_compiling() is None
 
 
 def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
-    """Every field that this choice decides: also over another choice's result."""
+    """Every field that this choice sets, so that it also replaces the result of another choice."""
     found: Changes = ()
     if config.strategy == "auto":
         found = (("strategy", sharing.name),)
@@ -204,10 +202,12 @@ def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
 
 
 def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: DeviceKind = "cuda") -> Workload:
-    """What a configuration says of one rank's work, with everything supervised: the worst case."""
+    """One rank's work by a configuration. All tokens are supervised: the worst case."""
     return Workload(
         length=config.data.max_length,
-        micro=config.batch.micro if isinstance(config.batch.micro, int) else 1,  # found after what fits with one row
+        micro=config.batch.micro
+        if isinstance(config.batch.micro, int)
+        else 1,  # the search begins with what fits with one row
         global_batch=config.batch.global_,
         lora_rank=config.lora.r,
         lora_targets=_targets(config.lora.target_modules),
@@ -220,11 +220,11 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
 
 
 def liger_is_installed() -> bool:
-    """Here, which stands for the ranks' nodes: the doctor says where their packages differ."""
+    """Whether this machine has Liger. It stands for the ranks' nodes: the doctor tells if packages differ."""
     return all(find_spec(package) is not None for package in ("liger_kernel", "triton"))
 
 
 def _targets(modules: Literal["all-linear"] | list[str]) -> Targets:
-    """Modules by names of another kind, such as full ones, count as all: more than they can be."""
-    known = projections(SIZES["270m"])  # named alike in every size
+    """The adapters' targets, as the plan counts them. Other names, such as full ones, count as all: the upper bound."""
+    known = projections(SIZES["270m"])  # every size has the same names
     return modules if isinstance(modules, list) and all(name in known for name in modules) else "all-linear"

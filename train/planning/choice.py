@@ -1,4 +1,4 @@
-"""Which strategy a run should use, and why, in a sentence."""
+"""Chooses a run's strategy, and says why in a sentence."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .memory import MemoryParts, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
 from .shapes import ModelShape
 
-MARGIN = 0.10  # of the device's memory that a plan leaves free
+MARGIN = 0.10  # the share of the device's memory that a plan leaves free
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Choice:
-    """sharing: what to use, or the one nearest to fitting where `fits` is False; reason: a sentence for people."""
+    """sharing: the choice, or the one nearest to fitting if `fits` is False; reason: a sentence for people"""
 
     sharing: Sharing
     memory: MemoryParts
@@ -31,10 +31,12 @@ def choose_strategy(
     device: DeviceKind = "cuda",
     checkpointing: Checkpointing | None = None,
 ) -> Choice:
-    """The first that fits of: ddp, then fsdp2; each with as little activation checkpointing as possible.
+    """The first that fits of ddp and fsdp2, each with as little activation checkpointing as possible.
 
-    ddp moves adapters alone, once a step; fsdp2 gathers the frozen base on every pass. So the base is divided only
-    where it must be. memory_bytes: of one rank's device. checkpointing: None leaves that choice to the plan.
+    ddp moves only adapters, once a step; fsdp2 gathers the frozen base in every pass. So the base is divided only if
+    it must be.
+
+    memory_bytes: of one rank's device; checkpointing: None leaves that choice to the plan
     """
     return choose_among(candidates(shape, work, fleet, checkpointing), shape, work, fleet, memory_bytes, device)
 
@@ -47,7 +49,7 @@ def choose_among(
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> Choice:
-    """The first of these that fits, or the one nearest to fitting."""
+    """The first of the sharings that fits, or the one nearest to fitting."""
     fitting = fitting_choices(sharings, shape, work, fleet, memory_bytes, device)
     if fitting:
         return fitting[0]
@@ -63,7 +65,7 @@ def fitting_choices(
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> list[Choice]:
-    """All of these that fit, in the given order."""
+    """All of the sharings that fit, in the given order."""
     tried = _tried(sharings, shape, work, fleet, device)
     return [
         Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
@@ -75,9 +77,10 @@ def fitting_choices(
 def candidates(
     shape: ModelShape, work: Workload, fleet: Fleet, checkpointing: Checkpointing | None = None
 ) -> list[Sharing]:
-    """In order of preference. A quantised base is only ever replicated; one rank has nobody to share with.
+    """The sharings to try, in order of preference.
 
-    fsdp2 gathers the head with the embedding, so it needs them to be one weight.
+    A quantised base is always whole on each rank, and so is the base of a single rank. fsdp2 gathers the head with the
+    embedding, so both must be one weight.
     """
     modes: Sequence[Checkpointing] = CHECKPOINTING if checkpointing is None else (checkpointing,)
     found = [Sharing("ddp", mode) for mode in modes]
@@ -87,7 +90,7 @@ def candidates(
 
 
 def all_sharings(work: Workload, fleet: Fleet, checkpointing: Checkpointing) -> list[Sharing]:
-    """Every strategy that this fleet and base allow, for a table."""
+    """Every strategy that this fleet and this base allow, for a table."""
     names: tuple[SharingName, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
     if fleet.ranks == 1 or work.quantization != "none":
         names = ("ddp",)
@@ -152,7 +155,7 @@ def _nothing_fits(
 
 
 def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]:
-    """Changes worth naming, the gentlest first."""
+    """Changes that a person could make, the smallest first."""
     single = replace(work, micro=1)
     found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
     if work.quantization != "int4":

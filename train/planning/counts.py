@@ -1,4 +1,4 @@
-"""Parameters, counted exactly from the shape."""
+"""Counts parameters exactly, from the shape."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Targets = Literal["all-linear"] | Sequence[str]
 
 
 def projections(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of each linear layer of one decoder layer, by its name."""
+    """(inputs, outputs) of each linear layer in one decoder layer, by its name."""
     hidden, inner, queries, keys = shape.hidden, shape.inner, shape.queries, shape.keys
     return {
         "q_proj": (hidden, queries),
@@ -26,17 +26,17 @@ def projections(shape: ModelShape) -> dict[str, tuple[int, int]]:
 
 
 def layer_linear(shape: ModelShape) -> int:
-    """Weights of the linear layers of one decoder layer."""
+    """Weights of the linear layers in one decoder layer."""
     return sum(inputs * outputs for inputs, outputs in projections(shape).values())
 
 
 def layer_parameters(shape: ModelShape) -> int:
-    """All weights of one decoder layer: projections, four norms of the hidden size, one each of queries and keys."""
+    """All weights of one decoder layer: projections, four norms of the hidden size, norms of queries and keys."""
     return layer_linear(shape) + 4 * shape.hidden + 2 * shape.head_dim
 
 
 def body_linear(shape: ModelShape) -> int:
-    """Linear weights of all decoder layers: what FLOPs are counted of, and what is quantised."""
+    """Linear weights of all decoder layers. FLOPs count them, and quantisation applies to them."""
     return shape.layers * layer_linear(shape)
 
 
@@ -45,13 +45,13 @@ def embedding(shape: ModelShape) -> int:
 
 
 def language_parameters(shape: ModelShape) -> int:
-    """The language model with its head, which is the embedding itself where it is tied."""
+    """All weights of the language model. A tied head is the embedding and counts once."""
     tables = embedding(shape) * (1 if shape.tied else 2)
     return tables + shape.layers * layer_parameters(shape) + shape.hidden
 
 
 def vision_parameters(shape: ModelShape) -> int:
-    """Vision tower and the projector onto the language model; 0 for text-only checkpoints."""
+    """Weights of the vision tower and its projector; 0 for text-only checkpoints."""
     if shape.vision is None:
         return 0
     return _tower(shape.vision) + shape.vision.hidden * shape.hidden + shape.vision.hidden
@@ -67,7 +67,7 @@ def _tower(vision: VisionShape) -> int:
 
 
 def target_sides(shape: ModelShape, targets: Targets) -> dict[str, tuple[int, int]]:
-    """(inputs, outputs) of the projections of one layer that get an adapter. Raises UserError for other modules."""
+    """(inputs, outputs) of each projection in one layer that gets an adapter. Raises UserError for other modules."""
     known = projections(shape)
     names = list(known) if targets == "all-linear" else list(targets)
     unknown = [name for name in names if name not in known]
@@ -80,7 +80,7 @@ def target_sides(shape: ModelShape, targets: Targets) -> dict[str, tuple[int, in
 
 
 def lora_layer(shape: ModelShape, rank: int, targets: Targets) -> int:
-    """Adapter parameters of one decoder layer: A is [rank, inputs], B is [outputs, rank]."""
+    """Adapter parameters of one decoder layer: each A is [rank, inputs], each B [outputs, rank]."""
     return rank * sum(inputs + outputs for inputs, outputs in target_sides(shape, targets).values())
 
 

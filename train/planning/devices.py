@@ -1,7 +1,7 @@
-"""GPUs by what a plan needs to know of them, from their makers' data sheets. No figure here was measured but one.
+"""The figures of GPUs that a plan needs, from their makers' data sheets. Only one figure is measured.
 
-Rates are dense bf16 tensor-core rates with fp32 accumulation. The rate that matrix products really reach is lower; it
-is known for the H200 alone (790 of 989 TFLOP/s), and the same share is assumed of all others.
+Rates are dense bf16 tensor-core rates with fp32 accumulation. Matrix products reach less. How much is known only for
+the H200 (790 of 989 TFLOP/s); the same share is assumed for all others.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ REACHED_SHARE = 790 / 989.4
 
 @dataclass(frozen=True)
 class Device:
-    """memory_bytes: of one device; tflops: peak of the sheet in bf16, or in fp32 where there is no bf16 (bf16 False).
+    """memory_bytes: of one device; tflops: the sheet's peak in bf16, or in fp32 for a GPU without bf16 (bf16 False)
 
-    reached_tflops: what large matrix products reach. bandwidth_gb_s: of the memory. link_gb_s: to the other GPUs of the
-    node, one direction: NVLink or Infinity Fabric, else PCIe.
+    reached_tflops: by large matrix products; bandwidth_gb_s: of the memory; link_gb_s: to the node's other GPUs, in
+    one direction: NVLink or Infinity Fabric, else PCIe
     """
 
     name: str
@@ -39,8 +39,8 @@ class Device:
 def _gpu(
     name: str, memory_gb: int, tflops: float, bandwidth: float, link: float, source: str, bf16: bool = True
 ) -> Device:
-    # Sheets of cards with GDDR memory mean GiB; those with HBM count in GB, of which a driver shows about as many GiB
-    # less 3 to 7%. The smaller reading is taken for all.
+    # Data sheets of GDDR cards mean GiB. Those of HBM cards mean GB; a driver shows that number in GiB, less 3 to 7%.
+    # The smaller reading is taken for all.
     return Device(name, "cuda", memory_gb * GB, tflops, tflops * REACHED_SHARE, bandwidth, link, bf16, source)
 
 
@@ -71,9 +71,9 @@ GPUS: dict[str, Device] = {
 
 
 def gpu_of_driver_name(name: str) -> Device | None:
-    """The data sheet of a GPU that its driver calls so, as in `NVIDIA H100 80GB HBM3`; None where none is sure.
+    """The data sheet of a GPU by its driver's name, as in `NVIDIA H100 80GB HBM3`; None if none is sure.
 
-    Whole words count: an A10G, a laptop's or an NVL card is not the card whose sheet is known.
+    Whole words must match: an A10G, a laptop's or an NVL card is another card than the one with the sheet.
     """
     words = re.findall(r"[a-z0-9]+", name.lower())
     known = {*words, *(first + second for first, second in pairwise(words))}
@@ -86,5 +86,5 @@ def gpu_of_driver_name(name: str) -> Device | None:
 
 
 def cpu_device(memory_bytes: int) -> Device:
-    """A host whose ranks compute on its cores. What it reaches depends on cores and flags, so no speed is foretold."""
+    """A host whose ranks compute on its cores. Its speed depends on cores and flags, so the plan expects none."""
     return Device("cpu", "cpu", memory_bytes, 0.0, 0.0, 0.0, 0.0, True, "this host")

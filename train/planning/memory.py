@@ -1,4 +1,4 @@
-"""Memory of one rank at its peak, part by part."""
+"""The memory of one rank at its peak, part by part."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from .shapes import ModelShape
 FP32 = 4
 MIB = 2**20
 
-CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # of train/kernels/loss.py
-DDP_BUCKET = 64 * MIB  # of train/strategies/ddp.py
+CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # as in train/kernels/loss.py
+DDP_BUCKET = 64 * MIB  # as in train/strategies/ddp.py
 ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
 
-# NF4 in blocks of 32 with an 8-bit scale each, and an fp32 scale for 256 of those (train/kernels/nf4.py).
+# NF4 in blocks of 32, with an 8-bit scale for each block and an fp32 scale for 256 blocks (train/kernels/nf4.py).
 INT4_BYTES = 0.5 + 1 / 32 + FP32 / (32 * 256)
 
-# Assumptions about CUDA, not measured here: context with cuBLAS and NCCL, and the caching allocator's slack.
+# Assumptions about CUDA, not measured: the context with cuBLAS and NCCL, and the caching allocator's slack.
 CUDA_RUNTIME = 800 * MIB
 CUDA_SLACK = 0.05
-# Measured on a CPU by `python -m benchmarks plan`: what libraries take once, and how much more of the heap stays
-# resident than is alive, as glibc keeps freed activations in pieces that the next ones do not fill.
+# Measured on a CPU by `gemfleet bench plan`: what libraries take once, and the share of the heap that stays resident
+# though it is free, because glibc keeps freed activations in pieces that the next ones do not fill.
 CPU_RUNTIME = 48 * MIB
 CPU_SLACK = 0.25
-CPU_PROCESS = 400 * MIB  # a process that has imported everything; predictions are of what comes on top
+CPU_PROCESS = 400 * MIB  # a process that has imported everything; predictions do not include it
 
 
 @dataclass(frozen=True)
 class MemoryParts:
-    """Bytes. gathered: weights of other ranks held for a while; communication: buffers of collectives.
+    """Bytes by purpose. gathered: weights of other ranks, held for a while; communication: buffers of collectives
 
-    logits: the loss's two buffers of one chunk; transient: what backward adds on top of the activations at the peak.
-    runtime: libraries and the allocator's slack.
+    logits: the loss's two buffers of one chunk; transient: what backward adds to the activations at the peak
+    runtime: libraries and the allocator's slack
     """
 
     weights: int
@@ -66,7 +66,7 @@ class MemoryParts:
 def memory_per_rank(
     shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind = "cuda"
 ) -> MemoryParts:
-    """The peak of one rank, at the beginning of backward: all activations, and gradients of earlier passes."""
+    """The peak of one rank. It is at the beginning of backward: all activations, and gradients of earlier passes."""
     trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     weights = weight_bytes(shape, work)
     kept = activation_bytes(shape, work, sharing, device)
@@ -88,7 +88,7 @@ def memory_per_rank(
 
 
 def weight_bytes(shape: ModelShape, work: Workload) -> int:
-    """The whole frozen language model; a vision tower is not loaded. Only the linear layers may be quantised."""
+    """Bytes of the whole frozen language model, without a vision tower. Only linear layers may be quantised."""
     linear = body_linear(shape)
     others = language_parameters(shape) - linear
     return others * work.bytes_per_value + _linear_bytes(shape, work)
@@ -107,13 +107,13 @@ def _linear_bytes(shape: ModelShape, work: Workload) -> int:
 
 
 def optimizer_bytes(shape: ModelShape, work: Workload, sharing: Sharing) -> int:
-    """AdamW's two moments in fp32; DeepSpeed keeps an fp32 copy of the parameters besides, divided likewise."""
+    """Bytes of AdamW's two moments in fp32. DeepSpeed also keeps an fp32 copy of the parameters, divided like them."""
     copies = 3 if sharing.name.startswith("zero") else 2
     return lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32 * copies
 
 
 def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind) -> int:
-    """What one pass keeps for backward."""
+    """Bytes that one pass keeps for backward."""
     if sharing.checkpointing == "off":
         layers = _layers_kept_whole(shape, work, sharing, device, shape.layers, shape.sliding_layers)
         if not _is_compiled(work, sharing):
@@ -123,19 +123,21 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
     else:
         layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
     if sharing.checkpointing != "off" and not sharing.divides_weights:
-        layers += shape.layers * activations.adapter_copies_of_layer(shape, work)  # of the whole pass
+        layers += shape.layers * activations.adapter_copies_of_layer(shape, work)  # for the whole pass
     return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
 
 
 def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind) -> int:
-    """On top of the activations at the peak: gradients on their way, and what backward makes anew.
+    """Bytes that backward adds to the activations at the peak: gradients in use, and what it computes again.
 
-    Under checkpointing that is one layer's activations; with a quantised base, its largest weight in full.
+    Under checkpointing it computes one layer's activations again; of a quantised base, the largest weight.
     """
     extra = activations.transient_of_layer(shape, work) * work.tokens
     if sharing.checkpointing != "off":
         extra += _layers_kept_whole(shape, work, sharing, device, 1, min(1, shape.sliding_layers))
-    if sharing.checkpointing == "selective" and _is_compiled(work, sharing):  # what was kept serves, no second time
+    if sharing.checkpointing == "selective" and _is_compiled(
+        work, sharing
+    ):  # the kept results are used, none is made again
         extra -= activations.kept_by_layer_selective(shape, work, device) * work.tokens
     if work.quantization != "none":
         extra += max(inputs * outputs for inputs, outputs in projections(shape).values()) * work.bytes_per_value
@@ -158,19 +160,19 @@ def _layers_kept_whole(
 
 
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """One chunk of logits in the computation's dtype and one in fp32."""
+    """Bytes of one chunk of logits in the computation's dtype and one in fp32."""
     return CHUNK_ROWS[device] * shape.vocabulary * (work.bytes_per_value + FP32)
 
 
 def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> int:
-    """Weights that are gathered from other ranks and held beside this rank's share.
+    """Bytes of weights that are gathered from other ranks and held beside this rank's share.
 
-    fsdp2 holds the embedding from forward to backward and two layers (one in use, one on its way), or all layers where
-    they are kept gathered. ZeRO-3 holds the embedding while it is used, a layer, and what it prefetches.
+    fsdp2 holds the embedding from forward to backward, and two layers (one in use, one on its way), or all layers if
+    they stay gathered. ZeRO-3 holds the embedding while it is used, a layer, and what it prefetches.
 
-    On a CPU gloo copies what it gathers, this rank's share and the whole, and the heap keeps the room of the largest,
-    the embedding. ZeRO-3 gathers that twice, for the tokens and for the head, with activations in between that take
-    the first one's room.
+    On a CPU, gloo copies what it gathers: this rank's share and the whole. The heap keeps the room of the largest copy,
+    the embedding's. ZeRO-3 gathers it twice, for the tokens and for the head. Activations in between take the first
+    copy's room.
     """
     if ranks == 1 or not sharing.divides_weights:
         return 0
@@ -186,17 +188,17 @@ def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: i
 
 
 def communication_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> int:
-    """Buffers of the gradients' reduction; none for a single rank."""
+    """Bytes of the buffers in which gradients are reduced; 0 for a single rank."""
     if ranks == 1:
         return 0
     trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     if sharing.name == "ddp":
         return min(trained, DDP_BUCKET)
     if sharing.name == "fsdp2":
-        return trained  # gradients of earlier passes wait undivided for the step's one reduction
+        return trained  # gradients of earlier passes stay whole until the step's one reduction
     return min(trained, REDUCE_BUCKET_VALUES * FP32)
 
 
 def _share(size: int, ranks: int) -> int:
-    """One rank's part of what is divided, padded up."""
+    """One rank's part of `size`, rounded up."""
     return -(-size // ranks)

@@ -1,4 +1,4 @@
-"""What a plan is asked about: the work of one rank, how ranks share it, and how many there are."""
+"""The inputs of a plan: the work of one rank, how ranks share it, and how many ranks there are."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Workload:
     """One rank's work in a pass, and the examples of a step over all ranks.
 
     length:         tokens of a packed row; micro: rows in one pass
-    example_tokens: tokens of an example, as many as fill a row; None: one example is one row, the worst case
+    example_tokens: mean tokens of an example; None: one example fills a row, the worst case
     supervised:     share of tokens that the loss scores
     global_batch:   examples of one optimizer step, over all ranks
-    compiled:       whether layers are compiled where the base is whole on each rank; divided ones never are
-    fused:          whether Liger's kernels compute norms and gating where layers are not compiled
+    compiled:       whether layers are compiled if the base is whole on each rank; divided layers never are
+    fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
     """
 
     length: int = 1024
@@ -59,13 +59,13 @@ class Workload:
 
     @property
     def bytes_per_value(self) -> int:
-        """Of weights and activations in the dtype of the computation."""
+        """Bytes of a weight or activation in the computation's dtype."""
         return DTYPE_BYTES[self.dtype]
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """A strategy with its options. What each part of the state is divided by follows from the name.
+    """A strategy with its options. The name decides which parts of the state are divided.
 
     reshard: fsdp2 only; whether a layer's gathered weights are freed between forward and backward
     """
@@ -94,7 +94,7 @@ class Sharing:
 
 @dataclass(frozen=True)
 class Fleet:
-    """ranks: GPUs in all; ranks_per_node and network_gbit_s (of a node) decide what crosses the network."""
+    """ranks: GPUs in all; ranks_per_node and network_gbit_s (of a node) decide how much crosses the network"""
 
     ranks: int = 1
     ranks_per_node: int = 8

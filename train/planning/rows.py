@@ -1,4 +1,4 @@
-"""How many rows a pass should hold, where no probe measures it."""
+"""Plans the rows of a pass, for runs in which no probe measures them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .memory import memory_per_rank
 from .options import DeviceKind, Sharing, Workload
 from .shapes import ModelShape
 
-# Tokens in a pass beyond which its fixed cost hardly counts. On a CPU a pass of the 270M costs as much as some 60
-# tokens besides its own (measured, see docs/batch-finder.md). On CUDA it is the launch of several hundred kernels,
-# about 50 ms for the 1B without a GPU that computes; no speed was measured there.
+# With so many tokens in a pass, its fixed cost hardly counts. On a CPU, a pass of the 270M costs as much as some 60
+# tokens more (measured, see docs/batch-finder.md). On CUDA the cost is the launch of several hundred kernels: about
+# 50 ms for the 1B, measured without a GPU that computes.
 ENOUGH_TOKENS: dict[DeviceKind, int] = {"cpu": 1024, "cuda": 32768}
 
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """Rows of one pass, and why not more, as half a sentence."""
+    """Rows of one pass; reason: why not more, as half a sentence"""
 
     rows: int
     reason: str
@@ -32,9 +32,10 @@ def rows_by_plan(
     device: DeviceKind,
     most_rows: int,
 ) -> PlannedRows:
-    """A power of two: rows until a pass is long enough, holds all that a rank has in a step, or memory ends.
+    """A power of two. It grows until a pass is long enough, holds all rows of a rank's step, or memory ends.
 
-    most_rows: of a rank in a step. One row is the least, whether or not it fits; work.micro does not count.
+    most_rows: the most that a rank has in a step. The result is at least 1, also if that does not fit. `work.micro` has
+    no effect.
     """
     rows = 1
     while rows * work.length < ENOUGH_TOKENS[device] and rows < most_rows:

@@ -1,4 +1,4 @@
-"""The dimensions of a Gemma 3: the five published sizes, or whatever a `config.json` says."""
+"""The dimensions of a Gemma 3: the five published sizes, and those of any `config.json`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import UserError
 
 SLIDING = "sliding_attention"
-SLIDING_PATTERN = 6  # five sliding layers to one global, where a configuration names no layer types
-# What transformers takes for what a file leaves out, as those of the published multimodal models do.
+SLIDING_PATTERN = 6  # five sliding layers to one global, if a configuration names no layer types
+# transformers' defaults for keys that a file lacks, as the files of the published multimodal models do.
 LEFT_OUT = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
@@ -22,7 +22,7 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class VisionShape:
-    """The SigLIP tower of a multimodal checkpoint; its weights are frozen and unused in training on text."""
+    """The SigLIP tower of a multimodal checkpoint. Training on text does not use it."""
 
     layers: int = 27
     hidden: int = 1152
@@ -33,9 +33,9 @@ class VisionShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """inner: width of the MLP; window: tokens a sliding layer sees; sliding_layers: how many layers are of that kind.
+    """inner: width of the MLP; window: tokens that a sliding layer sees; sliding_layers: number of such layers
 
-    vision: None for text-only checkpoints. tied: whether the head is the embedding.
+    vision: None for text-only checkpoints; tied: whether the head is the embedding
     """
 
     name: str
@@ -53,12 +53,12 @@ class ModelShape:
 
     @property
     def queries(self) -> int:
-        """Width of all query heads together."""
+        """The width of all query heads together."""
         return self.heads * self.head_dim
 
     @property
     def keys(self) -> int:
-        """Width of all key heads together; the values' is the same."""
+        """The width of all key heads together. It is the values' width too."""
         return self.kv_heads * self.head_dim
 
 
@@ -76,7 +76,7 @@ def _published(
         head_dim=head_dim,
         window=window,
         sliding_layers=layers - layers // SLIDING_PATTERN,
-        vocabulary=262_208 if multimodal else 262_144,  # the multimodal ones have room for image tokens
+        vocabulary=262_208 if multimodal else 262_144,  # multimodal models have room for image tokens
         vision=VisionShape() if multimodal else None,
     )
 
@@ -95,7 +95,7 @@ SIZES: dict[str, ModelShape] = {
 
 
 def shape_of_config(config: Mapping[str, Any], name: str) -> ModelShape:
-    """The shape that a Gemma 3 `config.json` describes. Raises UserError naming a dimension that is missing."""
+    """The shape that a Gemma 3 `config.json` describes. Raises UserError, which names a missing dimension."""
     text = {**LEFT_OUT, **config.get("text_config", config)}
     try:
         layers = int(text["num_hidden_layers"])

@@ -1,7 +1,7 @@
-"""Tokens per second that a GPU could reach, and what is left of them after recomputation and communication.
+"""Tokens per second that a GPU can reach, and how many are left after recomputation and communication.
 
-The ceiling is arithmetic: the device's matrix rate over the FLOPs that LoRA needs a token. The expectation multiplies
-it by an assumed share that small kernels, norms and attention leave. No figure was measured with several GPUs.
+The ceiling is arithmetic: the device's matrix rate, divided by LoRA's FLOPs per token. The expectation is an assumed
+share of it, which small kernels, norms and attention leave. No figure is measured with several GPUs.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from .memory import MIB, weight_bytes
 from .options import Fleet, Sharing, Workload
 from .shapes import ModelShape
 
-# Shares of the ceiling that this project aims at, by the size of the decoder. Targets, not measurements.
+# Shares of the ceiling by the decoder's size. They are this project's targets, not measurements.
 EXPECTED_SHARES = ((3 * 10**9, 0.65), (5 * 10**8, 0.50), (0, 0.35))
-LATENCY_SECONDS = 50e-6  # of one collective
+LATENCY_SECONDS = 50e-6  # that one collective takes at least
 FP32 = 4
 BUCKET = 64 * MIB
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one rank, in non-pad tokens per second; seconds are of one optimizer step.
+    """The speed of one rank, in non-pad tokens per second. Seconds are those of one optimizer step.
 
-    ceiling:  nothing but the FLOPs of LoRA at the rate that matrix products reach
-    expected: with recomputation, communication that nothing hides, and ranks that wait for the last pass of others
-    mfu:      expected FLOPs over the device's peak on its data sheet, recomputation left out
+    ceiling:  only LoRA's FLOPs, at the rate that matrix products reach
+    expected: with recomputation, communication that the step waits for, and waits for the ranks with the last pass
+    mfu:      expected model FLOPs, divided by the peak of the device's data sheet
     """
 
     flops_per_token: float
@@ -44,19 +44,19 @@ class Speed:
 
 
 def mean_context(document: int, window: int | None) -> float:
-    """Tokens that a token sees on average, itself included, in a document under a causal window."""
+    """The mean number of tokens that a token sees, itself included, in a document under a causal window."""
     return visible_pairs(document, window) / document
 
 
 def attention_flops(shape: ModelShape, document: int) -> float:
-    """A of the formula below: forward FLOPs of scores and sums over all layers, a token."""
+    """A in the formula below: forward FLOPs per token of scores and sums in all layers."""
     full = shape.layers - shape.sliding_layers
     context = shape.sliding_layers * mean_context(document, shape.window) + full * mean_context(document, None)
     return 4 * shape.queries * context
 
 
 def lora_flops_per_token(shape: ModelShape, work: Workload) -> float:
-    """4 N_body + 4 E s + 6 N_lora + 3 A: frozen weights get no gradient; the head runs at scored positions only."""
+    """4 N_body + 4 E s + 6 N_lora + 3 A. Frozen weights get no gradient; the head runs only at scored positions."""
     return (
         4 * body_linear(shape)
         + 4 * embedding(shape) * work.supervised
@@ -66,7 +66,7 @@ def lora_flops_per_token(shape: ModelShape, work: Workload) -> float:
 
 
 def recomputed_flops_per_token(shape: ModelShape, work: Workload, sharing: Sharing) -> float:
-    """What activation checkpointing adds: `full` runs the layers once more; `selective` repeats no matrix product."""
+    """FLOPs that activation checkpointing adds: `full` runs the layers again; `selective` repeats no matrix product."""
     if sharing.checkpointing != "full":
         return 0.0
     adapters = 2 * lora_parameters(shape, work.lora_rank, work.lora_targets)
@@ -74,12 +74,12 @@ def recomputed_flops_per_token(shape: ModelShape, work: Workload, sharing: Shari
 
 
 def expected_share(shape: ModelShape) -> float:
-    """The share of the ceiling assumed for a decoder of this size."""
+    """The share of the ceiling that is assumed for a decoder of this size."""
     return next(share for parameters, share in EXPECTED_SHARES if body_linear(shape) >= parameters)
 
 
 def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> Speed:
-    """The expectation for each rank of a fleet. The device must have a rate, which a CPU has not."""
+    """The expectation for each rank of a fleet. The device must have a rate; a CPU has none."""
     flops = lora_flops_per_token(shape, work)
     rate = device.reached_tflops * 1e12
     extra = recomputed_flops_per_token(shape, work, sharing)
@@ -106,12 +106,12 @@ def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: 
 
 
 def reading_seconds(shape: ModelShape, work: Workload, device: Device) -> float:
-    """The least that a pass takes, however short its rows: weights are read in forward and again in backward."""
+    """The seconds that a pass takes at least, however short its rows: forward and backward each read all weights."""
     return 2 * weight_bytes(shape, work) / (device.bandwidth_gb_s * 1e9)
 
 
 def link_bytes_per_second(device: Device, fleet: Fleet) -> float:
-    """What a ring over all ranks carries: the link between GPUs of a node, or the node's network if slower."""
+    """Bytes per second of a ring over all ranks: the link between a node's GPUs, or its network if that is slower."""
     link = device.link_gb_s * 1e9
     return link if fleet.ranks <= fleet.ranks_per_node else min(link, fleet.network_gbit_s * 1e9 / 8)
 
@@ -125,10 +125,10 @@ def exposed_seconds(
     passes: int,
     compute_seconds: float,
 ) -> float:
-    """Communication that the step waits for.
+    """Seconds of communication that the step waits for.
 
-    Adapters' gradients are reduced once, after the last backward: always waited for. Gathers of divided weights run
-    beside the computation, and cost what they take longer than it.
+    It waits for the adapters' gradients, which are reduced once, after the last backward. Gathers of divided weights
+    run beside the computation, and cost only the time that they take longer.
     """
     if fleet.ranks == 1:
         return 0.0
@@ -137,7 +137,7 @@ def exposed_seconds(
 
 
 def reduce_seconds(shape: ModelShape, work: Workload, device: Device, fleet: Fleet) -> float:
-    """An all-reduce of the adapters' fp32 gradients, or a reduce-scatter and a gather, which move as much."""
+    """Seconds of an all-reduce of the adapters' fp32 gradients. A reduce-scatter and a gather move as much."""
     size = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     moved = 2 * size * (fleet.ranks - 1) / fleet.ranks
     return moved / link_bytes_per_second(device, fleet) + math.ceil(size / BUCKET) * LATENCY_SECONDS
@@ -146,7 +146,7 @@ def reduce_seconds(shape: ModelShape, work: Workload, device: Device, fleet: Fle
 def gather_seconds(
     shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet, passes: int
 ) -> float:
-    """All weights for each pass, twice where they are freed between forward and backward; once a step where kept."""
+    """Seconds of gathering all weights: twice a pass if they are freed after forward, once a step if they are kept."""
     if fleet.ranks == 1 or not sharing.divides_weights:
         return 0.0
     times = 2 * passes if sharing.name == "zero3" or sharing.reshard else 1

@@ -1,7 +1,7 @@
-"""Learning rate as a pure function of the step, so that a resumed run needs no scheduler state.
+"""The learning rate is a pure function of the step, so a resumed run needs no scheduler state.
 
-The shapes are those of transformers' `get_scheduler` (a test compares every step); warm-up is `ceil(ratio * steps)`
-long and one step ahead of transformers', whose first update would be at a learning rate of zero.
+The shapes are those of transformers' `get_scheduler` (a test compares every step). Warm-up lasts `ceil(ratio * steps)`
+steps. It is one step ahead of transformers', whose first update has a learning rate of zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def warmup_steps(optim: OptimConfig, total_steps: int) -> int:
 
 
 def learning_rate_at(step: int, total_steps: int, optim: OptimConfig) -> float:
-    """Learning rate of the optimizer step with index `step` (from 0) out of `total_steps`."""
+    """The learning rate of the optimizer step with index `step` (from 0), of `total_steps`."""
     warmup = warmup_steps(optim, total_steps)
     if step < warmup:
         return optim.learning_rate * (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""Ways of sharing the work between ranks, all behind `base.Strategy`."""
+"""The ways in which ranks share the work. Each fills the protocol `base.Strategy`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .ddp import DdpStrategy
 
 
 def build_strategy(config: TrainConfig) -> Strategy:
-    """The strategy a run asks for, not yet set up. The process group exists already, and `auto` is settled."""
+    """The strategy that a run asks for, before its `setup`. The process group exists, and `auto` is settled."""
     return STRATEGIES[config.strategy](config)
 
 
@@ -28,7 +28,7 @@ def _fsdp2(config: TrainConfig) -> Strategy:
 def _deepspeed(config: TrainConfig) -> Strategy:
     from .deepspeed import DeepSpeedStrategy
 
-    return DeepSpeedStrategy(config.optim, config.deepspeed.stage, engine_json(config))
+    return DeepSpeedStrategy(config.optim, config.deepspeed.stage, engine_json(config.deepspeed_settings()))
 
 
 STRATEGIES: dict[str, Callable[[TrainConfig], Strategy]] = {"ddp": _ddp, "fsdp2": _fsdp2, "deepspeed": _deepspeed}

@@ -1,4 +1,4 @@
-"""The contract between the loop and a way of sharing the work: one verb a phase, nothing else crosses it."""
+"""The contract between the loop and a way of sharing the work. It has one verb for each phase, and nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ StateDict = dict[str, Tensor]
 
 
 def by_parameter(optimizer: StateDict) -> dict[str, StateDict]:
-    """A gathered optimizer state, keys `<parameter name>.<field>`, as the fields of each parameter."""
+    """The fields of each parameter, from a gathered optimizer state with the keys `<parameter name>.<field>`."""
     states: dict[str, StateDict] = {}
     for key, value in optimizer.items():
         name, _, field = key.rpartition(".")
@@ -23,62 +23,64 @@ def by_parameter(optimizer: StateDict) -> dict[str, StateDict]:
 
 
 class Strategy(Protocol):
-    """How the ranks of a run hold the model and agree on its gradient.
+    """How the ranks of a run hold the model and sum its gradient.
 
-    Order of calls: `load_base`, `setup`; then in a step `passes`, for each pass forward and `backward`,
-    `reduce_gradients`, `clip`, `step`. An evaluation is `passes` and forwards.
+    Order of calls: `load_base`, `setup`; in each step `passes`, then a forward and `backward` for each pass, then
+    `reduce_gradients`, `clip`, `step`. An evaluation calls `passes` and runs forwards.
 
-    Gradients are summed over ranks, never averaged: the loss is divided by the whole step's supervised tokens already.
+    Gradients are summed over ranks, never averaged: the loss is already divided by the whole step's supervised tokens.
     """
 
     name: str
     world_size: int
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-        """The frozen base model of a checked folder, as far as this rank needs it before `setup`. Collective."""
+        """The frozen base model of a checked folder, or as much of it as this rank needs before `setup`. Collective."""
         ...
 
     def setup(self, model: TrainableModel) -> TrainableModel:
-        """Take the model over; afterwards all ranks hold equal adapters. Called once."""
+        """Takes the model over. Then all ranks hold equal adapters. Called once. Collective."""
         ...
 
     def passes(self, own: int) -> int:
-        """How many passes this rank runs in the coming step or evaluation, given how many its own rows make.
+        """The number of passes that this rank runs in the next step or evaluation. Its rows make `own`. Collective.
 
-        Ranks may have different numbers of rows, or none. Where parameters are gathered during a pass, all ranks have
-        to run equally many: the caller makes up the difference by passes over `EMPTY_PASS`, whose loss is zero.
-        Collective.
+        Ranks may have different numbers of rows, or none. If a strategy gathers parameters during a pass, all ranks
+        must run equally many. The caller then adds passes over `EMPTY_PASS`, whose loss is zero.
         """
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradient of this rank's share of the step's loss."""
+        """Adds the gradient of this pass's share of the step's loss (a scalar)."""
         ...
 
     def reduce_gradients(self) -> None:
-        """Sum the accumulated gradients over all ranks. Collective."""
+        """Sums the accumulated gradients over all ranks. Collective."""
         ...
 
     def clip(self, max_norm: float) -> float:
-        """Global gradient norm before clipping; scales the gradients down to `max_norm` unless it is 0. Collective."""
+        """Scales the gradients down to the global norm `max_norm`, unless that is 0. Collective.
+
+        Returns the norm before the scaling.
+        """
         ...
 
     def step(self, learning_rate: float) -> None:
-        """Update the adapters and clear their gradients."""
+        """Updates the adapters and clears their gradients."""
         ...
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
-        """Element-wise sum in fp64. Collective."""
+        """The element-wise sum over all ranks, in fp64. Collective."""
         ...
 
     def gather_adapter(self) -> StateDict:
-        """Full adapter tensors on the CPU, by the names of `TrainableModel.adapter_parameters`. Collective."""
+        """The whole adapter tensors on the CPU, by the names of `TrainableModel.adapter_parameters`. Collective."""
         ...
 
     def gather_optimizer(self) -> StateDict:
-        """Full optimizer state on the CPU, keys `<parameter name>.<field>`. Collective."""
+        """The whole optimizer state on the CPU, with the keys `<parameter name>.<field>`. Collective."""
         ...
 
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
-        """Load what the gather methods returned, written by any strategy on any number of ranks. Collective."""
+        """Loads what the gather methods of any strategy returned, on any number of ranks. Collective."""
         ...

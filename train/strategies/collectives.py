@@ -1,4 +1,4 @@
-"""Small agreements between ranks that every strategy needs."""
+"""Small collectives that every strategy needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Element-wise sum in fp64. `device`: where the process group communicates. Collective."""
+    """The element-wise sum over all ranks, in fp64. Collective. device: that of the process group"""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return values
     tensor = _sent(torch.tensor(values, dtype=torch.float64), device)
@@ -17,7 +17,7 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
 
 
 def sum_scalar(value: Tensor, device: torch.device) -> float:
-    """The sum of a scalar over all ranks in fp64. Collective; waits for the device once."""
+    """The sum of a scalar over all ranks, in fp64. Collective. Waits for the device once."""
     total = value.to(device, torch.float64)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
@@ -25,7 +25,7 @@ def sum_scalar(value: Tensor, device: torch.device) -> float:
 
 
 def most_over_ranks(value: int, device: torch.device) -> int:
-    """The largest of all ranks' values. Collective."""
+    """The largest value of all ranks. Collective."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return value
     tensor = _sent(torch.tensor(value, dtype=torch.int64), device)
@@ -34,5 +34,5 @@ def most_over_ranks(value: int, device: torch.device) -> int:
 
 
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device without waiting for it: what lies in pageable memory would be copied only when its turn comes."""
+    """The tensor on the device. Pinned memory lets the copy start without a wait for the device's earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,8 +1,8 @@
-"""Data parallelism for adapters: the frozen base on every rank, one all-reduce of the adapters' gradients a step.
+"""Data parallelism for adapters: every rank has the frozen base, and a step sums the adapters' gradients once.
 
-torch's DistributedDataParallel averages per micro-batch and expects every rank to run the same number of them. Here
-the loss is already divided by the supervised tokens of the whole global batch, so gradients are summed, once, at the
-step's end, and ranks may have different numbers of micro-batches, or none.
+torch's DistributedDataParallel averages over each micro-batch and wants equally many on all ranks. Here the loss is
+already divided by the supervised tokens of the whole global batch. So one all-reduce at the step's end sums the
+gradients, and ranks may have different numbers of micro-batches, or none.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class DdpStrategy:
         return model
 
     def passes(self, own: int) -> int:
-        return own  # a pass involves no other rank
+        return own  # a pass needs no other rank
 
     def backward(self, loss: Tensor) -> None:
-        """This pass's gradients are added to earlier ones all at once: one by one it would be hundreds of launches."""
+        """Adds this pass's gradients to earlier ones all at once; one by one it would take hundreds of launches."""
         parameters = list(self._parameters.values())
         before = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -96,14 +96,14 @@ class DdpStrategy:
         for name, parameter in self._parameters.items():
             parameter.data.copy_(adapter[name])
             if name in states:
-                # `step` too: the fused AdamW counts on the parameter's device.
+                # `step` too: the fused AdamW keeps its count on the parameter's device.
                 self._optimizer.state[parameter] = {
                     field: value.to(parameter.device, copy=True) for field, value in states[name].items()
                 }
 
 
 def build_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """torch's fused AdamW over fp32 adapters; the learning rate is set anew at each step."""
+    """torch's fused AdamW over fp32 adapters. Each step sets its learning rate."""
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
@@ -115,7 +115,7 @@ def build_optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torc
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """One update at this learning rate; gradients are freed."""
+    """Updates the parameters once at this learning rate, and frees their gradients."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
@@ -123,7 +123,7 @@ def optimizer_step(optimizer: torch.optim.Optimizer, learning_rate: float) -> No
 
 
 def _buckets(gradients: list[Tensor]) -> list[list[Tensor]]:
-    """Consecutive gradients in groups of about `BUCKET_BYTES`, so that a collective is neither tiny nor huge."""
+    """Consecutive gradients in groups of about `BUCKET_BYTES`, so no collective is tiny or huge."""
     groups: list[list[Tensor]] = [[]]
     size = 0
     for gradient in gradients:

@@ -1,7 +1,7 @@
-"""DeepSpeed's ZeRO: optimizer state, gradients and parameters divided among the ranks, by stage.
+"""DeepSpeed's ZeRO: by stage, the ranks divide the optimizer's state, the gradients and the parameters among them.
 
-The engine wraps the decoder alone, since the loop calls that and not the whole model. Its optimizer is torch's AdamW
-over the adapters. DeepSpeed averages gradients over ranks, ours are sums, so the loss is multiplied by their number.
+The engine wraps only the decoder, which is what the loop calls. Its optimizer is torch's AdamW over the adapters.
+DeepSpeed averages gradients over ranks. Ours are sums, so the loss is multiplied by the number of ranks.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from .zero_shards import fill_shares
 
 
 class DeepSpeedStrategy:
-    """`strategy: deepspeed`. Needs a process group, also for one rank.
+    """`strategy: deepspeed`. It needs a process group, also for one rank.
 
-    stage: 1, 2 or 3; engine_json: what `deepspeed.initialize` gets
+    stage: 1, 2 or 3; engine_json: the configuration for `deepspeed.initialize`
     """
 
     name = "deepspeed"
@@ -45,7 +45,7 @@ class DeepSpeedStrategy:
         self._backwards_left = 0
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-        """Under stage 3 placeholders: `setup` reads this rank's shares from the files."""
+        """The base; under stage 3 placeholders, whose shares `setup` reads from the files."""
         if self._stage < 3:
             return load_base_model(folder, dtype, device)
         self._files, self._device = WeightFiles(folder), device
@@ -82,10 +82,10 @@ class DeepSpeedStrategy:
         self._engine.backward(loss * self.world_size)
 
     def reduce_gradients(self) -> None:
-        """Done by the backward passes: in the last one under stage 1, in each under 2 and 3."""
+        """Does nothing: backward has reduced them, in the last pass under stage 1, in each pass under 2 and 3."""
 
     def clip(self, max_norm: float) -> float:
-        """The norm now; the engine scales the gradients by the same norm in its step."""
+        """Returns the norm. The engine's step scales the gradients by the same norm."""
         self._optimizer.clip_grad = max_norm
         if self._stage < 3:
             return float(self._optimizer.scaled_global_norm())
@@ -130,7 +130,7 @@ class DeepSpeedStrategy:
                 self._set(parameter, optimizer[f"{name}.{field}"], field)
 
     def _partitions(self) -> list[Tensor]:
-        """This rank's flat fp32 shares of the adapters, for which AdamW keeps its state."""
+        """This rank's flat fp32 shares of the adapters. AdamW keeps its state for them."""
         if self._stage < 3:
             return list(self._optimizer.single_partition_of_fp32_groups)
         return list(self._optimizer.fp32_partitioned_groups_flat)
@@ -139,7 +139,7 @@ class DeepSpeedStrategy:
         return [self._optimizer.optimizer.state.get(flat, {}) for flat in self._partitions()]
 
     def _create_states(self, optimizer: StateDict, fields: list[str]) -> None:
-        """AdamW makes its state in its first step; a resumed run needs it before."""
+        """Makes AdamW's state, which a resumed run needs before AdamW's first step would make it."""
         step = next(value for key, value in optimizer.items() if key.endswith(".step"))
         for flat in self._partitions():
             state = {field: torch.zeros_like(flat) for field in fields}
@@ -148,7 +148,7 @@ class DeepSpeedStrategy:
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def _set(self, parameter: Any, full: Tensor, field: str | None) -> None:
-        """Write the adapter itself (`field` None) or one field of its optimizer state, from the whole tensor."""
+        """Writes an adapter (`field` None), or one field of its optimizer state, from the whole tensor."""
         full = full.to(self._device)
         if self._stage == 3:
             _set_divided(parameter, full, field)
@@ -164,7 +164,7 @@ class DeepSpeedStrategy:
 
 
 def _set_divided(parameter: Any, full: Tensor, field: str | None) -> None:
-    """Write this rank's share of a parameter under stage 3. The last rank's share may be padded."""
+    """Writes this rank's share of a parameter under stage 3. The last rank's share may be padded."""
     from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
 
     size = parameter.ds_tensor.numel()
@@ -181,7 +181,7 @@ def _set_divided(parameter: Any, full: Tensor, field: str | None) -> None:
 
 
 class _GatheredHead(SupervisedCrossEntropy):
-    """The loss under stage 3: the head's weight is gathered for it, on ranks without anything to score too."""
+    """The loss under stage 3. It gathers the head's weight, also on ranks that have nothing to score."""
 
     def __init__(self, criterion: SupervisedCrossEntropy) -> None:
         super().__init__(criterion.head_weight, criterion.softcap, criterion.chunk_rows)
@@ -194,7 +194,7 @@ class _GatheredHead(SupervisedCrossEntropy):
 
 
 def _gather_with_their_projection(text_model: torch.nn.Module) -> None:
-    """A fused projection reads the weights of the modules below it, whose own forwards never run."""
+    """Has the weights below a fused projection gathered with it, since the forwards of their modules never run."""
     from deepspeed.runtime.zero import register_external_parameter
     from peft.tuners.lora import LoraLayer
 
@@ -205,7 +205,7 @@ def _gather_with_their_projection(text_model: torch.nn.Module) -> None:
 
 
 def _fields(optimizer: StateDict) -> list[str]:
-    """The fields of an AdamW state besides its count of steps."""
+    """The fields of an AdamW state, without its count of steps."""
     return sorted({key.rpartition(".")[2] for key in optimizer} - {"step"})
 
 
@@ -216,9 +216,9 @@ def _on_cpu(tensor: Tensor, like: Any) -> Tensor:
 
 @contextmanager
 def _quiet_deepspeed(device: torch.device) -> Iterator[Any]:
-    """DeepSpeed, imported and told where this rank computes, its messages below warnings left out.
+    """Imports DeepSpeed, tells it this rank's device, and hides its messages below warnings.
 
-    Its shared-memory collectives for CPUs would be compiled here and now; gloo does their work.
+    DeepSpeed would compile its own collectives for CPUs now; gloo takes their place.
     """
     import deepspeed
     from deepspeed.ops import __compatible_ops__
@@ -226,7 +226,7 @@ def _quiet_deepspeed(device: torch.device) -> Iterator[Any]:
     __compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     before = os.environ.get("LOCAL_RANK")
-    # It takes this variable for the index of the device, which differs where a rank sees its own GPU only.
+    # DeepSpeed takes this variable as the device's index, which is wrong if a rank sees only its own GPU.
     os.environ["LOCAL_RANK"] = str(device.index or 0)
     try:
         yield deepspeed

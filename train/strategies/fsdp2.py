@@ -1,9 +1,8 @@
-"""Fully sharded: every parameter, frozen ones too, lies divided among the ranks and is gathered when it is needed.
+"""Fully sharded: the ranks divide every parameter among them, frozen ones too, and gather each for use.
 
-torch's `fully_shard` groups each decoder layer, and the embedding with the final norm as the root group. The frozen
-base produces no gradients, so only the adapters' are reduce-scattered, once a step, in its last backward. The head is
-tied to the embedding: the root group stays gathered from the decoder's forward to its backward, and the loss runs in
-between.
+torch's `fully_shard` makes each decoder layer a group, and embedding and final norm the root group. The frozen base has
+no gradients, so only the adapters' are reduce-scattered, once a step, in its last backward. The head is tied to the
+embedding: the root group stays gathered from the decoder's forward to its backward, and the loss runs in between.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from .ddp import build_optimizer, optimizer_step
 
 
 class Fsdp2Strategy:
-    """`strategy: fsdp2`. Needs a process group, also for one rank."""
+    """`strategy: fsdp2`. It needs a process group, also for one rank."""
 
     name = "fsdp2"
 
@@ -42,7 +41,7 @@ class Fsdp2Strategy:
         self._backwards_left = 0
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
-        """Placeholders: `setup` reads this rank's shards from the files."""
+        """Placeholders, whose shards `setup` reads from the files."""
         self._files = WeightFiles(folder)
         self._device = device
         return placeholder_model(folder, dtype)
@@ -70,11 +69,11 @@ class Fsdp2Strategy:
         )
 
     def _shard(self, root: Any) -> FSDPModule:
-        """Divide each decoder layer, then what is left: embedding and final norm."""
+        """Shards each decoder layer, then the rest: embedding and final norm."""
         weight = root.embed_tokens.weight
         options: dict[str, Any] = {
             "mesh": self._mesh,
-            # Adapters are kept in fp32; they are gathered in the base's dtype, in which their products run.
+            # Adapters are stored in fp32. They are gathered in the base's dtype, which their products use.
             "mp_policy": MixedPrecisionPolicy(weight.dtype, torch.float32, cast_forward_inputs=False),
             "offload_policy": CPUOffloadPolicy(pin_memory=self._device.type == "cuda")
             if self._config.cpu_offload
@@ -89,7 +88,7 @@ class Fsdp2Strategy:
         return sharded
 
     def _fill(self, base: nn.Module, files: WeightFiles) -> None:
-        """Give each meta parameter of the decoder memory for this rank's rows, and read those."""
+        """Gives each meta parameter of the decoder memory for this rank's rows, and reads them."""
         home = torch.device("cpu") if self._config.cpu_offload else self._device
         root: Any = self._root
         missing = {name for name, p in base.named_parameters() if p.is_meta and isinstance(p, DTensor)}
@@ -110,7 +109,7 @@ class Fsdp2Strategy:
         loss.backward()
 
     def reduce_gradients(self) -> None:
-        """Done by the last backward."""
+        """Does nothing: the last backward has reduced them."""
 
     def clip(self, max_norm: float) -> float:
         gradients = [_local(p.grad) for p in self._parameters.values() if p.grad is not None]
@@ -138,12 +137,12 @@ class Fsdp2Strategy:
 
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
         for module in _groups(self._root):
-            module.reshard()  # an evaluation may have left gathered copies
+            module.reshard()  # an evaluation may leave gathered copies
         states = by_parameter(optimizer)
         for name, parameter in self._parameters.items():
             _local(parameter).copy_(adapter[name][self._rows(parameter.shape[0])])
             if name in states:
-                # `step` is one number, and the fused AdamW counts on the device of the shard.
+                # `step` is one number. The fused AdamW keeps it on the shard's device.
                 self._optimizer.state[parameter] = {
                     field: value.to(_local(parameter).device, copy=True)
                     if field == "step"
@@ -152,13 +151,13 @@ class Fsdp2Strategy:
                 }
 
     def _rows(self, count: int) -> slice:
-        """This rank's share of a tensor's rows: equal chunks, the last ones shorter or empty."""
+        """This rank's share of a tensor's rows. Chunks are equal, but the last ones may be shorter or empty."""
         chunk = -(-count // self.world_size)
         start = min(dist.get_rank() * chunk, count)
         return slice(start, min(start + chunk, count))
 
     def _divided(self, full: Tensor, like: DTensor) -> DTensor:
-        """This rank's rows of `full`, where those of `like` lie: on the host if they are offloaded.
+        """This rank's rows of `full`, on the device of `like`'s rows: the host, if they are offloaded.
 
         `DTensor.from_local` would move them to the mesh's device.
         """
@@ -168,14 +167,14 @@ class Fsdp2Strategy:
         return divided
 
     def _full(self, sharded: DTensor) -> Tensor:
-        """The whole tensor on the CPU. Collective, on the device of the process group."""
+        """The whole tensor, on the CPU. Collective, on the process group's device."""
         here: Any = sharded.detach().to(self._device)
         full: Tensor = here.full_tensor()
         return full.to("cpu", copy=True).contiguous()
 
 
 class _GatheredHead(SupervisedCrossEntropy):
-    """The loss with a head whose weight is whole only between the decoder's forward and its backward."""
+    """The loss. Its head's weight is whole only between the decoder's forward and its backward."""
 
     def __init__(self, head: Any, criterion: SupervisedCrossEntropy) -> None:
         super().__init__(criterion.head_weight, criterion.softcap, criterion.chunk_rows)

@@ -1,7 +1,7 @@
-"""ZeRO-3's shares of the base, read from the files one after the other: nobody ever holds a whole parameter.
+"""Reads ZeRO-3's shares of the base from the files, one after the other. No rank ever holds a whole parameter.
 
-DeepSpeed's own ways make each parameter whole on every rank and send it from rank 0. Here each rank reads its own range
-of each tensor. Ranks of a node share one copy of the files in the page cache.
+DeepSpeed itself makes each parameter whole on every rank, and sends it from rank 0. Here each rank reads its own range
+of each tensor. The ranks of a node share one copy of the files in the page cache.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ..model.lean import WeightFiles, is_placeholder
 
 
 def fill_shares(base: nn.Module, files: WeightFiles, device: torch.device, engine_json: dict[str, Any]) -> None:
-    """Turn the placeholders of `base` into ZeRO-3 parameters that hold this rank's share; its buffers go to `device`.
+    """Turns the placeholders of `base` into ZeRO-3 parameters with this rank's shares. Moves its buffers to `device`.
 
-    What is no placeholder (the adapters) is left to `deepspeed.initialize`. DeepSpeed is ready for this rank's device.
+    `deepspeed.initialize` divides the rest, the adapters. DeepSpeed must know this rank's device already.
     """
     from deepspeed.runtime.zero.partition_parameters import Init
 
@@ -33,11 +33,11 @@ def fill_shares(base: nn.Module, files: WeightFiles, device: torch.device, engin
 
 
 def _divide(init: Any, parameter: Any, name: str, files: WeightFiles) -> None:
-    """What `Init` does with a parameter, without ever having it whole: its share is there before it is divided."""
+    """Does what DeepSpeed's `Init` does, but the parameter is never whole: its share is there before the division."""
     from deepspeed.accelerator import get_accelerator
     from deepspeed.runtime.swap_tensor.partitioned_param_swapper import PartitionedParamStatus
 
-    # DeepSpeed gathers a parameter to the device that it was on, and placeholders are made on the CPU.
+    # DeepSpeed gathers a parameter on the device that it had before. A placeholder's is the CPU.
     parameter.data = torch.zeros((), dtype=parameter.dtype, device=init.local_device).expand(parameter.shape)
     init._convert_to_deepspeed_param(parameter)
     size = parameter.aligned_size() // init.dp_world_size
@@ -51,11 +51,11 @@ def _divide(init: Any, parameter: Any, name: str, files: WeightFiles) -> None:
     held: Any = share
     held.ds_numel, held.status, held.final_location = size, PartitionedParamStatus.AVAILABLE, None
     parameter.ds_tensor, parameter.ds_numel_aligned = held, parameter.aligned_size()
-    parameter.partition()  # a share is there, so that this only lets go of the placeholder
+    parameter.partition()  # since the share is there, this only frees the placeholder
 
 
 def flat_range(files: WeightFiles, name: str, shape: torch.Size, start: int, end: int) -> Tensor:
-    """Elements start..end of a parameter laid out flat, reading no more than the rows they lie in. May be empty."""
+    """Elements start..end of a flattened parameter; may be none. Reads only the rows that hold them."""
     if end <= start:
         return torch.empty(0)
     width = math.prod(shape[1:])

@@ -7,18 +7,22 @@ const [LETTER_PIXELS, MARK_PIXELS, ROW_PIXELS] = [7, 45, 19]; // of an entry of 
 const WHY_CHARACTERS = 44; // in a line of the reason why a chart is empty
 const drawn = new Set();
 export const COLORS = ["one", "two", "three", "four"];
+const SYMBOLS = ["circle", "diamond", "square", "cross"];
+const CHART_UNITS = { bytes: ["GiB", 2 ** 30] }; // what a chart is drawn in, and how much of the record's unit that is
 const MOST_IN_LEGEND = COLORS.length * DASHES.length; // more lines than that look alike; pointing at one names it
 
-/** A chart of one or more lines over steps. `lines`: [{name, color}]; add(index, step, value) puts a point, and
- * addRanks(step, values) one on the line of each rank, which is made when it is first heard of.
- * fromZero: whether the axis of values begins at zero. */
+/** A chart of figures over steps, which share a unit; `figures` are as the API describes them, `lines` are names.
+ * add(index, step, value) puts a point on a line, and addRanks(step, values) one on the line of each rank, which is made
+ * when it is first heard of. */
 export class Chart {
-  constructor(title, unit, lines, fromZero = true) {
-    this.rangemode = fromZero ? "tozero" : "normal";
+  constructor(title, figures, lines) {
+    const [{ chart, unit }] = figures;
+    this.figures = figures;
+    this.rangemode = chart.from_zero ? "tozero" : "normal";
     this.title = title;
-    this.unit = unit;
+    [this.unit, this.scale] = CHART_UNITS[unit] ?? [unit === "1" ? chart.title.toLowerCase() : unit, 1];
     this.why = "no points yet";
-    this.lines = lines.map((line) => ({ ...line, points: new Map() }));
+    this.lines = lines.map((name, index) => ({ name, color: COLORS[index], symbol: SYMBOLS[index], points: new Map() }));
     this.element = document.createElement("div");
     this.element.className = "chart";
     this.element.setAttribute("role", "img");
@@ -26,9 +30,18 @@ export class Chart {
     drawn.add(this);
   }
 
+  /** Put what a record has of this chart's figures: a line each. */
+  take(record) {
+    this.figures.forEach((figure, index) => {
+      if (figure.kind !== record.kind) return;
+      if (figure.per_rank) this.addRanks(record.step, record[figure.name]);
+      else this.add(index, record.step, record[figure.name]);
+    });
+  }
+
   add(index, step, value) {
     if (value === null || value === undefined) return;
-    this.lines[index].points.set(step, value); // a step trained again after a restart replaces its point
+    this.lines[index].points.set(step, value / this.scale); // a step trained again after a restart replaces its point
     this.timer ??= setTimeout(() => this.draw(), REDRAW_MILLISECONDS);
   }
 
@@ -85,6 +98,15 @@ export class Chart {
     document.getElementById("js-plotly-tester")?.setAttribute("aria-hidden", "true"); // plotly measures texts in it
     this.element.setAttribute("aria-label", `${this.title}: ${this.hasPoints() ? this.lines.map(spoken).join("; ") : this.why}`);
   }
+}
+
+/** One chart for each title among the figures, in their order. */
+export function chartsOf(figures) {
+  const drawnOnes = figures.filter((figure) => figure.chart);
+  return [...new Set(drawnOnes.map((figure) => figure.chart.title))].map((title) => {
+    const members = drawnOnes.filter((figure) => figure.chart.title === title);
+    return new Chart(title, members, members.filter((figure) => !figure.per_rank).map((figure) => figure.chart.line));
+  });
 }
 
 /** Forget the charts of the page before. */

@@ -4,31 +4,31 @@ import { follow, get } from "./api.js";
 import { Chart, COLORS } from "./charts.js";
 import { h, number, show, stateLabel, table } from "./dom.js";
 
-const SYMBOLS = ["circle", "square", "diamond", "cross"];
-
 export async function comparePage(signal, ids) {
   const chosen = ids.split(",").slice(0, COLORS.length);
-  const lines = chosen.map((name, index) => ({ name, color: COLORS[index], symbol: SYMBOLS[index] }));
-  const charts = {
-    loss: new Chart("Training loss", "loss", lines, false),
-    tokens_per_second: new Chart("Tokens per second", "tokens/s", lines),
-  };
+  const { data: figures } = await get("/api/v1/figures");
+  if (signal.aborted) return;
+  const charts = figures.filter((figure) => figure.chart?.compared)
+    .map((figure) => new Chart(`${figure.chart.title} (${figure.chart.line})`, [figure], chosen));
   const body = h("tbody");
   const heading = show("Compare runs",
-    ...Object.values(charts).map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)),
+    ...charts.map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)),
     h("section", { class: "card" }, h("h2", {}, "Now"),
       table("The newest figures", [["Run"], ["State"], ["Step"], ["Loss"], ["Evaluation loss"]], body)));
   heading.focus();
-  Object.values(charts).forEach((chart) => chart.draw());
+  charts.forEach((chart) => chart.draw());
   const runs = await Promise.all(chosen.map((id) => get(`/api/v1/runs/${encodeURIComponent(id)}`)));
   body.replaceChildren(...runs.map((run) => h("tr", {}, h("td", {}, h("a", { href: `#/runs/${run.id}` }, run.id)),
     h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
     h("td", {}, number(run.eval_loss, 4)))));
-  if (runs.every((run) => run.progress.step === 0)) Object.values(charts).forEach((chart) => chart.explain("None of these runs has done a step."));
+  if (runs.every((run) => run.progress.step === 0)) charts.forEach((chart) => chart.explain("None of these runs has done a step."));
   chosen.forEach((id, index) => {
     follow(`/api/v1/runs/${encodeURIComponent(id)}/events?metrics=true&points=2000`, signal, (kind, record) => {
-      if (kind !== "metric" || record.kind !== "step") return;
-      for (const [field, chart] of Object.entries(charts)) chart.add(index, record.step, record[field]);
+      if (kind !== "metric") return;
+      for (const chart of charts) {
+        const [figure] = chart.figures;
+        if (figure.kind === record.kind) chart.add(index, record.step, record[figure.name]);
+      }
     });
   });
 }

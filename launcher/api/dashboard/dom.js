@@ -74,3 +74,10 @@ export function size(bytes) {
 export function number(value, digits = 3) {
   return value === null || value === undefined ? "–" : value.toLocaleString(undefined, { maximumFractionDigits: digits });
 }
+
+/** A figure's value as its unit is read. */
+export function quantity(value, unit) {
+  if (unit === "bytes") return size(value);
+  if (unit === "s") return clock(value);
+  return number(value, unit.endsWith("/s") ? 0 : 4);
+}

@@ -1,8 +1,8 @@
 // A run's page: where it stands, its charts, ranks, events, log and checkpoints.
 
 import { download, follow, get, post } from "./api.js";
-import { Chart } from "./charts.js";
-import { announce, clock, h, moment, number, progressBar, replace, show, size, stateLabel, table } from "./dom.js";
+import { chartsOf } from "./charts.js";
+import { announce, clock, h, moment, number, progressBar, quantity, replace, show, size, stateLabel, table } from "./dom.js";
 
 const MOST_LINES = 500;
 const STATES = { queued: "queued", preflight: "being checked", staging: "sending the model to its nodes",
@@ -15,27 +15,23 @@ export async function runPage(signal, id) {
   const parts = { status: h("section", { class: "card", "aria-label": "State" }), ranks: h("tbody"),
     checkpoints: h("tbody"), events: h("ol", { class: "events", reversed: true, tabindex: "0" }),
     log: h("pre", { tabindex: "0", "aria-label": "Log" }) };
-  const charts = {
-    loss: new Chart("Loss", "loss", [{ name: "training", color: "one" }, { name: "evaluation", color: "two", symbol: "diamond" }], false),
-    learning_rate: new Chart("Learning rate", "learning rate", [{ name: "learning rate", color: "one" }]),
-    tokens_per_second: new Chart("Tokens per second", "tokens/s", [{ name: "all ranks", color: "one" }]),
-    memory: new Chart("Memory of each rank", "GiB", []), // where there is no GPU, of its process
-  };
   const card = (title, ...inner) => h("section", { class: "card" }, h("h2", {}, title), ...inner);
-  let run = await get(path);
+  let [run, { data: figures }] = await Promise.all([get(path), get("/api/v1/figures")]);
+  if (signal.aborted) return;
+  const charts = chartsOf(figures);
   const heading = show(id, parts.status,
-    h("div", { class: "grid" }, ...Object.values(charts).map((chart) => card(chart.title, chart.element))),
+    h("div", { class: "grid" }, ...charts.map((chart) => card(chart.title, chart.element))),
     h("div", { class: "grid" },
       card("Ranks", table("Each worker process", [["Rank"], ["Node"], ["Last heard of"]], parts.ranks)),
       card("Checkpoints", table("On the head, newest first", [["Step"], ["Size"], ["State"], ["Get"]], parts.checkpoints)),
       card("Events", parts.events), card("Log", parts.log)));
   heading.focus();
-  Object.values(charts).forEach((chart) => chart.draw());
+  charts.forEach((chart) => chart.draw());
 
   let problem = "";
   function showRun() {
-    for (const [name, chart] of Object.entries(charts)) chart.explain(whyEmpty(run, name));
-    replace(parts.status, ...statusOf(run, { stop, resume }, problem));
+    for (const chart of charts) chart.explain(whyEmpty(run, chart));
+    replace(parts.status, ...statusOf(run, figures, { stop, resume }, problem));
     parts.ranks.replaceChildren(...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
       h("td", {}, `${rank.address} (${rank.node.slice(0, 8)})`), h("td", {}, moment(rank.heartbeat_at)))));
   }
@@ -95,13 +91,7 @@ export async function runPage(signal, id) {
   await showCheckpoints();
   follow(`${path}/events?metrics=true&points=2000`, signal, (kind, body) => {
     if (kind === "metric") {
-      if (body.kind === "eval") charts.loss.add(1, body.step, body.eval_loss);
-      else {
-        charts.loss.add(0, body.step, body.loss);
-        charts.learning_rate.add(0, body.step, body.learning_rate);
-        charts.tokens_per_second.add(0, body.step, body.tokens_per_second);
-        charts.memory.addRanks(body.step, body.memory_bytes?.map((bytes) => bytes / 2 ** 30));
-      }
+      for (const chart of charts) chart.take(body);
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
       if (body.type === "checkpoint") showCheckpoints();
@@ -126,20 +116,29 @@ function endsRun(run, event) {
 /** Why a chart has no points: a sentence. */
 function whyEmpty(run, chart) {
   const done = run.progress.step > 0;
-  if (done && chart === "memory") return "The ranks of this run did not report their memory.";
+  if (done && chart.figures[0].per_rank) return "The ranks of this run did not report this figure.";
   if (done) return "The steps of this run have no such figure.";
   if (ENDED.has(run.status)) return `The run ended before its first step (${run.status}${run.reason ? `: ${run.reason}` : ""}).`;
   if (run.waiting_for) return `No step yet: ${run.waiting_for}.`;
   return `No step yet: the run is ${STATES[run.status] ?? run.status}.`;
 }
 
-function statusOf(run, act, problem) {
+/** Label and value of each figure that has a tile; of a run that has ended they are those of all steps. */
+function tilesOf(run, figures) {
+  const tiles = figures.filter((figure) => figure.tile);
+  const byUnit = [...Map.groupBy(tiles, (figure) => figure.unit).values()].flat(); // equal units stand side by side
+  return Object.fromEntries(byUnit.map((figure) => {
+    const of = ENDED.has(run.status) && figure.over_run ? ` (${figure.over_run})` : "";
+    return [figure.tile + of, quantity(run[figure.name] ?? run.throughput?.[figure.name], figure.unit)];
+  }));
+}
+
+function statusOf(run, figures, act, problem) {
   const { progress } = run;
-  const ended = ENDED.has(run.status); // its figures are those of all steps
+  const ended = ENDED.has(run.status);
   const facts = {
     Step: `${progress.step} of ${progress.total_steps}`, Epoch: `${number(progress.epoch, 2)} of ${number(progress.epochs, 2)}`,
-    "Time left": clock(progress.eta_seconds), [ended ? "Loss (mean)" : "Loss"]: number(run.loss, 4),
-    "Evaluation loss": number(run.eval_loss, 4), [ended ? "Tokens/s (median)" : "Tokens/s"]: number(run.throughput?.tokens_per_second, 0), Ranks: String(run.ranks.length),
+    "Time left": clock(progress.eta_seconds), ...tilesOf(run, figures), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
     Model: run.model ?? "–",

@@ -1,4 +1,4 @@
-"""Checkpoints of a run, and the download of one."""
+"""Routes that list the checkpoints of a run and download one."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def list_checkpoints(services: Needed, run_id: RunId, limit: Limit = 100) -> Lis
     },
 )
 def download(services: Needed, run_id: RunId, step: Step) -> StreamingResponse:
-    """Every file is compared with the manifest's sha256 before the first byte is sent; 409 when one is damaged."""
+    """Compares every file with the manifest's sha256 before it sends the first byte. 409 when a file is damaged."""
     run = services.run(run_id)
     found = [row for row in services.reader.checkpoints(run.id) if row["step"] == step]
     if not found:

@@ -1,4 +1,4 @@
-"""The cluster: its nodes and what is free on them, and the head node's own load."""
+"""The route of the cluster: its nodes, what is free on them, and the load of the head node."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["cluster"])
 
 @router.get("/cluster", summary="Nodes, GPUs, memory, utilisation")
 def get_cluster(services: Needed) -> ClusterStatus:
-    """The nodes are known to an API that lives inside the cluster; `gemfleet serve` knows the head alone."""
+    """An API inside the cluster knows its nodes. `gemfleet serve` knows only the head."""
     nodes = services.cluster.nodes()
     found = nodes or []
     cpus, gpus = sum(node.cpus for node in found), sum(node.gpus for node in found)
@@ -46,7 +46,7 @@ def head_status(home: Path) -> HeadStatus:
 
 
 def gpus_here() -> list[Gpu]:
-    """The GPUs of this machine by NVIDIA's management library; none where it or a driver is missing."""
+    """The GPUs of this machine, by NVIDIA's management library. None where that or a driver is missing."""
     try:
         import pynvml
     except ImportError:

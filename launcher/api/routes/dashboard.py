@@ -1,4 +1,4 @@
-"""The dashboard's files: ours, and plotly's JavaScript as its Python package brings it. All is on this machine."""
+"""Routes of the dashboard's files: our own, and plotly's JavaScript from its Python package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def index() -> FileResponse:
 
 @router.get("/assets/{name}")
 def asset(name: str) -> FileResponse:
-    """One of the files that are listed here; no name of a request is ever made a path."""
+    """One of the files that this module lists. A name in a request never becomes a path."""
     if name == "plotly.js":
         return _answer(plotly_script(), TYPES[name], "max-age=86400")
     if name == "app.css":
@@ -35,7 +35,7 @@ def asset(name: str) -> FileResponse:
 
 @cache
 def plotly_script() -> Path:
-    """plotly.min.js inside the installed package, found without importing it."""
+    """The path of plotly.min.js in the installed package, found without importing that."""
     spec = find_spec("plotly")
     assert spec is not None
     assert spec.origin is not None

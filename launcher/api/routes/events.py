@@ -1,4 +1,4 @@
-"""What happened: a run's events as a list or a stream, the figures of its steps, and everything in one stream."""
+"""Routes of what happens: a run's events as a list or a stream, the figures of its steps, and a stream of all runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LastEventId = Annotated[
     Header(
         alias="Last-Event-ID",
         pattern=r"^([0-9]{1,15}(-[0-9]{1,15})?)?$",
-        description="the id of the last message that was received; the stream goes on after it",
+        description="the id of the last received message; the stream goes on after it",
     ),
 ]
 
@@ -37,15 +37,17 @@ async def run_events(
     run_id: RunId,
     after: AfterEvent = 0,
     limit: Limit = 100,
-    metrics: Annotated[bool, Query(description="in a stream, the figures of steps too, as `metric` messages")] = False,
+    metrics: Annotated[bool, Query(description="in a stream, also the figures of steps, as `metric` messages")] = False,
     points: Annotated[
         Annotated[int, Field(ge=2, le=10_000)] | Absent,
-        Query(description="for charts: of the history in a stream with metrics, so many steps and the newest events"),
+        Query(description="for charts: thins a stream's history with metrics to so many steps and the newest events"),
     ] = None,
     last_event_id: LastEventId = "",
 ) -> Listing[Event] | Response:
-    """Oldest first, as JSON. With `Accept: text/event-stream` a stream of server-sent events, which goes on after
-    `Last-Event-ID` and closes after an `end` message when the run has ended.
+    """The oldest first, as JSON.
+
+    With `Accept: text/event-stream`, a stream of server-sent events. It goes on after `Last-Event-ID`, and closes after
+    an `end` message when the run has ended.
     """
     run = services.run(run_id)
     if MEDIA_TYPE in request.headers.get("accept", ""):
@@ -65,10 +67,10 @@ async def run_events(
 )
 async def all_events(
     services: Needed,
-    metrics: Annotated[bool, Query(description="the figures of steps too, as `metric` messages")] = False,
+    metrics: Annotated[bool, Query(description="also the figures of steps, as `metric` messages")] = False,
     last_event_id: LastEventId = "",
 ) -> Response:
-    """A stream of server-sent events of all runs: from now on, or after `Last-Event-ID`."""
+    """A stream of server-sent events of all runs, from now on or after `Last-Event-ID`."""
     head = services.reader.head()
     seen = parse_position(last_event_id) if last_event_id else head
     return stream(services.feed, Wanted(None, metrics), seen, Start(False, head), services.settings.stream_seconds)
@@ -82,7 +84,7 @@ def run_metrics(
     limit: Limit = 1000,
     kind: Annotated[Literal["step", "eval", "all"], Query(description="of steps, of evaluations, or of both")] = "all",
 ) -> MetricPage:
-    """In the order of steps. A page ends with a whole step, so that none is lost between two pages."""
+    """In the order of steps. A page ends after a whole step, so that no record is lost between two pages."""
     services.run(run_id)
     records = services.reader.metrics(run_id, since_step, None if kind == "all" else kind, limit + 1)
     more = len(records) > limit

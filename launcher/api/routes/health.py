@@ -1,4 +1,4 @@
-"""Whether the API lives, and whether it can answer."""
+"""Routes that say whether the API is alive, and whether it can answer."""
 
 from __future__ import annotations
 

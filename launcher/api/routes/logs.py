@@ -1,4 +1,4 @@
-"""The log lines of a run: the last ones, or all that come."""
+"""The route of a run's log lines: the last ones, or all that come."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def run_logs(
     services: Needed,
     run_id: RunId,
     rank: Annotated[Annotated[int, Field(ge=0, le=100_000)] | Absent, Query(description="of this rank only")] = None,
-    tail: Annotated[int, Query(ge=0, le=10_000, description="so many of the last lines of each file")] = 200,
+    tail: Annotated[int, Query(ge=0, le=10_000, description="how many of the last lines of each file")] = 200,
     follow: Annotated[bool, Query(description="go on with `line` messages as server-sent events")] = False,
 ) -> LogPage | Response:
-    """The last lines of each file, by their time. With `follow`, a stream that begins with them and goes on.
+    """The last lines of each file, in the order of their times.
 
-    It closes when the run has ended.
+    With `follow`, a stream that begins with them, goes on with new lines, and closes when the run has ended.
     """
     reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank)
     if follow:
@@ -55,7 +55,7 @@ def _line(source: str, text: str) -> LogLine:
 
 
 async def _pages(lines: Iterator[tuple[str, str]]) -> AsyncIterator[str]:
-    """Messages of lines, so many at once and by their time: the lines of a minute may be more than memory holds."""
+    """Messages of lines, PAGE_LINES at once in the order of their times. All new lines might not fit into memory."""
     while page := await run_in_threadpool(lambda: list(by_time(islice(lines, PAGE_LINES)))):
         yield "".join(message("line", _line(source, text).model_dump_json()) for source, text in page)
 

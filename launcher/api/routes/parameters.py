@@ -1,4 +1,4 @@
-"""Parameters that several routes share. Nothing else of a request ever becomes part of a path."""
+"""Parameters that several routes share. No other text of a request ever becomes part of a file's path."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RunId = Annotated[
 ]
 Step = Annotated[int, Path(ge=0, le=STEPS, description="the step of a checkpoint", examples=[40])]
 Limit = Annotated[int, Query(ge=1, le=1000, description="at most so many")]
-Absent = SkipJsonSchema[None]  # a parameter may be left out; a text `null` is no value of it
+Absent = SkipJsonSchema[None]  # the parameter may be left out, but not be `null`
 AfterRun = Annotated[
     Annotated[str, Field(pattern=RUN_ID)] | Absent,
-    Query(description="the `last_id` of the page before; a run that exists"),
+    Query(description="the `last_id` of the page before; an existing run"),
 ]
 AfterEvent = Annotated[int, Query(ge=0, le=STEPS, description="only events whose id is greater")]
-SinceStep = Annotated[int, Query(ge=0, le=STEPS, description="only of this step and later")]
+SinceStep = Annotated[int, Query(ge=0, le=STEPS, description="only this step and later ones")]

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus."""
+"""The route `/metrics` for Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ router = APIRouter()
 
 @router.get("/metrics")
 def metrics(services: Needed) -> Response:
-    """The figures of runs that have not ended, and how many runs there are in each state."""
+    """The figures of runs that have not ended, and the number of runs in each state."""
     collectors = CollectorRegistry()
     collectors.register(RunCollector(services.reader, services.totals))
     return Response(generate_latest(collectors), media_type=CONTENT_TYPE_LATEST)

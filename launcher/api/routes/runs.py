@@ -1,4 +1,4 @@
-"""Runs: the list, one run, submitting, stopping, resuming, and its configuration."""
+"""Routes that list runs, show one and its configuration, and submit, stop and resume runs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def list_runs(
 
 @router.post("", status_code=201, summary="Start a run", responses=responses(400, 403, 413, 422))
 def submit_run(services: Needed, submission: Submission, response: Response) -> RunDetail:
-    """Start a run from the content of a configuration file. It goes on without the API.
+    """Start a run from the content of a configuration file. The run does not depend on the API.
 
-    Paths and addresses must lie below those that the API was started with; code and pickles cannot be named.
+    Paths and addresses must lie below those with which the API was started. Code and pickles cannot be named.
     """
     config = checked_config(submission.config, services.settings.allowed)
     run_id = new_run_id(config.name or "run")
@@ -53,7 +53,7 @@ async def get_run(services: Needed, run_id: RunId) -> RunDetail:
 
 @router.post("/{run_id}/stop", status_code=202, summary="Checkpoint, then end", responses=responses(403, 404, 409, 422))
 def stop_run(services: Needed, run_id: RunId) -> RunDetail:
-    """Ask a run to save a checkpoint after the step it is in, and end. 409 when it has ended."""
+    """Ask a run to save a checkpoint after its current step, and end. 409 when it has ended."""
     services.registry.request_stop(services.run(run_id).id)
     return _detail(services, run_id)
 
@@ -65,9 +65,9 @@ def stop_run(services: Needed, run_id: RunId) -> RunDetail:
     responses=responses(403, 404, 409, 422),
 )
 def resume_run(services: Needed, run_id: RunId) -> RunDetail:
-    """Launch a run that has ended again, under its id, with the configuration kept in its folder.
+    """Resume a run that has ended, under its id and with the configuration in its folder.
 
-    It goes on without the API, like a run that was started here. 409 while it runs, and once it has succeeded.
+    The run does not depend on the API. 409 while it runs, and when it has succeeded.
     """
     run = services.run(run_id)
     if run.state is RunState.SUCCEEDED:

@@ -1,1 +1,1 @@
-"""The fine-tuning platform's JSON request, read as it stands into a run's configuration."""
+"""Reads the fine-tuning platform's JSON request into a run's configuration."""

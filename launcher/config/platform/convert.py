@@ -1,4 +1,7 @@
-"""From the platform's request to a run's configuration: a pure function, but for one look whether two folders exist."""
+"""Converts the platform's request to a run's configuration.
+
+A pure function, but for `exists` and `context`, which look at folders of this machine.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ from typing import Any
 from gemfleet.launcher.config.schema import LaunchConfig
 from pydantic import ValidationError
 
-from .combine import COMBINATIONS, Context, Draft, Exists, check_context, combine_places, context_of, path_exists
+from .combine import COMBINATIONS
+from .combine_places import Context, Exists, check_context, combine_places, context_of, path_exists
+from .draft import Draft
+from .keys.table import TABLE
 from .request import Request, read_request
-from .table import TABLE
 from .validate import problems_in_the_requests_words
 
 
@@ -19,10 +24,10 @@ from .validate import problems_in_the_requests_words
 class Conversion:
     """What a request becomes.
 
-    content:  the configuration as a mapping, only of what the request decides
-    because:  the request's keys behind each dotted field
+    content:  the fields of the configuration that the request decides, as nested mappings
+    because:  the request's keys that decide each dotted field
     notes:    what a person should know
-    problems: why it cannot be used, one line each
+    problems: why the request cannot be used, one line each
     """
 
     content: dict[str, Any]
@@ -32,7 +37,7 @@ class Conversion:
 
 
 def convert(content: Mapping[Any, Any], exists: Exists = path_exists, context: Context = context_of) -> Conversion:
-    """Read a request. All problems are found together; none is raised."""
+    """Convert a request. Collects all problems and raises none."""
     request = read_request(content)
     draft = Draft()
     combine_places(request, draft, exists)
@@ -57,7 +62,7 @@ def _unused(request: Request) -> list[str]:
 
 
 def _nested(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted names to sections, in the order of the configuration's own fields."""
+    """Nested sections of dotted names, in the order of the configuration's own fields."""
     content: dict[str, Any] = {}
     order = {name: place for place, name in enumerate(LaunchConfig.model_fields)}
     for target in sorted(fields, key=lambda name: order.get(name.partition(".")[0], len(order))):

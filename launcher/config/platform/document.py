@@ -8,19 +8,19 @@ from typing import Any
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.errors import locate
 
-from .key import Key
-from .table import SECTIONS
+from .keys.key import Key
+from .keys.table import SECTIONS
 
 HEAD = """# The platform's request
 
 `gemfleet train request.json` reads the fine-tuning platform's JSON as it stands; `gemfleet convert request.json >
 run.yaml` writes our own format from it, with the request's key beside each line. This page is written from the table in
-`launcher/platform/`, which the conversion itself reads; a test compares the two.
+`launcher/config/platform/keys/`, which the conversion itself reads; a test compares the two.
 
 - `None`, `"None"`, `"null"` and `""` mean that there is no value; `"true"`, `"false"` and numbers written as texts are
   read as meant.
 - All problems are named together, each with the key, the value and what to do. A key that is not in the table is one.
-- A global batch is `per_device_train_batch_size` times `gradient_accumulation`, whatever the number of workers.
+- A global batch is `per_device_train_batch_size` times `gradient_accumulation`, whatever the number of ranks.
 - The result: `adapter_config.json`, `adapter_model.safetensors`, tokenizer files, `special_tokens_map.json`,
   `generation_config.json`, whose ends include `<end_of_turn>`,
   `checkpoint-<step>/`, `runs/` with TensorBoard events, `README.md` with the loss plot, `training_config.json` in place
@@ -41,7 +41,7 @@ run.yaml` writes our own format from it, with the request's key beside each line
 
 
 def document() -> str:
-    """The page."""
+    """The text of docs/platform.md."""
     return "\n".join([HEAD, *(line for title, keys in SECTIONS.items() for line in _section(title, keys))])
 
 

@@ -1,4 +1,4 @@
-"""A request taken apart: each key's value as meant, and what is wrong with those that cannot be used."""
+"""Reads the keys of a request, and collects the problems of those that cannot be used."""
 
 from __future__ import annotations
 
@@ -9,35 +9,28 @@ from typing import Any
 
 from gemfleet.train.config.errors import shown
 
-from .table import GROUPS, TABLE
-from .values import ValueRefusedError, is_nothing
-
-MARKS = ("train_model_parameters", "tokenizer_parameters", "save_model", "experiment_name", "trainer", "peft")
+from .keys.table import GROUPS, TABLE
+from .keys.values import ValueRefusedError, is_nothing
 
 
 @dataclass
 class Request:
-    """values: meant values by key, only of keys that are there and mean something; problems: one line each."""
+    """values: of keys that say something; said_nothing: the other keys (see `is_nothing`); problems: one line each"""
 
     values: dict[str, Any] = field(default_factory=dict)
     said_nothing: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def get(self, name: str) -> Any:
-        """The value, or the table's default where the request has none."""
+        """The key's value, or the table's default if the request has none."""
         return self.values.get(name, TABLE[name].default)
 
     def has(self, name: str) -> bool:
         return name in self.values
 
 
-def is_platform_request(content: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is the platform's format and not a run's configuration, which has a `train` section."""
-    return "train" not in content and any(mark in content for mark in MARKS)
-
-
 def read_request(content: Mapping[Any, Any]) -> Request:
-    """Every key by the table. Problems are collected, never raised."""
+    """Read all keys by the table. Collects problems and raises none."""
     request = Request()
     for name, value in _leaves(content, request.problems):
         key = TABLE.get(name)
@@ -54,7 +47,7 @@ def read_request(content: Mapping[Any, Any]) -> Request:
 
 
 def _leaves(content: Mapping[Any, Any], problems: list[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values; a group that is no mapping is a problem unless it is nothing at all."""
+    """The dotted name and the value of each key. A section that is no mapping is a problem, unless it says nothing."""
     for key, value in content.items():
         if not isinstance(key, str):
             problems.append(f"{prefix}{shown(key)}: a key that is not a text; remove it")

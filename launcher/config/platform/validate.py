@@ -1,4 +1,4 @@
-"""What the configuration's own validation found in a converted request, in the request's words."""
+"""Puts the problems that the configuration's own validation finds in a converted request into the request's words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 def problems_in_the_requests_words(
     error: ValidationError, because: Mapping[str, tuple[str, ...]], known: Sequence[str]
 ) -> list[str]:
-    """One line a problem, naming the request's keys; none for fields that a known problem has left out already."""
+    """A line for each problem, with the request's keys. None for fields that a `known` problem has left out."""
     lines = []
     for line in explain(error, LaunchConfig):
         path, _, sentence = line.partition(": ")
@@ -31,7 +31,7 @@ def problems_in_the_requests_words(
 
 
 def _keys_named_in(sentence: str, because: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
-    """The request's keys behind the fields that a sentence about a whole section speaks of."""
+    """The request's keys that decide the fields which a sentence about a whole section names."""
     words = set(re.findall(r"[a-z_0-9]+(?:\.[a-z_0-9]+)+", sentence))
     found = [keys[0] for target, keys in because.items() if keys and {target, target.removeprefix("train.")} & words]
     return tuple(dict.fromkeys(found))

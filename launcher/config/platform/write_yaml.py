@@ -1,4 +1,4 @@
-"""A converted request as a configuration file in which every line says where it comes from."""
+"""Writes a converted request as a configuration file. A comment on each line names the request's keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .convert import Conversion
 
 
 def to_yaml(conversion: Conversion, source: str) -> str:
-    """YAML that `gemfleet train` reads to the configuration of the request."""
+    """YAML that `gemfleet train` reads to the same configuration as the request. source: the request's name"""
     head = [f"# Made from {source} by `gemfleet convert`. What is not named here has gemfleet's own default."]
     head += [f"# Note: {note}" for note in conversion.notes]
     return "\n".join([*head, "", *_lines(conversion.content, conversion.because)]) + "\n"
@@ -30,7 +30,7 @@ def _lines(section: Mapping[str, Any], because: Mapping[str, tuple[str, ...]], p
 
 
 def _scalar(value: Any) -> str:
-    """One line of YAML; a text that could be read as something else is quoted."""
+    """A value on one line of YAML. A text that could be read as something else is quoted."""
     text = _flow(value)
     try:
         same = parse_yaml(text) == value

@@ -1,1 +1,1 @@
-"""Takes a published folder to where it was asked to go; the folder itself is never touched."""
+"""Copies a published folder to the place that the configuration names. Never changes the folder itself."""

@@ -1,4 +1,4 @@
-"""Chooses how a published folder travels."""
+"""Delivers a published folder: pushes it with git, or uploads it to Hugging Face or an object store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .object_upload import upload_folder_to_store
 
 
 def check_delivery(deliver: DeliverConfig | None) -> None:
-    """Raise UserError for an address that would be refused, before anything starts."""
+    """Raise UserError for an address that the delivery would refuse. Called before anything starts."""
     if deliver is None or deliver.type == "hub":
         return
     if deliver.type == "git":
@@ -26,7 +26,7 @@ def check_delivery(deliver: DeliverConfig | None) -> None:
 
 
 def store_address(deliver: DeliverConfig) -> ObjectAddress:
-    """The folder of an object store that is meant: the branch names one below the address. UserError for any other."""
+    """The folder of the object store: the branch's below the address. Raises UserError for another kind of address."""
     address = parse_object_address(deliver.repository)
     if address.scheme != deliver.type:
         raise UserError(
@@ -37,7 +37,7 @@ def store_address(deliver: DeliverConfig) -> ObjectAddress:
 
 
 def deliver_folder(folder: Path, deliver: DeliverConfig, run_id: str, progress: Progress | None = None) -> str:
-    """Take `folder` where `deliver` says; returns a sentence about it. Raises DeliveryError."""
+    """Copy `folder` to where `deliver` says. Returns a sentence that says so. Raises DeliveryError."""
     message = f"Adapter of the run {run_id}"
     if deliver.type in ("s3", "gs"):
         address = store_address(deliver)

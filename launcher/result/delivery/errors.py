@@ -1,7 +1,7 @@
-"""What a delivery may fail with."""
+"""The error of deliveries."""
 
 from __future__ import annotations
 
 
 class DeliveryError(RuntimeError):
-    """The result could not be taken where it was asked to go. It lies whole where it was published."""
+    """The result could not be delivered. It stays whole in the run's folder."""

@@ -1,7 +1,7 @@
-"""A folder as one commit on a branch, its large files in LFS.
+"""Pushes a folder as one commit to a branch, with its large files in LFS.
 
-LFS objects go first and the branch moves last, in one step of the server: whoever reads the branch sees the old state
-or the new one. Nothing is kept between attempts, so an interrupted one leaves nothing to repair.
+LFS objects go first. The branch moves last and at once, so a reader of the branch sees the old state or the new one.
+Nothing is kept between two tries, so an interrupted one leaves nothing to repair.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from gemfleet.launcher.sources.address import GitAddress
 from gemfleet.launcher.sources.git_command import Git, GitError, Progress, git_lines, need_git
 
-from .attempts import try_again
+from .retry import try_again
 
 PUSH_SECONDS = 4 * 3600.0
 AUTHOR = (("user.name", "gemfleet"), ("user.email", "gemfleet@localhost"))
@@ -27,17 +27,17 @@ def push_folder(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> str:
-    """Push `folder` to the address's branch (`main` where it names none); returns the commit.
+    """Push `folder` to the address's branch, or to `main` if it names none. Returns the commit.
 
-    Tried three times. Raises DeliveryError with the last reason, and UserError where git is not installed.
+    Tries three times. Raises DeliveryError with the last reason, and UserError if git is not installed.
     """
     need_git()
 
-    def attempt() -> str:
+    def push() -> str:
         with tempfile.TemporaryDirectory(prefix=".push-", dir=folder.parent) as work:
             return _push(Git(folder, address, Path(work) / "git"), message, progress or _silent)
 
-    return try_again(attempt, (GitError, OSError), f"the push to {address.url}", sleep)
+    return try_again(push, (GitError, OSError), f"the push to {address.url}", sleep)
 
 
 def _push(git: Git, message: str, progress: Progress) -> str:

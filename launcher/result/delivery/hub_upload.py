@@ -1,4 +1,4 @@
-"""A folder as one commit on Hugging Face. The token is HF_TOKEN or what `hf auth login` stored."""
+"""Uploads a folder as one commit to Hugging Face. The token is HF_TOKEN, or the one that `hf auth login` stored."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .errors import DeliveryError
 
 
 def upload_folder(folder: Path, repository: str, branch: str | None, message: str) -> str:
-    """Upload everything; a repository that is not there is made private. Returns the commit. Raises DeliveryError."""
+    """Upload the folder. Makes a missing repository, as a private one. Returns the commit. Raises DeliveryError."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 

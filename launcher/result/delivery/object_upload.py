@@ -1,7 +1,7 @@
-"""A folder to an object store: whoever finds the manifest there finds everything that it lists.
+"""Uploads a folder to an object store. Where there is a manifest, there is everything that it lists.
 
-A store has no step that changes several objects at once. So the manifest of an older delivery goes first, then come the
-files, then what the older delivery had besides is removed, and the new manifest is written last.
+A store cannot change several objects at once. So an older delivery's manifest is removed first. Then the files are
+uploaded, and the older delivery's other files are removed. The new manifest is written last.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from gemfleet.launcher.sources.git_command import Progress
 from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, fsspec_of
 
-from .attempts import try_again
+from .retry import try_again
 
 MANIFEST = "gemfleet-manifest.json"
 
@@ -28,7 +28,7 @@ def upload_folder_to_store(
     progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
-    """Upload every file of `folder` below the address; returns how many. Raises DeliveryError after three attempts."""
+    """Upload every file of `folder` below the address. Returns how many. Raises DeliveryError after three tries."""
     return try_again(lambda: _upload(folder, address, message, progress), (OSError,), f"the upload to {address}", sleep)
 
 
@@ -57,7 +57,7 @@ def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progre
 
 
 def _send(store: Any, path: Path, key: str) -> tuple[int, str]:
-    """One file; returns its size and sha256. OSError where the store holds another size afterwards."""
+    """Upload one file. Returns its size and sha256. Raises OSError if the store then holds another size."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as source, store.open(key, "wb") as target:
         while chunk := source.read(CHUNK_BYTES):

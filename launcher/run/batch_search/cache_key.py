@@ -1,4 +1,4 @@
-"""What a found micro-batch depends on: model, adapters, precision, strategy, length, ranks, devices, versions."""
+"""The key of a found micro-batch: all that it depends on, from model and adapters to devices and versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def batch_key(
     model_folders: Mapping[str, str],
     folder: Path,
 ) -> str:
-    """The key under which this run's micro-batch is kept. `folder`: the model on the head."""
+    """The key under which the cache keeps this run's micro-batch. folder: the model's, on the head"""
     values = config.model_dump(mode="json", by_alias=True)
     limits = {"memory": config.batch.memory_limit_bytes, "margin": config.batch.memory_margin}
     return cache_key(
@@ -47,7 +47,7 @@ def batch_key(
 
 
 def _nodes(model_folders: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The devices of each node that may hold a rank."""
+    """The devices of each node on which a rank may run."""
     task = ray.remote(device_facts)
     where = [NodeAffinitySchedulingStrategy(node, soft=False) for node in model_folders]
     facts: list[dict[str, Any]] = ray.get(

@@ -1,4 +1,4 @@
-"""Probe processes on the nodes of a Ray cluster: an actor a rank holds its place and looks after its process."""
+"""Probe processes on a Ray cluster. One actor for each rank reserves the rank's resources and watches its process."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.device.memory import resident_bytes
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-CALL_SECONDS = 60.0  # every call of an actor here returns at once, so this long without an answer is a lost node
+CALL_SECONDS = 60.0  # every call returns at once, so a node that takes longer is lost
 LOST = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class HostFacts:
-    """Where an actor runs, and the resident set of a worker of Ray."""
+    """Where an actor runs, and the memory of its process, without the probe's."""
 
     node: str
     address: str
@@ -34,7 +34,7 @@ class HostFacts:
 
 
 class ProbeHost:
-    """The actor. Its probe process dies with it, and it dies with the driver."""
+    """The actor of one rank. Its probe process dies with it, and it dies with the driver."""
 
     def __init__(self, on_gpu: bool) -> None:
         if not on_gpu:
@@ -50,7 +50,7 @@ class ProbeHost:
         return self._probe.free_address()
 
     def start(self, task: ProbeTask) -> int:
-        """Returns the process's id."""
+        """Start the probe process; returns its id."""
         self._probe.start(task)
         assert self._probe.pid is not None
         return self._probe.pid
@@ -66,7 +66,7 @@ class ProbeHost:
 
 
 class RayProbe:
-    """A `ProbeHandle` through its actor. A lost actor is a process that has ended; Ray starts another where it can."""
+    """A `ProbeHandle` that asks an actor. A lost actor counts as an ended process; Ray starts another where it can."""
 
     def __init__(self, actor: Any, facts: HostFacts) -> None:
         self._actor, self.node = actor, facts.address
@@ -99,16 +99,19 @@ class RayProbe:
 
 @contextmanager
 def probe_hosts(placement: Placement, timeout_s: float) -> Iterator[list[tuple[RayProbe, HostFacts]]]:
-    """One host a rank, placed as the run will be; all are gone at the end. Ranks of a node are neighbours."""
-    bundles = [placement.resources_per_worker()] * placement.workers
+    """One host for each rank, placed as the run's ranks will be, and sorted by node. All end with the block.
+
+    Raises ResourcesUnavailable when there is no room for them within `timeout_s`.
+    """
+    bundles = [placement.resources_per_rank()] * placement.ranks
     group = ray.util.placement_group(bundles, strategy=placement.strategy)
     actors: list[Any] = []
     try:
         if not group.wait(timeout_s):
             raise ResourcesUnavailable(
-                f"no room for probes of {placement.describe()} within {timeout_s:g} s; ask for fewer workers"
+                f"no room for probes of {placement.describe()} within {timeout_s:g} s; lower cluster.workers"
             )
-        actors = [_start_host(placement, group, index) for index in range(placement.workers)]
+        actors = [_start_host(placement, group, index) for index in range(placement.ranks)]
         facts = ray.get([actor.facts.remote() for actor in actors], timeout=timeout_s)
         hosts = [(RayProbe(actor, fact), fact) for actor, fact in zip(actors, facts, strict=True)]
         yield sorted(hosts, key=lambda host: host[1].node)
@@ -123,10 +126,10 @@ def _start_host(placement: Placement, group: Any, index: int) -> Any:
     return (
         ray.remote(ProbeHost)
         .options(
-            num_cpus=placement.cpus_per_worker,
-            num_gpus=placement.gpus_per_worker,
+            num_cpus=placement.cpus_per_rank,
+            num_gpus=placement.gpus_per_rank,
             scheduling_strategy=where,
             max_restarts=-1,
         )
-        .remote(placement.gpus_per_worker > 0)
+        .remote(placement.gpus_per_rank > 0)
     )

@@ -1,5 +1,4 @@
-"""Turns `micro: auto` into a number: by the plan, by probes on the places the run will have, or by what those found
-before."""
+"""Turns `micro: auto` into a number: by the plan, by probes where the ranks will run, or by an earlier search."""
 
 from __future__ import annotations
 
@@ -47,7 +46,7 @@ Tell = Callable[[EventKind, str, Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class FindTask:
-    """What the search needs of a run. model_folders: for each Ray node id, the folder there that holds the model."""
+    """What the search needs. model_folders: for each Ray node id, the model's folder there; timeout_s: for all hosts"""
 
     config: TrainConfig
     variants: Sequence[Variant]
@@ -66,9 +65,10 @@ def find_micro(
     plan: Settled | None,
     use_cache: bool,
 ) -> TrainConfig:
-    """The phase of a run: the settings with a number of rows in a pass. plan: what it chose for these places.
+    """The phase of a run that finds the rows of a pass. Returns the settings with that number.
 
-    Raises StoppedBeforeFit when somebody asks the run to stop meanwhile.
+    plan: the plan's choice for these ranks; use_cache: whether an earlier search counts
+    Raises StoppedBeforeFit when somebody stops the run meanwhile.
     """
     if isinstance(train.batch.micro, int):
         return train
@@ -77,11 +77,11 @@ def find_micro(
 
     def tell(kind: EventKind, sentence: str, facts: Mapping[str, Any]) -> None:
         run.tell(kind, sentence, dict(facts))
-        run.heed_stop("looked for a micro-batch")  # after each trial at the latest
+        run.heed_stop("looked for a micro-batch")  # every trial tells something, so this runs after each
 
     done = run.registry.latest_metrics(run.id, "step") or {"step": 0}
-    on_gpu = placement.gpus_per_worker > 0
-    decision = decide(train, plan, source, placement.workers, done["step"], on_gpu).at_most(rows_that_fitted(run))
+    on_gpu = placement.gpus_per_rank > 0
+    decision = decide(train, plan, source, placement.ranks, done["step"], on_gpu).at_most(rows_that_fitted(run))
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
     run.enter(RunState.FINDING_BATCH, "finding batch")
@@ -92,19 +92,19 @@ def find_micro(
 
 
 def left_to_probes(run: RunSession, train: TrainConfig) -> TrainConfig:
-    """The settings where no plan could be made: probes choose whether anything is recomputed."""
+    """The settings where no plan could be made: as asked, so that probes choose what is recomputed."""
     return train.model_copy(update={"activation_checkpointing": run.config.train.activation_checkpointing})
 
 
 def rows_that_fitted(run: RunSession) -> int | None:
-    """What an earlier launch of this run came down to when memory ran out; None where it did not."""
+    """The rows of a pass to which an earlier launch came down when memory ran out. None where it did not."""
     return min(
         (e["data"]["to"] for e in run.registry.events(run.id) if e["kind"] == EventKind.OUT_OF_MEMORY), default=None
     )
 
 
 def by_plan(config: TrainConfig, decision: Decision, tell: Tell) -> TrainConfig:
-    """What was chosen without probes, which is an event."""
+    """Tell the decision made without probes as an event. Returns the settings with its rows."""
     tell(EventKind.BATCH_PLANNED, decision.sentence(), {"rows": decision.rows, "reason": decision.sentence()})
     return config.with_micro(decision.rows)
 
@@ -112,9 +112,9 @@ def by_plan(config: TrainConfig, decision: Decision, tell: Tell) -> TrainConfig:
 def settle_micro(
     task: FindTask, cache: BatchCache | None, key: str, tell: Tell, decision: Decision = PROBES
 ) -> TrainConfig:
-    """The configuration with a number of rows in a pass: what was found before, else as decided.
+    """The settings with a number of rows in a pass: from the cache, else as decided.
 
-    `cache` is None where the person wants a new search. Where probes fail that nobody has asked for, the plan counts.
+    cache: None where the person wants a new search. Where probes fail that nobody asked for, the plan's number counts.
     """
     known = cache.get(key) if cache is not None else None
     if known is None and not decision.probes:
@@ -153,7 +153,7 @@ def _known_or_found(
 
 
 def _search(task: FindTask, tell: Tell, budget_s: float) -> Found:
-    config, world_size = task.config, task.placement.workers
+    config, world_size = task.config, task.placement.ranks
 
     def told(variant: str, trial: Trial) -> None:
         tell(EventKind.BATCH_TRIAL, trial_line(variant, trial), trial_facts(variant, trial))
@@ -174,7 +174,10 @@ def _search(task: FindTask, tell: Tell, budget_s: float) -> Found:
 
 
 def rank_places(hosts: Sequence[HostFacts], model_folders: Mapping[str, str]) -> list[RankPlace]:
-    """Ranks as the hosts are listed, numbered within each node. A rank of the run holds Ray besides."""
+    """The place of each rank, in the order of the hosts: its model folder and its number within its node.
+
+    besides_bytes: what Ray itself takes in a rank's process, which a probe process lacks
+    """
     on_node = Counter(host.node for host in hosts)
     seen: Counter[str] = Counter()
     places = []

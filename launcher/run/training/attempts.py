@@ -1,4 +1,4 @@
-"""The attempts of a run: every group of workers that Ray starts for it is one."""
+"""Counts the attempts of a run: each group of ranks that Ray starts is one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gemfleet.cluster.registry.run_records import RunState
 
 @dataclass(frozen=True)
 class Attempts:
-    """Counts attempts for Ray's controller; picklable. Every attempt of a launch after its first is a restart.
+    """Begins an attempt when Ray's controller calls it. Picklable. Each but the first of a fit is a restart.
 
-    before: the generation that this launch took for itself, so that ranks of an older launch can write nothing
+    before: the generation that the fit took for itself, so that older ranks can write nothing
     """
 
     store: StoreClient

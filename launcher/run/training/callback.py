@@ -1,4 +1,4 @@
-"""What Ray's controller asks when ranks failed: whether it may restart them itself."""
+"""Tells Ray's controller, after ranks failed, whether it may restart them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ log = logging.getLogger("gemfleet.launcher")
 
 
 class FitEndedError(RuntimeError):
-    """Ends Ray's run for a decision that the driver carries out. The message is its reason."""
+    """Ends Ray's fit, for a decision that the driver carries out. The message is its reason."""
 
 
 class RestartOnlyWhereDecided(UserCallback):  # type: ignore[misc]
-    """Runs in Ray's controller. An exception out of `after_exception` ends Ray's run; none lets Ray restart the ranks.
+    """Runs in Ray's controller. When `after_exception` raises, the fit ends; when it returns, Ray restarts the ranks.
 
-    Where the head cannot be asked, Ray restarts them: the next failure asks again.
+    When the head does not answer, Ray restarts them too, and the next failure asks again.
     """
 
     def __init__(
         self, recorder: RecorderClient, placement: Placement, staged: Collection[str], max_failures: int
     ) -> None:
-        """staged: ids of the nodes that hold the model, for Ray would place ranks on others too."""
+        """staged: ids of the nodes that hold the model; Ray would also place ranks on others"""
         self._recorder, self._placement = recorder, placement
         self._staged, self._max_failures = frozenset(staged), max_failures
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        """Raises FitEndedError where the ranks shall not restart here."""
+        """Raises FitEndedError unless the ranks shall restart on the same nodes."""
         try:
             decision = self._decide(worker_exceptions)
         except Exception:
@@ -56,30 +56,30 @@ class RestartOnlyWhereDecided(UserCallback):  # type: ignore[misc]
         return decision
 
     def _tell_of_lost_places(self) -> bool:
-        """An event where the nodes that hold the model have no place for all ranks, or a node joined that lacks it.
+        """Tell an event if the nodes with the model lack room for all ranks, or if a node without the model joined.
 
-        Ray would wait there without a word, or place ranks on the node that joined.
+        Returns whether it did. Ray itself would wait silently, or place ranks on the new node.
         """
-        size = self._placement.cpus_per_worker, self._placement.gpus_per_worker
+        size = self._placement.cpus_per_rank, self._placement.gpus_per_rank
         nodes = [n for n in of_kind(answering_nodes(), self._placement.kind) if n.bundles(*size, free=False)]
         room = sum(node.bundles(*size, free=False) for node in nodes if node.id in self._staged)
         joined = [node.address for node in nodes if node.id not in self._staged]
-        if room >= self._placement.workers and not joined:
+        if room >= self._placement.ranks and not joined:
             return False
-        text = f"ranks were lost; nodes that hold the model have places for {room} of {self._placement.workers}"
+        text = f"ranks were lost; nodes that hold the model have places for {room} of {self._placement.ranks}"
         self._recorder.event(EventKind.PLACES_LOST, text, {"room": room, "joined": joined})
         return True
 
 
 def reason_to_end(decision: Decision) -> str:
-    """Why Ray's run ends for this decision; empty where Ray goes by its own count of failures."""
+    """Why this decision ends the fit. Empty where Ray decides by its own count of failures."""
     if isinstance(decision, Shrink):
         return str(decision.cause["message"])
     return decision.reason if isinstance(decision, Relocate | End) else ""
 
 
 def first_line(error: BaseException) -> str:
-    """What a failed rank said: the cause's type and first line, not Ray's pages around it."""
+    """The type and the first line of a failed rank's own error, without Ray's pages around it."""
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines() or [""]
     return f"{type(cause).__name__}: {lines[0][:300]}"

@@ -1,4 +1,4 @@
-"""The training phase: one fit after another until the run has ended, each on the ground that there is then."""
+"""The training phase: one fit after another until training is over."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
 # isort: split
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
@@ -18,14 +18,15 @@ from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient, start_recorder
 from gemfleet.cluster.registry.run_registry import RunState
-from gemfleet.launcher.config.schema import ClusterConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
-from gemfleet.launcher.rank.train_rank import FaultPolicy, RankJob
+from gemfleet.launcher.rank.train_rank import FaultPolicy, RankTask
 from gemfleet.launcher.run.admission import most_ranks
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.step.record import CURVES
 
 from .attempts import Attempts
 from .callback import RestartOnlyWhereDecided
@@ -39,7 +40,8 @@ from .relocation import MoveWatch, move
 class Fitted:
     """How training ended.
 
-    interrupted: Ctrl-C ended it; snapshot: the recorder's last; error: what Ray raised; ground: the last one
+    interrupted: whether Ctrl-C ended it; snapshot: the recorder's last; error: what Ray raised
+    ground: of the last fit
     """
 
     interrupted: bool
@@ -51,17 +53,17 @@ class Fitted:
 
 
 def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
-    """Train to the end. After every fit it is decided whether another one goes on from the newest checkpoint."""
+    """Train to the end. After each fit `failure_policy` decides whether another one continues from the checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id)
+    recorder = start_recorder(gemfleet_home(), run.id, CURVES)
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
     while True:
         recorder.pause(False)
         run.registry.forget_ranks(run.id)
-        workers = ground.placement.workers
-        moves = MoveWatch(run.registry, run.id, recorder, workers, partial(most_ranks, run, workers))
+        ranks = ground.placement.ranks
+        moves = MoveWatch(run.registry, run.id, recorder, ranks, partial(most_ranks, run, ranks))
         thread = fit_thread(run, train, ground, recorder, store, store_actor)
         interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
         decision = after_fit(run, recorder, moves, thread.error)
@@ -71,8 +73,8 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
             train = shrink(run, train, decision)
         else:
             ground = move(run, ground, train, store, decision)
-    with suppress(StoreError, OSError):  # publishing itself says so when the disk is full
-        store.begin_attempt()  # a rank that is late can write nothing more, and what never arrived whole is removed
+    with suppress(StoreError, OSError):  # a full disk; publishing says so itself
+        store.begin_attempt()  # late ranks can write nothing more, and half-written checkpoints are removed
     last = recorder.snapshot()
     show_end(run, last)
     end = decision if isinstance(decision, End) else End("training" if thread.error else None)
@@ -80,7 +82,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
 
 
 def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error: BaseException | None) -> Decision:
-    """The decision of `failure_policy`, on what the registry says of this launch."""
+    """Decide how training continues, by the events of this launch in the registry."""
     result = recorder.snapshot()["result"]
     asked = Asked(
         run.config.cluster.max_failures,
@@ -92,7 +94,7 @@ def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error
 
 
 def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig:
-    """The settings with less in memory, which is an event. UserError where nothing is left to lower."""
+    """Lower what a rank holds in memory, and tell it as an event. Raises UserError where nothing is left to lower."""
     lower = lowered(train, decision.cause, run.config.train.activation_checkpointing == "auto")
     run.tell(EventKind.OUT_OF_MEMORY, lower.sentence, dict(lower.facts))
     forget_found(launch_events(run))
@@ -101,7 +103,7 @@ def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig
 
 
 def launch_events(run: RunSession) -> list[dict[str, Any]]:
-    """The events of this launch, the oldest first: what happened before a resume was answered then."""
+    """The events of this launch, the oldest first. Those of earlier launches no longer count."""
     return run.registry.events(run.id, run.registry.launch_seq(run.id))
 
 
@@ -113,7 +115,7 @@ def fit_thread(
     store: StoreClient,
     store_actor: HeadActor,
 ) -> FitThread:
-    """One fit, begun. Attempts before it can write nothing more."""
+    """Begin one fit. Ranks of earlier attempts can write nothing more."""
     cluster = run.config.cluster
     attempts = Attempts(store, recorder, store.begin_attempt())
     callback = RestartOnlyWhereDecided(recorder, ground.placement, ground.folders, cluster.max_failures)
@@ -122,14 +124,14 @@ def fit_thread(
     settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
-    job = RankJob(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
-    thread = FitThread(build_trainer(job, settings))
+    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
+    thread = FitThread(build_trainer(task, settings))
     thread.start()
     return thread
 
 
 def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
-    """What the driver does twice a second while ranks train. They do so also while the registry cannot be read."""
+    """Show progress and look for a reason to move. Ranks train on while the registry cannot be read."""
     try:
         snapshot = recorder.snapshot()
         if step := snapshot["step"]:
@@ -142,7 +144,7 @@ def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
 
 
 def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
-    """The last picture is of the whole run, not of its last step."""
+    """Show the figures of the whole run in place of those of its last step."""
     if step := snapshot["step"]:
         figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
         run.display.advance(step["step"], step["total_steps"], figures)

@@ -1,7 +1,7 @@
-"""What happens after the ranks of a fit ended: one pure decision, which Ray's controller and the driver carry out.
+"""Decides what happens after the ranks of a fit ended. Ray's controller and the driver carry the decision out.
 
-Everything it goes by is an event of this launch in the registry, so it comes out the same in either process, and after
-either was restarted.
+The decision is a pure function of this launch's events in the registry. So both processes decide the same, also after
+one of them has restarted.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ Event = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Move:
-    """Why the ranks save and end now. kind: a node with ranks is being drained, or there is room for more ranks."""
+    """Why the ranks save and end now.
+
+    kind: `preempted`: a node with ranks is being drained; `grown`: there is room for more ranks
+    """
 
     kind: Literal["preempted", "grown"]
     reason: str
@@ -27,8 +30,8 @@ class Move:
 class Asked:
     """What was asked of the ranks.
 
-    max_failures: `cluster.max_failures`; move: what they were asked to save and end for; stop: somebody stopped the run
-    saved: the ranks saved and ended because they were asked to
+    max_failures: `cluster.max_failures`; move: why they were asked to save and end, if they were
+    stop: whether somebody stopped the run; saved: whether the ranks saved and ended because they were asked to
     """
 
     max_failures: int
@@ -44,7 +47,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class Relocate:
-    """The driver looks for other places. excused: the attempt that ended is no failure."""
+    """The driver looks for other nodes for the ranks. excused: whether the attempt that ended counts as no failure"""
 
     reason: str
     excused: bool
@@ -52,7 +55,7 @@ class Relocate:
 
 @dataclass(frozen=True)
 class Shrink:
-    """The driver starts the ranks again with less in memory. cause: the event of the rank that ran out of it."""
+    """The driver starts the ranks again with less in memory. cause: the event of the rank that ran out of memory"""
 
     cause: Event
 
@@ -61,8 +64,8 @@ class Shrink:
 class End:
     """Training is over.
 
-    fault: `user`: a person can put the cause right; `training`: anything else; None: training came to its end
-    reason: the cause in a rank's own words, empty where no rank told it
+    fault: `user`: a person can put the cause right; `training`: any other failure; None: no failure
+    reason: the cause in a rank's own words; empty where no rank told it
     """
 
     fault: Literal["user", "training"] | None = None
@@ -73,10 +76,9 @@ Decision = Restart | Relocate | Shrink | End
 
 
 def decide(events: Sequence[Event], error: BaseException | None, asked: Asked) -> Decision:
-    """How training goes on.
+    """Decide how training continues.
 
-    events: of this launch, the oldest first, the one of the attempt that ended among them
-    error: what ended the ranks; None where they ended by themselves
+    events: all of this launch, the oldest first; error: what ended the ranks, None where they ended by themselves
     """
     if (fatal := first_of(events, EventKind.FATAL)) is not None:
         return End("user" if fatal["data"]["cause"] == "user" else "training", fatal["message"])
@@ -95,17 +97,16 @@ def decide(events: Sequence[Event], error: BaseException | None, asked: Asked) -
 
 
 def failures_left(events: Sequence[Event], max_failures: int) -> int:
-    """How many more attempts may fail; -1 when one too many has failed.
+    """How many more attempts may fail. -1 when one too many has failed.
 
-    An attempt counts when it begins, as each but the last one has failed. One that ran out of memory is excused, and so
-    is one that saved and moved elsewhere.
+    Each attempt that has begun counts as failed, unless an event excuses it: nobody asks while ranks train.
     """
     attempts = len([event for event in events if event["kind"] == EventKind.ATTEMPT])
     return max_failures - (attempts - len([event for event in events if is_excused(event)]))
 
 
 def is_excused(event: Event) -> bool:
-    """Whether this event says that an attempt ended for a reason which is no failure."""
+    """Whether this event excuses an attempt: it ran out of memory, or saved and moved."""
     kind = event["kind"]
     return kind == EventKind.OUT_OF_MEMORY or (kind == EventKind.MOVED and bool(event["data"]["excused"]))
 

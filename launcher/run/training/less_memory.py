@@ -1,4 +1,4 @@
-"""The same recipe in less memory, after a rank ran out of it: the global batch stays, so the result does."""
+"""Lowers what a rank holds in memory after one ran out of it. The global batch stays, and so does the result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MORE_RECOMPUTATION: Mapping[ActivationCheckpointing, ActivationCheckpointing] = 
 
 @dataclass(frozen=True)
 class Lowered:
-    """train: the settings to go on with; sentence: what changed; facts: the same for the event"""
+    """train: the settings to continue with; sentence: what changed; facts: the same, as the event's data"""
 
     train: TrainConfig
     sentence: str
@@ -30,9 +30,9 @@ class Lowered:
 
 
 def lowered(train: TrainConfig, cause: Event, recomputation_open: bool) -> Lowered:
-    """Half the rows in a pass, an evaluation's too; at one row more is recomputed, where that was left open.
+    """Halve the rows in a pass, also in an evaluation's. At one row, recompute more, where the person left that open.
 
-    cause: the event of a rank that ran out of memory. UserError where nothing is left to lower.
+    cause: the event of the rank that ran out of memory. Raises UserError where nothing is left to lower.
     """
     rank, rows, scored = cause["data"]["rank"], train.batch.rows_per_pass, train.evaluation.micro
     facts = {"rank": rank, "global": train.batch.global_, "cause": cause["message"]}
@@ -52,7 +52,7 @@ def lowered(train: TrainConfig, cause: Event, recomputation_open: bool) -> Lower
 
 
 def forget_found(events: Sequence[Event]) -> None:
-    """Remove from the cache what a search of this launch found: it did not hold."""
+    """Remove from the cache the micro-batch that this launch used: it did not fit."""
     for event in events:
         if event["kind"] in (EventKind.BATCH_FOUND, EventKind.BATCH_CACHED):
             BatchCache(batch_cache_file()).remove(event["data"]["key"])

@@ -1,4 +1,4 @@
-"""The training phase: Ray Train V2 runs the ranks, the driver watches what arrives at the head."""
+"""One fit: Ray Train V2 runs the ranks in a thread, and the driver watches."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch  # noqa: F401  (before pyarrow and ray: imported after them in a driver it once failed to load)
+import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
 # isort: split
 import pyarrow.fs
 import ray.train
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
-from gemfleet.launcher.rank.train_rank import RankJob, train_rank
+from gemfleet.launcher.rank.train_rank import RankTask, train_rank
 from gemfleet.launcher.run.signals import SIGNALS
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
 
 log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
-# Ray Train reads these from the driver's environment. How often the controller looks for lost ranks: its own 2 s is
-# most of the time that a restart takes apart from starting Python. Drained nodes are `moves.py`'s: Ray's own watcher
-# waits until the deadline and then counts a failure.
+# Ray Train reads these from the driver's environment. The first is how often the controller looks for lost ranks: its
+# default of 2 s is most of a restart, apart from starting Python. The second is off because `relocation.py` looks after
+# drained nodes: Ray's own watcher waits until the deadline and then counts a failure.
 FIT_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """storage_path is a path inside `filesystem`; Ray keeps its own state in `<storage_path>/<name>`."""
+    """storage_path: in `filesystem`; Ray keeps its own state in `<storage_path>/<name>`
+    begin_attempt: begins an attempt and returns its generation
+    """
 
     name: str
     placement: Placement
@@ -42,19 +44,19 @@ class FitSettings:
     callback: UserCallback
 
 
-def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
-    """Ray's trainer for this run. It never deletes a checkpoint: the ledger is the store's."""
+def build_trainer(task: RankTask, settings: FitSettings) -> TorchTrainer:
+    """Ray's trainer for one fit. It never deletes a checkpoint: the store does."""
     placement = settings.placement
     return TorchTrainer(
         train_rank,
-        train_loop_config={"job": job},
+        train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
-            num_workers=placement.workers,
-            use_gpu=bool(placement.gpus_per_worker),
-            resources_per_worker=placement.resources_per_worker(),
+            num_workers=placement.ranks,
+            use_gpu=bool(placement.gpus_per_rank),
+            resources_per_worker=placement.resources_per_rank(),
             placement_strategy=placement.strategy,
         ),
-        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_worker > 0),
+        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_rank > 0),
         run_config=ray.train.RunConfig(
             name=settings.name,
             storage_path=settings.storage_path,
@@ -68,10 +70,10 @@ def build_trainer(job: RankJob, settings: FitSettings) -> TorchTrainer:
 
 
 class FitThread(threading.Thread):
-    """Runs `fit()` off the main thread, which stays free for progress and for Ctrl-C.
+    """Runs `fit()` in a thread of its own. The main thread shows progress and hears Ctrl-C.
 
-    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint. Wait for `ended`,
-    never with `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
+    In the main thread Ray would install its own SIGINT handler, which aborts without a checkpoint. Wait for `ended` and
+    never call `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
     """
 
     def __init__(self, trainer: TorchTrainer) -> None:
@@ -94,9 +96,9 @@ class FitThread(threading.Thread):
 
 
 def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], None]) -> bool:
-    """Call `poll` until training ends. The first signal asks the ranks to stop, the second gives up waiting.
+    """Call `poll` twice a second until the fit ends, and `ask_to_stop` at the first signal (`ray job stop` sends one).
 
-    Returns whether one came. Raises KeyboardInterrupt at the second one. `ray job stop` sends SIGTERM.
+    Returns whether a signal came. Raises KeyboardInterrupt at the second one.
     """
     interrupted = False
     with SIGNALS.installed():
@@ -116,7 +118,7 @@ def watch(fit: FitThread, poll: Callable[[], None], ask_to_stop: Callable[[], No
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The exception of the first failed rank inside Ray's, or the error itself."""
+    """The error of the first failed rank inside Ray's error, or the error itself."""
     failures: dict[int, Any] = getattr(error, "worker_failures", {})
     cause = failures[min(failures)] if failures else error
     return getattr(cause, "cause", None) or getattr(cause, "controller_failure", None) or cause

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
+from gemfleet.cluster.checkpoint_store.folder_shelf import FolderShelf
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
 from gemfleet.cluster.durable import write_durably
 from gemfleet.cluster.errors import StoreError
@@ -64,6 +65,7 @@ def test_a_crash_inside_a_commit_loses_nothing(disk: CheckpointDisk, method: str
     manifest = again.declare(3, 1, 1, [], [0, 1])  # the rank whose call was cut off repeats it
     assert manifest is not None
     assert manifest.files == (entry,)
+    assert isinstance(again.shelf, FolderShelf)
     manifest.verify(again.shelf.folder(3))
 
 
@@ -120,6 +122,7 @@ def test_a_link_cannot_lead_out_of_the_store(disk: CheckpointDisk, tmp_path: Pat
     outside.mkdir()
     (outside / "secret").write_text("secret")
     disk.declare(3, 1, 0, [send(disk, 3, "a.bin")], [0])
+    assert isinstance(disk.shelf, FolderShelf)
     (disk.shelf.folder(3) / "link").symlink_to(outside)
     with pytest.raises(StoreError, match="leaves the checkpoint store"):
         disk.read(3, "link/secret", 0, 10)

@@ -210,7 +210,12 @@ def test_the_newest_that_is_known_to_be_whole_is_not_hashed_again(
     """Retention after every save: each checkpoint is read back once at most, in an object store before others go."""
     read: list[int] = []
     real = disk.shelf.verify
-    monkeypatch.setattr(disk.shelf, "verify", lambda manifest: (read.append(manifest.step), real(manifest)))
+
+    def verify(manifest: Manifest) -> None:
+        read.append(manifest.step)
+        real(manifest)
+
+    monkeypatch.setattr(disk.shelf, "verify", verify)
     for step in (1, 2, 3):
         commit(disk, step, 1)
         disk.retain(1)

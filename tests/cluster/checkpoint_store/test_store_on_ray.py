@@ -26,6 +26,7 @@ from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import start_recorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.step.record import CURVES
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from support.servers.object_store import Kept
 
@@ -265,7 +266,7 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("run-1", "run", "")
-    recorder = start_recorder(tmp_path, "run-1")
+    recorder = start_recorder(tmp_path, "run-1", CURVES)
     who = {"node": two_nodes.worker, "address": "127.0.0.1", "pid": 1}
 
     def push(step: int) -> bool:
@@ -287,7 +288,7 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
     assert (snapshot["step"]["step"], snapshot["eval"]["eval_loss"], snapshot["state"]) == (2, 2.0, "queued")
     assert [rank["node"] for rank in snapshot["ranks"]] == [two_nodes.worker]
     assert (tmp_path / "runs" / "run-1" / "logs" / "rank-0.log").read_text() == "line 1\nline 2\n"
-    points = {}
+    points: dict[int, float] = {}
     for folder in (tmp_path / "runs" / "run-1" / "runs").iterdir():
         board = EventAccumulator(str(folder))
         board.Reload()

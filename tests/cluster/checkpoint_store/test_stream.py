@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import ray
 from gemfleet.cluster.checkpoint_store import client, stream_server
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
@@ -199,7 +200,7 @@ def test_a_checkpoint_goes_through_calls_when_its_streams_are_cut_off(
     server: StreamServer, disk: CheckpointDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(client.ray, "get", lambda reference: reference)
+    monkeypatch.setattr(ray, "get", lambda reference: reference)
     (tmp_path / "upload").mkdir()
     (tmp_path / "upload" / "a.bin").write_bytes(CONTENT)
     store = ByCalls(disk, ticket_for(server, disk).port)

@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.train.step.record import CURVES
 from support.fault_table import SEED, tell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,7 +21,7 @@ WHO = {"node": "node-1", "address": "127.0.0.1", "pid": 1}
 
 def test_what_each_rank_has_of_its_own_becomes_a_curve_for_each_rank(tmp_path: Path) -> None:
     RunRegistry(tmp_path / "gemfleet.db").create_run("run-1", "run", "", 1)
-    recorder = RunRecorder(str(tmp_path), "run-1")
+    recorder = RunRecorder(str(tmp_path), "run-1", CURVES)
     step = {"kind": "step", "step": 1, "loss": 2.0, "memory_bytes": [10, 20], "utilisation": [0.5, None]}
     recorder.push(0, [{"time": 1.0, **step}], WHO)
     (folder,) = (tmp_path / "runs" / "run-1" / "runs").iterdir()
@@ -94,7 +96,7 @@ def test_a_batch_that_cannot_be_kept_whole_leaves_nothing(tmp_path: Path, monkey
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("run-1", "run", "", 1)
     recorder = RunRecorder(str(tmp_path), "run-1")
-    batch = [
+    batch: list[dict[str, Any]] = [
         {"kind": "event", "event": "note", "message": "a"},
         {"kind": "log", "line": "b"},
         {"kind": "step", "step": 1},

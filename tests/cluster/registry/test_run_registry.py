@@ -20,6 +20,7 @@ from gemfleet.cluster.registry.claims import Claims
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_figures import figures_of
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.train.step.record import OVER_RUN
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def damaged(content: bytes, damage: str) -> bytes:
 
 def test_the_figures_of_a_run_are_kept_when_it_ends(tmp_path: Path) -> None:
     """Mean loss, median rates, highest memory: not the last step's, whose batch was a small one."""
-    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry = RunRegistry(tmp_path / "gemfleet.db", OVER_RUN)
     registry.create_run("run-1", "run", "{}")
     values = [(3.0, 100.0, 5), (2.0, 110.0, 7), (float("nan"), 90.0, 6), (9.0, 4.0, 6)]
     names = ("loss", "tokens_per_second", "peak_memory_bytes")
@@ -331,6 +332,6 @@ def test_the_figures_of_a_run_are_kept_when_it_ends(tmp_path: Path) -> None:
 
 def test_medians_of_a_long_run_are_taken_from_every_nth_step() -> None:
     records = ({"loss": 1.0, "tokens_per_second": float(n)} for n in range(100_000))
-    figures = figures_of(records, 100_000)
+    figures = figures_of(records, 100_000, OVER_RUN)
     assert figures["loss"] == 1.0
     assert abs(figures["tokens_per_second"] - 50_000) < 10

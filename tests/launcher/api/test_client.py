@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.registry.run_registry import RunState
-from gemfleet.launcher.api.client import ApiClient, ApiProblem, parse_messages
+from gemfleet.launcher.api.client import ApiClient, ApiProblem
+from gemfleet.launcher.api.client_messages import parse_messages
 from support.servers.api_live import Live, step_record
 
 

@@ -75,7 +75,12 @@ def test_a_scrape_reads_only_what_is_new(live: Live, monkeypatch: pytest.MonkeyP
     assert told(live, "gemfleet_tokens")["alpha-2"] == 499_900
     asked: list[str] = []
     real = RegistryReader.steps_total
-    monkeypatch.setattr(RegistryReader, "steps_total", lambda *a: (asked.append(a[1]), real(*a))[1])
+
+    def steps_total(reader: RegistryReader, run_id: str, since: int, below: int) -> tuple[float, float]:
+        asked.append(run_id)
+        return real(reader, run_id, since, below)
+
+    monkeypatch.setattr(RegistryReader, "steps_total", steps_total)
     told(live, "gemfleet_tokens")
     assert asked == []
     live.registry.add_metrics("alpha-2", [step_record(5000)])

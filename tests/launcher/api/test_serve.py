@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
-from gemfleet.launcher.api.client import ApiClient, ApiProblem, Message
+from gemfleet.launcher.api.client import ApiClient, ApiProblem
+from gemfleet.launcher.api.client_messages import Message
 from support.servers.api_live import fill, step_record
 
 START_SECONDS = 60.0

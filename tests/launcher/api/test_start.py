@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import ray
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.api import start
 from gemfleet.launcher.config.schema import ApiConfig
@@ -23,7 +25,7 @@ def test_the_end_waits_for_watchers_alone(
     monkeypatch: pytest.MonkeyPatch, enabled: bool, ends_with_run: bool, watched: bool, waits: bool, fails: bool
 ) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(start.time, "sleep", slept.append)
+    monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setattr(start, "_is_watched", lambda home: watched)
     try:
         with start.seen_to_the_end(Path("home"), ApiConfig(enabled=enabled), ends_with_run):
@@ -65,7 +67,7 @@ def test_the_end_is_told_before_the_cluster_ends(
     monkeypatch.setattr(launcher_run, "check_everything", lambda config: None)
     monkeypatch.setattr(launcher_run, "connected", cluster)
     monkeypatch.setattr(launcher_run, "Claims", fails)
-    monkeypatch.setattr(launcher_run.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here"))
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="here"))
     config = LaunchConfig.model_validate({"train": {"model": "demo", "data": {"train": "demo"}}})
     with pytest.raises(type(error)):
         launcher_run.launch(config, tmp_path / "run.yaml", PlainDisplay(io.StringIO()))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from gemfleet.launcher.api.allowed import Allowed, refused
+from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.problems import ApiError
+from gemfleet.launcher.api.refusals import refused
 from gemfleet.launcher.api.submissions import checked_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from pydantic import BaseModel

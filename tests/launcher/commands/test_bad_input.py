@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refused(folder: Path, train: dict[str, object], cluster: dict[str, object] | None = None) -> str:
+def refused(folder: Path, train: Mapping[str, object], cluster: Mapping[str, object] | None = None) -> str:
     """The one sentence of `gemfleet train` on this configuration."""
     (folder / "run.yaml").write_text(yaml.safe_dump({"train": train, "cluster": cluster or {"address": "local"}}))
     environment = {**os.environ, "GEMFLEET_HOME": str(folder / "home"), "OMP_NUM_THREADS": "1"}
@@ -137,7 +137,7 @@ def test_a_working_directory_that_shadows_what_workers_import(tmp_path: Path, mo
     (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n')
     (tmp_path / "torch.py").write_text("# mine, but not torch\n")
     train = {"model": str(model), "data": {"train": "rows.jsonl"}}
-    assert "torch.py, which Ray workers would import in place of" in refused(tmp_path, train)
+    assert "torch.py, which ranks would import in place of" in refused(tmp_path, train)
 
 
 def test_only_real_shadows_are_named(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.runs.registry import registry_of
 from typer.testing import CliRunner
 
 STEP = {
@@ -27,7 +28,7 @@ STEP = {
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRegistry:
     """Two runs: `alpha-1` succeeded with a checkpoint and logs, `alpha-2` is training in this very process."""
     monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
-    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry = registry_of(tmp_path)
     registry.create_run("alpha-1", "alpha", "{}", os.getpid())
     registry.add_metrics("alpha-1", [STEP, {"kind": "eval", "step": 3, "eval_loss": 1.5}])
     registry.add_checkpoint("alpha-1", 3, str(tmp_path / "runs/alpha-1/checkpoints/checkpoint-3"), 2048, 1)

@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.schemas import CheckpointTotals, Progress, Rank, RunDetail, Throughput
 from gemfleet.launcher.cli import app
-from gemfleet.launcher.commands.train import _print_outcome
+from gemfleet.launcher.commands.launch_here import _print_outcome
 from gemfleet.launcher.commands.watch import view
 from gemfleet.launcher.display import LiveDisplay, run_facts, training_facts
-from gemfleet.launcher.run.session import Outcome
+from gemfleet.launcher.run.outcome import Outcome
+from gemfleet.launcher.runs.registry import registry_of
 from rich.console import Console
 from support.terminal_pictures import check_snapshot, plain, terminal_environment
 from support.tiny_model import save_tiny_gemma3
@@ -76,7 +77,7 @@ def detail(total: int) -> RunDetail:
         progress=Progress(step=15, total_steps=total, epoch=0.07, epochs=2.0, fraction=15 / total, eta_seconds=3723.0),
         loss=1.8342,
         eval_loss=1.9021,
-        throughput=Throughput(tokens_per_second=151_212.4, peak_memory_bytes=10**11),
+        throughput=Throughput.model_validate({"tokens_per_second": 151_212.4, "peak_memory_bytes": 10**11}),
         waiting_for="the cluster has room for 2 of 8 ranks with 1 GPU each; 6 more are taken by the run before it",
         ranks=ranks,
         checkpoint_totals=CheckpointTotals(saved=0, failed=0, bytes=0, seconds=0.0),
@@ -102,7 +103,7 @@ def test_watch_shows_every_figure_whole(width: int, total: int) -> None:
 
 def test_runs(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
-    registry = RunRegistry(tmp_path / "gemfleet.db")
+    registry = registry_of(tmp_path)
     names = (RUN_ID, "demo-1", "x" * 64)
     for name, state in zip(names, (RunState.FINDING_BATCH, RunState.SUCCEEDED, RunState.INTERRUPTED), strict=True):
         registry.create_run(name, "demo", "{}", os.getpid())

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from gemfleet.launcher.config.load import dump_config, load_config
+from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.train.config.train_file import TrainFile
 from gemfleet.train.errors import UserError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,6 +44,11 @@ def test_json_reads_like_yaml(tmp_path: Path) -> None:
     content = {"name": "a", "train": {"model": "demo", "data": {"train": "demo"}, "batch": {"global": 8}}}
     from_json = load_config(write(tmp_path, json.dumps(content), "run.json"))
     assert from_json == load_config(write(tmp_path, yaml.safe_dump(content)))
+
+
+def test_one_process_knows_every_key_of_a_file() -> None:
+    """`python -m train` cannot import the launcher's model, so it names the keys itself."""
+    assert set(TrainFile.model_fields) == set(LaunchConfig.model_fields)
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.e-4", "0.0001", "1.0e-4"])

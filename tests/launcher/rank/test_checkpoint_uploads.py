@@ -150,8 +150,9 @@ def test_the_records_of_a_checkpoints_steps_are_on_the_head_before_it(tmp_path: 
     head: list[Any] = []
 
     class Store(FakeStore):
-        def upload(self, step: int, *arguments: Any) -> None:
+        def upload(self, step: int, *arguments: Any) -> bool:
             head.append(step)
+            return True
 
     def take(batch: list[Any], mark: str) -> bool:
         head.extend(record["step"] for record in batch)

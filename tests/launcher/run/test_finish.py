@@ -7,8 +7,8 @@ from typing import Any
 
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.result.public_names import written_names
+from gemfleet.launcher.run.data.tokenise import PreparedData
 from gemfleet.launcher.run.finish import Trained, card_facts
-from gemfleet.launcher.run.prepare_data import PreparedData
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.report import DataReport

@@ -21,11 +21,11 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model.gemma import attach_lora, language_model_of, load_base_model, lora_targets
 from gemfleet.train.model.merge import merge_adapter
-from gemfleet.train.step.throughput import StepThroughput
 from pydantic import ValidationError
 from support.places import TESTS
 from support.platform_requests import changed
 from support.reference_step import Case, examples, gemfleet_step, reference, relative_difference, trainable
+from support.step_records import a_step
 from support.tiny_model import WINDOW, save_tiny_gemma3, tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
 
@@ -186,16 +186,7 @@ def test_a_quantised_base_is_refused_where_it_would_be_divided(strategy: str, qu
 def test_throughput_never_counts_padding_as_text() -> None:
     """Rates that count padding mislead (transformers #29889, torchtune #2296): three counts, told apart."""
     counts = {"raw_tokens": 1000, "tokens": 600, "supervised_tokens": 100}
-    rest = {
-        "world_size": 2,
-        "peak_memory_bytes": 1,
-        "flops": 1.0,
-        "recomputed_flops": 0.0,
-        "rated_flops_per_second": None,
-    }
-    record = StepThroughput(
-        step_seconds=2.0, data_wait_seconds=0.0, checkpoint_wait_seconds=0.0, **counts, **rest
-    ).record()
+    record = a_step(step_seconds=2.0, world_size=2, **counts).to_dict()
     rates = [record[f"{name}_per_second"] for name in ("raw_tokens", "tokens", "supervised_tokens")]
     assert rates == [500.0, 300.0, 50.0]
     assert record["tokens_per_second_per_rank"] == 150.0

@@ -19,9 +19,10 @@ from gemfleet.cluster.doctor.report import failures
 from gemfleet.cluster.inventory import Node, list_nodes, wait_for_resources
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.settings import ApiSettings
-from gemfleet.launcher.config.schema import ClusterConfig
+from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.placement import place
-from gemfleet.launcher.plan.fleet import find_device, find_shape, size_up
+from gemfleet.launcher.plan.fleet import size_up
+from gemfleet.launcher.plan.fleet_question import find_device, find_shape
 from gemfleet.train.planning import Fleet, Workload
 from support.doctor_facts import NODE, link
 
@@ -78,8 +79,8 @@ def entry(number: int, gpus: int, head: bool = False) -> dict[str, Any]:
 def test_ranks_find_their_places(nodes: list[Node]) -> None:
     with within("placement"):
         placement = place(ClusterConfig(), nodes)
-        wait_for_resources(placement.workers, 1.0, 1.0, 0.0, lambda text: None, lambda: nodes)
-    assert (placement.workers, placement.gpus_per_worker) == (NODES * GPUS, 1)
+        wait_for_resources(placement.ranks, 1.0, 1.0, 0.0, lambda text: None, lambda: nodes)
+    assert (placement.ranks, placement.gpus_per_rank) == (NODES * GPUS, 1)
 
 
 def test_a_plan_for_all_of_them() -> None:

@@ -60,14 +60,15 @@ def test_one_that_python_drops_is_raised_until_it_is_heard(
 
 
 def test_what_an_interrupt_caused_is_not_interrupted_again(ours: EndingSignals) -> None:
-    tidy = []
+    tidy: list[str] = []
+    nothing: dict[str, str] = {}
 
     def interrupted() -> None:
         try:
             os.kill(os.getpid(), signal.SIGTERM)
         finally:
             with suppress(KeyError):
-                tidy.append({}["nothing"])
+                tidy.append(nothing["at all"])
             time.sleep(1.5)
             tidy.append("all of it")
 
@@ -109,7 +110,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 def test_tidying_up_goes_on_until_somebody_insists() -> None:
     code = (
         "import os, signal\n"
-        "from gemfleet.launcher import signals\n"
+        "from gemfleet.launcher.run import signals\n"
         "signals.ONE_PRESS_SECONDS = 0.0\n"
         "with signals.SIGNALS.installed():\n"
         "    signals.SIGNALS.ending()\n"

@@ -107,7 +107,7 @@ def test_the_plan_of_a_dry_run_names_every_way(tmp_path: Path) -> None:
     assert "by the plan, or by probes" in unknown["batch"]
 
 
-MACHINE = {"cores": 2, "memory": 24 * GIB, "container": None, "bf16_gains": False, "gpus": []}
+MACHINE: dict[str, Any] = {"cores": 2, "memory": 24 * GIB, "container": None, "bf16_gains": False, "gpus": []}
 
 
 def test_a_dry_run_says_what_this_machine_would_settle_on_and_why(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from gemfleet.launcher.sources import checkout
 from gemfleet.launcher.sources.address import ROOTS_VARIABLE, GitAddress, parse_source
 from gemfleet.launcher.sources.checkout import fetch_repository
 from gemfleet.launcher.sources.fetch import fetch_once, fetch_sources
-from gemfleet.launcher.sources.git_command import Git, GitError
+from gemfleet.launcher.sources.git_command import Git, GitError, need_git
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import check_model_folder
@@ -84,7 +83,7 @@ def test_a_run_that_goes_on_keeps_its_commits(roots: Path, tmp_path: Path) -> No
     assert fetch_sources(config, tmp_path / "cache") != first
     assert fetch_once(config, tmp_path / "cache", tmp_path / "memory.json") == first
     Path(first.data.train).unlink()
-    with pytest.raises(UserError, match="has moved on"):
+    with pytest.raises(UserError, match="source has changed since"):
         fetch_once(config, tmp_path / "cache", tmp_path / "memory.json")
 
 
@@ -174,4 +173,4 @@ def test_a_slow_git_is_ended_with_all_it_started(tmp_path: Path, monkeypatch: py
 def test_without_git_the_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="apt-get install git git-lfs"):
-        checkout.need_git()
+        need_git()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ def serve_ssh(desk: Host, servers: Sequence[Host]) -> None:
         host.run([SSHD, "-f", "/tmp/ssh/config"])
 
 
-def write_hosts_file(desk: Host, fleet: Fleet, programs: Path, workers: dict[str, dict[str, Any]]) -> None:
+def write_hosts_file(desk: Host, fleet: Fleet, programs: Path, workers: Mapping[str, Mapping[str, Any]]) -> None:
     """A description of the head and `workers`, a CPU each, as an operator would write it."""
     content = {
         "name": "lab",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
@@ -56,15 +57,21 @@ def built() -> Path:
     """The folder with both libraries, in GEMFLEET_TEST_CACHE or the repository's own cache."""
     cache = Path(os.environ.get("GEMFLEET_TEST_CACHE") or REPOSITORY / ".cache" / "tests").resolve()
     folder = cache / f"nullgpu-{_key()}"
-    if not (folder / DRIVER).exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        _compile(folder / NVML, [SOURCES / "nvml.cpp"])
-        stubs = folder / "stubs.cpp"
-        stubs.write_text(_stubs())
-        parts = [path for path in sorted(SOURCES.glob("*.cpp")) if path.name != "nvml.cpp"]
-        _write_nvidia_smi(folder / "bin" / "nvidia-smi")
-        _compile(folder / DRIVER, [*parts, stubs])
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of these tests may build it just now
+        if not (folder / DRIVER).exists():
+            _build(folder)
     return folder
+
+
+def _build(folder: Path) -> None:
+    _compile(folder / NVML, [SOURCES / "nvml.cpp"])
+    stubs = folder / "stubs.cpp"
+    stubs.write_text(_stubs())
+    parts = [path for path in sorted(SOURCES.glob("*.cpp")) if path.name != "nvml.cpp"]
+    _write_nvidia_smi(folder / "bin" / "nvidia-smi")
+    _compile(folder / DRIVER, [*parts, stubs])
 
 
 def _write_nvidia_smi(program: Path) -> None:

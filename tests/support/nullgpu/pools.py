@@ -14,7 +14,9 @@ class Pools:
     """The one group of ranks that is up; started anew where another is asked for, or after a failure."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self._stack, self._key, self._pool = stack, None, None
+        self._stack = stack
+        self._key: object = None
+        self._pool: RankPool | None = None
 
     def alone(self, world_size: int, gpu: PretendedGpu | None = None) -> RankPool:
         """One process that is rank 0 among so many."""

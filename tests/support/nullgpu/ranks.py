@@ -28,7 +28,7 @@ def join_nccl(rank: int, size: int, folder: str) -> None:
     import torch.distributed as dist
 
     torch.cuda.set_device(rank)
-    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)
+    store = dist.FileStore(str(Path(folder) / "rendezvous"), size)  # type: ignore[attr-defined]
     dist.init_process_group("nccl", store=store, rank=rank, world_size=size, timeout=timedelta(minutes=2))
 
 
@@ -39,4 +39,4 @@ def join_alone(world_size: int, rank: int, size: int, folder: str) -> None:
 
     os.environ["WORLD_SIZE"] = str(world_size)
     torch.cuda.set_device(0)
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=rank, world_size=world_size)
+    dist.init_process_group("nccl", store=dist.HashStore(), rank=rank, world_size=world_size)  # type: ignore[attr-defined]

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from support.nullgpu.counters import host_waits
 
-CASES: list[tuple[str, ...]] = []
-COUNTS: list[tuple[str, ...]] = []
+CASE, COUNT = "nullgpu case", "nullgpu count"
+ROWS: dict[str, list[tuple[str, ...]]] = {CASE: [], COUNT: []}  # of all cases, in the process that prints
+_COUNTED: list[tuple[str, ...]] = []  # by the case that runs
 HEADERS = {
-    "cases": ("case", "result", "seconds"),
-    "counts": (
+    CASE: ("case", "result", "seconds"),
+    COUNT: (
         "step or pass",
         "ranks",
         "passes",
@@ -28,12 +29,19 @@ HEADERS = {
 
 def tell_step(name: str, ranks: int, counted: Counter[str], retries: int) -> None:
     """One row: what a step did once everything was warm."""
-    COUNTS.append((f"step, {name}", str(ranks), str(counted["passes"]), *_figures(counted), str(retries), ""))
+    _COUNTED.append((f"step, {name}", str(ranks), str(counted["passes"]), *_figures(counted), str(retries), ""))
 
 
 def tell_pass(name: str, counted: Counter[str], milliseconds: float) -> None:
     """One row: what a pass did, and the host's time for it."""
-    COUNTS.append((name, "1", "1", *_figures(counted), "", f"{milliseconds:.0f}"))
+    _COUNTED.append((name, "1", "1", *_figures(counted), "", f"{milliseconds:.0f}"))
+
+
+def taken_counts() -> list[tuple[str, ...]]:
+    """The rows since the last call."""
+    taken = _COUNTED.copy()
+    _COUNTED.clear()
+    return taken
 
 
 def _figures(counted: Counter[str]) -> tuple[str, ...]:
@@ -43,7 +51,7 @@ def _figures(counted: Counter[str]) -> tuple[str, ...]:
 
 def print_tables(write: Callable[[str], None]) -> None:
     """Both tables, where they have rows."""
-    for name, rows in (("cases", CASES), ("counts", COUNTS)):
+    for name, rows in ROWS.items():
         if rows:
             write("\n".join(_table(HEADERS[name], rows)) + "\n")
 

@@ -32,5 +32,5 @@ def through_the_store(objects: list[Any], src: int = 0, group: Any = None, **opt
 
 
 if __name__ == "__main__":
-    dist.broadcast_object_list = through_the_store
+    dist.broadcast_object_list = through_the_store  # type: ignore[assignment]
     runpy.run_module("gemfleet.train", run_name="__main__", alter_sys=True)

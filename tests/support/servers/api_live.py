@@ -19,6 +19,7 @@ from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
+from gemfleet.launcher.runs.registry import registry_of
 
 CONFIG = "name: alpha\ntrain:\n  model: demo\n  hub_token: hf_abcdefghijklmnopqrstuvwxyz\n  data: {train: demo}\n"
 
@@ -62,7 +63,7 @@ def make_checkpoint(home: Path, run_id: str, step: int) -> Path:
 
 def fill(home: Path) -> RunRegistry:
     """`alpha-1` succeeded with everything; `alpha-2` trains; `alpha-3` waits; `alpha-4` failed."""
-    registry = RunRegistry(home / "gemfleet.db")
+    registry = registry_of(home)
     for number in (1, 2, 3, 4):
         registry.create_run(f"alpha-{number}", "alpha", CONFIG, os.getpid())
     for run_id, steps in (("alpha-1", 8), ("alpha-2", 3)):

@@ -97,7 +97,7 @@ def test_a_deepspeed_json_that_agrees_is_passed_on(tmp_path: Path) -> None:
         "steps_per_print": 7,
         "zero_optimization": {"stage": 2, "reduce_bucket_size": 1000, "allgather_bucket_size": "auto"},
     }
-    merged = engine_json(load(tmp_path, **with_json(**theirs)))
+    merged = engine_json(load(tmp_path, **with_json(**theirs)).deepspeed_settings())
     assert merged["zero_optimization"] == {"stage": 2, "reduce_bucket_size": 1000}
     assert merged["steps_per_print"] == 7
     assert merged["gradient_clipping"] == 1.0
@@ -113,7 +113,8 @@ def test_more_ranks_than_gpus() -> None:
 
 
 def test_the_buffer_for_gradients_is_as_large_as_the_adapters_unless_a_person_says(tmp_path: Path) -> None:
-    plain, set_by_hand = {}, {"zero_optimization": {"reduce_bucket_size": 7}}
+    plain: dict[str, Any] = {}
+    set_by_hand = {"zero_optimization": {"reduce_bucket_size": 7}}
     for content, trained, expected in ((plain, 1000, 1000), (plain, 10**9, 5 * 10**8), (set_by_hand, 1000, 7)):
-        engine = with_reduce_bucket(engine_json(load(tmp_path, **with_json(**content))), trained)
+        engine = with_reduce_bucket(engine_json(load(tmp_path, **with_json(**content)).deepspeed_settings()), trained)
         assert engine["zero_optimization"] == {"stage": 2, "reduce_bucket_size": expected}

@@ -15,7 +15,7 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
 from support.tiny_tokenizer import tiny_tokenizer
 
-CHATS = [
+CHATS: list[list[dict[str, Any]]] = [
     [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}],
     [{"role": "user", "content": "  leading\n\nlines "}, {"role": "model", "content": "\n  kept  inside \n"}],
     [

@@ -74,7 +74,8 @@ def kib_kept_a_token(mode: ActivationCheckpointing) -> float:
     """What the decoder keeps between forward and backward."""
     model = model_with(mode, torch.float32)
     inputs = model.inputs_of(pack_block(examples(), 64))
-    with CreatedStorages() as created:
+    created = CreatedStorages()
+    with created:
         hidden = model.hidden_states(inputs)
     kept = created.alive_bytes(model.peft_model.parameters()) / 1024 / len(inputs.tokens)
     hidden.sum().backward()

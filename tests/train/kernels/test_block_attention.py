@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from gemfleet.train.kernels import block_attention as blocks
@@ -81,7 +83,7 @@ class Layer(nn.Module):
 def test_selective_recomputation_keeps_the_result(monkeypatch: pytest.MonkeyPatch, mode: str, times: int) -> None:
     passes = 0
 
-    def count(*parts: object) -> object:
+    def count(*parts: Any) -> Any:
         nonlocal passes
         passes += 1
         return real(*parts)

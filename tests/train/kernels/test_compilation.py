@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,7 +124,7 @@ needs_gcc = pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
 
 @pytest.fixture
 def triton_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: name == "triton")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton")
     monkeypatch.delenv("CC", raising=False)
 
 
@@ -144,9 +146,9 @@ def test_triton_does_not_build_without(lacking: str, monkeypatch: pytest.MonkeyP
     elif lacking == "named compiler":
         monkeypatch.setenv("CC", str(tmp_path / "gcc"))
     elif lacking == "headers":
-        monkeypatch.setattr(compilation.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
+        monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
     else:
-        monkeypatch.setattr(compilation.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(compilation, "triton_builds", compilation.triton_builds.__wrapped__)
     assert not compilation.triton_builds()
     with pytest.raises(

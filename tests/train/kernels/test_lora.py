@@ -59,7 +59,8 @@ class Counted(TorchDispatchMode):
 
 def counted(layers: int, dtype: torch.dtype) -> Counted:
     model = model_of(LORA, dtype, layers)
-    with Counted(model) as counts:
+    counts = Counted(model)
+    with counts:
         step(model)
     return counts
 

@@ -32,7 +32,7 @@ def in_shards(folder: Path) -> Path:
     """The weights of a folder in two files with an index."""
     tensors = load_file(folder / SINGLE_FILE)
     names = sorted(tensors)
-    owners = {}
+    owners: dict[str, str] = {}
     for number, part in ((1, names[:20]), (2, names[20:])):
         file = f"model-0000{number}-of-00002.safetensors"
         save_file({name: tensors[name] for name in part}, folder / file, metadata={"format": "pt"})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +40,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "model", folder / "adapter"
 
 
-def rows_of(tokenizer: object, rows: list[dict[str, object]], columns: tuple[str, ...]) -> PackedRows:
+def rows_of(tokenizer: object, rows: Sequence[dict[str, Any]], columns: tuple[str, ...]) -> PackedRows:
     encoder = Encoder(tokenizer, DataConfig(train="x"), columns)
     block = tokenize_rows([Row(str(n), row) for n, row in enumerate(rows)], encoder).block
     return pack_steps([block], 1, 256).step(0, 0).rows
@@ -47,7 +49,7 @@ def rows_of(tokenizer: object, rows: list[dict[str, object]], columns: tuple[str
 def test_prompts_end_where_answers_begin(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path)
 
-    def split(rows: list[dict[str, object]], *columns: str) -> set[tuple[str, str]]:
+    def split(rows: Sequence[dict[str, Any]], *columns: str) -> set[tuple[str, str]]:
         asked = questions(rows_of(tokenizer, rows, columns), tokenizer, MARKER)
         return {(tokenizer.decode(list(q.prompt)), tokenizer.decode(list(q.reference))) for q in asked}
 

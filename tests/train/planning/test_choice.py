@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from gemfleet.train.planning import GPUS, SIZES, Fleet, Workload, choose_strategy
+from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Workload, choose_strategy
 from gemfleet.train.planning.choice import MARGIN, candidates
+from gemfleet.train.planning.options import Quantization
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,9 @@ GIB = 2**30
     st.integers(64, 8192),
     st.sampled_from(["none", "int8", "int4"]),
 )
-def test_a_choice_fits_with_its_margin_or_says_why_not(shape, ranks, memory, length, quantization) -> None:
+def test_a_choice_fits_with_its_margin_or_says_why_not(
+    shape: ModelShape, ranks: int, memory: int, length: int, quantization: Quantization
+) -> None:
     work, fleet = Workload(length=length, quantization=quantization), Fleet(ranks)
     choice = choose_strategy(shape, work, fleet, memory)
     assert choice.fits == (choice.memory.total <= int(memory * (1 - MARGIN)))
@@ -31,7 +34,7 @@ def test_a_choice_fits_with_its_margin_or_says_why_not(shape, ranks, memory, len
 
 @settings(deadline=None)
 @given(st.sampled_from(list(SIZES.values())), st.integers(1, 512), st.integers(1 * GIB, 100 * GIB))
-def test_more_memory_never_undoes_a_fit(shape, ranks, memory) -> None:
+def test_more_memory_never_undoes_a_fit(shape: ModelShape, ranks: int, memory: int) -> None:
     fleet = Fleet(ranks)
     if choose_strategy(shape, Workload(), fleet, memory).fits:
         assert choose_strategy(shape, Workload(), fleet, 2 * memory).fits

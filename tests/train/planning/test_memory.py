@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 
 import pytest
-from gemfleet.train.planning import SIZES, Sharing, Workload, memory_per_rank
+from gemfleet.train.planning import SIZES, ModelShape, Sharing, Workload, memory_per_rank
 from gemfleet.train.planning.activations import (
     adapter_copies_of_layer,
     kept_by_layer_compiled,
     kept_by_layer_selective,
 )
 from gemfleet.train.planning.memory import activation_bytes, weight_bytes
-from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, SharingName
+from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +35,9 @@ devices = st.sampled_from(["cpu", "cuda"])
 
 @settings(deadline=None)
 @given(shapes, works, sharings, ranks, devices)
-def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(shape, work, sharing, ranks, device) -> None:
+def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind
+) -> None:
     parts = memory_per_rank(shape, work, sharing, ranks, device)
     assert parts.total == sum(asdict(parts).values())
     assert min(asdict(parts).values()) >= 0
@@ -43,7 +45,9 @@ def test_the_total_is_the_sum_of_its_parts_and_no_part_is_negative(shape, work, 
 
 @settings(deadline=None)
 @given(shapes, works, sharings, ranks, devices)
-def test_more_work_never_takes_less(shape, work, sharing, ranks, device) -> None:
+def test_more_work_never_takes_less(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind
+) -> None:
     base = memory_per_rank(shape, work, sharing, ranks, device).total
     longer = replace(work, length=work.length + 1)
     wider = replace(work, micro=work.micro + 1)
@@ -55,14 +59,16 @@ def test_more_work_never_takes_less(shape, work, sharing, ranks, device) -> None
 
 @settings(deadline=None)
 @given(works, sharings, ranks, devices)
-def test_larger_models_take_more(work, sharing, ranks, device) -> None:
+def test_larger_models_take_more(work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> None:
     totals = [memory_per_rank(shape, work, sharing, ranks, device).total for shape in SIZES.values()]
     assert totals == sorted(totals)
 
 
 @settings(deadline=None)
 @given(shapes, works, ranks, devices)
-def test_what_is_divided_never_outgrows_what_is_replicated(shape, work, ranks, device) -> None:
+def test_what_is_divided_never_outgrows_what_is_replicated(
+    shape: ModelShape, work: Workload, ranks: int, device: DeviceKind
+) -> None:
     replicated = memory_per_rank(shape, work, Sharing("ddp"), ranks, device)
     for name in NAMES[1:]:
         divided = memory_per_rank(shape, work, Sharing(name), ranks, device)
@@ -75,7 +81,7 @@ def test_what_is_divided_never_outgrows_what_is_replicated(shape, work, ranks, d
 
 @settings(deadline=None)
 @given(shapes, works, sharings, st.integers(1, 256))
-def test_more_ranks_never_take_more(shape, work, sharing, ranks) -> None:
+def test_more_ranks_never_take_more(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int) -> None:
     state = [memory_per_rank(shape, work, sharing, count) for count in (2 * ranks, 4 * ranks)]
     assert state[1].total <= state[0].total
 
@@ -89,7 +95,7 @@ def test_dividing_a_large_base_by_eight_pays(size: str, name: SharingName) -> No
 
 @settings(deadline=None)
 @given(shapes, works, devices)
-def test_checkpointing_keeps_less(shape, work, device) -> None:
+def test_checkpointing_keeps_less(shape: ModelShape, work: Workload, device: DeviceKind) -> None:
     modes: tuple[Checkpointing, ...] = CHECKPOINTING
     off, selective, full = (activation_bytes(shape, work, Sharing("ddp", mode), device) for mode in modes)
     assert full < selective < off

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from gemfleet.train.planning import GPUS, SIZES, Fleet, Sharing, Workload, expected_speed
+from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Sharing, Workload, expected_speed
+from gemfleet.train.planning.devices import Device
+from gemfleet.train.planning.options import Checkpointing, SharingName
 from gemfleet.train.planning.speed import lora_flops_per_token, mean_context, recomputed_flops_per_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -49,7 +51,9 @@ def test_mean_context_is_what_counting_gives(document: int, window: int | None) 
     st.integers(1, 4096),
     st.sampled_from(list(GPUS.values())),
 )
-def test_nothing_beats_the_ceiling(shape, name, checkpointing, ranks, global_batch, device) -> None:
+def test_nothing_beats_the_ceiling(
+    shape: ModelShape, name: SharingName, checkpointing: Checkpointing, ranks: int, global_batch: int, device: Device
+) -> None:
     work = Workload(global_batch=global_batch)
     speed = expected_speed(shape, work, Sharing(name, checkpointing), device, Fleet(ranks))
     assert 0 < speed.expected < speed.ceiling

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,16 @@ from gemfleet.train.config.schema import LoraConfig, TrainConfig
 from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
-from gemfleet.train.step.throughput import StepThroughput
 from gemfleet.train.strategies import build_strategy
+from support.step_records import a_step
 from support.tiny_model import tiny_gemma3
 
 TOKENS, SUPERVISED, PADDED = 16, 5, 64
-STEP = StepThroughput(
-    step_seconds=2.0,
-    data_wait_seconds=0.5,
-    checkpoint_wait_seconds=0.25,
-    raw_tokens=800,
-    tokens=200,
-    supervised_tokens=50,
-    world_size=4,
-    peak_memory_bytes=1,
-    flops=8e12,
-    recomputed_flops=2e12,
-    rated_flops_per_second=1e13,
-)
+STEP = a_step()
 
 
 def test_rates_are_their_own_count_over_the_same_seconds() -> None:
-    record = STEP.record()
+    record = STEP.to_dict()
     assert record["raw_tokens_per_second"] == 400
     assert record["tokens_per_second"] == 100
     assert record["supervised_tokens_per_second"] == 25
@@ -42,11 +29,11 @@ def test_rates_are_their_own_count_over_the_same_seconds() -> None:
 
 
 def test_utilisation_is_of_all_ranks_devices_and_unknown_without_a_data_sheet() -> None:
-    record = STEP.record()
+    record = STEP.to_dict()
     assert record["flops_per_second_per_rank"] == 1e12
     assert record["mfu"] == pytest.approx(0.10)
     assert record["hfu"] == pytest.approx(0.125)
-    unknown = replace(STEP, rated_flops_per_second=None).record()
+    unknown = a_step(rated_flops_per_second=None).to_dict()
     assert (unknown["mfu"], unknown["hfu"]) == (None, None)
 
 
@@ -116,5 +103,6 @@ def test_three_quarters_of_padding_change_the_raw_count_and_nothing_else(
         for name in ("raw_tokens", "tokens", "supervised_tokens"):
             assert record[f"{name}_per_second"] == pytest.approx(record[name] / record["step_seconds"])
     assert 1 - padded["tokens"] / padded["raw_tokens"] == 0.75
+    assert (plain["padding_share"], padded["padding_share"]) == (0.0, 0.75)
     assert padded["flops"] == plain["flops"] > 0
     assert padded["loss"] == pytest.approx(plain["loss"], rel=1e-5)

@@ -1,7 +1,8 @@
-"""A probe process: one rank of a probe group. Reads its task and the sizes to try from standard input, one JSON a line,
-answers on standard output, and ends with its parent.
+"""A probe process: one rank of a probe group.
 
-Answers: `ready`, `measured`, `failed`; and `alive` every second, so that a stopped process is told from a busy one.
+It reads its task, and then sizes to try, from standard input, answers on standard output, one JSON a line, and ends
+with its parent. Answers: `ready`, `measured`, `failed`, and every second `alive`, by which the parent tells a busy
+process from a stopped one.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
 
 ALIVE_SECONDS = 1.0
 PR_SET_PDEATHSIG = 1
-GROUP_TIMEOUT = timedelta(hours=12)  # the parents end what hangs, much earlier
+GROUP_TIMEOUT = timedelta(hours=12)  # a parent ends what hangs much earlier
 
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """What one probe process is to load. Memory in bytes.
+    """The task of one probe process. Memory in bytes.
 
-    config:       the `train` section as JSON values
-    address:      host:port where the ranks of this group meet
-    memory_limit: what the configuration lets this rank use; None: all there is
-    besides_bytes: resident set of a rank of the real run for what a probe does not hold, such as Ray or the data
-    steps:        of the run, whose passes are timed; see `typical.py`
+    config:        the `train` section as JSON values
+    address:       host:port where the ranks of this group meet
+    memory_limit:  the most that the configuration lets this rank use; None: no limit
+    besides_bytes: memory that a rank of the run holds and a probe does not, such as Ray or the data
+    steps:         steps of the run, for timings; see `batch_finder/typical.py`
     """
 
     config: dict[str, Any]
@@ -55,7 +56,7 @@ class ProbeTask:
 
 
 class Answers:
-    """Writes one JSON a line, from any thread."""
+    """Writes answers, one JSON a line, from any thread."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._lock = stream, threading.Lock()
@@ -69,14 +70,14 @@ class Answers:
 def main() -> None:
     end_with_parent()
     answers = Answers(os.fdopen(os.dup(1), "w"))
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    os.dup2(2, 1)  # what libraries print may not mix with the answers
     threading.Thread(target=_stay_alive, args=(answers,), daemon=True).start()
     sizes = _read_input()
     try:
         _serve(ProbeTask(**sizes.get()), sizes, answers)
     except BaseException as error:
         answers.put("failed", cause=_cause(error), message=str(error)[:2000] or type(error).__name__)
-    # A rank that failed must not wait for others in a destructor: this process is thrown away.
+    # A rank that failed may not wait for others in a destructor. This process is thrown away.
     os._exit(0)
 
 
@@ -96,7 +97,7 @@ def _serve(task: ProbeTask, sizes: queue.Queue[dict[str, Any]], answers: Answers
 
 
 def _watch_memory(task: ProbeTask, answers: Answers) -> int | None:
-    """On a CPU: end this process when it goes beyond its limit, and return that. None on a GPU, which refuses."""
+    """On a CPU, starts a thread that ends this process beyond its limit, and returns the limit. None on a GPU."""
     import torch
 
     from ...device.memory import MemoryWatch, usable_limit
@@ -114,7 +115,7 @@ def _watch_memory(task: ProbeTask, answers: Answers) -> int | None:
 
 
 def _gpu_limit(task: ProbeTask, probe: Probe) -> int:
-    """Looked at after a step, when the context and the communication library have taken what they need."""
+    """The bytes that this rank may use of its GPU. Called after a step, when context and communication have theirs."""
     from ...device.memory import usable_limit
 
     return usable_limit(probe.device, task.memory_limit, task.ranks_on_node)
@@ -130,14 +131,14 @@ def _cause(error: BaseException) -> Failure:
 
 
 def _prepare(task: ProbeTask) -> TrainConfig:
-    """Threads, process group and configuration, as a rank of the run has them."""
+    """Prepares threads, process group and configuration as for a rank of the run."""
     from ...config.schema import TrainConfig as Config
     from ...device.abilities import current_device, prepare_process
     from ...device.out_of_memory import apply_memory_limit
 
     prepare_process(task.ranks_on_node)
     device = current_device(task.local_rank).device
-    os.environ["LOCAL_RANK"] = str(device.index or 0)  # DeepSpeed takes it for the index of the device under ZeRO-3
+    os.environ["LOCAL_RANK"] = str(device.index or 0)  # under ZeRO-3, DeepSpeed takes it as the device's index
     _join_group(task)
     config = Config.model_validate_json(json.dumps(task.config))
     if device.type == "cuda":
@@ -146,7 +147,7 @@ def _prepare(task: ProbeTask) -> TrainConfig:
 
 
 def _join_group(task: ProbeTask) -> None:
-    """The ranks of this probe group; one rank is a group too, which sharding needs."""
+    """Makes the process group of this probe group. A single rank has one, too: sharding needs it."""
     import torch
     import torch.distributed as dist
 
@@ -160,7 +161,7 @@ def _join_group(task: ProbeTask) -> None:
 
 
 def end_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies, even while it is stopped."""
+    """Asks Linux to kill this process, also a stopped one, when its parent dies."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -169,7 +170,7 @@ def end_with_parent() -> None:
 
 
 def _read_input() -> queue.Queue[dict[str, Any]]:
-    """The lines of standard input as they come. Its end means that the parent has gone."""
+    """The lines of standard input as they come. Their end means that the parent is gone."""
     lines: queue.Queue[dict[str, Any]] = queue.Queue()
 
     def read() -> None:
@@ -188,7 +189,7 @@ def _stay_alive(answers: Answers) -> None:
 
 
 def task_line(task: ProbeTask) -> str:
-    """The task as the child reads it."""
+    """The task as the line that the child reads."""
     return json.dumps(asdict(task)) + "\n"
 
 

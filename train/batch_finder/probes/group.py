@@ -1,4 +1,7 @@
-"""A probe group: one process a rank, the model loaded once, thrown away after a failure. Every wait is bounded."""
+"""A probe group has one process for each rank. They load the model once, and a failure ends them all.
+
+Every wait has a time limit.
+"""
 
 from __future__ import annotations
 
@@ -12,24 +15,24 @@ from .process import Answer, ProbeHandle
 from .trial import Failure, RankMeasure, Trial
 
 POLL_SECONDS = 0.05
-GRACE_SECONDS = 2.0  # after a first failure: a rank whose memory ran out may be about to say so
-LOADING_FACTOR = 10  # loading a model may take this many times the bound, as long as all ranks give signs of life
+GRACE_SECONDS = 2.0  # after the first failure, for another rank that is about to say that its memory ran out
+LOADING_FACTOR = 10  # loading may take so many times the limit, while all ranks give signs of life
 RANK_ORDER = tuple(Failure)
 
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """margin: share of the limit kept free; timeout_s: how long a trial may take, or a rank may give no sign."""
+    """margin: share of the memory limit to keep free; timeout_s: of a trial, and of a rank's silence"""
 
     margin: float
     timeout_s: float
 
 
 class ProbeGroup:
-    """Tries sizes on all ranks at once. A context manager: at its end no process is left."""
+    """Tries sizes on all ranks at once. A context manager, which leaves no process behind."""
 
     def __init__(self, handles: Sequence[ProbeHandle], tasks: Sequence[ProbeTask], settings: GroupSettings) -> None:
-        """`tasks[i]` is for `handles[i]`; their `address` is replaced by one that is free."""
+        """`tasks[i]` is for `handles[i]`. A free address replaces their `address`."""
         self._handles, self._tasks, self._settings = handles, tasks, settings
         self._limits: list[int] | None = None
 
@@ -45,7 +48,7 @@ class ProbeGroup:
         self._limits = None
 
     def try_rows(self, rows: int, evaluation: bool = False) -> Trial:
-        """All ranks' verdict. Starts the processes where none run; a failure ends them all."""
+        """The verdict of all ranks. Starts the processes if none run. A failure ends them all."""
         try:
             if self._limits is None:
                 self._start()
@@ -77,7 +80,7 @@ class ProbeGroup:
         self._limits = [answer["limit_bytes"] for answer in ready]
 
     def _wait(self, kind: str, bound_s: float) -> list[Answer]:
-        """Every rank's answer of that kind. Raises GroupFailure with the worst verdict otherwise."""
+        """Every rank's answer of that kind. Raises GroupFailure, with the worst verdict, if one does not give it."""
         watch = Watch(len(self._handles), kind, bound_s, self._settings.timeout_s)
         while not watch.settled():
             for index, handle in enumerate(self._handles):
@@ -95,7 +98,7 @@ class GroupFailure(Exception):  # noqa: N818
 
 
 class Watch:
-    """What has arrived from each rank while all are waited for: a small state machine over answers and a clock."""
+    """The answers of each rank during a wait for all: a small state machine over answers and a clock."""
 
     def __init__(
         self, ranks: int, kind: str, bound_s: float, silence_s: float, clock: Callable[[], float] = time.monotonic
@@ -118,7 +121,7 @@ class Watch:
                 self._fail(rank, Failure.DIED, answer["message"])
 
     def settled(self) -> bool:
-        """Whether all have answered, or the wait is over for another reason."""
+        """Whether the wait is over: all have answered, one has failed, or the time is up."""
         now = self._clock()
         if self._failures:
             told = any(cause is Failure.MEMORY for cause, _ in self._failures.values())
@@ -131,7 +134,7 @@ class Watch:
         return not waited_for or bool(self._failures)
 
     def result(self, names: Sequence[str]) -> list[Any]:
-        """Every rank's answer. Raises GroupFailure with the most telling failure otherwise."""
+        """Every rank's answer. Raises GroupFailure, with the most telling failure, if one has failed."""
         if self._failures:
             rank = min(self._failures, key=lambda r: (RANK_ORDER.index(self._failures[r][0]), self._heard[r]))
             cause, message = self._failures[rank]
@@ -139,7 +142,7 @@ class Watch:
         return list(self._answers)
 
     def _fail(self, rank: int, cause: Failure, message: str) -> None:
-        """The first word of a rank counts: its exit only follows. After it the others get little time."""
+        """Records a rank's first failure; its exit only follows from it. The others then get little time."""
         if rank not in self._failures and self._answers[rank] is None:
             self._failures[rank] = (cause, message)
             self._grace_ends = min(self._grace_ends, self._clock() + GRACE_SECONDS)

@@ -1,5 +1,4 @@
-"""One rank's part of a trial: real optimizer steps, their memory judged by rows as bad as rows can be, their time by
-passes as the run has them."""
+"""One rank's part of a trial: real optimizer steps. The worst possible rows measure memory, the run's passes time."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ from ..typical import Steps, typical_passes
 
 
 def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> PackedRows:
-    """Full rows of one document each, all of it supervised but the first token."""
+    """Full rows of one document each, in which every token but the first is supervised."""
     tokens = np.random.default_rng(seed).integers(3, vocabulary, rows * max_length).astype(np.int32)
     supervised = np.ones(rows * max_length, np.bool_)
     supervised[::max_length] = False
@@ -26,27 +25,26 @@ def worst_rows(rows: int, max_length: int, vocabulary: int, seed: int = 0) -> Pa
 
 
 class Probe:
-    """The model of a run under its strategy, loaded once; measures one size after another. Collective."""
+    """Loads a run's model under its strategy once, and measures one size after the other. Collective."""
 
     def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int, steps: Steps = ()) -> None:
-        """steps: of the run, for its passes to be timed, equal on all ranks; none: full rows are timed."""
+        """steps: steps of the run, whose passes are timed, equal on all ranks; none: full rows are timed"""
         facts = current_device(local_rank)
         self.device, self._config, self._steps = facts.device, config, steps
         model, self._strategy = prepare_model(config, model_folder, facts)
         self._vocabulary = int(model.peft_model.config.get_text_config().vocab_size)
         self._model = self._strategy.setup(model)
-        self._step(1)  # makes the optimizer's state, which every later step holds
+        self._step(1)  # makes the optimizer's state, which every later step has
 
     def measure(self, rows: int) -> tuple[int, float]:
-        """Peak bytes of one optimizer step of passes of `rows` rows, and how many seconds such a pass takes for as much
-        text as fills it."""
+        """The peak bytes of an optimizer step with passes of `rows` rows, and the seconds for a pass full of text."""
         reset_peak(self.device)
         seconds = self._step(rows)
         return peak_bytes(self.device), seconds
 
     @torch.no_grad()
     def measure_evaluation(self, rows: int) -> tuple[int, float]:
-        """The same of one pass that scores `rows` rows."""
+        """The same for a pass that scores `rows` rows."""
         reset_peak(self.device)
         batch = worst_rows(rows, self._config.data.max_length, self._vocabulary)
         self._strategy.passes(1)
@@ -61,9 +59,9 @@ class Probe:
         full = rows * self._config.data.max_length
         worst = worst_rows(rows, self._config.data.max_length, self._vocabulary)
         timed = typical_passes(self._steps, rows, self._vocabulary)
-        # The last pass accumulates onto gradients that exist, as all but the first of a step do.
+        # The last pass adds to gradients that exist, as all passes of a step but the first do.
         passes = [worst, *timed, worst]
-        self._strategy.passes(len(passes))  # equal on all ranks already; a strategy may need to know
+        self._strategy.passes(len(passes))  # all ranks have equally many; a strategy may need to know
         supervised = sum(batch.supervised_tokens for batch in passes)
         seconds = [self._timed_pass(batch, supervised) for batch in passes]
         self._strategy.reduce_gradients()

@@ -1,4 +1,4 @@
-"""A probe process seen from its parent: start it, hand it sizes, take its answers, end it. Nothing here waits."""
+"""The parent's side of a probe process: starts it, sends it sizes, takes its answers, ends it. Only `kill` waits."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Answer = dict[str, Any]
 
 
 class ProbeHandle(Protocol):
-    """One rank's probe process, here or on another node. After `kill` it may be started again."""
+    """One rank's probe process, here or on another node. After `kill`, it may be started again."""
 
     node: str
 
     def free_address(self) -> str:
-        """host:port on this node where the ranks of a group can meet."""
+        """A free host:port on this node, where the ranks of a group can meet."""
         ...
 
     def start(self, task: ProbeTask) -> None: ...
 
     def send(self, rows: int, evaluation: bool) -> None:
-        """Ask for a trial: of training, or of an evaluation."""
+        """Asks for a trial of training, or of an evaluation."""
         ...
 
     def poll(self) -> list[Answer]:
-        """What arrived since the last call; a last `exited` once the process has ended."""
+        """The answers since the last call. After the process's end, the last one is `exited`."""
         ...
 
     def kill(self) -> None:
-        """SIGKILL, and wait until the process is gone. Nothing to do where none runs."""
+        """Sends SIGKILL and waits until the process is gone. Does nothing if none runs."""
         ...
 
 
@@ -97,7 +97,7 @@ class LocalProbe:
                 try:
                     stream.close()
                 except BrokenPipeError:
-                    continue  # what it had not read is lost with it
+                    continue  # lines that the process has not read are lost with it
 
     def _write(self, line: str) -> None:
         assert self._process is not None
@@ -106,10 +106,10 @@ class LocalProbe:
             self._process.stdin.write(line)
             self._process.stdin.flush()
         except BrokenPipeError:
-            return  # it has ended, which `poll` tells
+            return  # it has ended, as `poll` will tell
 
     def _last_words(self) -> str:
-        """The last line of what the process wrote to its standard error."""
+        """The last line that the process wrote to its standard error."""
         assert self._process is not None
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
@@ -117,7 +117,7 @@ class LocalProbe:
 
 
 def _read(process: subprocess.Popen[str], answers: queue.Queue[Answer]) -> None:
-    """Until the process's end. A line cut short by its death is no answer."""
+    """Takes answers until the process ends. A line that its death cut short is no answer."""
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
@@ -129,7 +129,7 @@ def _read(process: subprocess.Popen[str], answers: queue.Queue[Answer]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, less what torchrun says of it; the package's root on the path where it is not installed."""
+    """This process's environment without torchrun's variables. From a checkout, with the package's root on the path."""
     assert __package__ is not None
     hidden = ("MASTER_", "TORCHELASTIC_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}

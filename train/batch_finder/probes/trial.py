@@ -1,4 +1,4 @@
-"""What one trial of a number of rows showed, over all ranks."""
+"""The result of one trial of a number of rows, over all ranks."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from enum import StrEnum
 
 
 class Failure(StrEnum):
-    """Why a trial has no measurement, the most telling first: when ranks differ, the first of these is the verdict."""
+    """Why a trial has no measurement, the most telling reason first: if ranks differ, the first one is the verdict."""
 
-    MEMORY = "memory"  # a rank had not enough of it
-    USER = "user"  # a rank found something the user has to put right
-    DIED = "died"  # a process ended without a word
-    SILENT = "silent"  # a process gave no sign of life within the bound
+    MEMORY = "memory"  # a rank ran out of it
+    USER = "user"  # a rank found a mistake of the user's
+    DIED = "died"  # a process ended without an answer
+    SILENT = "silent"  # a process gave no sign of life in time
     ERROR = "error"  # a rank raised something else
 
 
 @dataclass(frozen=True)
 class RankMeasure:
-    """One rank's figures. Memory in bytes; `usable` is the limit less the margin.
+    """One rank's figures. Memory in bytes; `usable_bytes` is the limit less the margin.
 
-    seconds: what a pass full of text takes at the speed of the run's own passes
+    seconds: for a pass full of text, at the speed of the run's own passes
     """
 
     rank: int
@@ -36,9 +36,9 @@ class RankMeasure:
 
 @dataclass(frozen=True)
 class Trial:
-    """All ranks' verdict on `rows` rows in one pass. `ranks` is empty where `failure` says why there are none.
+    """The verdict of all ranks on `rows` rows in a pass. `ranks` is empty if there is a `failure`.
 
-    evaluation: whether the pass was one that scores, without gradients
+    evaluation: whether the pass only scored, without gradients
     """
 
     rows: int
@@ -49,15 +49,15 @@ class Trial:
 
     @property
     def fits(self) -> bool:
-        """The worst rank decides."""
+        """Whether the pass fits on every rank."""
         return self.failure is None and all(rank.fits for rank in self.ranks)
 
     @property
     def seconds(self) -> float:
-        """Seconds of a pass full of text: the slowest rank's, for the others wait for it."""
+        """The slowest rank's seconds for a pass full of text: the others wait for it."""
         return max(rank.seconds for rank in self.ranks)
 
     @property
     def tightest(self) -> RankMeasure:
-        """The rank that used most of what it may."""
+        """The rank that used the largest share of what it may use."""
         return max(self.ranks, key=lambda rank: rank.peak_bytes / max(1, rank.usable_bytes))

@@ -12,11 +12,11 @@ import pytest
 from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.platform.convert import Conversion, convert
 from gemfleet.launcher.config.platform.document import document
-from gemfleet.launcher.config.platform.request import is_platform_request
-from gemfleet.launcher.config.platform.table import TABLE
+from gemfleet.launcher.config.platform.keys.table import TABLE
 from gemfleet.launcher.config.platform.write_yaml import to_yaml
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.load import parse_yaml
+from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.errors import UserError
 from support.places import REPOSITORY
 from support.platform_requests import MISSING, REFERENCE, changed, supported_request

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from gemfleet.launcher.config.platform.table import TABLE
+from gemfleet.launcher.config.platform.keys.table import TABLE
 from gemfleet.launcher.runs.names import new_run_id
 from gemfleet.train.config.schema import DataConfig, TrainConfig
 from gemfleet.train.local.source import prepare_local

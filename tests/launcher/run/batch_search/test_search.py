@@ -177,15 +177,15 @@ def session(registry: RunRegistry, train: TrainConfig, note: Callable[[str], Non
 def test_trials_are_on_the_screen_in_the_registry_and_counted(
     monkeypatch: pytest.MonkeyPatch, gemfleet_home: Path
 ) -> None:
-    search = Search(monkeypatch, (10_000, 160))
+    asked = Search(monkeypatch, (10_000, 160))
     registry, lines = RunRegistry(gemfleet_home / "gemfleet.db"), list[str]()
     registry.create_run("run-1", "run", "{}", os.getpid())
     for name, answer in (("batch_key", "key"), ("resolve_model_folder", Path("/model"))):
         monkeypatch.setattr(search, name, lambda *_, answer=answer: answer)
-    run = session(registry, search.config, lines.append)
+    run = session(registry, asked.config, lines.append)
     run.enter = lambda state, _: registry.transition("run-1", state)
     folders = dict.fromkeys(NODES, "/model")
-    find_micro(run, search.config, search.task.placement, Source(64), folders, None, use_cache=True)  # type: ignore[arg-type]
+    find_micro(run, asked.config, asked.task.placement, Source(64), folders, None, use_cache=True)  # type: ignore[arg-type]
     assert registry.get_run("run-1").state == RunState.FINDING_BATCH
     trials = [event["message"] for event in registry.events("run-1") if event["kind"] == "batch_trial"]
     shown = CliRunner().invoke(app, ["show", "run-1"], catch_exceptions=False).output

@@ -1,1 +1,0 @@
-"""One module for each part; `prove(stage)` is its whole interface."""

@@ -1,0 +1,67 @@
+"""What a node does with a run's data in one Ray task: tokenise a chunk of rows, or pack some steps."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from gemfleet.train.config.schema import DataConfig
+from gemfleet.train.data.digest import Digests, example_digests
+from gemfleet.train.data.packing import Ints, PackedBlock, TokenBlock, pack_steps
+from gemfleet.train.data.readers import BadRow, Row
+from gemfleet.train.data.report import DataReport
+from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
+from gemfleet.train.errors import UserError
+from gemfleet.train.model.resolve import embedding_rows
+
+
+def tokenise_task(
+    chunk: list[Row | BadRow], data: DataConfig, columns: tuple[str, ...], folders: dict[str, str]
+) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
+    """Tokenise one chunk of rows. Returns its block, and the counts, the digests and the report of its examples.
+
+    columns: of the data; folders: for each Ray node id, the folder there with the tokenizer
+    counts: int64 [examples, 2], tokens and supervised tokens
+    """
+    node = ray.get_runtime_context().get_node_id()
+    if node not in folders:
+        raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
+    folder = folders[node]
+    encoder = Encoder(_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
+    done = tokenize_rows(chunk, encoder)
+    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
+    report.add_left_out(done.left_out)
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
+    counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)
+    return done.block, (counts, example_digests(done.block), report)
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(folder: str) -> Any:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the task has one CPU
+    from gemfleet.train.model.base_check import load_tokenizer  # slow to import, and only this task needs it
+
+    return load_tokenizer(Path(folder))
+
+
+def pack_task(blocks: list[Any], starts: Ints, steps: list[Ints], world_size: int, max_length: int) -> PackedBlock:
+    """Pack some steps for all ranks. Reads one block after another and copies only the wanted examples.
+
+    blocks, starts: see `TokenisedSet`; steps: for each step, the indices of its examples in the whole set
+    """
+    wanted = np.concatenate(steps)
+    owner = np.searchsorted(starts, wanted, side="right") - 1
+    order = np.argsort(owner, kind="stable")
+    parts = []
+    for number in np.unique(owner).tolist():
+        block: TokenBlock = ray.get(blocks[number])
+        parts.append(block.select(wanted[owner == number] - starts[number]))
+    gathered = TokenBlock.concatenate(parts)
+    place = np.empty(len(order), np.int64)
+    place[order] = np.arange(len(order))
+    ends = np.cumsum([len(step) for step in steps])
+    return pack_steps([gathered.select(index) for index in np.split(place, ends[:-1])], world_size, max_length)

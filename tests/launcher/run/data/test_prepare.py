@@ -1,0 +1,121 @@
+"""Data prepared by Ray tasks is, token for token, what one process prepares."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+from gemfleet.launcher.run.data import pack, tokenise
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.errors import UserError
+from gemfleet.train.local.source import prepare_local
+from support.tiny_tokenizer import tiny_tokenizer
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tiny_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tokenizer_folder: Path) -> Iterator[dict[str, str]]:
+    with tempfile.TemporaryDirectory(prefix="gf-ray-", dir="/tmp") as folder:  # short: sockets live in it
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            object_store_memory=100 * 2**20,
+            _temp_dir=folder,
+        )
+        yield {node["NodeID"]: str(tokenizer_folder) for node in ray.nodes()}
+        ray.shutdown()
+
+
+def config_of(folder: Path, rows: int = 70, **data: Any) -> TrainConfig:
+    path = folder / "train.jsonl"
+    lines = [json.dumps({"prompt": f"what is {i} ", "completion": "the answer " * (1 + i % 9)}) for i in range(rows)]
+    path.write_text("\n".join([*lines[:20], "{broken", *lines[20:], '{"prompt": "alone"}']))
+    return TrainConfig.model_validate(
+        {"model": "demo", "data": {"train": str(path), "max_length": 64, **data}, "batch": {"global": 8}, "epochs": 2.5}
+    )
+
+
+def assert_same(one: Any, other: Any) -> None:
+    for left, right in zip(astuple(one), astuple(other), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_the_cluster_prepares_what_one_process_does(
+    folders: dict[str, str], tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    config = config_of(tmp_path)
+    monkeypatch.setattr(pack, "MAX_STEPS_PER_BLOCK", 3)  # several blocks, crossing epochs
+    monkeypatch.setattr(tokenise, "chunks", lambda source: chunks_of(source, 16))
+    prepared = tokenise.tokenise_on_cluster(config, folders)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    for world_size, start in ((2, 0), (3, 10)):
+        local, report = prepare_local(config.data, 8, config.seed, tokenizer, world_size)
+        source = pack.pack_on_cluster(prepared, config, world_size, start)
+        copy = pickle.loads(ray.cloudpickle.dumps(source))
+        assert prepared.report == report
+        assert (copy.steps_per_epoch, copy.has_eval) == (local.steps_per_epoch, True)
+        total = config.total_steps(local.steps_per_epoch)
+        for step in range(start, total):
+            epoch, within = divmod(step, local.steps_per_epoch)
+            for rank in range(world_size):
+                one, other = copy.step(epoch, within, rank), local.step(epoch, within, rank)
+                assert_same(one.rows, other.rows)
+                assert astuple(one)[1:] == astuple(other)[1:]
+        for rank in range(world_size):
+            assert_same(copy.eval_rows(rank), local.eval_rows(rank))
+        assert len(copy._held) <= 2
+        with pytest.raises(IndexError, match="was not prepared"):
+            copy.step(9, 0, 0)
+
+
+def chunks_of(source: Any, size: int) -> Any:
+    from gemfleet.train.local.source import chunks
+
+    return chunks(source, size)
+
+
+def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:
+    config = config_of(tmp_path, eval=str(tmp_path / "train.jsonl"), eval_fraction=0.0)
+    config = config.model_copy(update={"max_steps": 2})
+    prepared = tokenise.tokenise_on_cluster(config, folders)
+    source, report = pack.pack_on_cluster(prepared, config, 1), prepared.report
+    assert (report.examples, report.eval_examples) == (70, 70)
+    assert source.step(0, 1, 0).step_examples == 8
+    assert len(source.eval_rows(0).document_lengths) == 70
+
+
+def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="70 longer than max_length 2"):
+        tokenise.tokenise_on_cluster(config_of(tmp_path, max_length=2), folders)
+    with pytest.raises(UserError, match="no node that holds the tokenizer has a CPU"):
+        tokenise.tokenise_on_cluster(config_of(tmp_path), {})
+
+
+def test_tokens_beyond_the_embedding_of_the_models_config_are_named(
+    folders: dict[str, str], tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    (tokenizer_folder / "config.json").write_text('{"model_type": "gemma3", "text_config": {"vocab_size": 4}}')
+    try:
+        with pytest.raises(UserError, match="70 a token beyond the model's embedding of 4 rows"):
+            tokenise.tokenise_on_cluster(config_of(tmp_path), folders)
+    finally:
+        (tokenizer_folder / "config.json").unlink()
