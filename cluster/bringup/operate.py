@@ -1,9 +1,9 @@
 """Brings a cluster up and down over ssh: up, add, remove, down, status. Each method reads as the list of its steps.
 
-It does not use Ray's own launcher (`ray up`, provider `local`). In Ray 2.60 `ray down` never connects to a worker. `ray
-up` returns before any worker is there, and retries a worker that fails without a word. It checks no host keys, takes no
-ssh port, and copies the operator's private key to the head. It gives all nodes the same commands, so their GPUs,
-interfaces and addresses cannot differ.
+It does not use Ray's own launcher (`ray up`, provider `local`). In Ray 2.60, `ray down` never connects to a worker, and
+`ray up` returns before any worker is there and retries a failing worker without a word. That launcher checks no host
+keys, takes no ssh port, and copies the operator's private key to the head. It gives all nodes the same commands, so
+their GPUs, interfaces and addresses cannot differ.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class Operator:
             if time.monotonic() > deadline:
                 port = self.description.ports.gcs
                 raise ClusterError(
-                    f"{', '.join(sorted(missing))} did not join within {JOIN_SECONDS:g} s; see that they reach "
+                    f"{', '.join(sorted(missing))} did not join within {JOIN_SECONDS:g} s; check that they reach "
                     f"{self.addresses[self.head.host]}:{port} and the head reaches them at the ports of the file"
                 )
             time.sleep(POLL_SECONDS)
@@ -169,7 +169,7 @@ class Operator:
             raise ClusterError(problem)
         said = answer.content()
         if not said["accepted"]:
-            raise ClusterError(f"Ray would not drain {node.host}: {said['message']}")
+            raise ClusterError(f"Ray refuses to drain {node.host}: {said['message']}")
 
     def _stop(self, nodes: Sequence[NodeSection]) -> None:
         if problems := self._stop_all(nodes):
@@ -185,7 +185,7 @@ class Operator:
             if problem := answer.problem("stopping"):
                 problems.append(problem)
             elif left := answer.content():
-                problems.append(f"{host}: these processes would not end: {'; '.join(left)}")
+                problems.append(f"{host}: these processes did not end: {'; '.join(left)}")
         return problems
 
     def _status(self, answer: Answer, alive: Mapping[str, dict[str, Any]]) -> NodeStatus:

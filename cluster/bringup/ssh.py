@@ -39,7 +39,7 @@ class Answer:
             return None
         said = (self.errors.strip() or self.output.strip()).splitlines()[-SHOWN_LINES:]
         if self.code == CONNECTION_FAILED:
-            remedy = "see that `ssh` reaches it, or correct host, user, key and port in the file"
+            remedy = "check that `ssh` reaches it, or correct host, user, key and port in the file"
             return f"{self.node.host}: no connection ({' '.join(said[-2:])}); {remedy}"
         return f"{self.node.host}: {doing} ended with {self.code}:\n    " + "\n    ".join(said)
 

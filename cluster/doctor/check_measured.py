@@ -94,7 +94,7 @@ def check_collective(ranks: Sequence[Mapping[str, Any]], size: int, promised: fl
     bandwidth = 2 * (world - 1) / world * size / seconds if world > 1 else size / seconds
     share = f", {bandwidth / promised:.0%} of the link" if promised else ""
     figure = f"{world} ranks, {size / MIB:.0f} MiB in {seconds * 1000:.0f} ms, bus {bandwidth / 1e9:.2f} GB/s{share}"
-    slow = "see that the ranks use the fast interface (`interface` in the file), and that nothing else fills the link"
+    slow = "make the ranks use the fast interface (`interface` in the file), and stop other traffic on the link"
     low = bandwidth / promised if promised else 1.0
     return ranked(
         *("all-reduce", "cluster", figure if not wrong else f"{wrong} elements hold a wrong sum; {figure}"),
@@ -140,5 +140,5 @@ def check_auth(facts: Sequence[Mapping[str, Any]], open_dashboard: str | None) -
         return [Finding("token", "cluster", Level.FAIL if len(facts) > 1 else Level.WARN, figure, remedy)]
     if off:
         level = Level.FAIL if len(facts) > 1 else Level.WARN
-        return [Finding("token", "cluster", level, f"none is asked for by {', '.join(off)}", remedy)]
+        return [Finding("token", "cluster", level, f"not asked for by {', '.join(off)}", remedy)]
     return [Finding("token", "cluster", Level.PASS, f"asked for on {len(facts)} nodes and by the job API")]

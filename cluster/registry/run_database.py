@@ -181,7 +181,7 @@ def explained(error: sqlite3.DatabaseError, path: Path) -> ClusterError:
         )
     if code == sqlite3.SQLITE_BUSY:
         return ClusterError(f"another process kept {path} locked for {BUSY_SECONDS:g} s; try again")
-    return ClusterError(f"the registry {path} cannot be used ({error}); see who may read and write it, and its disk")
+    return ClusterError(f"the registry {path} cannot be used ({error}); check its permissions and its disk")
 
 
 def free_bytes(folder: Path) -> int:

@@ -88,6 +88,7 @@ class RunState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the run has ended."""
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED, RunState.INTERRUPTED)
 
 
@@ -109,10 +110,12 @@ class Run:
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Run:
+        """The run of a whole row."""
         values = dict(row)
         return cls(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
         return asdict(self)
 
 

@@ -77,7 +77,7 @@ def wait_for(references: list[Any]) -> list[Any]:
         if isinstance(cause, ClusterError):
             raise cause from None
         raise ClusterError(
-            f"a node could not take the staged folder: {cause}; see to its disk, then start again"
+            f"a node could not take the staged folder: {cause}; check its disk, then start again"
         ) from error
     except ray.exceptions.RayError as error:
         raise ClusterError(f"a node was lost while a folder was staged to it ({error}); start the run again") from error

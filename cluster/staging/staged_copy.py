@@ -80,7 +80,7 @@ class StagedCopy:
             return str(self._target)
         if not holds(self._part, self._files):
             shutil.rmtree(self._part, ignore_errors=True)
-            raise ClusterError(f"the copy at {self._target} does not verify; see to this node's disk, then start again")
+            raise ClusterError(f"the copy at {self._target} does not verify; check this node's disk, then start again")
         for file in self._files:
             with (self._part / file.path).open("rb") as handle:
                 os.fsync(handle.fileno())
