@@ -1,4 +1,4 @@
-"""Which process carries a run out: told by the kernel's own counts and by a lock, not by a clock, which can be set."""
+"""Which process drives a run. The kernel's own counts and a lock tell; a clock does not, because people set it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True)
 class ProcessIdentity:
-    """A process, apart from every other that ever had or will have its id.
+    """One process, told apart from every other process that has had or will have its id.
 
     boot:  the kernel's random name of this boot; empty where the system has none
     ticks: from that boot to the start of the process, in the kernel's clock ticks
@@ -34,17 +34,19 @@ class ProcessIdentity:
 
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
-        """psutil.NoSuchProcess when there is none."""
+        """psutil.NoSuchProcess when no process has this id."""
         ticks = start_ticks(pid)
         if ticks is None:
             raise psutil.NoSuchProcess(pid)
         return cls(pid, boot_name(), ticks)
 
     def lives(self) -> bool:
+        """Whether this very process still runs."""
         return self.boot == boot_name() and start_ticks(self.pid) == self.ticks
 
 
 def boot_name() -> str:
+    """See `ProcessIdentity.boot`."""
     try:
         return BOOT_FILE.read_text().strip()
     except OSError:
@@ -52,22 +54,37 @@ def boot_name() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """When a process that lives was started, see `ProcessIdentity`; None for a dead one. 0 where /proc is missing."""
+    """See `ProcessIdentity.ticks`. None when the process is dead; 0 when it lives and /proc is missing."""
     if not Path("/proc/self/stat").exists():
         return 0 if psutil.pid_exists(pid) else None
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    fields = text.rpartition(")")[2].split()  # the name before may hold anything, brackets among it
+    fields = text.rpartition(")")[2].split()  # the name before it may hold brackets, too
     return None if fields[0] in "ZXx" else int(fields[19])
 
 
+def started_then(pid: int, started: float | None) -> bool:
+    """Whether a living process with this id may have started then, in seconds since the epoch; None: at any time.
+
+    A process whose command line names gemfleet always may: a clock that is set moves all starts.
+    """
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        steady = started is None or abs(process.create_time() - started) < 2.0
+        return steady or any("gemfleet" in part for part in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+
+
 class DriverLock:
-    """Held in a run's folder by the process that carries the run out; the kernel frees it when that process ends."""
+    """A lock in a run's folder, held by the process that drives the run. The kernel frees it when that process ends."""
 
     def __init__(self, folder: Path, wait_seconds: float = WAIT_SECONDS) -> None:
-        """Waits for a driver that is ending just now. RunConflict when another one goes on."""
+        """Waits for a driver that is about to end. RunConflict when it still goes on after `wait_seconds`."""
         self.path = folder / LOCK_FILE
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -80,7 +97,7 @@ class DriverLock:
             os.pwrite(self._descriptor, json.dumps(asdict(ProcessIdentity.of(os.getpid()))).encode(), 0)
 
     def close(self) -> None:
-        """May be called twice."""
+        """Frees the lock. May be called twice."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -99,11 +116,11 @@ class DriverLock:
                     ) from None
                 time.sleep(POLL_SECONDS)
             except OSError:
-                return  # a filesystem without locks: the registry's rows alone keep drivers apart
+                return  # the filesystem has no locks; the registry's rows alone keep drivers apart
 
 
 def is_held(folder: Path) -> bool:
-    """Whether a driver of the run in this folder lives, as its lock says."""
+    """Whether a living driver holds the lock in this run's folder."""
     try:
         descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -120,7 +137,7 @@ def is_held(folder: Path) -> bool:
 
 
 def driver_of(folder: Path) -> ProcessIdentity | None:
-    """The process that held the lock last; None when the file does not say."""
+    """The process that held the lock last. None when the file does not say."""
     try:
         return ProcessIdentity(**json.loads((folder / LOCK_FILE).read_bytes()))
     except (OSError, ValueError, TypeError):

@@ -1,10 +1,10 @@
-"""Errors of the cluster side: one clear sentence each, picklable, so that they cross from an actor to its caller."""
+"""Errors of the cluster. Each is one clear sentence, and picklable, so that it crosses from an actor to its caller."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """Something about the cluster, the registry or the store that a person can act on. Commands exit with code 2."""
+    """A problem of the cluster, the registry or the store that a person can solve. Commands exit with code 2."""
 
 
 class RunConflict(ClusterError):  # noqa: N818
@@ -16,19 +16,19 @@ class UnknownRun(ClusterError):  # noqa: N818
 
 
 class RegistryLost(ClusterError):  # noqa: N818
-    """There are folders of runs, but no registry that knows them."""
+    """Folders of runs are there, but no registry that knows them."""
 
 
 class RegistryDamaged(ClusterError):  # noqa: N818
-    """The registry's file is not a database that can be read."""
+    """The registry's file cannot be read as a database."""
 
 
 class DiskFull(ClusterError):  # noqa: N818
-    """The head's disk has no room for what the registry would write."""
+    """The head's disk has no room for what the registry has to write."""
 
 
 class StoreError(ClusterError):
-    """The checkpoint store refused or could not finish something; nothing half-done was published."""
+    """The checkpoint store refused something or could not finish it. It published nothing half-done."""
 
 
 class StaleGeneration(StoreError):  # noqa: N818
@@ -36,8 +36,8 @@ class StaleGeneration(StoreError):  # noqa: N818
 
 
 class UnfitCluster(ClusterError):  # noqa: N818
-    """The nodes are not such that a run could succeed on them: versions differ, or GPUs are not what Ray says."""
+    """No run can succeed on these nodes: their versions differ, or their GPUs are not what Ray says."""
 
 
 class ResourcesUnavailable(ClusterError):  # noqa: N818
-    """The cluster had no room for the ranks that were asked for, within the time that was set."""
+    """The cluster had no room for the ranks within the time that the user set."""

@@ -1,4 +1,4 @@
-"""Actors that live on the head node: found by name from every node, pinned where the disk of record is."""
+"""Actors on the head node, where the disk of record is. Every node finds them by name."""
 
 from __future__ import annotations
 
@@ -10,29 +10,40 @@ import ray
 import ray.exceptions
 
 from .errors import ClusterError, StoreError
+from .inventory import HEAD_RESOURCE
 
 NAMESPACE = "gemfleet"
-HEAD_RESOURCE = "node:__internal_head__"
 RETRY_SECONDS = 60.0
 NAME_SECONDS = 15.0
 Value = TypeVar("Value")
 
 
-def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8) -> HeadActor:
-    """Create `actor_class` on the head under `name`; it is restarted when it dies.
+def on_head(name: str, threads: int) -> dict[str, Any]:
+    """Options of an actor on the head that Ray restarts when it dies.
 
-    It ends with the driver's job, or when the object returned here (not a copy of it) is gone. A tiny share of the
-    head's own resource pins it there without taking a CPU from training. ClusterError when the name is in use.
+    A tiny share of the head's own resource pins it there, so that it takes no CPU from training.
     """
-    options = {
+    return {
         "name": name,
         "namespace": NAMESPACE,
         "num_cpus": 0,
         "resources": {HEAD_RESOURCE: 0.001},
         "max_restarts": -1,
-        "max_task_retries": 0,
         "max_concurrency": threads,
     }
+
+
+def actor_on_head(name: str) -> Any:
+    """Ray's handle of the actor with this name. ValueError when there is none."""
+    return ray.get_actor(name, namespace=NAMESPACE)
+
+
+def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8) -> HeadActor:
+    """Creates an actor of `actor_class` on the head under `name`. ClusterError when the name is in use.
+
+    The actor ends with the driver's job, or when the object returned here (not a copy of it) is gone.
+    """
+    options = {**on_head(name, threads), "max_task_retries": 0}
     deadline = time.monotonic() + NAME_SECONDS
     while True:
         try:
@@ -41,17 +52,17 @@ def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8
             if time.monotonic() > deadline:
                 message = f"{name} is running already, for another driver of this run; end that one first"
                 raise ClusterError(message) from error
-            time.sleep(0.5)  # of a driver that was killed a moment ago, Ray is still ending the actors
+            time.sleep(0.5)  # Ray may still be ending the actors of a driver that was killed a moment ago
 
 
 class HeadActor:
-    """A head actor by its name: picklable, and looked up again after the actor was restarted.
+    """A head actor by its name. Picklable; it finds the actor again after a restart.
 
-    `call` waits out a restart for `RETRY_SECONDS`. It may therefore run a method twice: those called here allow it.
+    `call` waits for a restart up to `RETRY_SECONDS`, so it may run a method twice. All methods called here allow that.
     """
 
     def __init__(self, name: str, original: Any = None) -> None:
-        """`original`: the handle that Ray gave its creator. Ray ends an actor when that is gone; names do not count."""
+        """`original`: the handle that Ray gave the creator. Ray ends the actor when this handle is gone."""
         self.name = name
         self._original = original
         self._handle: Any = original
@@ -61,12 +72,13 @@ class HeadActor:
 
     @property
     def handle(self) -> Any:
+        """Ray's handle of the actor. ValueError when it is not there."""
         if self._handle is None:
-            self._handle = ray.get_actor(self.name, namespace=NAMESPACE)
+            self._handle = actor_on_head(self.name)
         return self._handle
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """The method's result; its own errors are raised as they are, StoreError when the actor stays unreachable."""
+        """The method's result. Raises the method's own errors, and StoreError when the actor stays unreachable."""
         return self._retry(method, lambda: ray.get(getattr(self.handle, method).remote(*arguments)))
 
     def _retry(self, method: str, attempt: Callable[[], Value]) -> Value:

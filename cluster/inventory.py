@@ -1,33 +1,28 @@
-"""What the cluster consists of: its nodes, what is free on them, and the interface of a node's Ray address."""
+"""The nodes of a cluster: what each has, what is free on it, and how to wait for room."""
 
 from __future__ import annotations
 
-import ipaddress
-import os
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
-from .errors import ClusterError, ResourcesUnavailable
+from .errors import ResourcesUnavailable
+from .network import why_unreachable
 
 HEAD_RESOURCE = "node:__internal_head__"
 KIND_RESOURCE = "accelerator_type:"
-INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
-LOCAL_ADDRESSES = ("auto", "local")
-DEFAULT_PORTS = {"ray": 10001, "http": 8265, "https": 443}
 POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
 class Node:
-    """One living node of the cluster. Memory in bytes; `free_*` is what no task or actor has reserved.
+    """One living node. Memory in bytes; `free_*` is what no task or actor has reserved.
 
-    port: of its raylet; draining: Ray starts nothing on it any more, because it is about to go
-    kind: what Ray calls its accelerators, for example `H100`; empty where it has none or does not know them
+    port:     of its raylet
+    draining: Ray starts nothing on it any more, because it is about to go
+    kind:     Ray's name of its accelerators, for example `H100`; empty where Ray knows none
     """
 
     id: str
@@ -45,7 +40,7 @@ class Node:
     kind: str = ""
 
     def bundles(self, cpus_per_worker: float, gpus_per_worker: float, free: bool = True) -> int:
-        """How many workers of that size fit on this node, each whole: on what is free, or on all the node has."""
+        """How many workers of that size fit on this node. `free`: on what is free; otherwise on all that it has."""
         if self.draining:
             return 0
         have = (self.free_cpus, self.free_gpus) if free else (self.cpus, self.gpus)
@@ -68,81 +63,24 @@ def list_nodes() -> list[Node]:
     return sorted(nodes, key=lambda node: (not node.is_head, node.address, node.id))
 
 
-def _node(entry: Mapping[str, Any], free: Mapping[str, float], draining: bool) -> Node:
-    total = entry["Resources"]
-    return Node(
-        id=entry["NodeID"],
-        address=entry["NodeManagerAddress"],
-        hostname=entry["NodeManagerHostname"],
-        is_head=HEAD_RESOURCE in total,
-        cpus=total.get("CPU", 0.0),
-        gpus=total.get("GPU", 0.0),
-        free_cpus=free.get("CPU", 0.0),
-        free_gpus=free.get("GPU", 0.0),
-        memory_bytes=int(total.get("memory", 0)),
-        object_store_bytes=int(total.get("object_store_memory", 0)),
-        port=int(entry["NodeManagerPort"]),
-        draining=draining,
-        kind=_kind(total),
-    )
-
-
-def _kind(resources: Mapping[str, Any]) -> str:
-    """The longest name: besides `A100` Ray may say `A100-80G` of the same accelerators."""
-    kinds = [name.removeprefix(KIND_RESOURCE) for name in resources if name.startswith(KIND_RESOURCE)]
-    return max(kinds, key=len, default="")
+def answering_nodes(timeout_s: float = 2.0) -> list[Node]:
+    """The living nodes whose raylet takes a connection now. Ray itself calls a lost node alive for some 15 s more."""
+    nodes = list_nodes()
+    with ThreadPoolExecutor(min(32, max(1, len(nodes)))) as pool:
+        reasons = pool.map(lambda node: why_unreachable(node.address, node.port, timeout_s), nodes)
+        return [node for node, reason in zip(nodes, reasons, strict=True) if reason is None]
 
 
 def of_kind(nodes: Sequence[Node], kind: str) -> list[Node]:
-    """The nodes with accelerators of this kind; all of them where it is empty."""
+    """The nodes with accelerators of this kind; all nodes when it is empty."""
     return [node for node in nodes if not kind or node.kind == kind]
 
 
-def answering_nodes(timeout_s: float = 2.0) -> list[Node]:
-    """The living nodes whose raylet takes a connection now: Ray itself calls a lost node alive for some 15 s more."""
-    nodes = list_nodes()
+def only_on(node_id: str) -> dict[str, Any]:
+    """Options for a task or actor that may run on this node alone."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def answers(node: Node) -> bool:
-        try:
-            socket.create_connection((node.address, node.port), timeout=timeout_s).close()
-        except OSError:
-            return False
-        return True
-
-    with ThreadPoolExecutor(min(32, max(1, len(nodes)))) as pool:
-        return [node for node, good in zip(nodes, pool.map(answers, nodes), strict=True) if good]
-
-
-def interface_for(address: str) -> str | None:
-    """The network interface of this machine that carries the IPv4 or IPv6 `address`; None when none does."""
-    import psutil
-
-    try:
-        wanted = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    for name, entries in psutil.net_if_addrs().items():
-        for entry in entries:
-            if entry.family not in (socket.AF_INET, socket.AF_INET6):
-                continue
-            if ipaddress.ip_address(entry.address.partition("%")[0]) == wanted:
-                return str(name)
-    return None
-
-
-def pin_network_interface() -> str | None:
-    """Make gloo and NCCL of this process talk over the interface of the node's Ray address; returns that interface.
-
-    Without it they bind to whatever the host name resolves to, often 127.0.0.1, and ranks of other hosts never connect.
-    Run it in a worker before its process group exists. Variables that the user has set are left as they are.
-    """
-    import ray.util
-
-    interface = interface_for(ray.util.get_node_ip_address())
-    if interface is not None:
-        for variable in INTERFACE_VARIABLES:
-            os.environ.setdefault(variable, interface)
-    return interface
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}
 
 
 def wait_for_resources(
@@ -154,10 +92,10 @@ def wait_for_resources(
     nodes: Callable[[], Sequence[Node]] = list_nodes,
     on_look: Callable[[], None] = lambda: None,
 ) -> None:
-    """Return once `workers` such workers fit on what is free, each whole on one node.
+    """Returns once `workers` such workers fit on what is free, each whole on one node.
 
-    `on_wait` gets one sentence whenever what is missing changes. ResourcesUnavailable after `timeout_s`. `on_look` is
-    called about once a second meanwhile; what it raises ends the waiting.
+    `on_wait` gets one sentence whenever what is missing changes. `on_look` is called about once a second; an error that
+    it raises ends the waiting. ResourcesUnavailable after `timeout_s` seconds.
     """
     deadline = time.monotonic() + timeout_s
     told = ""
@@ -178,7 +116,7 @@ def wait_for_resources(
 
 
 def missing(workers: int, cpus: float, gpus: float, nodes: Sequence[Node]) -> str:
-    """What was asked, what there is, and node by node when it is the division among nodes that matters."""
+    """A sentence: what was asked for, what is free in all, and what is free on each node."""
     fitting = sum(node.bundles(cpus, gpus) for node in nodes)
     ever = sum(node.bundles(cpus, gpus, free=False) for node in nodes)
     has = f"{_amount(sum(n.free_cpus for n in nodes), 'CPU')} and {_amount(sum(n.free_gpus for n in nodes), 'GPU')}"
@@ -193,35 +131,30 @@ def missing(workers: int, cpus: float, gpus: float, nodes: Sequence[Node]) -> st
     )
 
 
+def _node(entry: Mapping[str, Any], free: Mapping[str, float], draining: bool) -> Node:
+    total = entry["Resources"]
+    return Node(
+        id=entry["NodeID"],
+        address=entry["NodeManagerAddress"],
+        hostname=entry["NodeManagerHostname"],
+        is_head=HEAD_RESOURCE in total,
+        cpus=total.get("CPU", 0.0),
+        gpus=total.get("GPU", 0.0),
+        free_cpus=free.get("CPU", 0.0),
+        free_gpus=free.get("GPU", 0.0),
+        memory_bytes=int(total.get("memory", 0)),
+        object_store_bytes=int(total.get("object_store_memory", 0)),
+        port=int(entry["NodeManagerPort"]),
+        draining=draining,
+        kind=_kind(total),
+    )
+
+
+def _kind(resources: Mapping[str, Any]) -> str:
+    """The longest name: for the same accelerators Ray may say `A100-80G` besides `A100`."""
+    kinds = [name.removeprefix(KIND_RESOURCE) for name in resources if name.startswith(KIND_RESOURCE)]
+    return max(kinds, key=len, default="")
+
+
 def _amount(number: float, noun: str) -> str:
     return f"{number:g} {noun}" + ("" if number == 1 else "s")
-
-
-def check_address(address: str, timeout_s: float = 5.0) -> None:
-    """Return if something listens at a Ray address: `host:port`, `ray://host:port` or `http://host:port`.
-
-    ClusterError when the address is malformed or nobody answers. `auto` and `local` name no host and always pass.
-    """
-    if address in LOCAL_ADDRESSES:
-        return
-    host, port = _host_and_port(address)
-    try:
-        socket.create_connection((host, port), timeout=timeout_s).close()
-    except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
-        raise ClusterError(
-            f"nobody answers at the Ray address {address!r} ({reason}); start the head node, or correct the address"
-        ) from error
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port or DEFAULT_PORTS.get(parts.scheme)
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
-        raise ClusterError(
-            f"the Ray address {address!r} is not of the form host:port, ray://host:port or http://host:port; correct it"
-        )
-    return host, port

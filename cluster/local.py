@@ -1,4 +1,4 @@
-"""Reaching a cluster: attach to one that runs, or start one on this machine for as long as the run needs it."""
+"""Connects to Ray: attaches to a running cluster, or starts one on this machine for as long as a run needs it."""
 
 from __future__ import annotations
 
@@ -14,34 +14,33 @@ from functools import partial
 from typing import Any
 
 from .errors import ClusterError
-from .inventory import LOCAL_ADDRESSES, check_address
+from .network import LOCAL_ADDRESSES, check_address
 
-NAMESPACE = "gemfleet"
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection of this process to a cluster. `owned`: it was started here, and `close` ends it."""
+    """This process's connection to a cluster. `owned`: the cluster was started here, and `close` ends it."""
 
     address: str
     owned: bool
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends. May be called twice."""
+        """Leaves the cluster; a cluster that was started here ends. May be called twice."""
         import ray
 
-        with _signals_held():  # Ray's core takes away whatever handler there is for SIGTERM
+        with _signals_held():  # Ray's core removes any handler of SIGTERM
             ray.shutdown()
 
 
 @contextmanager
 def _signals_left_alone() -> Iterator[None]:
-    """While Ray starts: this process keeps its own handlers, and Ray's processes get a session of their own.
+    """While Ray starts, this process keeps its signal handlers, and Ray's processes get a session of their own.
 
-    Ray puts a handler for SIGTERM in the place of any other, and its core another below Python's, which ends the
-    process with a stack trace; until ours are back, signals wait. Its processes would share the driver's group, so that
-    Ctrl-C, or whatever else signals the group, would end them before the ranks have saved a checkpoint.
+    Ray replaces the handler of SIGTERM, and its core sets another one below Python's that ends the process with a stack
+    trace. Signals wait until our handlers are back. Without a session of their own, Ray's processes would get every
+    signal to the driver's group, such as Ctrl-C, and end before the ranks have saved a checkpoint.
     """
     from ray._private import services, utils, worker
 
@@ -62,7 +61,7 @@ def _signals_left_alone() -> Iterator[None]:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Signals that come meanwhile reach the handlers that there were before, afterwards."""
+    """Holds signals back during the block. Afterwards they reach the handlers that were set before it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -78,7 +77,7 @@ def _signals_held() -> Iterator[None]:
 
 
 def resolve_address(address: str | None) -> str | None:
-    """The address to attach to: the explicit one, else RAY_ADDRESS; None stands for a cluster on this machine."""
+    """The address to attach to: `address`, else RAY_ADDRESS. None stands for a new cluster on this machine."""
     chosen = address or os.environ.get("RAY_ADDRESS") or None
     return None if chosen == "local" else chosen
 
@@ -95,11 +94,14 @@ def connect(
     runtime_env: dict[str, Any] | None = None,
     timeout_s: float = 5.0,
 ) -> Connection:
-    """Attach to the cluster at `address` (or RAY_ADDRESS), or start one here with a logical CPU for each worker's need.
+    """Attaches to the cluster at `address` or RAY_ADDRESS; otherwise starts one here that has CPUs for all workers.
 
-    ClusterError when nobody answers at the address, or Ray cannot be started or joined.
+    The CPUs are logical: there may be more of them than cores. ClusterError when nobody answers at the address within
+    `timeout_s`, or Ray cannot be started or joined.
     """
     import ray
+
+    from .head import NAMESPACE
 
     chosen = resolve_address(address)
     common: dict[str, Any] = {
@@ -124,7 +126,7 @@ def connect(
         with _signals_left_alone():
             context = ray.init(**common)
     except KeyboardInterrupt:
-        ray.shutdown()  # what was started so far
+        ray.shutdown()  # ends what was started so far
         raise
     except Exception as error:  # Ray raises plain Exception when a node is too slow to start
         where = f"at {chosen!r}" if chosen else "on this machine"

@@ -1,4 +1,4 @@
-"""What gemfleet keeps on a machine is its user's alone: configurations, logs and weights, whatever the umask says."""
+"""Closes what gemfleet writes to other users, whatever the umask says: configurations, logs and weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _users_umask: int | None = None
 
 
 def keep_private() -> None:
-    """From now on, folders that this process makes are 0700 and files 0600, also those of libraries."""
+    """From now on this process makes folders with mode 0700 and files with 0600. That includes its libraries."""
     global _users_umask
     before = os.umask(PRIVATE_UMASK)
     if _users_umask is None:
@@ -22,7 +22,7 @@ def keep_private() -> None:
 
 @contextmanager
 def as_the_user_has_it() -> Iterator[None]:
-    """For what a person asked to have elsewhere: the umask that the process was started with."""
+    """Brings back the umask that the process started with, for files that a person asked to have elsewhere."""
     before = os.umask(PRIVATE_UMASK if _users_umask is None else _users_umask)
     try:
         yield
@@ -31,9 +31,9 @@ def as_the_user_has_it() -> Iterator[None]:
 
 
 def private_folder(folder: Path) -> None:
-    """Make the folder when missing, and close it to other users.
+    """Makes the folder when missing, and closes it to other users.
 
-    A folder that is another user's, a person's own home, or one that all users write to stays as it is.
+    A folder of another user, a person's home, and a folder that all users write to stay as they are.
     """
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +46,9 @@ def private_folder(folder: Path) -> None:
 
 
 def private_file(path: Path) -> None:
-    """Make the file, empty, when missing, and close it to other users if it is ours.
+    """Makes an empty file when missing, and closes it to other users if it is ours.
 
-    One that exists is never opened: SQLite's locks would be lost when it is closed.
+    It never opens a file that is there: closing it again would lose SQLite's locks.
     """
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -58,5 +58,5 @@ def private_file(path: Path) -> None:
 
 
 def is_open(path: Path) -> bool:
-    """Whether other users may do anything with it."""
+    """Whether other users may do anything with this file or folder."""
     return bool(path.stat().st_mode & 0o077)

@@ -1,7 +1,7 @@
-"""Takes secrets, and what a terminal would obey, out of texts before they are kept or shown.
+"""Takes secrets and control characters out of texts before anybody keeps or shows them.
 
-A secret is told by its name (`HF_TOKEN=…`, `"clientSecret": …`, `--password …`) or by its shape (`ghp_…`, a PEM block,
-a password in an address). This is a net, not a promise.
+A secret shows by its name (`HF_TOKEN=…`, `"clientSecret": …`, `--password …`) or by its shape (`ghp_…`, a PEM block,
+a password in an address). This is a net: it catches many secrets, not all.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 HIDDEN = "[hidden]"
-# The last words of a name whose value is secret.
+# A name that ends with one of these words has a secret value.
 WORDS = frozenset(
     {
         *("accesskey", "accountkey", "apikey", "auth", "authorization", "bearer", "cookie", "cookies", "credential"),
@@ -25,9 +25,9 @@ KEYS = (
 )
 PAIRS = frozenset({"connection string", "connection str", "webhook url", *(f"{first} key" for first in KEYS)})
 ENDINGS = re.compile(r"\w(passwd|password|passphrase|secret|apikey|accesskey|token)$")  # PGPASSWORD
-FILLERS = frozenset({"base64", "b64", "hash", "id", "str", "text", "value"})  # may follow such a word
-NUMERIC = frozenset({"pass", "passphrase", "passwd", "password", "pin", "pwd", "secret"})  # may be a number
-# Tokens of a tokenizer, which are no secrets.
+FILLERS = frozenset({"base64", "b64", "hash", "id", "str", "text", "value"})  # may follow such a word in a name
+NUMERIC = frozenset({"pass", "passphrase", "passwd", "password", "pin", "pwd", "secret"})  # their value may be a number
+# A name with one of these words means tokens of a tokenizer, which are no secrets.
 VOCABULARY = frozenset(
     {
         *(
@@ -54,7 +54,7 @@ SHAPES = tuple(
     re.compile(shape)
     for shape in (
         r"(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]*-----|\Z)",
-        r"(?m)^[A-Za-z0-9+/]*[G-Zg-z+/][A-Za-z0-9+/]{58,75}={0,2}$",  # a line of such a block on its own
+        r"(?m)^[A-Za-z0-9+/]*[G-Zg-z+/][A-Za-z0-9+/]{58,75}={0,2}$",  # one line of such a block
         r"\bhf_[A-Za-z0-9]{12,}|\bapi_org_[A-Za-z0-9]{12,}",
         r"\bgh[pousr]_[A-Za-z0-9]{12,}|\bgithub_pat_[A-Za-z0-9_]{12,}|\bgl[a-z]{2,5}-[A-Za-z0-9_-]{16,}",
         r"\b[sr]k-[A-Za-z0-9_-]{16,}|\b[srp]k_(?:live|test)_[A-Za-z0-9]{10,}|\bgsk_[A-Za-z0-9]{16,}|\br8_[A-Za-z0-9]{16,}",
@@ -81,27 +81,27 @@ NAMED = re.compile(
 )
 VALUE = re.compile(r"(?P<quote>\\*[\"'])?(?P<value>(?(quote)[^\"'\\\n]+|[^\s\"',;&}\])]+))")
 FLAG = re.compile(r"(?<![\w-])--?(?P<name>[A-Za-z][A-Za-z0-9-]{1,60})(?P<sign>\s+)(?![\s-])")
-# What every text with a secret has: a telling word, an address, or something long without a space.
+# Every text with a secret has one of these: a telling word, an address, or something long without a space.
 SUSPECT = re.compile(
     r"(?i)token|secret|pass|pwd|key|auth|cred|cookie|dsn|jwt|sas|session|sig|webhook|connection|@|[\w.~/+=-]{12}"
 )
 HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-# Whatever a terminal may obey: C0 but line breaks and tabs, C1, and the marks that turn the direction of a text around.
+# What a terminal may obey: C0 without line breaks and tabs, C1, and the marks that change the direction of a text.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def clean_text(text: str) -> str:
-    """The text without secrets, and with control characters written out."""
+    """The text without secrets and without control characters."""
     return printable(redact_text(text))
 
 
 def printable(text: str) -> str:
-    """Every control character as its number: `\\x1b` for an escape."""
+    """The text with each control character written as its number: `\\x1b` for an escape."""
     return CONTROL.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def redact_text(text: str) -> str:
-    """The text with what looks like a credential replaced."""
+    """The text with everything that looks like a credential replaced by `[hidden]`."""
     if not SUSPECT.search(text):
         return text
     text = AUTHORIZATION.sub(lambda found: found[1] + HIDDEN, text)
@@ -111,7 +111,7 @@ def redact_text(text: str) -> str:
 
 
 def redact(value: Any) -> Any:
-    """A JSON value of the same shape, whose texts are clean and whose secrets are hidden."""
+    """A JSON value of the same shape with clean texts and hidden secrets."""
     if isinstance(value, dict):
         return {key: _hidden(inner, key) if is_secret_name(str(key)) else redact(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -131,7 +131,7 @@ def is_secret_name(name: str) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """Of `clientSecret`, `CLIENT_SECRET` or `client-secret-value`: client, secret."""
+    """The words of a name: client, secret of `clientSecret`, `CLIENT_SECRET` or `client-secret-value`."""
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", HUMP.sub("_", name)) if word]
     while len(words) > 1 and words[-1] in FILLERS:
         words.pop()
@@ -139,7 +139,7 @@ def _words(name: str) -> list[str]:
 
 
 def _hidden(value: Any, key: Any) -> Any:
-    """All that is below a secret name. Numbers stay where they count something."""
+    """Hides everything below a secret name. Numbers stay when they count something."""
     if isinstance(value, dict):
         return {inner: _hidden(below, key) for inner, below in value.items()}
     if isinstance(value, list | tuple):
@@ -151,7 +151,7 @@ def _hidden(value: Any, key: Any) -> Any:
 
 
 def _without_values(names: re.Pattern[str], text: str) -> str:
-    """The text without the values behind secret names. A name may be the value of another: `env: HF_TOKEN=…`."""
+    """Hides the values behind secret names. A name may itself be the value of another name: `env: HF_TOKEN=…`."""
     parts, copied, at = [], 0, 0
     while found := names.search(text, at):
         at = found.end()

@@ -1,4 +1,4 @@
-"""Temporary folders that go with their process, and, should that be killed, at the next start of one of their kind."""
+"""Temporary folders that go with their process. The next process of the kind removes what a killed one left."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ LOCK_FILE = "lock"
 
 @contextmanager
 def scratch_folder(prefix: str) -> Iterator[Path]:
-    """An empty folder in the system's temporary one, for this process alone. Those that killed processes left under the
-    same prefix are removed first."""
+    """An empty folder for this process alone, in the system's temporary folder. It goes when the block ends.
+
+    First it removes folders with the same prefix that killed processes left.
+    """
     parent = Path(tempfile.gettempdir())
     sweep(parent, prefix)
     unnamed = Path(tempfile.mkdtemp(prefix="gemfleet-new-"))
     lock = os.open(unnamed / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        with suppress(OSError):  # a filesystem without locks: then nothing is ever swept there
+        with suppress(OSError):  # the filesystem has no locks; then nothing is ever swept there
             fcntl.flock(lock, fcntl.LOCK_EX)
         folder = parent / f"{prefix}{unnamed.name.removeprefix('gemfleet-new-')}"
-        unnamed.rename(folder)  # from here on a folder of this name whose lock is free is nobody's
+        unnamed.rename(folder)  # from here on, a folder of this name with a free lock is nobody's
         try:
             (folder / "work").mkdir()
             yield folder / "work"
@@ -37,7 +39,7 @@ def scratch_folder(prefix: str) -> Iterator[Path]:
 
 
 def sweep(parent: Path, prefix: str) -> None:
-    """Remove the folders of processes that are gone. Folders of other users, links, and what has no lock stay."""
+    """Removes folders whose process is gone. Folders of other users, links and folders without a lock stay."""
     for folder in parent.glob(f"{prefix}*"):
         with suppress(OSError):
             status = folder.lstat()

@@ -1,4 +1,4 @@
-"""A token in a file that only its owner can read, made once: the cluster's own, and those of the API."""
+"""A token in a file that only its owner can read: the cluster's own token, and those of the API."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEAST_CHARACTERS = 16
 
 
 def load_token(path: Path) -> str:
-    """The token of `path`, made when missing. ClusterError when others can read it, or it is no token."""
+    """The token in `path`; makes it when missing. ClusterError when others can read the file, or it holds no token."""
     if not path.exists():
         try:
             private_folder(path.parent)
             _make(path)
         except FileExistsError:
-            pass  # another process was first: its token is the one
+            pass  # another process was first; its token counts
         except OSError as error:
             raise ClusterError(
                 f"the token file {path} cannot be made: {error.strerror}; give another place for it"
@@ -29,7 +29,7 @@ def load_token(path: Path) -> str:
 
 
 def _make(path: Path) -> None:
-    """Write a new token and give it the name in one step, so that nobody reads half of it. FileExistsError."""
+    """Writes a new token under another name, then links it to `path`: nobody reads half of it. FileExistsError."""
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -1,1 +1,1 @@
-"""Bringing a Ray cluster up and down: one typed description, and what is made of it."""
+"""Brings a Ray cluster up and down from one typed description."""

@@ -1,4 +1,4 @@
-"""A cluster as its operator describes it in one file: the machines, how to reach them, and what Ray is told there."""
+"""The description of a cluster in one file: its machines, how to reach them, and what Ray is told there."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from .on_node import MARKER
 from .sections import CloudSection, KubernetesSection, Section, SlurmSection
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
 ENVIRONMENT_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
 Environment = dict[Annotated[str, Field(pattern=ENVIRONMENT_NAME)], str]
-MARKER = "GEMFLEET_CLUSTER"
-# Set by us on every node; another value in the file would take the cluster apart.
+# gemfleet sets these on every node. Another value in the file would break the cluster.
 OWN_VARIABLES = frozenset({"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS", MARKER})
 
 
@@ -102,7 +102,7 @@ class PortsSection(Section):
 
 
 class ClusterDescription(Section):
-    """One file for `gemfleet cluster`: the machines, how to reach them, what Ray is told, and what templates say."""
+    """The file of `gemfleet cluster`: machines, how to reach them, what Ray is told, and what templates say."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN, description="lower-case letters, digits and `-`; at most 31")] = (
         "gemfleet"

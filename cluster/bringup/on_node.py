@@ -1,6 +1,6 @@
-"""The part of `gemfleet cluster` that runs on a node, over ssh: looks, stops, and asks the cluster. Prints JSON.
+"""The part of `gemfleet cluster` that runs on a node over ssh: looks, stops, and asks the cluster. Prints JSON.
 
-Only the standard library and psutil are imported before they are needed: a look takes a fraction of a second.
+It imports only psutil and the standard library before it needs more, so that a look takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from typing import Any
 
 import psutil
 
-MARKER = "GEMFLEET_CLUSTER"
-# What Ray's processes are called or are started with; Python workers overwrite their command line with `ray::`.
+MARKER = "GEMFLEET_CLUSTER"  # the variable that names the cluster in the environment of its processes
+# Names or arguments of Ray's processes. Python workers overwrite their command line with `ray::`.
 RAY_NAMES = ("raylet", "gcs_server", "ray::", "ray-dashboard", "ray/dashboard/", "ray/autoscaler/_private/monitor.py")
 END_SECONDS = 10.0
 
 
 def facts(name: str) -> dict[str, Any]:
-    """Versions, and which Ray processes there are: of the cluster `name`, and others."""
+    """Versions, and the Ray processes here: those of the cluster `name`, and others."""
     ours, others = ray_processes(name)
     return {
         "python": platform.python_version(),
@@ -37,7 +37,7 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def ray_processes(name: str) -> tuple[list[psutil.Process], list[psutil.Process]]:
-    """Processes of the cluster `name`: with its marker in their environment, or below one; and Ray's other ones."""
+    """Processes of the cluster `name`, which have its marker or a parent with it; and Ray's other processes."""
     processes = [process for process in psutil.process_iter() if process.pid != os.getpid()]
     marked = {process.pid for process in processes if _marker(process) == name}
     ancestors = _own_ancestors()
@@ -53,7 +53,7 @@ def ray_processes(name: str) -> tuple[list[psutil.Process], list[psutil.Process]
 
 
 def stop(name: str, seconds: float) -> list[str]:
-    """End the cluster's processes on this node: Ray's own way first, then by signal; what is left, as text."""
+    """Ends the cluster's processes on this node, by `ray stop`, then by signals. Returns what is left, as text."""
     before, others = ray_processes(name)
     if before and not others:  # `ray stop` ends every Ray process of the machine
         command = ["ray", "stop", "--grace-period", str(int(seconds))]
@@ -66,7 +66,7 @@ def stop(name: str, seconds: float) -> list[str]:
 
 
 def nodes(address: str) -> list[dict[str, Any]]:
-    """The living nodes of the cluster at `address`."""
+    """The living nodes of the cluster at `address`: id, address, hostname, cpus and gpus of each."""
     found = []
     for node_id, info in _gcs(address).get_all_node_info(timeout=30).items():
         if info.state == 0:  # GcsNodeInfo.ALIVE
@@ -84,7 +84,7 @@ def nodes(address: str) -> list[dict[str, Any]]:
 
 
 def drain(address: str, node_address: str, seconds: int) -> dict[str, Any]:
-    """Ask for the node at `node_address` to be emptied within `seconds`."""
+    """Asks Ray to drain the node at `node_address` within `seconds`. Returns whether it accepted, and its message."""
     from ray.core.generated import autoscaler_pb2
 
     found = [node["id"] for node in nodes(address) if node["address"] == node_address]
@@ -125,7 +125,7 @@ def _parents(process: psutil.Process) -> set[int]:
 
 
 def _own_ancestors() -> set[int]:
-    """This process came over ssh: it and the shell above it are nobody's leftovers."""
+    """This process and those above it, such as the shell of ssh: they belong to no cluster."""
     return {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
 
 

@@ -1,16 +1,13 @@
-"""Up, down, status, add, remove: what is done on which node in which order. Each reads as the list of its steps.
+"""Brings a cluster up and down over ssh: up, add, remove, down, status. Each method reads as the list of its steps.
 
-Ray's own launcher (`ray up`, provider `local`) is not used for machines over ssh: in 2.60 `ray down` never connects to
-a worker, `ray up` returns before any worker is there and retries one that fails without a word, it checks no host keys,
-takes no ssh port, copies the operator's private key to the head, and gives all nodes the same commands, so that GPUs,
-interface and address cannot differ.
+It does not use Ray's own launcher (`ray up`, provider `local`). In Ray 2.60, `ray down` never connects to a worker, and
+`ray up` returns before any worker is there and retries a failing worker without a word. That launcher checks no host
+keys, takes no ssh port, and copies the operator's private key to the head. It gives all nodes the same commands, so
+their GPUs, interfaces and addresses cannot differ.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import json
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +16,7 @@ from typing import Any
 from ..errors import ClusterError
 from . import scripts
 from .description import ClusterDescription, NodeSection
-from .ssh import Answer, Ssh
+from .ssh import Answer, Ssh, address_of
 
 Tell = Callable[[str], None]
 LOOK_SECONDS, START_SECONDS, SETUP_SECONDS = 120.0, 600.0, 3600.0
@@ -30,7 +27,13 @@ COMPARED = ("gemfleet", "ray", "python", "torch")
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """One machine of the file. `facts`: see `on_node.facts`; None when it was not reached. `alive`: Ray says so."""
+    """One machine of the file.
+
+    facts:      see `on_node.facts`; None when ssh did not reach it
+    alive:      Ray calls the node alive
+    cpus, gpus: what Ray offers there
+    problem:    why ssh did not reach it; None when it did
+    """
 
     node: NodeSection
     address: str
@@ -42,7 +45,7 @@ class NodeStatus:
 
 
 class Operator:
-    """Carries out what is asked for one described cluster. `tell` gets a sentence before each step."""
+    """Operates one described cluster. `tell` gets a few words before each step. Methods raise ClusterError."""
 
     def __init__(self, description: ClusterDescription, tell: Tell) -> None:
         if description.head is None:
@@ -52,7 +55,7 @@ class Operator:
         self.addresses = {node.host: address_of(node) for node in description.nodes()}
 
     def up(self, token: str) -> None:
-        """Every machine of the file in one running cluster; those that are in it already are left as they are."""
+        """Starts Ray on every machine of the file that is not in the cluster yet, and waits until all have joined."""
         nodes = self.description.nodes()
         self.tell(f"looking at {len(nodes)} nodes")
         facts = self.look(nodes)
@@ -66,7 +69,7 @@ class Operator:
         self._wait_until_joined(nodes)
 
     def add(self, hosts: Sequence[str], token: str) -> None:
-        """Machines of the file that join the running cluster."""
+        """Lets workers of the file join the running cluster."""
         chosen = [self.worker(host) for host in hosts]
         facts = self.look([self.head, *chosen])
         check_versions(facts)
@@ -76,7 +79,7 @@ class Operator:
         self._wait_until_joined(chosen)
 
     def remove(self, hosts: Sequence[str], seconds: int) -> None:
-        """Machines that leave: emptied first, for at most `seconds`, then stopped."""
+        """Drains workers for at most `seconds`, then stops them."""
         chosen = [self.worker(host) for host in hosts]
         for node in chosen:
             self.tell(f"draining {node.host} for {seconds} s at most")
@@ -88,7 +91,7 @@ class Operator:
         self._stop(chosen)
 
     def down(self) -> None:
-        """Workers first, then the head. Machines that were not reached are named when all others are down."""
+        """Stops the workers, then the head. ClusterError names what did not stop, once all others are down."""
         workers = self.description.workers
         problems = self._stop_all(workers)
         problems += self._stop_all([self.head])
@@ -96,16 +99,16 @@ class Operator:
             raise ClusterError("not everything is down:\n  " + "\n  ".join(problems))
 
     def status(self) -> list[NodeStatus]:
-        """Every machine of the file, reached or not."""
+        """The status of every machine of the file, also of those that ssh does not reach."""
         nodes = self.description.nodes()
         answers = self.ssh.try_all(nodes, lambda _: scripts.look(self.description), LOOK_SECONDS)
         head = answers[self.head.host]
-        running = head.code == 0 and bool(_json(head)["ours"])
+        running = head.code == 0 and bool(head.content()["ours"])
         alive = {entry["address"]: entry for entry in (self.alive() if running else [])}
         return [self._status(answers[node.host], alive) for node in nodes]
 
     def worker(self, host: str) -> NodeSection:
-        """The worker of this name in the file."""
+        """The worker of the file with this host name or address."""
         for node in self.description.workers:
             if host in (node.host, node.address):
                 return node
@@ -113,11 +116,11 @@ class Operator:
         raise ClusterError(f"{host!r} is no worker of the file (there: {known}); write it into `workers` first")
 
     def look(self, nodes: Sequence[NodeSection]) -> dict[str, dict[str, Any]]:
-        """Facts by host. ClusterError where gemfleet is missing, or Ray processes of something else run."""
+        """Facts by host. ClusterError when gemfleet is missing on one, or processes of another Ray run there."""
         answers = self.ssh.run_all(
             nodes, lambda _: scripts.look(self.description), LOOK_SECONDS, "looking for gemfleet"
         )
-        facts = {host: _json(answer) for host, answer in answers.items()}
+        facts = {host: answer.content() for host, answer in answers.items()}
         foreign = [f"{host} (process {found['others'][0]})" for host, found in facts.items() if found["others"]]
         if foreign:
             raise ClusterError(
@@ -126,14 +129,14 @@ class Operator:
         return facts
 
     def alive(self) -> list[dict[str, Any]]:
-        """Ray's living nodes, as the head knows them."""
+        """Ray's living nodes as the head knows them, see `on_node.nodes`."""
         answer = self.ssh.run(self.head, scripts.nodes(self.description), LOOK_SECONDS)
         if problem := answer.problem("asking Ray for its nodes"):
             raise ClusterError(problem)
-        return list(_json(answer))
+        return list(answer.content())
 
     def _start(self, nodes: Sequence[NodeSection], token: str) -> None:
-        """The head before the others, which join it."""
+        """Starts the head before the others, which join it."""
         if not nodes:
             return
         self.tell(f"preparing {', '.join(node.host for node in nodes)}")
@@ -154,7 +157,7 @@ class Operator:
             if time.monotonic() > deadline:
                 port = self.description.ports.gcs
                 raise ClusterError(
-                    f"{', '.join(sorted(missing))} did not join within {JOIN_SECONDS:g} s; see that they reach "
+                    f"{', '.join(sorted(missing))} did not join within {JOIN_SECONDS:g} s; check that they reach "
                     f"{self.addresses[self.head.host]}:{port} and the head reaches them at the ports of the file"
                 )
             time.sleep(POLL_SECONDS)
@@ -164,16 +167,16 @@ class Operator:
         answer = self.ssh.run(self.head, scripts.drain(self.description, address, seconds), LOOK_SECONDS)
         if problem := answer.problem("draining"):
             raise ClusterError(problem)
-        said = _json(answer)
+        said = answer.content()
         if not said["accepted"]:
-            raise ClusterError(f"Ray would not drain {node.host}: {said['message']}")
+            raise ClusterError(f"Ray refuses to drain {node.host}: {said['message']}")
 
     def _stop(self, nodes: Sequence[NodeSection]) -> None:
         if problems := self._stop_all(nodes):
             raise ClusterError("not everything is down:\n  " + "\n  ".join(problems))
 
     def _stop_all(self, nodes: Sequence[NodeSection]) -> list[str]:
-        """Stop Ray on the nodes; a line for each that was not reached, or where something would not end."""
+        """Stops Ray on the nodes. Returns a line for each that ssh did not reach, or where a process did not end."""
         if nodes:
             self.tell(f"stopping Ray on {', '.join(node.host for node in nodes)}")
         answers = self.ssh.try_all(nodes, lambda _: scripts.stop(self.description, STOP_SECONDS), START_SECONDS)
@@ -181,21 +184,21 @@ class Operator:
         for host, answer in answers.items():
             if problem := answer.problem("stopping"):
                 problems.append(problem)
-            elif left := _json(answer):
-                problems.append(f"{host}: these processes would not end: {'; '.join(left)}")
+            elif left := answer.content():
+                problems.append(f"{host}: these processes did not end: {'; '.join(left)}")
         return problems
 
     def _status(self, answer: Answer, alive: Mapping[str, dict[str, Any]]) -> NodeStatus:
         address = self.addresses[answer.node.host]
         entry = alive.get(address, {})
         problem = answer.problem("looking for gemfleet")
-        facts = None if problem else _json(answer)
+        facts = None if problem else answer.content()
         resources = float(entry.get("cpus", 0)), float(entry.get("gpus", 0))
         return NodeStatus(answer.node, address, facts, bool(entry), *resources, problem)
 
 
 def check_versions(facts: Mapping[str, Mapping[str, Any]]) -> None:
-    """ClusterError when nodes differ in what must be equal, naming each version and who has it."""
+    """ClusterError when versions differ that must be equal. It names each version and the hosts that have it."""
     problems = []
     for package in COMPARED:
         by_version: dict[str, list[str]] = {}
@@ -206,28 +209,3 @@ def check_versions(facts: Mapping[str, Mapping[str, Any]]) -> None:
     if problems:
         remedy = "install the same everywhere (`pip install -c constraints.txt`), by hand or in `setup`"
         raise ClusterError(f"the nodes' versions differ; {remedy}:\n  " + "\n  ".join(problems))
-
-
-def address_of(node: NodeSection) -> str:
-    """The IP address that the other nodes reach `node` at."""
-    if node.address is not None:
-        return node.address
-    try:
-        return str(ipaddress.ip_address(node.host))
-    except ValueError:
-        pass
-    try:
-        address = str(socket.getaddrinfo(node.host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
-        raise ClusterError(f"{node.host} has no address here ({error.strerror}); give `address` in the file") from None
-    if ipaddress.ip_address(address).is_loopback:
-        raise ClusterError(f"{node.host} is {address} here, where no other node reaches it; give `address` in the file")
-    return address
-
-
-def _json(answer: Answer) -> Any:
-    """The last line that a script printed."""
-    try:
-        return json.loads(answer.output.strip().splitlines()[-1])
-    except (ValueError, IndexError):
-        raise ClusterError(f"{answer.node.host} answered with something else: {answer.output[-300:]!r}") from None

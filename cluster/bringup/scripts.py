@@ -1,28 +1,25 @@
-"""The shell scripts that nodes run, as pure functions of the description."""
+"""The shell scripts that nodes run. Each is a pure function of the description."""
 
 from __future__ import annotations
 
 import shlex
 
-from .description import MARKER, ClusterDescription, NodeSection
+from ..network import INTERFACE_VARIABLES
+from .description import ClusterDescription, NodeSection
+from .on_node import MARKER
 from .ssh import exports, home_path
 
 HEREDOC = "GEMFLEET_END_OF_FILE"
 
 
 def folder(description: ClusterDescription) -> str:
-    """Where a node keeps what belongs to the cluster: token and environment."""
+    """The folder on a node with the cluster's token and environment."""
     return f"~/.gemfleet-cluster/{description.name}"
 
 
 def environment(description: ClusterDescription, node: NodeSection) -> dict[str, str]:
-    """What every Ray process of `node` finds set."""
-    interface = node.interface
-    pinned = (
-        {}
-        if interface is None
-        else dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"), interface)
-    )
+    """The variables of every Ray process on `node`."""
+    pinned = {} if node.interface is None else dict.fromkeys(INTERFACE_VARIABLES, node.interface)
     return {
         "GEMFLEET_HOME": description.home,
         "RAY_AUTH_MODE": "token",
@@ -35,18 +32,18 @@ def environment(description: ClusterDescription, node: NodeSection) -> dict[str,
 
 
 def prelude(description: ClusterDescription) -> str:
-    """The first lines of every script: stop at the first failure, and find the programs."""
+    """The first lines of every script: it stops at the first failure and finds the programs."""
     path = f'export PATH={home_path(description.programs)}:"$PATH"\n' if description.programs else ""
     return f"set -eu\n{path}"
 
 
 def look(description: ClusterDescription) -> str:
-    """Prints what the node has, as one line of JSON."""
+    """Prints the node's facts as one line of JSON."""
     return f"{prelude(description)}python -m gemfleet.cluster.bringup.on_node facts {description.name}\n"
 
 
 def prepare(description: ClusterDescription, node: NodeSection, token: str) -> str:
-    """Write the token, which only its owner can read, and the environment; then the operator's own commands."""
+    """Writes the token, which only its owner can read, and the environment; then runs the operator's own commands."""
     variables = exports(environment(description, node))
     setup = "".join(f"( {command} ) < /dev/null\n" for command in description.setup)
     return (
@@ -59,7 +56,7 @@ def prepare(description: ClusterDescription, node: NodeSection, token: str) -> s
 
 
 def start(description: ClusterDescription, node: NodeSection, address: str, head_address: str) -> str:
-    """Start Ray. `address`: this node's own."""
+    """Starts Ray. `address`: this node's own; `head_address`: the head's."""
     ports = description.ports
     options = {
         "node-ip-address": address,
@@ -89,7 +86,7 @@ def start(description: ClusterDescription, node: NodeSection, address: str, head
     options |= {name: value for name, value in optional.items() if value is not None}
     words = " ".join(shlex.quote(f"--{name}={value}") for name, value in options.items())
     role = "--head " if node == description.head else ""
-    # The marker tells this cluster's processes from others; it is not in the file, which a person may source.
+    # The marker tells this cluster's processes from others. It is not in the file, because a person may source that.
     marker = exports({MARKER: description.name})
     return f"{inside(description)}{marker}ulimit -c 0\nray start {role}{words} --disable-usage-stats < /dev/null\n"
 
@@ -100,20 +97,20 @@ def inside(description: ClusterDescription) -> str:
 
 
 def nodes(description: ClusterDescription) -> str:
-    """On the head: prints the living nodes as one line of JSON."""
+    """On the head: prints the living nodes as one line of JSON, see `on_node.nodes`."""
     address = f"127.0.0.1:{description.ports.gcs}"
     return f"{inside(description)}python -m gemfleet.cluster.bringup.on_node nodes {address} < /dev/null\n"
 
 
 def drain(description: ClusterDescription, address: str, seconds: int) -> str:
-    """On the head: nothing new is placed on the node at `address`, and what runs there learns of the deadline."""
+    """On the head: Ray places nothing new on the node at `address`, and tells the deadline to what runs there."""
     gcs = f"127.0.0.1:{description.ports.gcs}"
     arguments = f"{gcs} {shlex.quote(address)} {seconds}"
     return f"{inside(description)}python -m gemfleet.cluster.bringup.on_node drain {arguments} < /dev/null\n"
 
 
 def stop(description: ClusterDescription, seconds: int) -> str:
-    """End Ray and whatever else carries the cluster's marker, remove the token, print what would not end as JSON."""
+    """Ends Ray and every process with the cluster's marker, and removes the token. Prints what did not end as JSON."""
     return (
         f"{prelude(description)}python -m gemfleet.cluster.bringup.on_node stop {description.name} {seconds}\n"
         f"rm -rf {home_path(folder(description))}\n"

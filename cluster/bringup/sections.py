@@ -1,4 +1,4 @@
-"""The parts of a description that only templates use: Kubernetes, Slurm, and the clouds of Ray's own launcher."""
+"""The sections of a description that only templates use: Kubernetes, Slurm, and clouds of Ray's own launcher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|Ki|Mi|Gi|Ti)?$"
 
 
 class Section(BaseModel):
-    """Unknown keys are refused, values are not coerced, instances are frozen."""
+    """Refuses unknown keys and coerces no values. Instances are frozen."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 

@@ -1,1 +1,1 @@
-"""Checkpoints come home: a store pinned to the head, its commit protocol, and its filesystem for Ray Train."""
+"""Checkpoints come home: a store on the head, its commit protocol, and its filesystem for Ray Train."""

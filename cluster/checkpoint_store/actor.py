@@ -1,4 +1,4 @@
-"""The store as an actor pinned to the head: the only process that touches the checkpoints' disk."""
+"""The checkpoint store as an actor on the head: the only process that writes to the checkpoints' disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ from ..registry.recorder_client import RecorderClient
 from .files import StoredFiles
 from .location import open_disk
 from .manifest import FileEntry, Manifest
-from .stream import StreamServer, Ticket
+from .stream import Ticket
+from .stream_server import StreamServer
 
 log = logging.getLogger("gemfleet.cluster")
 STORE_THREADS = 16
@@ -34,12 +35,12 @@ STORE_THREADS = 16
 
 @dataclass(frozen=True)
 class StorePolicy:
-    """What stays, and how full the head's disk may become.
+    """Which checkpoints stay, and how full the head's disk may become.
 
-    keep: how many of the newest checkpoints stay, None for all
-    best_of: the metric whose least value keeps its checkpoint as well
-    warn_free_bytes: an event says so when less is free after a checkpoint
-    refuse_free_bytes: a file that would leave less is refused; the last checkpoint stays, and others can still write
+    keep:              how many of the newest checkpoints stay; None: all
+    best_of:           the metric whose least value also keeps its checkpoint; None: no metric
+    warn_free_bytes:   an event tells when less is free after a checkpoint
+    refuse_free_bytes: the store refuses a file that would leave less free; so others can still write
     """
 
     keep: int | None = None
@@ -49,7 +50,10 @@ class StorePolicy:
 
 
 class CheckpointStore:
-    """Serves one run's folder. Several ranks at once; every method may be repeated after a restart."""
+    """Serves one run's folder to all its ranks at once. A method may be called again after a restart of the store.
+
+    A `generation` is one attempt of the run. StaleGeneration when a newer one has begun.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,7 @@ class CheckpointStore:
         policy: StorePolicy = StorePolicy(),
         storage: str | None = None,
     ) -> None:
-        """`storage`: where committed checkpoints rest, see `open_shelf`; uploads pass the head in any case."""
+        """`storage`: where committed checkpoints rest, see `open_shelf`. Uploads pass the head in any case."""
         keep_private()
         self._disk = open_disk(storage, Path(run_folder))
         self._files = StoredFiles(Path(run_folder) / "ray")
@@ -68,10 +72,11 @@ class CheckpointStore:
         self._began: dict[tuple[int, int], float] = {}  # by (step, generation); forgotten when this process restarts
 
     def begin_attempt(self) -> int:
+        """See `CheckpointDisk.begin_attempt`."""
         return self._disk.begin_attempt()
 
     def begin(self, step: int, generation: int, name: str, size: int = 0) -> None:
-        """Start a file of `size` bytes, unless it would fill the disk beyond what the policy allows."""
+        """Begins a file of `size` bytes. StoreError when it would fill the disk more than the policy allows."""
         free, limit = self.free_bytes(), self._policy.refuse_free_bytes
         if free - size < limit:
             raise StoreError(
@@ -82,12 +87,13 @@ class CheckpointStore:
         self._began.setdefault((step, generation), time.monotonic())
 
     def write(self, step: int, generation: int, name: str, offset: int, chunk: NDArray[np.uint8]) -> None:
+        """See `Arrivals.write`."""
         self._disk.write(step, generation, name, offset, chunk)
 
     def open_stream(self, step: int, generation: int, name: str, size: int) -> Ticket | None:
-        """A connection for the file that was begun; None where only calls may carry it.
+        """A ticket to send a file that has begun over a connection. None when only Ray's calls may carry it.
 
-        Where Ray encrypts what it sends, a plain connection would go behind the back of whoever asked for that.
+        That is when Ray encrypts what it sends (RAY_USE_TLS): a plain connection would undo what the user asked for.
         """
         if os.environ.get("RAY_USE_TLS", "0") != "0":
             return None
@@ -97,6 +103,7 @@ class CheckpointStore:
         return self._streams.expect(partial(self._disk.receive, step, generation, name, size))
 
     def finish(self, step: int, generation: int, entry: FileEntry, check: str | None = None) -> None:
+        """See `Arrivals.finish`."""
         self._disk.finish(step, generation, entry, check)
 
     def declare(
@@ -108,43 +115,47 @@ class CheckpointStore:
         expected_ranks: Sequence[int],
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """See `CheckpointDisk.declare`; returns whether the checkpoint is committed, which the recorder then knows."""
+        """See `CheckpointDisk.declare`. Returns whether the checkpoint is committed, and tells the recorder so."""
         manifest = self._disk.declare(step, generation, rank, entries, expected_ranks, metrics)
         if manifest is not None:
             self._announce(manifest)
         return manifest is not None
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
+        """See `Shelf.newest_verified`."""
         return self._disk.shelf.newest_verified()
 
     def resume_point(self, generation: int) -> tuple[Manifest | None, list[str]]:
+        """See `CheckpointDisk.resume_point`."""
         return self._disk.resume_point(generation)
 
     def manifests(self) -> list[Manifest]:
+        """See `Shelf.manifests`."""
         return self._disk.shelf.manifests()
 
     def read(self, step: int, name: str, offset: int, size: int) -> NDArray[np.uint8]:
-        """At most `size` bytes of a committed file."""
+        """At most `size` bytes of a committed file, as uint8."""
         return np.frombuffer(self._disk.read(step, name, offset, size), dtype=np.uint8)
 
     def at_hand(self, step: int) -> str:
-        """A folder of the head that holds this committed checkpoint; of an object store, a copy."""
+        """A folder of the head with this committed checkpoint; a copy when an object store holds it."""
         return str(self._disk.shelf.at_hand(step))
 
     def free_bytes(self) -> int:
+        """Free bytes on the disk that uploads arrive on."""
         return shutil.disk_usage(self._disk.root).free
 
     def peak_memory_bytes(self) -> int:
-        """The most this process has held."""
+        """The most memory that this process has held."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def file_call(self, method: str, *arguments: Any) -> Any:
-        """Ray Train's own small state files, see `StoredFiles`."""
+        """Calls a method of `StoredFiles`: Ray Train's own small files."""
         return getattr(self._files, method)(*arguments)
 
     def _announce(self, manifest: Manifest) -> None:
-        """Apply retention, and tell the registry. Nothing is raised: the checkpoint is on the disk already, and no
-        rank can put right what fails here."""
+        """Applies retention and tells the registry. It raises nothing: the checkpoint is on the disk already, and no
+        rank can repair what fails here."""
         try:
             policy = self._policy
             removed = self._disk.retain(policy.keep, policy.best_of) if policy.keep is not None else []
@@ -158,7 +169,7 @@ class CheckpointStore:
                 facts = manifest.step, path, manifest.total_bytes, manifest.generation, removed, seconds
                 self._recorder.checkpoint_committed(*facts)
         except Exception:
-            log.exception("checkpoint-%d is committed, but old ones or the registry were not seen to", manifest.step)
+            log.exception("checkpoint-%d is committed, but retention or the registry failed", manifest.step)
 
 
 def start_store(
@@ -168,7 +179,7 @@ def start_store(
     policy: StorePolicy = StorePolicy(),
     storage: str | None = None,
 ) -> HeadActor:
-    """The store of a run, on the head."""
+    """Starts the store of a run on the head. Returns when it answers."""
     name = f"gemfleet-store-{run_id}"
     store = start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, storage, threads=STORE_THREADS)
     store.call("free_bytes")

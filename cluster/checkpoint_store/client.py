@@ -1,4 +1,4 @@
-"""What a rank does with the store: send a folder of files, and fetch the newest verified checkpoint."""
+"""The checkpoint store as ranks and the driver see it: send a folder of files, fetch a verified checkpoint."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ log = logging.getLogger("gemfleet.cluster")
 CHUNK_BYTES = 16 * 1024 * 1024
 CHUNKS_IN_FLIGHT = 3
 ATTEMPTS = 4
-STREAM_ATTEMPTS = 2  # the others go through Ray's calls, which no stranger can hinder
+STREAM_ATTEMPTS = 2  # further attempts go through Ray's calls, which no stranger can disturb
 PAUSE_SECONDS = 1.0
-REFUSALS = 3  # a restarted store refuses once, a firewall always
+REFUSALS = 3  # a restarted store refuses one connection, a firewall all
 
 
 class StoreClient:
-    """Picklable. `generation` is its attempt: once a newer one began, its writes raise StaleGeneration."""
+    """Picklable. `generation` is its attempt. Its writes raise StaleGeneration once a newer attempt has begun."""
 
     def __init__(self, store: HeadActor, generation: int = 0) -> None:
         self.store = store
@@ -35,11 +35,12 @@ class StoreClient:
         self._refusals = 0  # connections in a row that the head did not accept
 
     def begin_attempt(self) -> int:
-        """A new generation, larger than all before it; older clients can write nothing from now on."""
+        """Begins a new generation, larger than all before it. Clients of older ones can write nothing from now on."""
         generation: int = self.store.call("begin_attempt")
         return generation
 
     def attempt(self, generation: int) -> StoreClient:
+        """A client of the same store that writes for this generation."""
         return StoreClient(self.store, generation)
 
     def upload(
@@ -50,10 +51,10 @@ class StoreClient:
         expected_ranks: Sequence[int],
         metrics: Mapping[str, float] | None = None,
     ) -> bool:
-        """Send every file in `folder`, then declare them; returns whether this completed and committed the checkpoint.
+        """Sends every file in `folder`, then declares them. Returns whether that committed the checkpoint.
 
-        The checkpoint commits when all `expected_ranks` have declared. Raises StoreError after bounded retries; nothing
-        half-sent can be seen by anyone.
+        The checkpoint commits when all `expected_ranks` have declared. StoreError after a few attempts; nobody sees
+        what was sent by half.
         """
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         entries = [self._send_with_retries(step, path, str(path.relative_to(folder))) for path in paths]
@@ -62,17 +63,17 @@ class StoreClient:
         return committed
 
     def fetch_resume_point(self, destination: Path) -> tuple[Path | None, list[str]]:
-        """Copy the checkpoint that this attempt starts from to `destination/checkpoint-<step>`; None: from the start.
+        """Copies the checkpoint that this attempt starts from to `destination/checkpoint-<step>`; verifies the copy.
 
-        It is the newest that verified, the same for all ranks of the attempt; the copy's hashes are checked too. The
-        second value has a sentence for each newer one that is damaged on the head and was passed over.
+        It is the newest that verifies on the head, the same for all ranks of the attempt. Returns the copy's folder, or
+        None when there is no checkpoint, and a sentence for each newer checkpoint that is damaged and was passed over.
         """
         point: tuple[Manifest | None, list[str]] = self.store.call("resume_point", self.generation)
         manifest, damaged = point
         return (None if manifest is None else self.fetch(manifest, destination)), damaged
 
     def fetch(self, manifest: Manifest, destination: Path) -> Path:
-        """Copy a committed checkpoint to `destination/checkpoint-<step>`; StoreError when the copy does not verify."""
+        """Copies a committed checkpoint to `destination/checkpoint-<step>`. StoreError when the copy is damaged."""
         folder = destination / f"checkpoint-{manifest.step}"
         for entry in manifest.files:
             self._fetch(manifest.step, entry, folder / entry.path)
@@ -80,14 +81,16 @@ class StoreClient:
         return folder
 
     def at_hand(self, step: int) -> Path:
-        """A folder of the head with a committed checkpoint, to read from; for those who run on the head."""
+        """A folder of the head with a committed checkpoint. Only a process on the head can read it."""
         return Path(self.store.call("at_hand", step))
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
+        """See `Shelf.newest_verified`."""
         found: tuple[Manifest | None, list[str]] = self.store.call("newest_verified")
         return found
 
     def manifests(self) -> list[Manifest]:
+        """See `Shelf.manifests`."""
         found: list[Manifest] = self.store.call("manifests")
         return found
 
@@ -114,7 +117,7 @@ class StoreClient:
         return entry
 
     def _send_by_stream(self, step: int, path: Path, name: str, size: int) -> tuple[FileEntry, str | None] | None:
-        """Over a connection to the head; None when there can be none, as behind a firewall."""
+        """Sends a file over a connection. None when there is none, for example because of a firewall."""
         ticket: Ticket | None = None
         if self._refusals < REFUSALS:
             ticket = self.store.call("open_stream", step, self.generation, name, size)
@@ -130,7 +133,7 @@ class StoreClient:
         return FileEntry(name, size, sha256), check
 
     def _send_by_calls(self, step: int, path: Path, name: str) -> tuple[FileEntry, str | None]:
-        """In numpy chunks; at most `CHUNKS_IN_FLIGHT` wait in memory on either side."""
+        """Sends a file as numpy chunks. At most `CHUNKS_IN_FLIGHT` of them wait in memory on either side."""
         digest, offset = hashlib.sha256(), 0
         pending: list[ray.ObjectRef] = []
         with path.open("rb") as file:
@@ -153,7 +156,7 @@ class StoreClient:
 
 
 def _raise_own(reference: ray.ObjectRef) -> None:
-    """Wait for a write; raises the store's own error rather than Ray's wrapping of it."""
+    """Waits for a write. Raises the store's own error rather than Ray's wrapping of it."""
     try:
         ray.get(reference)
     except ray.exceptions.RayTaskError as error:

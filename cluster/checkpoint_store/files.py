@@ -1,4 +1,4 @@
-"""The small files Ray Train keeps beside a run (its marker and snapshots), on the head, each replaced in one rename."""
+"""The head's side of `ray_snapshots.py`: small files of Ray Train, each replaced in one rename. Imports no pyarrow."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import shutil
 import stat
 from pathlib import Path
 
+from ..durable import TEMPORARY, write_durably
 from ..errors import StoreError
-from .manifest import TEMPORARY, write_durably
 
 FileInfo = tuple[str, str, int, float]  # path relative to the root, "file" | "directory" | "absent", size, mtime
 
 
 class StoredFiles:
-    """Plain file operations below `root`; every path is relative to it and cannot leave it."""
+    """File operations below `root`. Every path is relative to it; StoreError for one that leaves it."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         root.mkdir(parents=True, exist_ok=True)
 
     def info(self, paths: list[str]) -> list[FileInfo]:
+        """What lies at each path."""
         return [self._info(self._resolve(path)) for path in paths]
 
     def list(self, folder: str, recursive: bool, allow_absent: bool) -> list[FileInfo]:
+        """What lies in a folder, by name. FileNotFoundError when the folder is absent and may not be."""
         base = self._resolve(folder)
         if not base.is_dir():
             if allow_absent:
@@ -32,19 +34,21 @@ class StoredFiles:
         return [self._info(path) for path in found if not (path.name.startswith(".") and path.suffix == TEMPORARY)]
 
     def read(self, path: str) -> bytes:
+        """The whole content of a file."""
         return self._resolve(path).read_bytes()
 
     def replace(self, path: str, content: bytes) -> None:
-        """The file holds the old or the new content whole, whatever happens meanwhile."""
+        """Writes a file. It holds the old or the new content whole, whatever happens meanwhile."""
         target = self._resolve(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_durably(target, content)
 
     def make_folder(self, path: str) -> None:
+        """Makes a folder and those above it. One that is there stays."""
         self._resolve(path).mkdir(parents=True, exist_ok=True)
 
     def remove(self, path: str, contents_only: bool = False) -> None:
-        """A file or a whole folder; an absent one is removed already. The root itself stays."""
+        """Removes a file or a whole folder. An absent one is removed already. The root itself stays."""
         target = self._resolve(path)
         contents_only = contents_only or target == self.root.resolve()
         if target.is_dir():
@@ -55,12 +59,13 @@ class StoredFiles:
             target.unlink(missing_ok=True)
 
     def move(self, source: str, destination: str) -> None:
-        """A repeated move, whose source is gone because it happened already, changes nothing."""
+        """Renames a file or folder. A repeated move, whose source is gone already, changes nothing."""
         origin, target = self._resolve(source), self._resolve(destination)
         if origin.exists() or not target.exists():
             origin.replace(target)
 
     def copy(self, source: str, destination: str) -> None:
+        """Copies one file."""
         self.replace(destination, self.read(source))
 
     def _resolve(self, path: str) -> Path:

@@ -1,26 +1,27 @@
-"""Committed checkpoints in a folder of the head's disk or of a mounted filesystem; the commit is one rename."""
+"""Committed checkpoints in a folder of the head's disk or of a mounted filesystem. A rename commits them."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from ..durable import REMOVED, remove_folder, set_aside, sync_folder, write_durably
 from ..errors import StoreError
-from .manifest import MANIFEST_FILE, REMOVED, Manifest, remove_folder, sync_folder, write_durably
+from .manifest import MANIFEST_FILE, Manifest
 from .shelf import COMMITTED, Fingerprint, Shelf
 
 
 class FolderShelf(Shelf):
-    """Checkpoints as `root/checkpoint-<step>`. What is published must lie on the same filesystem."""
+    """Checkpoints as `root/checkpoint-<step>`. The folder that `publish` gets lies on the same filesystem."""
 
     def __init__(self, root: Path) -> None:
         super().__init__()
         self.root = root
 
     def folder(self, step: int) -> Path:
+        """Where the checkpoint of this step lies, if it is there."""
         return self.root / f"checkpoint-{step}"
 
     def steps(self) -> list[int]:
@@ -51,7 +52,7 @@ class FolderShelf(Shelf):
         remove_folder(target)
         folder.rename(target)
         sync_folder(self.root)
-        for path in target.glob(".rank-*"):  # only now: a store that died before the rename must find them again
+        for path in target.glob(".rank-*"):  # not before: a store that dies before the rename needs them again
             path.unlink()
         self.remember(manifest)
 
@@ -62,22 +63,22 @@ class FolderShelf(Shelf):
             raise StoreError(f"{self.folder(step)} cannot be removed ({error.strerror})") from error
 
     def sweep(self) -> list[str]:
-        for path in self.root.glob(f"{REMOVED}*"):  # whoever removed it was killed meanwhile
+        for path in self.root.glob(f"{REMOVED}*"):  # the process that removed it was killed midway
             shutil.rmtree(path, ignore_errors=True)
         return [f"checkpoint-{step}" for step in self.steps() if self._sweep(step)]
 
     def _sweep(self, step: int) -> bool:
-        """Away with a folder that has no manifest; one that cannot be read may have one, and stays."""
+        """Removes a folder without a manifest. A folder that cannot be read may have one, and stays."""
         folder = self.folder(step)
         if not _lacks_manifest(folder):
             return False
-        doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
         with suppress(OSError):
-            folder.rename(doomed)
-            if not _lacks_manifest(doomed):  # another store put a whole one there between the two looks
+            doomed = set_aside(folder)
+            if doomed is not None and not _lacks_manifest(doomed):  # another store just put a whole one there
                 doomed.rename(folder)
                 return False
-        shutil.rmtree(doomed, ignore_errors=True)
+            if doomed is not None:
+                shutil.rmtree(doomed, ignore_errors=True)
         return True
 
     def probe(self) -> None:

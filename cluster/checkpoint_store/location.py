@@ -1,31 +1,50 @@
-"""Where the checkpoints of a run rest: on the head's disk, in a mounted folder, or in an object store."""
+"""Where the checkpoints of a run rest: on the head's disk, in a mounted folder, or in an object store.
+
+Importing this file imports nothing heavy: a configuration is checked by it before anything starts.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
-
-import pyarrow.fs
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ClusterError, RunConflict, StoreError
-from .commit import CheckpointDisk
 from .folder_shelf import FolderShelf
-from .object_shelf import ObjectShelf
-from .places import OBJECT_STORE, checkpoints_folder
 from .shelf import Shelf
 
+if TYPE_CHECKING:  # these import numpy and pyarrow
+    import pyarrow.fs
+
+    from .commit import CheckpointDisk
+
+OBJECT_STORE = re.compile(r"(?P<scheme>s3|gs)://(?P<bucket>[a-z0-9][a-z0-9._-]+)(?P<prefix>(/[A-Za-z0-9_=.-]+)*)/?")
 CONNECT_SECONDS = 10
 REQUEST_SECONDS = 60
 ATTEMPTS = 5
 
 
-def open_shelf(storage: str | None, run_folder: Path, cache: Path) -> Shelf:
-    """The run's committed checkpoints. Nothing is asked of an object store yet.
+def is_storage(text: str) -> bool:
+    """Whether `text` names a place for checkpoints: an absolute path, or a bucket with a plain prefix."""
+    if "\0" in text or ".." in Path(text).parts:
+        return False
+    return text.startswith("/") or OBJECT_STORE.fullmatch(text) is not None
 
-    storage: see `places.is_storage`; None for the run's own folder on the head
-    cache: where a checkpoint of an object store is fetched to when it is read
+
+def checkpoints_folder(storage: str | None, run_folder: Path) -> Path | None:
+    """The folder of this machine that holds the run's checkpoints; None when an object store holds them."""
+    if storage is None:
+        return run_folder / "checkpoints"
+    return Path(storage) / run_folder.name / "checkpoints" if storage.startswith("/") else None
+
+
+def open_shelf(storage: str | None, run_folder: Path, cache: Path) -> Shelf:
+    """The run's committed checkpoints. It asks nothing of an object store yet. ClusterError for a malformed `storage`.
+
+    storage: see `is_storage`; None for the run's own folder on the head
+    cache:   the folder that takes a copy when a checkpoint of an object store is read
     """
     folder = checkpoints_folder(storage, run_folder)
     if folder is not None:
@@ -33,20 +52,26 @@ def open_shelf(storage: str | None, run_folder: Path, cache: Path) -> Shelf:
     match = OBJECT_STORE.fullmatch(storage or "")
     if match is None:
         raise ClusterError(f"{storage!r} is no place for checkpoints; give s3://BUCKET/PREFIX, gs://… or a path")
+    from .object_shelf import ObjectShelf
+
     base = f"{match['bucket']}{match['prefix']}/{run_folder.name}/checkpoints"
     filesystem = object_filesystem(match["scheme"], match["bucket"])
     return ObjectShelf(filesystem, base, f"{match['scheme']}://{base}", cache)
 
 
 def open_disk(storage: str | None, run_folder: Path) -> CheckpointDisk:
-    """What the store writes to. Uploads on their way lie on the head, or beside a folder that takes them by rename."""
+    """What the store writes to. Uploads arrive on the head's disk, or beside the folder that takes them by a rename."""
+    from .commit import CheckpointDisk
+
     folder = checkpoints_folder(storage, run_folder) or run_folder / "checkpoints"
     return CheckpointDisk(folder, open_shelf(storage, run_folder, folder / ".at-hand"))
 
 
 def check_storage(storage: str | None, run_folder: Path, *, is_new: bool = False) -> None:
-    """ClusterError when checkpoints could not be written there, or those of another run are there, before anything else
-    is begun. `is_new`: the run has written none yet."""
+    """Call it before anything begins. ClusterError when no checkpoint can be written there.
+
+    `is_new`: the run has written none yet; checkpoints that are there are another run's, and RunConflict.
+    """
     try:
         if storage is not None and storage.startswith("/") and not Path(storage).is_dir():
             raise StoreError("that folder does not exist; mount it, or make it")
@@ -66,7 +91,12 @@ def check_storage(storage: str | None, run_folder: Path, *, is_new: bool = False
 
 
 def object_filesystem(scheme: str, bucket: str) -> pyarrow.fs.FileSystem:
-    """With the credentials, region and endpoint of the environment, as the vendors' own tools read them."""
+    """The filesystem of a bucket. It takes credentials, region and endpoint from the environment, as vendors' tools do.
+
+    OSError when the region of an S3 bucket is neither set nor can be found.
+    """
+    import pyarrow.fs
+
     if scheme == "gs":
         return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=ATTEMPTS * REQUEST_SECONDS))
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")

@@ -1,14 +1,10 @@
-"""The manifest: what a checkpoint consists of. A checkpoint exists when, and only when, its manifest does."""
+"""The manifest lists the files of a checkpoint. A checkpoint exists when, and only when, its manifest does."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import secrets
-import shutil
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,8 +12,6 @@ from pathlib import Path
 from ..errors import StoreError
 
 MANIFEST_FILE = "manifest.json"
-TEMPORARY = ".tmp"
-REMOVED = ".removed-"  # begins the name of a folder on its way out
 SCHEMA_VERSION = 1
 SHA256 = re.compile("[0-9a-f]{64}")
 READ_BYTES = 8 * 1024 * 1024
@@ -36,7 +30,7 @@ class FileEntry:
 class Manifest:
     """A committed checkpoint. `generation` counts the attempts of the run; `created_at` is seconds since the epoch.
 
-    metrics: what was measured at this very step, such as `eval_loss`; empty where nothing was
+    metrics: what was measured at this very step, such as `eval_loss`; empty when nothing was
     """
 
     step: int
@@ -47,16 +41,18 @@ class Manifest:
 
     @property
     def total_bytes(self) -> int:
+        """The size of all files together."""
         return sum(entry.size for entry in self.files)
 
     def to_json(self) -> str:
+        """The content of the manifest's file, see `parse`."""
         return json.dumps({"schema_version": SCHEMA_VERSION, **asdict(self)}, indent=2) + "\n"
 
     @classmethod
     def read(cls, folder: Path, step: int | None = None) -> Manifest:
-        """The manifest in `folder`. StoreError when it is absent, damaged, or of an unknown schema or another step."""
+        """The manifest in `folder`. StoreError when it is absent, damaged, of an unknown schema or of another step."""
         try:
-            if not (folder / MANIFEST_FILE).is_file():  # to open a pipe of that name would wait for ever
+            if not (folder / MANIFEST_FILE).is_file():  # opening a pipe of that name would wait for ever
                 raise StoreError(f"{folder} has no manifest")
             text = (folder / MANIFEST_FILE).read_bytes()
         except OSError as error:
@@ -65,7 +61,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: bytes, where: str, step: int | None = None) -> Manifest:
-        """As `read`; `where` it lies is for the message."""
+        """The manifest of this text, see `read`. `where`: its folder, for the message."""
         try:
             content = json.loads(text)
             if content.pop("schema_version") != SCHEMA_VERSION:
@@ -78,7 +74,7 @@ class Manifest:
         return manifest
 
     def check(self, step: int | None) -> None:
-        """ValueError for what no store writes: other types, no files, a file twice, or another step than `step`."""
+        """ValueError for what no store writes: wrong types, no files, a file twice, or another step than `step`."""
         numbers = {
             "step": self.step,
             "generation": self.generation,
@@ -101,7 +97,7 @@ class Manifest:
             raise ValueError("it names a file twice")
 
     def verify(self, folder: Path) -> None:
-        """Every file is there with its size and hash; StoreError naming the first that is not, or cannot be read."""
+        """Compares size and hash of every file in `folder`. StoreError names the first that is missing or different."""
         for entry in self.files:
             path = folder / entry.path
             try:
@@ -124,9 +120,9 @@ def _is_number(value: object) -> bool:
 
 
 def checked_name(name: str) -> str:
-    """A plain relative file name, possibly with folders.
+    """Returns `name` when it is a plain relative file name, possibly with folders.
 
-    StoreError for one that would leave its folder, or that the store uses itself: `manifest.json` and hidden names.
+    StoreError when it leaves its folder, or is a name that the store uses itself: `manifest.json` and hidden names.
     """
     if not isinstance(name, str):
         raise StoreError(f"the file name {name!r} is no text")
@@ -139,47 +135,9 @@ def checked_name(name: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
+    """The sha256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Replace `path` by `content`: it holds the old or the new content whole, also when the machine stops midway."""
-    temporary = path.with_name(f".{path.name}.{threading.get_ident()}{TEMPORARY}")  # two threads never share one
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names created or renamed in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_folder(folder: Path) -> bool:
-    """Rename it, then delete it: whoever looks sees the whole folder or none, and whoever would still take it over,
-    as a store of an older attempt may, comes too late or was first. Returns whether it was there.
-
-    OSError when it cannot be renamed; what cannot be deleted stays under the new name for the next sweep.
-    """
-    doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
-    try:
-        folder.rename(doomed)
-    except FileNotFoundError:
-        return False
-    shutil.rmtree(doomed, ignore_errors=True)
-    return True

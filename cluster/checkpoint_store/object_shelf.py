@@ -1,8 +1,8 @@
-"""Committed checkpoints in an object store: files at their final keys, and the write of the manifest is the commit.
+"""Committed checkpoints in an object store. The write of the manifest commits them.
 
-There is no rename there, and a key appears whole or not at all. So the files of a checkpoint go up first, where no
-reader looks at them, and the one write of `manifest.json` makes them a checkpoint. Only the head writes: a rank of an
-older attempt is refused before anything goes up, and ranks need no credentials.
+An object store has no rename, and a key appears whole or not at all. So the files of a checkpoint go up first, to their
+final keys, where no reader looks at them; then the one write of `manifest.json` makes them a checkpoint. Only the head
+writes: it refuses ranks of an older attempt before anything goes up, and ranks need no credentials.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class ObjectShelf(Shelf):
     """Checkpoints as `<base>/checkpoint-<step>/<file>` of a pyarrow filesystem.
 
     url:   `base` with its scheme, for people
-    cache: a folder of this machine for the one checkpoint that is read from
+    cache: a folder of this machine for a copy of the one checkpoint that is read
     """
 
     def __init__(self, filesystem: pyarrow.fs.FileSystem, base: str, url: str, cache: Path) -> None:
@@ -62,7 +62,7 @@ class ObjectShelf(Shelf):
         return tuple((info.size or -1, info.mtime_ns or 0) for info in found)
 
     def publish(self, manifest: Manifest, folder: Path) -> None:
-        """What is at these keys already is of an attempt that did not get to its manifest, or is damaged."""
+        """What lies at these keys already is damaged, or of an attempt that wrote no manifest; it goes first."""
         with self._errors_named("written"):
             self._delete(manifest.step)
             for entry in manifest.files:
@@ -98,7 +98,7 @@ class ObjectShelf(Shelf):
             self._filesystem.delete_file(key)
 
     def at_hand(self, step: int) -> Path:
-        """Fetched once, and checked; another step takes its place."""
+        """Fetches the checkpoint once and checks it. The next step's copy takes its place."""
         folder = self._cache / f"checkpoint-{step}"
         with self._lock:
             if not (folder / MANIFEST_FILE).is_file():
@@ -113,7 +113,7 @@ class ObjectShelf(Shelf):
         return f"{self._url}/checkpoint-{step}"
 
     def gone(self, step: int, found: Manifest | str) -> bool:
-        """A removal takes the manifest first."""
+        """A checkpoint is gone once its manifest is: a removal takes it first."""
         if not isinstance(found, Manifest):
             return super().gone(step, found)
         with self._errors_named("listed"):
@@ -125,7 +125,7 @@ class ObjectShelf(Shelf):
                 raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
 
     def _copy(self, step: int, entry: FileEntry, target: Path | None) -> None:
-        """Read a file, compare it, and write it to `target` if there is one. StoreError when it is not as it was."""
+        """Reads a file, compares it with its entry, and writes it to `target` if given. StoreError when it differs."""
         digest, size = hashlib.sha256(), 0
         location = f"{self.location(step)}/{entry.path}"
         named = self._errors_named(f"read: {location} is missing or out of reach")
@@ -140,14 +140,14 @@ class ObjectShelf(Shelf):
             raise StoreError(f"{location} is damaged: its sha256 is not the manifest's")
 
     def _delete(self, step: int) -> None:
-        """The manifest first, then every key below, however deep."""
+        """Deletes the manifest first, then every other key below."""
         base = f"{self._base}/checkpoint-{step}"
         found = self._filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
         keys = [info.path for info in found if info.type == FileType.File]
         for key in sorted(keys, key=lambda key: key != f"{base}/{MANIFEST_FILE}"):
             self._filesystem.delete_file(key)
         if found:
-            self._filesystem.delete_dir(base)  # the empty keys that stand for folders
+            self._filesystem.delete_dir(base)  # empty keys that stand for folders
 
     def _reading(self, step: int, name: str) -> Any:
         return self._filesystem.open_input_stream(self._key(step, name))
@@ -168,7 +168,7 @@ class ObjectShelf(Shelf):
 
 @contextmanager
 def _written(target: Path | None) -> Iterator[Callable[[bytes], object]]:
-    """What to do with each chunk: write it to `target`, or nothing where there is none."""
+    """A function that takes each chunk: it writes to `target`, or does nothing without a target."""
     if target is None:
         yield len
         return

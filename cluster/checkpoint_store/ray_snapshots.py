@@ -1,7 +1,7 @@
-"""A pyarrow filesystem whose bytes live on the head: what Ray Train gets as `storage_filesystem`.
+"""A pyarrow filesystem whose bytes lie on the head (`files.py` there): Ray Train's `storage_filesystem`.
 
-Only Ray's own small state passes here; checkpoints go through `StoreClient`. A file is published when its stream is
-closed after every write succeeded, and never by a stream that was dropped or that failed.
+Ray keeps its own small snapshots here; checkpoints go through `StoreClient`. A file is published when its stream is
+closed after all writes succeeded. A stream that was dropped, or that failed, publishes nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TYPES = {"file": FileType.File, "directory": FileType.Directory, "absent": FileT
 
 
 class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
-    """Two handlers are equal when they name the same store, also after pickling: Ray compares them to know its own."""
+    """Two handlers of the same store are equal, also after pickling: Ray compares them to know its own."""
 
     def __init__(self, store: HeadActor) -> None:
         self.store = store
@@ -49,7 +49,7 @@ class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
 
     def get_file_info_selector(self, selector: FileSelector) -> list[FileInfo]:
         found = self._call("list", selector.base_dir, selector.recursive, selector.allow_not_found)
-        root = "/" if selector.base_dir.startswith("/") else ""  # Arrow cuts the folder off each path as it was asked
+        root = "/" if selector.base_dir.startswith("/") else ""  # Arrow cuts the folder that it asked for off each path
         return [_info(root + name, *facts) for name, *facts in found]
 
     def create_dir(self, path: str, recursive: bool) -> None:
@@ -90,9 +90,10 @@ class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
 
 
 class _Upload(io.RawIOBase):
-    """Collects one small file and publishes it on `close`, unless a write failed, or an error or nobody closed it.
+    """Collects one small file and publishes it on `close`.
 
-    A `with` block that is left by an exception closes its stream as well; that exception is then the one being handled.
+    It publishes nothing after a failed write, and nothing when an exception leaves its `with` block: Python then closes
+    the stream too, while it handles that exception.
     """
 
     def __init__(self, handler: StoreFileSystemHandler, path: str) -> None:
@@ -122,7 +123,7 @@ class _Upload(io.RawIOBase):
             self._handler._call("replace", self._path, content.getvalue())
 
     def __del__(self) -> None:
-        """Dropped without `close`: what was collected is thrown away. (io's own finaliser would close, and publish.)"""
+        """Throws away what was collected. io's own finaliser would close the stream, and so publish it."""
         self._content = None
 
 

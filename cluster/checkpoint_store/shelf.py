@@ -1,4 +1,4 @@
-"""Committed checkpoints of one run, wherever they rest: what is the same for a folder and for an object store."""
+"""Committed checkpoints of one run: what a folder and an object store have in common."""
 
 from __future__ import annotations
 
@@ -17,59 +17,59 @@ Fingerprint = tuple[tuple[int, int], ...]
 
 
 class Shelf(ABC):
-    """A checkpoint is here when, and only when, its manifest is. Readers go by manifests only."""
+    """A checkpoint is on the shelf when, and only when, its manifest is. Readers go by manifests only."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[Manifest, Fingerprint]] = {}  # hashed by this process, and as they were then
+        self._known: dict[int, tuple[Manifest, Fingerprint]] = {}  # what this process hashed, and its fingerprint then
 
     @abstractmethod
     def steps(self) -> list[int]:
-        """Ascending; also of what has no manifest or a damaged one."""
+        """The steps that have anything here, ascending, also without a manifest or with a damaged one."""
 
     @abstractmethod
     def manifest(self, step: int) -> Manifest:
-        """StoreError when it cannot be read."""
+        """The manifest of a checkpoint. StoreError when it cannot be read."""
 
     @abstractmethod
     def verify(self, manifest: Manifest) -> None:
-        """Read every file; StoreError naming the first that is missing or not what the manifest says."""
+        """Reads every file. StoreError names the first that is missing or not what the manifest says."""
 
     @abstractmethod
     def fingerprint(self, manifest: Manifest) -> Fingerprint:
-        """Sizes and times of change of its files: as long as they stay the same, nobody wrote to them."""
+        """Sizes and times of change of its files. While they stay the same, nobody wrote to the files."""
 
     @abstractmethod
     def publish(self, manifest: Manifest, folder: Path) -> None:
-        """Take over the verified files in `folder`, the manifest last; a damaged one of the same step goes."""
+        """Takes over the verified files in `folder`, the manifest last. A damaged checkpoint of the same step goes."""
 
     @abstractmethod
     def remove(self, step: int) -> None:
-        """In such an order that half a checkpoint is never taken for a damaged one. StoreError when it cannot be."""
+        """Removes a checkpoint; what is left midway never looks like a damaged one. StoreError when it cannot."""
 
     @abstractmethod
     def sweep(self) -> list[str]:
-        """Remove what no manifest names; returns the names."""
+        """Removes what has no manifest. Returns the names."""
 
     @abstractmethod
     def probe(self) -> None:
-        """Write something small and remove it; StoreError or OSError when that cannot be done."""
+        """Writes something small and removes it. StoreError or OSError when that fails."""
 
     @abstractmethod
     def at_hand(self, step: int) -> Path:
-        """A folder of this machine with the whole checkpoint in it, to read from and never to write to."""
+        """A folder of this machine with the whole checkpoint. Read from it; never write to it."""
 
     @abstractmethod
     def location(self, step: int) -> str:
-        """For people."""
+        """Where a checkpoint is, for people: a path or an address."""
 
     def manifests(self) -> list[Manifest]:
-        """Committed checkpoints by ascending step; one whose manifest cannot be read is left out."""
+        """The committed checkpoints by ascending step, without those whose manifest cannot be read."""
         return [found for _, found in self._read_all() if isinstance(found, Manifest)]
 
     def newest_verified(self) -> tuple[Manifest | None, list[str]]:
         """The newest checkpoint whose every file verifies, and a sentence for each newer one that is damaged.
 
-        What is removed meanwhile is not damaged; there is a newer one then, so that all are looked at again.
+        A checkpoint that somebody removes meanwhile is not damaged: a newer one exists then, so it looks again at all.
         """
         for _ in range(LOOKS):
             damaged: list[str] = []
@@ -87,20 +87,20 @@ class Shelf(ABC):
         return None, damaged
 
     def verify_all(self) -> list[tuple[str, str | None]]:
-        """Each checkpoint by ascending step, with what is wrong with it; None for one that is whole.
+        """Each checkpoint by ascending step, with what is wrong with it; None when it is whole.
 
-        One that is removed meanwhile, as by the retention of a run that goes on, is left out.
+        One that is removed meanwhile is left out: the retention of a run that goes on may do that.
         """
         each = [(step, found, self._problem(found)) for step, found in self._read_all()]
         kept = [(step, problem) for step, found, problem in each if not problem or not self.gone(step, found)]
         return [(f"checkpoint-{step}", problem) for step, problem in kept]
 
     def gone(self, step: int, found: Manifest | str) -> bool:
-        """Whether the checkpoint that was found is not there any more. `found`: see `_read_all`."""
+        """Whether a checkpoint that was found is gone now. `found`: see `_read_all`."""
         return step not in self.steps()
 
     def _changed(self, step: int, found: Manifest | str) -> bool:
-        """Whether the checkpoint that has a problem is not there any more, or another one has taken its place."""
+        """Whether a checkpoint that has a problem is gone now, or another one has taken its place."""
         if self.gone(step, found):
             return True
         try:
@@ -109,7 +109,7 @@ class Shelf(ABC):
             return False
 
     def committed(self, step: int) -> Manifest | None:
-        """The checkpoint of this step, if it is here and whole."""
+        """The checkpoint of this step; None when it is not here or not whole."""
         try:
             manifest = self.manifest(step)
             self.verify(manifest)
@@ -118,10 +118,10 @@ class Shelf(ABC):
         return manifest
 
     def retain(self, keep: int, best_of: str | None = None) -> list[int]:
-        """Remove all but the newest `keep` checkpoints; returns the steps removed.
+        """Removes all but the newest `keep` checkpoints. Returns the removed steps.
 
-        The newest that is whole always stays, and the one with the least metric `best_of`, where any has it. Without
-        one that is whole nothing goes.
+        The newest whole checkpoint always stays, and so does the one with the least metric `best_of`. Nothing goes when
+        none is whole.
         """
         manifests = self.manifests()
         doomed = doomed_steps(manifests, keep, best_of)
@@ -131,17 +131,17 @@ class Shelf(ABC):
         doomed = [step for step in doomed if newest is not None and step != newest]
         removed = []
         for step in doomed:
-            with suppress(StoreError):  # one that cannot be removed now is tried again after the next
+            with suppress(StoreError):  # what cannot be removed now is tried again after the next commit
                 self.remove(step)
                 removed.append(step)
         return removed
 
     def remember(self, manifest: Manifest) -> None:
-        """Its bytes were compared with their hashes just now."""
+        """Notes that all its bytes were compared with their hashes just now."""
         self._known[manifest.step] = manifest, self.fingerprint(manifest)
 
     def _is_whole(self, manifest: Manifest) -> bool:
-        """As `verify`, but files that this process has hashed and nobody has touched since are not read again."""
+        """As `verify`, but it does not read files again that this process hashed and nobody touched since."""
         try:
             if self._known.get(manifest.step) != (manifest, self.fingerprint(manifest)):
                 self.verify(manifest)
@@ -160,7 +160,7 @@ class Shelf(ABC):
         return None
 
     def _read_all(self) -> list[tuple[int, Manifest | str]]:
-        """Each checkpoint by ascending step, with its manifest or with what is wrong with that."""
+        """Each checkpoint by ascending step, with its manifest or with what is wrong with the manifest."""
         found: list[tuple[int, Manifest | str]] = []
         for step in self.steps():
             try:
@@ -171,7 +171,10 @@ class Shelf(ABC):
 
 
 def doomed_steps(manifests: Sequence[Manifest], keep: int, best_of: str | None) -> list[int]:
-    """Which of these checkpoints, by ascending step, are neither among the newest `keep` nor the best by a metric."""
+    """Which checkpoints retention removes: all but the newest `keep`, and but the one with the least metric.
+
+    manifests: by ascending step; best_of: the metric, None for no metric
+    """
     measured = [m for m in manifests if best_of is not None and best_of in m.metrics]
     best = min(measured, key=lambda m: m.metrics[best_of or ""], default=None)
     old = manifests[: max(0, len(manifests) - max(1, keep))]

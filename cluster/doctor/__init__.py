@@ -1,1 +1,1 @@
-"""`gemfleet doctor`: what is measured on every node (`facts`, `probe`), and what follows from it (`check_*`, pure)."""
+"""`gemfleet doctor`: reads and measures (`facts`, `probe`, `measure`), then judges by pure functions (`check_*`)."""

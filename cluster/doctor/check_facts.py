@@ -1,4 +1,4 @@
-"""What follows from the facts of all nodes: the part of the doctor that every run's preflight asks, too."""
+"""Judges the facts of all nodes, for the doctor and for every run's preflight. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .report import Finding, Level, ranked
 Facts = Mapping[str, Any]
 GIB = 2**30
 MUST_MATCH = ("python", "cuda", "gemfleet", "ray", "torch", "transformers", "peft", "deepspeed")
-LEAST_FREE_GIB = {"home": (5, 1), "temporary": (5, 0.5), "shared memory": (1, 0.125)}  # warn below, fail below
+LEAST_FREE_GIB = {"home": (5, 1), "temporary": (5, 0.5), "shared memory": (1, 0.125)}  # warns below, fails below
 SPACE_REMEDY = {
     "home": "free some (`gemfleet prune`), or set GEMFLEET_HOME to a larger disk",
     "temporary": "free some, or start Ray with a --temp-dir on a larger disk: it spills objects and writes logs there",
@@ -20,7 +20,7 @@ LEAST_OPEN_FILES, LEAST_PROCESSES = 65_536, 4_096
 
 
 def check_facts(facts: Sequence[Facts], ray_gpus: Mapping[str, float], busy_gpus: Mapping[str, float]) -> list[Finding]:
-    """All of it. `ray_gpus` and `busy_gpus`: what Ray offers and has given out, by address."""
+    """All checks. facts: see `node_facts`; ray_gpus, busy_gpus: that Ray offers and has given out, by address."""
     findings = check_versions(facts)
     for node in facts:
         address = node["address"]
@@ -32,7 +32,7 @@ def check_facts(facts: Sequence[Facts], ray_gpus: Mapping[str, float], busy_gpus
 
 
 def check_versions(facts: Sequence[Facts]) -> list[Finding]:
-    """One finding for each package that differs, else one in all. The majority's version is taken for the right one."""
+    """One finding for each package and node that differs, else one in all. The majority's version counts as right."""
     findings = []
     for package in sorted({name for node in facts for name in node["versions"]}):
         by_version: dict[str, list[str]] = {}
@@ -54,17 +54,17 @@ def check_versions(facts: Sequence[Facts]) -> list[Finding]:
 
 
 def check_gpus(node: Facts, offered: float, busy: float) -> list[Finding]:
-    """Whether Ray's number is the driver's, and whether each GPU is whole, cool and free."""
+    """Whether Ray offers as many GPUs as the driver shows, and whether each GPU is healthy, cool and free."""
     where, gpus = node["address"], node["gpus"]
     count, devices = gpus["count"], gpus["devices"]
     if not count and not offered:
         return [Finding("gpus", where, Level.PASS, "none")]
     if int(offered) != count:
         figure = f"Ray offers {offered:g} GPUs, the driver shows {count}"
-        # Fewer may be meant: a person may keep GPUs of a node for something else.
+        # Fewer may be intended: a person may keep GPUs for something else.
         level = Level.FAIL if offered > count else Level.WARN
         return [Finding("gpus", where, level, figure, "start Ray there without --num-gpus, or repair the driver")]
-    if problem := gpus.get("torch_problem"):  # a node with an older gemfleet does not tell
+    if problem := gpus.get("torch_problem"):  # an older gemfleet does not tell
         remedy = (
             "update the driver there, or install a torch built for its CUDA and GPUs; to train on CPUs set "
             "cluster.gpus_per_worker: 0"
@@ -107,6 +107,7 @@ def _check_device(where: str, device: Facts, idle: bool) -> list[Finding]:
 
 
 def check_space(node: Facts) -> list[Finding]:
+    """Whether the disks and shared memory have room."""
     findings = []
     for name, disk in node["disks"].items():
         warn, fail = LEAST_FREE_GIB[name]
@@ -121,6 +122,7 @@ def check_space(node: Facts) -> list[Finding]:
 
 
 def check_limits(node: Facts) -> list[Finding]:
+    """Whether Ray's processes may open enough files, start enough processes and lock enough memory."""
     limits = {name: value if value >= 0 else 2**62 for name, value in node["limits"].items()}
     files, processes, locked = limits["open files"], limits["processes"], limits["locked memory"]
     infiniband = node["interface"]["infiniband_gbits"] > 0
@@ -140,6 +142,7 @@ def check_limits(node: Facts) -> list[Finding]:
 
 
 def check_interface(node: Facts) -> list[Finding]:
+    """Whether there is an interface that carries the ranks."""
     interface = node["interface"]
     name = interface["name"]
     speed = f", {interface['mbits'] / 1000:g} Gbit/s" if interface["mbits"] else ""

@@ -1,4 +1,4 @@
-"""What follows from what was measured between nodes: clocks, ways, the collective, and both stores."""
+"""Judges what `measure` has measured: clocks, ways between nodes, the collective, and both stores. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .report import Finding, Level, ranked
 MIB = 2**20
 CLOCK_WARN_S, CLOCK_FAIL_S = 1.0, 60.0
 RESENT_FAIL = 0.01
-# gloo over one TCP connection reaches a third to two thirds of a link, NCCL more; below a tenth something is wrong.
+# Shares of the link. gloo over one TCP connection reaches a third to two thirds, NCCL more.
 LINK_WARN, LINK_FAIL = 0.25, 0.05
 STORE_WARN = 50 * MIB
 CHECKPOINT_WARN = 10 * MIB
@@ -19,7 +19,7 @@ Link = Mapping[str, Any]
 
 
 def check_clock(address: str, skew_s: float, uncertainty_s: float) -> Finding:
-    """`skew_s`: this node's clock less the driver's."""
+    """`skew_s`: this node's clock minus the driver's; `uncertainty_s`: how far that may be wrong."""
     size = abs(skew_s) - uncertainty_s
     direction = "ahead of" if skew_s > 0 else "behind"
     figure = f"{abs(skew_s):.3f} s {direction} the driver's clock (± {uncertainty_s:.3f} s)"
@@ -30,7 +30,7 @@ def check_clock(address: str, skew_s: float, uncertainty_s: float) -> Finding:
 
 
 def check_ports(links: Mapping[str, Mapping[str, Link]]) -> list[Finding]:
-    """`links`: by sender, then by receiver. A receiver that nobody reaches is one finding, not one for each sender."""
+    """Whether every receiver can be reached. One finding for each that cannot. `links`: see `measure.links`."""
     tried: dict[str, dict[str, Link]] = {}
     for sender, ways in links.items():
         for receiver, link in ways.items():
@@ -49,7 +49,7 @@ def check_ports(links: Mapping[str, Mapping[str, Link]]) -> list[Finding]:
 
 
 def check_loss(links: Mapping[str, Mapping[str, Link]]) -> list[Finding]:
-    """Segments sent again, by the node that all lossy ways share, where there is one."""
+    """Whether ways lose segments. The finding names the node that all lossy ways share, if there is one."""
     lossy = {
         (sender, receiver): link["resent"]
         for sender, ways in links.items()
@@ -75,7 +75,11 @@ def check_loss(links: Mapping[str, Mapping[str, Link]]) -> list[Finding]:
 
 
 def check_collective(ranks: Sequence[Mapping[str, Any]], size: int, promised: float, problem: str) -> Finding:
-    """`promised`: bytes a second of the slowest interface, 0 where not known; `problem`: why there are no ranks.
+    """Whether the sum over all ranks is right and fast enough.
+
+    ranks:    see `RankProbe.all_reduce`; size: bytes of the buffer
+    promised: bytes a second of the slowest interface; 0 when not known
+    problem:  why no rank answered; empty when they did
 
     The figure is the bus bandwidth that NCCL's tests print: 2 (n-1)/n times the size over the time of the slowest rank.
     """
@@ -90,7 +94,7 @@ def check_collective(ranks: Sequence[Mapping[str, Any]], size: int, promised: fl
     bandwidth = 2 * (world - 1) / world * size / seconds if world > 1 else size / seconds
     share = f", {bandwidth / promised:.0%} of the link" if promised else ""
     figure = f"{world} ranks, {size / MIB:.0f} MiB in {seconds * 1000:.0f} ms, bus {bandwidth / 1e9:.2f} GB/s{share}"
-    slow = "see that the ranks use the fast interface (`interface` in the file), and that nothing else fills the link"
+    slow = "make the ranks use the fast interface (`interface` in the file), and stop other traffic on the link"
     low = bandwidth / promised if promised else 1.0
     return ranked(
         *("all-reduce", "cluster", figure if not wrong else f"{wrong} elements hold a wrong sum; {figure}"),
@@ -107,12 +111,14 @@ def check_collective(ranks: Sequence[Mapping[str, Any]], size: int, promised: fl
 
 
 def check_object_store(address: str, size: int, seconds: float) -> Finding:
+    """How fast `size` bytes reached a node through Ray's object store."""
     return _speed(
         "object store", address, size, seconds, STORE_WARN, "the link from the driver's node, or /dev/shm, is slow"
     )
 
 
 def check_checkpoint_store(address: str, size: int, seconds: float) -> Finding:
+    """How fast a checkpoint of `size` bytes went from a node to the head's disk."""
     remedy = "the head's disk or its link is slow: put GEMFLEET_HOME on a faster disk, or save less often"
     return _speed("checkpoint store", address, size, seconds, CHECKPOINT_WARN, remedy)
 
@@ -124,7 +130,7 @@ def _speed(check: str, where: str, size: int, seconds: float, least: int, remedy
 
 
 def check_auth(facts: Sequence[Mapping[str, Any]], open_dashboard: str | None) -> list[Finding]:
-    """Whether every node's Ray asks for a token, and whether the job API answers without one."""
+    """Whether every node's Ray asks for a token. `open_dashboard`: the job API's address if it answers without one."""
     off = [node["address"] for node in facts if node["auth"].lower() != "token"]
     remedy = (
         "bring the cluster up with `gemfleet cluster up`, or set RAY_AUTH_MODE=token and a token on every node first"
@@ -134,5 +140,5 @@ def check_auth(facts: Sequence[Mapping[str, Any]], open_dashboard: str | None) -
         return [Finding("token", "cluster", Level.FAIL if len(facts) > 1 else Level.WARN, figure, remedy)]
     if off:
         level = Level.FAIL if len(facts) > 1 else Level.WARN
-        return [Finding("token", "cluster", level, f"none is asked for by {', '.join(off)}", remedy)]
+        return [Finding("token", "cluster", level, f"not asked for by {', '.join(off)}", remedy)]
     return [Finding("token", "cluster", Level.PASS, f"asked for on {len(facts)} nodes and by the job API")]

@@ -1,6 +1,6 @@
-"""What one node has. Runs on it; imports nothing heavy, so that a run's preflight costs a moment.
+"""Reads what one node has. It runs on that node and imports nothing heavy: every run's preflight asks it.
 
-Facts travel as plain dictionaries: a node with another gemfleet must still be able to answer.
+Facts travel as plain dictionaries, so that a node with another gemfleet can still answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..inventory import INTERFACE_VARIABLES, interface_for
+from ..network import INTERFACE_VARIABLES, interface_for
 from .gpus import gpu_facts
 
 PACKAGES = (
@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def node_facts(home: str) -> dict[str, Any]:
-    """Everything that is read rather than measured. `home`: GEMFLEET_HOME, as the driver has it."""
+    """Everything that can be read without a measurement. `home`: the driver's GEMFLEET_HOME."""
     import ray.util
 
     address = ray.util.get_node_ip_address()
@@ -43,12 +43,12 @@ def node_facts(home: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the CUDA that torch was built for, and each package; an empty text for one that is missing."""
+    """The versions of Python, of the CUDA that torch was built for, and of each package; empty when it is missing."""
     return {"python": platform.python_version(), "cuda": _torch_cuda()} | {name: _version(name) for name in PACKAGES}
 
 
 def disks(home: str) -> dict[str, dict[str, int]]:
-    """Bytes in all and free, of where runs and staged models go, where Ray spills and logs, and shared memory."""
+    """Total and free bytes of the disk of runs and staged models, of Ray's spills and logs, and of shared memory."""
     folders = {"home": _existing(Path(home).expanduser()), "temporary": Path("/tmp"), "shared memory": Path("/dev/shm")}
     found = {}
     for name, folder in folders.items():
@@ -59,7 +59,7 @@ def disks(home: str) -> dict[str, dict[str, int]]:
 
 
 def limits() -> dict[str, int]:
-    """Soft limits of this process, which Ray started: open files, processes, and bytes that may be locked; -1: none."""
+    """Soft limits of Ray's processes here: open files, processes, and bytes of locked memory. -1: no limit."""
     kinds = {
         "open files": resource.RLIMIT_NOFILE,
         "processes": resource.RLIMIT_NPROC,
@@ -69,7 +69,7 @@ def limits() -> dict[str, int]:
 
 
 def interface_facts(address: str) -> dict[str, Any]:
-    """The interface that gloo and NCCL will use here, and what it promises. `mbits`: 0 where the kernel cannot say."""
+    """The interface that gloo and NCCL use here, and its speed. `mbits`: 0 when the kernel cannot say."""
     named = os.environ.get(INTERFACE_VARIABLES[0], "")
     name = named or interface_for(address) or ""
     folder = Path("/sys/class/net", name)
@@ -84,7 +84,7 @@ def interface_facts(address: str) -> dict[str, Any]:
 
 
 def _infiniband_gbits() -> float:
-    """All active ports together, as `400 Gb/sec (4X NDR)` says of each."""
+    """The speed of all active InfiniBand ports together. The kernel says `400 Gb/sec (4X NDR)` of each."""
     total = 0.0
     for rate in Path("/sys/class/infiniband").glob("*/ports/*/rate"):
         try:
@@ -96,7 +96,7 @@ def _infiniband_gbits() -> float:
 
 
 def _torch_cuda() -> str:
-    """From torch's own version file: importing torch takes seconds."""
+    """The CUDA that torch was built for, from its version file: to import torch takes seconds."""
     spec = find_spec("torch")
     if spec is None or spec.origin is None:
         return ""

@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says of this node's GPUs."""
+"""Reads this node's GPUs from NVIDIA's management library, and whether torch can compute on them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from typing import Any
 
 
 def gpu_facts() -> dict[str, Any]:
-    """`count`: of the driver; `problem`: why no more could be read, else empty; `devices` in the library's order;
-    `torch_problem`: why torch cannot compute on them, else empty."""
+    """The GPUs that the driver shows.
+
+    count:         how many there are
+    problem:       why nothing more could be read; empty when it could
+    driver:        its version
+    devices:       in the library's order, see `_device`
+    torch_problem: why torch cannot compute on them; empty when it can
+    """
     facts = _driver_facts()
     capabilities = [device["capability"] for device in facts["devices"]]
     return {**facts, "torch_problem": torch_problem(capabilities) if facts["count"] else ""}
@@ -33,14 +39,14 @@ def _driver_facts() -> dict[str, Any]:
 
 
 def torch_problem(capabilities: Sequence[Sequence[int] | None]) -> str:
-    """Why the installed torch cannot compute on GPUs of these compute capabilities (None: unknown); empty if it can.
+    """Why the installed torch cannot compute on GPUs of these compute capabilities (None: unknown). Empty if it can.
 
-    Imports torch, as only CUDA itself knows whether it works with this driver, and takes no memory of a GPU.
+    It imports torch, because only CUDA knows whether it works with this driver. It takes no memory of a GPU.
     """
     import torch
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return ""  # hidden from this process, so nothing can be told
+        return ""  # the GPUs are hidden from this process, which so cannot tell
     built = torch.version.cuda
     if not built:
         return f"torch {torch.__version__} is a build without CUDA"
@@ -58,15 +64,17 @@ def torch_problem(capabilities: Sequence[Sequence[int] | None]) -> str:
 
 
 def _cuda_devices() -> int:
-    """As CUDA itself counts: `is_available` only asks for the driver's list once DeepSpeed is imported."""
+    """CUDA's own count: once DeepSpeed is imported, `is_available` only asks the driver for its list."""
     import torch
 
     return int(torch._C._cuda_getDeviceCount())
 
 
 def has_code_for(capability: Sequence[int], kinds: Sequence[str]) -> bool:
-    """Whether code of any of these kinds (`sm_90`, `compute_120`) runs there: machine code within a major version,
-    from its own minor one on; PTX on all that is newer."""
+    """Whether code of any of these kinds (`sm_90`, `compute_120`) runs on a GPU of this compute capability.
+
+    Machine code (`sm`) runs within its major version, from its own minor version on. PTX (`compute`) runs on all newer.
+    """
     major, minor = capability
     for kind in kinds:
         form, _, digits = kind.partition("_")
@@ -78,7 +86,10 @@ def has_code_for(capability: Sequence[int], kinds: Sequence[str]) -> bool:
 
 
 def _device(pynvml: Any, index: int) -> dict[str, Any]:
-    """`capability`: CUDA's, as [major, minor]; `ecc_errors`: uncorrected since the driver loaded; None: not told."""
+    """One GPU. What the library does not tell is None.
+
+    total, free: bytes of memory; capability: CUDA's, as [major, minor]; ecc_errors: uncorrected since the driver loaded
+    """
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
 
@@ -103,7 +114,7 @@ def _device(pynvml: Any, index: int) -> dict[str, Any]:
 
 
 def _throttled(pynvml: Any, reasons: int) -> list[str]:
-    """Only what slows training down: an idle GPU lowers its clocks, too."""
+    """The reasons that slow training down. An idle GPU lowers its clocks, too; that is none of them."""
     bits = {
         "heat": pynvml.nvmlClocksThrottleReasonHwThermalSlowdown | pynvml.nvmlClocksThrottleReasonSwThermalSlowdown,
         "power": pynvml.nvmlClocksThrottleReasonHwPowerBrakeSlowdown,

@@ -1,4 +1,4 @@
-"""One way between two nodes, measured over a TCP connection at a port of the kernel's choice, as NCCL takes them."""
+"""Measures the way from one node to another over a TCP connection, at a port that the kernel chooses, as for NCCL."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import threading
 import time
 from typing import Any
 
+from ..network import family_of
+
 CONNECT_SECONDS = 3.0
 TRANSFER_SECONDS = 15.0
-# The share of segments sent again that is worth a word. A burst of other traffic, or a busy processor, loses segments
-# once; a bad cable loses them each time.
+# A higher share of segments sent again is measured again: other traffic or a busy processor loses segments once, a bad
+# cable loses them each time.
 RESENT_WARN = 0.002
 BLOCK = bytes(1 << 18)
 # struct tcp_info of Linux 4.2 and later: tcpi_total_retrans and tcpi_segs_out, 32 bits each.
@@ -21,18 +23,16 @@ TCP_INFO_BYTES, RETRANSMITTED_AT, SENT_AT = 192, 100, 136
 
 
 class Sink:
-    """Listens at `address`, takes what comes on each connection, and answers its end with one byte."""
+    """Listens at `address`. It reads each connection to its end and then answers one byte."""
 
     def __init__(self, address: str) -> None:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = socket.socket(family, socket.SOCK_STREAM)
-        self._listener.bind((address, 0))
-        self._listener.listen(128)
+        self._listener = socket.create_server((address, 0), family=family_of(address), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; closing alone would not
+        """Stops listening."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts; `close` alone does not
         self._listener.close()
 
     def _serve(self) -> None:
@@ -51,10 +51,13 @@ def _drain(connection: socket.socket) -> None:
 
 
 def measure_link(address: str, port: int, size: int) -> dict[str, Any]:
-    """Send `size` bytes to a sink. `problem` is why that failed, else empty; speed in bytes a second.
+    """Sends `size` bytes to a sink.
 
-    `resent`: the share of segments that had to be sent again, which is what a lossy link costs; where it is suspicious,
-    the median of this transfer and two more.
+    problem:   why that failed; empty when it did not, and only then there is more
+    latency_s: seconds until the connection was made
+    speed:     bytes a second
+    resent:    the share of segments that were sent again: the price of a lossy link. When it is suspicious, the median
+               of this transfer and two more
     """
     measured = _transfer(address, port, size)
     if measured["problem"] or measured["resent"] <= RESENT_WARN:
@@ -83,7 +86,7 @@ def _transfer(address: str, port: int, size: int) -> dict[str, Any]:
 
 
 def _segments(connection: socket.socket) -> tuple[int, int]:
-    """Segments sent again, and in all; zeros where the kernel does not say."""
+    """How many segments were sent again, and how many in all; zeros when the kernel does not tell."""
     if not hasattr(socket, "TCP_INFO"):
         return 0, 0
     info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)

@@ -1,4 +1,4 @@
-"""The doctor's hand on a node: an actor that answers, listens, sends, and takes part in a collective."""
+"""The doctor's actors on a node: they answer questions, listen, send, and take part in a collective."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..checkpoint_store.client import StoreClient
-from ..inventory import pin_network_interface
+from ..network import free_port, pin_network_interface
 from ..scratch import scratch_folder
 from .facts import node_facts
 from .links import Sink, measure_link
@@ -19,29 +19,30 @@ REPEATS = 3
 
 
 class Probe:
-    """One for each node, and one more for each rank. Without any reservation, so that it fits beside a run."""
+    """One for each node. It reserves nothing, so that it fits beside a run."""
 
     def __init__(self) -> None:
         self._sink: Sink | None = None
 
     def facts(self, home: str) -> dict[str, Any]:
+        """See `node_facts`."""
         return node_facts(home)
 
     def clock(self) -> float:
-        """Seconds since 1970, as this node has it."""
+        """Seconds since 1970 by this node's clock."""
         return time.time()
 
     def listen(self, address: str) -> int:
-        """The port at which this node now takes bytes."""
+        """Starts to take bytes at `address`. Returns the port."""
         self._sink = Sink(address)
         return self._sink.port
 
     def send(self, targets: Sequence[tuple[str, int]], size: int) -> dict[str, dict[str, Any]]:
-        """`links.measure_link` to each (address, port), one after the other."""
+        """`measure_link` to each (address, port), one after the other."""
         return {address: measure_link(address, port, size) for address, port in targets}
 
     def fetch(self, block: Any) -> float:
-        """Seconds that the object store takes to have `block` (a list with one reference) here, in a process."""
+        """Seconds until an object of Ray is in this process. `block`: a list with its reference."""
         import ray
 
         started = time.monotonic()
@@ -49,7 +50,7 @@ class Probe:
         return time.monotonic() - started
 
     def upload(self, store: StoreClient, step: int, size: int) -> float:
-        """Seconds to send a checkpoint of one file of `size` bytes to the store, until it is committed."""
+        """Seconds to send a checkpoint, one file of `size` bytes, until the store has committed it."""
         with scratch_folder("gemfleet-doctor-") as folder:
             (folder / "block.bin").write_bytes(os.urandom(size))
             started = time.monotonic()
@@ -57,7 +58,7 @@ class Probe:
             return time.monotonic() - started
 
     def reachable(self, url: str) -> str:
-        """Why a GET of `url` is not answered; empty when it is, by whatever status below 500 but 401, 403 and 404."""
+        """Why a HEAD request of `url` fails; empty when it does not. 401, 403, 404 and all from 500 on are failures."""
         import httpx2
 
         try:
@@ -68,22 +69,21 @@ class Probe:
 
 
 class RankProbe:
-    """One rank of a process group: pins the interface as training does, then sums a buffer over all ranks."""
+    """One rank of a process group. It pins the interface as training does, then sums a buffer over all ranks."""
 
     def address(self) -> tuple[str, int]:
-        """This node's address, and a free port on it. Loads torch, so that all ranks begin their sum at once."""
-        import socket
-
+        """This node's address and a free port on it. It imports torch, so that all ranks begin their sum at once."""
         import ray.util
         import torch.distributed  # noqa: F401
 
         address = ray.util.get_node_ip_address()
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as free:
-            free.bind((address, 0))
-            return address, free.getsockname()[1]
+        return address, free_port(address)
 
     def all_reduce(self, rank: int, world: int, master: tuple[str, int], size: int, gpu: bool) -> dict[str, Any]:
-        """`wrong`: elements that do not hold the sum; `seconds`: of the fastest repeat; `interface`: the one used."""
+        """Sums `size` bytes over all ranks, a few times. Collective. `master`: address and port of rank 0.
+
+        wrong: elements that do not hold the sum; seconds: of the fastest time; interface: the one that was pinned
+        """
         import torch
         import torch.distributed as dist
 

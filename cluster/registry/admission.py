@@ -1,4 +1,4 @@
-"""Which run may begin: a pure decision over the nodes, what runs have claimed, and who came first."""
+"""Decides which run may begin, from the nodes, the claims of runs, and who came first. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from ..inventory import Node, missing, of_kind
 
 @dataclass(frozen=True)
 class Claim:
-    """What a run needs on a cluster from its admission to its end, whether its ranks hold it just now or not.
+    """What a run needs of a cluster from its admission to its end, whether its ranks run at the moment or not.
 
-    kind: of the GPUs, empty where any will do; queued_at: seconds since the epoch
-    held: ranks that run now, by the id of their node
+    workers:    the number of ranks
+    cpus, gpus: of each rank
+    kind:       of the GPUs; empty when any will do
+    queued_at:  seconds since the epoch
+    admitted:   the run has begun
+    held:       how many ranks run now on each node, by node id
     """
 
     run_id: str
@@ -28,7 +32,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a run may begin, and if not, why. behind: it waits for runs of ours, which has no limit of time."""
+    """Whether a run may begin, and if not, why. `behind`: it waits for other runs of ours, without a limit of time."""
 
     admitted: bool
     reason: str = ""
@@ -36,9 +40,9 @@ class Verdict:
 
 
 def judge(mine: Claim, others: Sequence[Claim], nodes: Sequence[Node]) -> Verdict:
-    """Runs are admitted in the order in which they were queued.
+    """Decides on the run `mine`. Runs begin in the order in which they were queued.
 
-    One that the cluster could not hold even if it were empty waits for nodes to join, and lets others pass meanwhile.
+    A run that even the empty cluster could not hold waits for nodes to join, and lets others pass meanwhile.
     """
     lacks = missing(mine.workers, mine.cpus, mine.gpus, of_kind(nodes, mine.kind))
     if not _possible(mine, nodes):
@@ -57,10 +61,10 @@ def judge(mine: Claim, others: Sequence[Claim], nodes: Sequence[Node]) -> Verdic
 
 
 def room_for(mine: Claim, others: Sequence[Claim], nodes: Sequence[Node], *, once_ended: bool = False) -> int:
-    """How many ranks of `mine`'s size there are places for, those that it holds itself among them.
+    """How many ranks of the size of `mine` there are places for, the places that it holds itself included.
 
-    What admitted runs have claimed is theirs also while their ranks do not run: before they start, and between a
-    failure and the restart. `once_ended`: how many there would be if all of these had ended.
+    A claim of an admitted run counts also while its ranks do not run: before they start, and between a failure and the
+    restart. `once_ended`: how many places there would be if all other admitted runs had ended.
     """
     admitted = [claim for claim in others if claim.admitted]
     left = {node.id: _without_strangers(node, [mine, *admitted]) for node in nodes}
@@ -78,13 +82,13 @@ def room_for(mine: Claim, others: Sequence[Claim], nodes: Sequence[Node], *, onc
 
 
 def _possible(claim: Claim, nodes: Sequence[Node]) -> bool:
-    """Whether the cluster could hold it if nothing else ran."""
+    """Whether the cluster could hold the claim if nothing else ran."""
     of = of_kind(nodes, claim.kind)
     return sum(node.bundles(claim.cpus, claim.gpus, free=False) for node in of) >= claim.workers
 
 
 def _without_strangers(node: Node, ours: Sequence[Claim]) -> Node:
-    """The node with all free that it has, but for what others than our runs use."""
+    """The node as if our runs used nothing: only what others use is not free."""
     held = [(claim.held.get(node.id, 0), claim) for claim in ours]
     cpus = max(0.0, node.cpus - node.free_cpus - sum(number * claim.cpus for number, claim in held))
     gpus = max(0.0, node.gpus - node.free_gpus - sum(number * claim.gpus for number, claim in held))

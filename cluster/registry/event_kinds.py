@@ -1,4 +1,5 @@
-"""The kinds of events in the registry of runs. Their values are stored and served, so they never change."""
+"""The kinds of events in the registry of runs. The registry stores their values and the API serves them: they never
+change."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from enum import StrEnum
 
 
 class EventKind(StrEnum):
-    """What happened. The comment says who tells it and what the event's data holds besides."""
+    """What happened. A comment says who tells it, and which fields the event's data has."""
 
     STATE = "state"  # the registry, at each transition: state
     NOTE = "note"

@@ -1,4 +1,4 @@
-"""What a rank sends to the head at once, sorted by what is kept of it, and the file that takes its log lines."""
+"""What a rank sends to the head at once, sorted by where it is kept, and the file that takes its log lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,12 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """events: kind, message and data of each; metrics: records of kind `step` and `eval`; lines: of the rank's log"""
+    """The records of a rank.
+
+    events:  kind, message and data of each
+    metrics: records of kind `step` and `eval`
+    lines:   of the rank's log
+    """
 
     events: Sequence[tuple[str, str, Record]]
     metrics: Sequence[Record]
@@ -24,6 +29,7 @@ class Batch:
 
     @classmethod
     def sort(cls, records: Sequence[Record]) -> Batch:
+        """Sorts records by their `kind`."""
         named = [(r, r.get("event", r["kind"])) for r in records if r["kind"] in ("event", "result")]
         return cls(
             [(name, str(record.get("message", name)), dict(record)) for record, name in named],
@@ -34,7 +40,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchLog:
-    """Lines for `logs/<source>.log` of a run."""
+    """Lines for the file `<source>.log` in `folder`."""
 
     folder: Path
     source: str
@@ -42,19 +48,20 @@ class BatchLog:
 
     @property
     def path(self) -> Path:
+        """The log's file."""
         return self.folder / f"{self.source}.log"
 
     def size(self) -> int:
-        """In bytes; 0 where there is none."""
+        """The file's size in bytes; 0 when it is missing."""
         try:
             return self.path.stat().st_size
         except OSError:
             return 0
 
     def append(self, kept: int) -> int:
-        """Write the lines after the `kept` bytes, cutting off what lies behind them; returns how many bytes there are.
+        """Writes the lines behind the first `kept` bytes and cuts off what lay there. Returns the file's size then.
 
-        A full disk costs log lines, whole ones: a rank must not send its batch again for them.
+        A full disk costs whole log lines and raises nothing: a rank must not send its batch again for them.
         """
         if not self.lines:
             return kept

@@ -1,4 +1,4 @@
-"""The recorder of a run as ranks, the driver, the store and Ray's controller see it. Picklable."""
+"""The recorder of a run as ranks, the driver, the store and Ray's controller see it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .run_records import RunState
 
 
 class RecorderClient:
-    """Each method runs on the head and raises what it raised there; StoreError when the head stays unreachable.
+    """Picklable. Each method runs on the head and raises what it raises there.
 
-    A call may run twice, should the recorder die meanwhile: every method allows it.
+    StoreError when the head stays unreachable. A call may run twice when the recorder dies meanwhile; every method
+    allows that.
     """
 
     def __init__(self, actor: HeadActor) -> None:
@@ -30,15 +31,15 @@ class RecorderClient:
         self.actor.call("pause", paused)
 
     def transition(self, state: RunState, reason: str = "") -> None:
-        """Write the run's state. On a full disk it stays what it is."""
+        """Moves the run to this state. On a full disk the state stays what it is."""
         self.actor.call("transition", str(state), reason)
 
     def event(self, kind: EventKind, message: str, data: Mapping[str, Any] | None = None) -> None:
-        """Append an event to the run's."""
+        """Appends an event to the run."""
         self.actor.call("event", str(kind), message, data)
 
     def launch_events(self) -> list[dict[str, Any]]:
-        """The events since the run was launched, the oldest first."""
+        """The events since the run's newest launch, the oldest first."""
         found: list[dict[str, Any]] = self.actor.call("launch_events")
         return found
 

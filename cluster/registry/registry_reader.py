@@ -1,7 +1,8 @@
-"""Pages and increments of the registry, for whoever answers many small questions: one lasting connection a thread.
+"""Reads the registry in pages and increments, for whoever answers many small questions.
 
-Reading never waits for a writer (WAL). Positions only grow, and a row becomes visible only after all rows of lower
-positions (writers take turns), so "everything above the last position I saw" neither loses nor repeats a row.
+Each thread keeps one connection. Reading never waits for a writer (WAL). Positions only grow, and a row becomes visible
+only after all rows of lower positions, because writers take turns. So "everything above the last position I saw"
+neither loses a row nor repeats one.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .event_kinds import EventKind
 from .run_database import open_to_read, reads_alone, told_in_a_sentence
-from .run_registry import Run, RunState
-
-KINDS = ("eval", "step")  # of records
+from .run_queries import RunQueries, event_of
+from .run_records import Run, RunState
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Mark:
     metric: int = 0
 
     def covers(self, other: Mark) -> bool:
-        """Whether a reader here has seen everything up to `other`."""
+        """Whether a reader at this mark has seen everything up to `other`."""
         return self.event >= other.event and self.metric >= other.metric
 
     def joined(self, other: Mark) -> Mark:
@@ -36,72 +37,29 @@ class Mark:
         return Mark(max(self.event, other.event), max(self.metric, other.metric))
 
 
-class RegistryReader:
+class RegistryReader(RunQueries):
     """Reads the registry at `path`, which exists. Safe in several threads."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._local = threading.local()
-
-    def run(self, run_id: str) -> Run | None:
-        rows = self._query("SELECT * FROM runs WHERE id = ?", (run_id,))
-        return Run.from_row(rows[0]) if rows else None
-
-    def runs(self, limit: int, after: str | None = None, state: RunState | None = None) -> list[Run]:
-        """Newest first; with `after`, those that come after that run in the list."""
-        where, values = ["1 = 1"], list[Any]()
-        if state is not None:
-            where.append("state = ?")
-            values.append(str(state))
-        if after is not None:
-            where.append("(created_at, rowid) < (SELECT created_at, rowid FROM runs WHERE id = ?)")
-            values.append(after)
-        query = f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ?"
-        return [Run.from_row(row) for row in self._query(query, (*values, limit))]
-
-    def events(self, run_id: str, after: int, limit: int) -> list[dict[str, Any]]:
-        """Events of a run with `seq` above `after`, oldest first."""
-        query = "SELECT * FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?"
-        return [_event(row) for row in self._query(query, (run_id, after, limit))]
-
-    def last_event(self, run_id: str, kinds: Sequence[str]) -> dict[str, Any] | None:
-        marks = ", ".join("?" for _ in kinds)
-        query = f"SELECT * FROM events WHERE run_id = ? AND kind IN ({marks}) ORDER BY seq DESC LIMIT 1"
-        rows = self._query(query, (run_id, *kinds))
-        return _event(rows[0]) if rows else None
-
-    def end_figures(self, run_id: str) -> dict[str, Any]:
-        """What the run came to, kept when it ended; empty while it goes on. See `run_figures`."""
-        event = self.last_event(run_id, ("state",))
-        return {} if event is None else dict(event["data"].get("figures", {}))
 
     def restarts(self, run_id: str) -> int:
         """How many attempts there were after the first."""
         query = (
-            "SELECT COUNT(*) AS count FROM events WHERE run_id = ? AND kind = 'state' "
-            "AND json_extract(data, '$.state') = 'restarting'"
+            "SELECT COUNT(*) AS count FROM events WHERE run_id = ? AND kind = ? AND json_extract(data, '$.state') = ?"
         )
-        return int(self._query(query, (run_id,))[0]["count"])
+        return int(self._query(query, (run_id, EventKind.STATE, RunState.RESTARTING))[0]["count"])
 
-    def event_count(self, run_id: str, kind: str) -> int:
+    def event_count(self, run_id: str, kind: EventKind) -> int:
+        """How many events of a kind a run has."""
         query = "SELECT COUNT(*) AS count FROM events WHERE run_id = ? AND kind = ?"
         return int(self._query(query, (run_id, kind))[0]["count"])
 
-    def event_sum(self, run_id: str, kind: str, field: str) -> float:
-        """Sum of a numeric field over all events of a kind; those that lack it add nothing."""
+    def event_sum(self, run_id: str, kind: EventKind, field: str) -> float:
+        """The sum of a numeric field over all events of a kind; an event that lacks it adds nothing."""
         query = "SELECT SUM(json_extract(data, ?)) AS total FROM events WHERE run_id = ? AND kind = ?"
         return float(self._query(query, (f"$.{field}", run_id, kind))[0]["total"] or 0.0)
-
-    def metrics(self, run_id: str, since_step: int, kind: str | None, limit: int) -> list[dict[str, Any]]:
-        """Records of this step and later, in the order of steps."""
-        query = (
-            "SELECT step, kind, record FROM metrics WHERE run_id = ? AND kind = ? AND step >= ? ORDER BY step LIMIT ?"
-        )
-        rows: list[sqlite3.Row] = []
-        for one in KINDS if kind is None else (kind,):  # each in the order of the table's own index
-            rows += self._query(query, (run_id, one, since_step, limit))
-        rows.sort(key=lambda row: (row["step"], row["kind"]))
-        return [json.loads(row["record"]) for row in rows[:limit]]
 
     def thinned(self, run_id: str, kind: str, count: int) -> Iterator[dict[str, Any]]:
         """At most `count` records of a kind, spread evenly over all steps, with the first and the newest."""
@@ -137,21 +95,9 @@ class RegistryReader:
         return rows[0]["step"] if rows else None
 
     def new_steps(self, after: int, limit: int) -> list[tuple[int, str, int]]:
-        """(position, run, step) of records of all runs with position > `after`, in their order."""
+        """(position, run, step) of the first `limit` records of all runs with position > `after`, by position."""
         query = "SELECT rowid AS position, run_id, step FROM metrics WHERE rowid > ? ORDER BY rowid LIMIT ?"
         return [(row["position"], row["run_id"], row["step"]) for row in self._query(query, (after, limit))]
-
-    def latest_metrics(self, run_id: str, kind: str) -> dict[str, Any] | None:
-        query = "SELECT record FROM metrics WHERE run_id = ? AND kind = ? ORDER BY step DESC LIMIT 1"
-        rows = self._query(query, (run_id, kind))
-        return json.loads(rows[0]["record"]) if rows else None
-
-    def checkpoints(self, run_id: str) -> list[dict[str, Any]]:
-        query = "SELECT * FROM checkpoints WHERE run_id = ? ORDER BY step DESC"
-        return [dict(row) for row in self._query(query, (run_id,))]
-
-    def ranks(self, run_id: str) -> list[dict[str, Any]]:
-        return [dict(row) for row in self._query("SELECT * FROM ranks WHERE run_id = ? ORDER BY rank", (run_id,))]
 
     def head(self) -> Mark:
         """The newest positions of all runs."""
@@ -160,7 +106,7 @@ class RegistryReader:
         return Mark(row["event"] or 0, row["metric"] or 0)
 
     def newest_events_begin(self, run_id: str, count: int) -> int:
-        """The `seq` after which a run has its newest `count` events; 0 when it has no more than these."""
+        """The `seq` after which the run's newest `count` events follow; 0 when it has no more than these."""
         query = "SELECT seq FROM events WHERE run_id = ? ORDER BY seq DESC LIMIT 1 OFFSET ?"
         rows = self._query(query, (run_id, count))
         return rows[0]["seq"] if rows else 0
@@ -169,10 +115,10 @@ class RegistryReader:
         """The first `limit` events of all runs, or of one, with `after` < seq <= `upto`."""
         where, values = ("", ()) if run_id is None else ("run_id = ? AND ", (run_id,))
         query = f"SELECT * FROM events WHERE {where}seq > ? AND seq <= ? ORDER BY seq LIMIT ?"
-        return [_event(row) for row in self._query(query, (*values, after, upto, limit))]
+        return [event_of(row) for row in self._query(query, (*values, after, upto, limit))]
 
     def metrics_between(self, after: int, upto: int, run_id: str | None, limit: int) -> list[dict[str, Any]]:
-        """The first `limit` records with `after` < position <= `upto`, and with `position` and `run_id` added."""
+        """The first `limit` records with `after` < position <= `upto`, each as `position`, `run_id` and `record`."""
         where, values = ("", ()) if run_id is None else ("+run_id = ? AND ", (run_id,))
         query = (
             "SELECT rowid AS position, run_id, record FROM metrics "
@@ -182,13 +128,13 @@ class RegistryReader:
         return [{"position": r["position"], "run_id": r["run_id"], "record": json.loads(r["record"])} for r in rows]
 
     def metrics_span(self, run_id: str) -> tuple[int, int]:
-        """Positions of a run's first and last record; (0, 0) when it has none. Between them other runs' may lie."""
+        """Positions of a run's first and last record; (0, 0) when it has none. Other runs' may lie between them."""
         query = "SELECT MIN(rowid) AS first, MAX(rowid) AS last FROM metrics WHERE run_id = ?"
         (row,) = self._query(query, (run_id,))
         return row["first"] or 0, row["last"] or 0
 
     def states(self) -> dict[str, int]:
-        """How many runs are in each state that any is in."""
+        """How many runs are in each state; a state without runs is left out."""
         rows = self._query("SELECT state, COUNT(*) AS count FROM runs GROUP BY state", ())
         return {row["state"]: row["count"] for row in rows}
 
@@ -198,29 +144,25 @@ class RegistryReader:
         return [Run.from_row(row) for row in self._query(query, (ended_after, limit))]
 
     def _query(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
-        with told_in_a_sentence(self._path):
+        with told_in_a_sentence(self.path):
             connection = self._connection()
             try:
                 return connection.execute(query, values).fetchall()
             finally:
-                if reads_alone(connection):  # on a full disk: a lasting one would keep all writers out
+                if reads_alone(connection):  # on a full disk; to keep it would keep all writers out
                     connection.close()
                     del self._local.connection
 
     def _connection(self) -> sqlite3.Connection:
-        """This thread's, to the file that is there now: another one takes its place when the registry is rebuilt."""
+        """This thread's connection. It is made anew when a rebuilt registry has taken the file's place."""
         try:
-            now = self._path.stat().st_ino
+            now = self.path.stat().st_ino
         except FileNotFoundError:
             now = 0
         if getattr(self._local, "file", now) != now and hasattr(self._local, "connection"):
             self._local.connection.close()
             del self._local.connection
         if not hasattr(self._local, "connection"):
-            self._local.connection, self._local.file = open_to_read(self._path), now
+            self._local.connection, self._local.file = open_to_read(self.path), now
         connection: sqlite3.Connection = self._local.connection
         return connection
-
-
-def _event(row: sqlite3.Row) -> dict[str, Any]:
-    return {**dict(row), "data": json.loads(row["data"])}

@@ -1,4 +1,4 @@
-"""A damaged registry: whether it is one, and what of its rows can still be read."""
+"""A damaged registry: tells whether it is damaged, and reads what can still be read."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 from .run_database import DAMAGED, open_to_read, told_in_a_sentence
 from .run_records import RunState
 
-TABLES = ("runs", "events", "metrics", "checkpoints", "drivers", "logs", "ranks")
+FIRST_TABLES = ("runs", "events", "metrics", "checkpoints")  # every version has them
+TABLES = (*FIRST_TABLES, "drivers", "logs", "ranks", "claims")
 JSON_COLUMNS = {"events": "data", "metrics": "record"}
 
 
 def is_whole(path: Path) -> bool:
-    """Whether every page of the database can be read and all tables are there. ClusterError where nobody may look."""
+    """Whether every page of the database can be read and its tables are there. ClusterError when nobody may look."""
     try:
         with closing(open_to_read(path)) as db:
-            for table in TABLES[:4]:
+            for table in FIRST_TABLES:
                 db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchall()
             return [row[0] for row in db.execute("PRAGMA integrity_check")] == ["ok"]
     except sqlite3.DatabaseError as error:
@@ -30,22 +31,21 @@ def is_whole(path: Path) -> bool:
             raise
 
 
-def salvage(damaged: Path, into: Path) -> int:
-    """Copy all rows that can be read into another registry, which has none; returns how many runs those are of."""
-    with closing(sqlite3.connect(into, isolation_level=None)) as db:
-        db.execute("BEGIN")
-        for table in TABLES:
-            columns = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
-            for row in readable_rows(damaged, table):
-                if _makes_sense(table, row):
-                    _insert(db, table, {k: value for k, value in dict(row).items() if k in ("rowid", *columns)})
-        begin_numbers_anew(db)
-        db.execute("COMMIT")
-        return int(db.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
+def salvage(damaged: Path, into: sqlite3.Connection) -> int:
+    """Copies all readable rows of a damaged registry into a new one, in the caller's transaction.
+
+    Returns how many runs the new registry has then.
+    """
+    for table in TABLES:
+        columns = [row["name"] for row in into.execute(f"PRAGMA table_info({table})")]
+        for row in readable_rows(damaged, table):
+            if _makes_sense(table, row):
+                _insert(into, table, {k: value for k, value in dict(row).items() if k in ("rowid", *columns)})
+    return int(into.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
 
 
 def readable_rows(damaged: Path, table: str) -> Iterator[sqlite3.Row]:
-    """From the first row to the first that cannot be read, and from the last back to the last that cannot."""
+    """The rows before the first that cannot be read, then, from the end, the rows behind the last that cannot."""
     seen: set[int] = set()
     for order in ("ASC", "DESC"):
         with suppress(sqlite3.Error), closing(open_to_read(damaged)) as db:
@@ -57,8 +57,10 @@ def readable_rows(damaged: Path, table: str) -> Iterator[sqlite3.Row]:
 
 
 def begin_numbers_anew(db: sqlite3.Connection) -> None:
-    """Numbers go on above any that a reader can have seen: above the milliseconds since 1970, of which more went by
-    than records were ever written."""
+    """Lets events and metrics go on at numbers that no reader has seen.
+
+    They go on at the milliseconds since 1970: no registry ever wrote so many records.
+    """
     now = int(time.time() * 1000)
     db.execute("DELETE FROM sqlite_sequence WHERE name = 'events'")
     db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('events', ?)", (now,))
@@ -66,13 +68,13 @@ def begin_numbers_anew(db: sqlite3.Connection) -> None:
 
 
 def _insert(db: sqlite3.Connection, table: str, row: dict[str, object]) -> None:
-    with suppress(sqlite3.IntegrityError):  # a value that is missing, or the same row twice
+    with suppress(sqlite3.IntegrityError):  # a value is missing, or the row is there already
         marks = ", ".join("?" for _ in row)
         db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
 
 
 def _makes_sense(table: str, row: sqlite3.Row) -> bool:
-    """Damage can also leave a row that can be read and says nothing."""
+    """Whether a readable row has values that we can have written: damage may change values, too."""
     try:
         if table == "runs":
             RunState(row["state"])

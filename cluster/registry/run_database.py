@@ -1,8 +1,8 @@
-"""The file of the registry of runs: SQLite with write-ahead logging, its tables made or brought up to this version.
+"""The file of the registry of runs: an SQLite database with write-ahead logging and a versioned schema.
 
-A full disk must keep nobody from reading, nor from the removals that make room again. So a reserved file lies beside
-the database, which gives its place to the next writing when there is no other; and a reader that cannot make the files
-that SQLite shares between processes reads without them.
+A full disk must not keep anybody from reading, nor from the removals that make room again. So a reserve file lies
+beside the database, and goes when a writer needs its room; and a reader that cannot make the files which SQLite
+shares between processes reads without them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -22,16 +22,18 @@ from .run_records import MIGRATIONS, SCHEMA, SCHEMA_VERSION
 BUSY_SECONDS = 30.0
 AGAIN_SECONDS = 0.01
 RESERVE_BYTES = 2 << 20
-FULL_BYTES = 256 << 10  # with less than this free, the reserve is given up
-# SQLITE_ERROR: our statements are right, so the tables are not those that we made.
+FULL_BYTES = 256 << 10  # a disk with less free than this counts as full
+# SQLITE_ERROR is among them: our statements are right, so the tables are not those that we made.
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_ERROR)
 NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
-RUN_PARTS = ("config.resolved.yaml", "checkpoints", "logs")  # what shows that a folder is a run's
+RUN_PARTS = ("config.resolved.yaml", "checkpoints", "logs")  # a folder with one of these is a run's
 
 
 class RunDatabase:
-    """The database at `path`, created with its folder when absent; a file of an older version is brought up to this
-    one. ClusterError for a newer one. On a full disk a file that is there can be read as it is."""
+    """The database at `path`. Makes file and folder when absent, and brings an older file up to this version.
+
+    ClusterError for a file of a newer version. On a full disk, a file that is there can still be read as it is.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,25 +46,28 @@ class RunDatabase:
             if not path.exists() or path.stat().st_size == 0:
                 raise
 
-    def _prepare(self) -> None:
-        """The tables, and the reserve."""
+    @contextmanager
+    def connect(self, *, create: bool = False) -> Iterator[sqlite3.Connection]:
+        """One writing transaction: it is committed when the block ends, and rolled back when the block raises.
+
+        `create`: make the file when it is absent; otherwise an absent file is RegistryLost.
+        """
+        if not self._prepared and not create:
+            self._prepare()
         self._give_reserve_up_if_full()
-        self._enable_wal()
-        with self._connect(create=True) as db:
-            version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version > SCHEMA_VERSION:
-                message = f"{self.path} was written by a newer gemfleet (schema {version}); upgrade gemfleet here"
-                raise ClusterError(message)
-            if version == 0:
-                self._create_schema(db)
-            elif version < SCHEMA_VERSION:
-                self._migrate(db, version)
-        self._prepared = True
-        self._make_reserve()
+        with told_in_a_sentence(self.path):
+            db = _open(self.path, "rwc" if create else "rw")
+            try:
+                db.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut costs the last moments, never the file
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            finally:
+                db.close()  # rolls back what was not committed
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """One consistent view of everything, without waiting for a writer."""
+        """One consistent view of everything. It never waits for a writer."""
         with told_in_a_sentence(self.path):
             db = open_to_read(self.path)
             try:
@@ -71,31 +76,27 @@ class RunDatabase:
             finally:
                 db.close()
 
-    @contextmanager
-    def _connect(self, kind: str = "IMMEDIATE", *, create: bool = False) -> Iterator[sqlite3.Connection]:
-        """One transaction. `create`: make the file when it is absent; else that is RegistryLost."""
-        if not self._prepared and not create:
-            self._prepare()
+    def _prepare(self) -> None:
+        """Makes the tables, or brings them up to this version; then makes the reserve."""
         self._give_reserve_up_if_full()
-        with told_in_a_sentence(self.path):
-            db = _open(self.path, "rwc" if create else "rw")
-            try:
-                db.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut costs the last moments, never the file
-                db.execute(f"BEGIN {kind}")
-                yield db
-                db.execute("COMMIT")
-            finally:
-                db.close()  # rolls back what was not committed
-
-    def connect(self) -> AbstractContextManager[sqlite3.Connection]:
-        """A writing transaction, for tables that are kept beside the registry's own."""
-        return self._connect()
+        self._enable_wal()
+        with self.connect(create=True) as db:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version > SCHEMA_VERSION:
+                message = f"{self.path} was written by a newer gemfleet (schema {version}); upgrade gemfleet here"
+                raise ClusterError(message)
+            steps = [SCHEMA] if version == 0 else [MIGRATIONS[n] for n in range(version + 1, SCHEMA_VERSION + 1)]
+            if steps:
+                _execute_all(db, ";".join(steps))
+                db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        self._prepared = True
+        self._make_reserve()
 
     def _enable_wal(self) -> None:
-        """Write-ahead logging, so that readers never wait for a writer. It cannot be switched inside a transaction.
+        """Switches to write-ahead logging, so that readers never wait for a writer. It cannot be done in a transaction.
 
-        Of several processes that switch at once SQLite refuses all but one without waiting: they would wait for each
-        other. The others find it switched the next time.
+        When several processes switch at once, SQLite refuses all but one of them without waiting, because they would
+        wait for each other. The others try again and find it switched.
         """
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
@@ -110,16 +111,6 @@ class RunDatabase:
                 finally:
                     db.close()
             time.sleep(AGAIN_SECONDS)
-
-    def _create_schema(self, db: sqlite3.Connection) -> None:
-        _execute_all(db, SCHEMA)
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-
-    def _migrate(self, db: sqlite3.Connection, version: int) -> None:
-        """From `version` to this one, in the caller's transaction: wholly or not at all."""
-        for step in range(version + 1, SCHEMA_VERSION + 1):
-            _execute_all(db, MIGRATIONS[step])
-        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @property
     def _reserve(self) -> Path:
@@ -138,14 +129,14 @@ class RunDatabase:
 
 
 def is_lost(path: Path) -> bool:
-    """Whether there is no database, though folders beside it are those of runs."""
+    """Whether the database is missing although folders of runs lie beside it."""
     if path.exists() and path.stat().st_size:
         return False
     return any((folder / part).exists() for folder in (path.parent / "runs").glob("[!.]*") for part in RUN_PARTS)
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, also on a full disk. RegistryLost when there is no such file."""
+    """A connection that changes nothing. It opens on a full disk, too. sqlite3.Error when the file is missing."""
     db = _open(path, "rw")
     try:
         db.execute("PRAGMA query_only = 1")
@@ -156,19 +147,19 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         if error.sqlite_errorcode & 0xFF not in NO_ROOM or free_bytes(path.parent) > FULL_BYTES:
             raise
     db = _open(path, "rw")
-    db.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then shares nothing, and needs no files to share
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then needs no files to share
     db.execute("PRAGMA query_only = 1")
     return db
 
 
 def reads_alone(db: sqlite3.Connection) -> bool:
-    """Whether nobody else can write while this connection, of `open_to_read`, is open."""
+    """Whether nobody can write while this connection, made by `open_to_read`, is open."""
     return bool(db.execute("PRAGMA locking_mode").fetchone()[0] == "exclusive")
 
 
 @contextmanager
 def told_in_a_sentence(path: Path) -> Iterator[None]:
-    """SQLite's errors become those of a registry, with the remedy; a violated constraint stays what it is."""
+    """Turns SQLite's errors into ClusterErrors with a remedy. A violated constraint stays what it is."""
     try:
         yield
     except sqlite3.IntegrityError:
@@ -178,7 +169,7 @@ def told_in_a_sentence(path: Path) -> Iterator[None]:
 
 
 def explained(error: sqlite3.DatabaseError, path: Path) -> ClusterError:
-    """What an error of SQLite means for who uses the registry at `path`."""
+    """What an error of SQLite means to the user of the registry at `path`."""
     code = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
     if not path.exists():
         return RegistryLost(f"the registry {path} is lost; `gemfleet repair` rebuilds it from the runs' folders")
@@ -190,11 +181,11 @@ def explained(error: sqlite3.DatabaseError, path: Path) -> ClusterError:
         )
     if code == sqlite3.SQLITE_BUSY:
         return ClusterError(f"another process kept {path} locked for {BUSY_SECONDS:g} s; try again")
-    return ClusterError(f"the registry {path} cannot be used ({error}); see who may read and write it, and its disk")
+    return ClusterError(f"the registry {path} cannot be used ({error}); check its permissions and its disk")
 
 
 def free_bytes(folder: Path) -> int:
-    """What ordinary users may still write on the disk of `folder`."""
+    """Bytes that an ordinary user may still write to the disk of `folder`."""
     status = os.statvfs(folder)
     return status.f_bavail * status.f_frsize
 
@@ -207,7 +198,7 @@ def _open(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _execute_all(db: sqlite3.Connection, statements: str) -> None:
-    """Not by `executescript`, which commits first."""
+    """Runs statements inside the caller's transaction; `executescript` would commit it first."""
     for statement in statements.split(";"):
         if statement.strip():
             db.execute(statement)

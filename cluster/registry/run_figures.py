@@ -1,4 +1,4 @@
-"""What a run came to: figures over all its steps, not those of the last one, whose batch may be small."""
+"""The figures of a whole run, over all its steps. The last step alone says little: its batch may be small."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-MOST_VALUES = 20_000  # of longer runs every n-th step counts for the medians
+MOST_VALUES = 20_000  # in a longer run only every n-th step counts for the medians
 
 
 def figures_of(records: Iterable[Mapping[str, Any]], count: int, over_run: Mapping[str, str]) -> dict[str, Any]:
-    """From the records of all optimizer steps, `count` of them: `steps`, and what the figures of `over_run` come to.
+    """The figures of a run from the records of all its optimizer steps, and their number as `steps`.
 
-    over_run: `mean`, `median` or `max` by the name of the figure. A figure that no record has is left out; the result
-    is empty for a run without steps.
+    count:    how many records there are
+    over_run: by the name of a figure, how it is made: `mean`, `median` or `max`
+
+    A figure that no record has is left out. The result is empty for a run without steps.
     """
     every = max(1, math.ceil(count / MOST_VALUES))
     figures = {name: _Figure(name, how) for name, how in over_run.items()}
@@ -28,7 +30,7 @@ def figures_of(records: Iterable[Mapping[str, Any]], count: int, over_run: Mappi
 
 
 class _Figure:
-    """One figure over the records that were added so far."""
+    """One figure of the records that were added so far."""
 
     def __init__(self, name: str, how: str) -> None:
         self.name, self.how, self.count = name, how, 0

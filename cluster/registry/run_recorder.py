@@ -1,6 +1,6 @@
-"""The head's side of a running run: takes what ranks report, keeps it in the registry, logs and TensorBoard files.
+"""The head's side of a running run: takes what ranks report, and writes it to registry, logs and TensorBoard files.
 
-One actor a run. Everything it knows is on disk or comes again, so a restarted one goes on.
+Each run has one such actor. All that it knows is on disk or comes again, so a restarted one goes on.
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class RunRecorder:
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         self._board: Any = None
         self._paused = False
-        self._counted: set[int] = set()  # ranks of whose log this process knows that it was counted
+        self._counted: set[int] = set()  # ranks whose log this process has counted, see `count_log`
 
     def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
-        """Take one rank's records; returns whether it should save and end: the run is to stop, or to pause.
+        """Takes one rank's records. Returns whether the rank should save and end, because the run is to stop or pause.
 
-        Kinds: `step` and `eval` (metrics), `log` (a line), `event`, `result`. `who`: the rank's node, address and pid.
-        mark: names this batch; one that comes again, as its answer was lost, is not written twice.
+        batch: records of kind `step` and `eval` (metrics), `log` (a line), `event` and `result`
+        who:   the rank's node, address and pid
+        mark:  the batch's name. A rank sends a batch again when its answer was lost; it is not written twice.
         """
         sorted_out = Batch.sort(batch)
         log = BatchLog(self._folder / "logs", f"rank-{rank}", sorted_out.lines)
@@ -48,38 +49,46 @@ class RunRecorder:
             self._registry.count_log(self._run_id, log)
             self._counted.add(rank)
         if self._registry.keep_batch(self._run_id, rank, mark, sorted_out, who, log) and sorted_out.metrics:
-            with suppress(OSError):  # last, and not in the transaction: its import takes seconds
+            with suppress(OSError):  # last, outside the transaction: its import takes seconds
                 self._write_board(sorted_out.metrics)
         return self._paused or self._registry.stop_requested(self._run_id)
 
     def pause(self, paused: bool) -> None:
-        """Whether the ranks shall save a checkpoint and end, so that the run goes on elsewhere or on more of them.
+        """Says whether the ranks shall save a checkpoint and end, so that the run goes on elsewhere or with more ranks.
 
-        Kept in memory only: the driver says it again as long as it holds.
+        It is kept in memory only; the driver says it again as long as it holds.
         """
         self._paused = paused
 
     def log(self, source: str, lines: Sequence[str]) -> None:
-        """Append lines to `logs/<source>.log`."""
+        """Appends lines to `logs/<source>.log`."""
         self._write_log(source, lines)
 
     def transition(self, state: str, reason: str = "") -> None:
-        with suppress(DiskFull):  # training goes on; the driver waits for room with the states that it tells
+        """Moves the run to this state. On a full disk the state stays what it is."""
+        with suppress(DiskFull):  # training goes on; for its own transitions the driver waits for room
             self._registry.transition(self._run_id, RunState(state), reason)
 
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
+        """Appends an event to the run."""
         self._registry.add_event(self._run_id, kind, message, data)
 
     def checkpoint_committed(
         self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None
     ) -> None:
-        """A manifest was written `seconds` after its first file began; `removed`: steps that retention took away."""
+        """Notes a commit.
+
+        seconds: from the first file to the manifest; removed: steps that retention took away
+        """
         self._registry.add_checkpoint(self._run_id, step, path, size, generation, seconds)
         for old in removed:
             self._registry.remove_checkpoint(self._run_id, old)
 
     def save_stacks(self, rank: int, generation: int, phase: str, seconds: float, stacks: str) -> None:
-        """A rank hangs: keep where its threads are in `logs/stacks-<attempt>-rank-<n>.txt`, and an event."""
+        """Keeps the stacks of a rank that hangs in `logs/stacks-<attempt>-rank-<n>.txt`, and appends an event.
+
+        phase: what the rank was doing, without progress for `seconds`
+        """
         name = f"stacks-{generation}-rank-{rank}.txt"
         (self._folder / "logs" / name).write_text(clean_text(stacks), encoding="utf-8")
         message = f"rank {rank} made no progress for {seconds:.0f} s ({phase}); its stacks are in logs/{name}"
@@ -88,11 +97,11 @@ class RunRecorder:
         )
 
     def launch_events(self) -> list[dict[str, Any]]:
-        """The events since the run was launched, the oldest first."""
+        """The events since the run's newest launch, the oldest first."""
         return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
 
     def snapshot(self) -> dict[str, Any]:
-        """What a live display needs: state, reason, the newest step and evaluation, ranks, the result once known."""
+        """What a live display needs: state, reason, newest step and evaluation, ranks, and the result once known."""
         run = self._registry.get_run(self._run_id)
         results = [event["data"] for event in self.launch_events() if event["kind"] == EventKind.RESULT]
         return {

@@ -1,4 +1,4 @@
-"""What the registry of runs holds: its tables, a run's states, and a run's row."""
+"""What the registry of runs holds: its tables, the states of a run, and the rows of runs and checkpoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-FACTS_FILE = "state.json"  # in a run's folder: what the registry's row says, should the registry be lost
+FACTS_FILE = "state.json"  # in a run's folder: a copy of the registry's row, for the day when the registry is lost
 KEPT_FACTS = ("name", "state", "reason", "created_at", "updated_at", "ended_at")
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
@@ -39,9 +39,9 @@ CREATE TABLE ranks (
     pid INTEGER NOT NULL, heartbeat REAL NOT NULL, received TEXT NOT NULL DEFAULT '', PRIMARY KEY (run_id, rank)
 );
 """
-# drivers: who carries a run out; a table of its own, as an older gemfleet reads whole rows of `runs`.
-# logs: how many bytes of a log belong to batches that are kept.
-# numbers: the last number that a table's records ever had, so that none is given twice.
+# drivers: the process that drives a run. It is a table of its own because an older gemfleet reads whole rows of `runs`.
+# logs: how many bytes of a log belong to kept batches.
+# numbers: the last number that a table gave to a record, so that no number is given twice.
 SINCE_VERSION_4 = """
 CREATE TABLE drivers (
     run_id TEXT PRIMARY KEY REFERENCES runs(id), pid INTEGER NOT NULL, boot TEXT NOT NULL, ticks INTEGER NOT NULL
@@ -52,18 +52,26 @@ CREATE TABLE logs (
 );
 CREATE TABLE numbers (name TEXT PRIMARY KEY, last INTEGER NOT NULL);
 """
-SCHEMA += SINCE_VERSION_4
-# What turns a file of the version before into one of this version. `SCHEMA` says the same for a new file.
+# claims: what a run needs of a cluster, see `Claim`. Version 4 made this table outside its schema, at the first claim.
+SINCE_VERSION_5 = """
+CREATE TABLE IF NOT EXISTS claims (
+    run_id TEXT PRIMARY KEY, cluster TEXT NOT NULL, workers INTEGER NOT NULL, cpus REAL NOT NULL, gpus REAL NOT NULL,
+    kind TEXT NOT NULL, queued_at REAL NOT NULL, admitted INTEGER NOT NULL
+);
+"""
+SCHEMA += SINCE_VERSION_4 + SINCE_VERSION_5
+# By version: the statements that bring a file of the version before up to it. `SCHEMA` makes a new file the same.
 # Statements elsewhere name their columns, so that a run of an older gemfleet goes on while a newer one reads the file.
 MIGRATIONS = {
     2: "ALTER TABLE checkpoints ADD COLUMN seconds REAL",
     3: "ALTER TABLE ranks ADD COLUMN received TEXT NOT NULL DEFAULT ''",
     4: SINCE_VERSION_4,
+    5: SINCE_VERSION_5,
 }
 
 
 class RunState(StrEnum):
-    """Where a run stands. A terminal state is left only by `RunRegistry.reopen`."""
+    """Where a run stands. Only `RunRegistry.reopen` leaves a terminal state."""
 
     QUEUED = "queued"
     PREFLIGHT = "preflight"
@@ -80,6 +88,7 @@ class RunState(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the run has ended."""
         return self in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED, RunState.INTERRUPTED)
 
 
@@ -101,15 +110,34 @@ class Run:
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Run:
+        """The run of a whole row."""
         values = dict(row)
         return cls(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields by name, ready for JSON."""
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class CheckpointRow:
+    """One row of `checkpoints`: a committed checkpoint.
+
+    path:       where it is, for people: a folder, or the address in an object store
+    bytes:      of all its files
+    created_at: seconds since the epoch
+    generation: the attempt of the run that saved it
+    """
+
+    step: int
+    path: str
+    bytes: int
+    created_at: float
+    generation: int
+
+
 def keep_facts(home: Path, run: Run) -> None:
-    """Write what would be lost with the registry into the run's folder, where there is one and room in it."""
+    """Copies a run's row into the run's folder. Does nothing where there is no folder, or no room in it."""
     path = home / "runs" / run.id / FACTS_FILE
     temporary = path.with_name(f".{FACTS_FILE}.{os.getpid()}")
     with suppress(OSError):

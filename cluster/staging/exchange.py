@@ -1,4 +1,4 @@
-"""Who gives a chunk of a staged folder to whom: a pure decision."""
+"""Decides which node gives which chunk of a staged folder to whom. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Delivery:
-    """One chunk's way. giver: the node that has it, None for the sender of the folder; takers: those that lack it.
+    """The way of one chunk.
 
-    What the sender gives goes to the first taker only, which gives it to the others.
+    giver:  the node that gives it; None for the sender of the folder, who gives it to the first taker only, which then
+            gives it to the others
+    takers: the nodes that lack it
     """
 
     chunk: int
@@ -20,10 +22,13 @@ class Delivery:
 
 
 def plan_deliveries(sizes: Sequence[int], held: Mapping[str, Set[int]], lacking: Sequence[str]) -> list[Delivery]:
-    """Every chunk that a node of `lacking` does not have, in order.
+    """A delivery for every chunk that a node of `lacking` does not have, in the order of chunks.
 
-    `sizes`: of the chunks; `held`: the numbers of those that a node has, for nodes with a whole copy all of them.
-    The sender gives only what nobody has, and gives it once; of those that can give, the one that gave least does.
+    sizes: of the chunks, in bytes
+    held:  the numbers of the chunks that each node has; all of them for a node with a whole copy
+
+    The sender gives only what no node has, and gives it once. Of the nodes that have a chunk, the one that gave least
+    gives it.
     """
     given: Counter[str] = Counter()
     deliveries = []
@@ -36,7 +41,7 @@ def plan_deliveries(sizes: Sequence[int], held: Mapping[str, Set[int]], lacking:
         if giver is None:
             first = min(takers, key=lambda node: given[node])
             takers = [first, *(node for node in takers if node != first)]
-        # A taker that passes a chunk on counts also where it is alone, so that turns stay even.
+        # The first taker counts as a giver, also when no other node needs the chunk: so turns stay even.
         given[takers[0] if giver is None else giver] += max(1, size)
         deliveries.append(Delivery(chunk, giver, tuple(takers)))
     return deliveries

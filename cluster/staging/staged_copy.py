@@ -1,4 +1,4 @@
-"""One node's copy of a staged folder, as file operations: found by content, taken by chunks, named when whole."""
+"""One node's copy of a staged folder, as file operations: it takes chunks, and gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ NODE_LETTERS = 16
 
 @dataclass(frozen=True)
 class Held:
-    """What a node has. path: of a whole copy, None where there is none; chunks: numbers of those it has of a part."""
+    """What a node has. path: of a whole copy, None without one; chunks: the numbers of its chunks of a partial copy."""
 
     path: str | None
     chunks: frozenset[int] = frozenset()
 
 
 class StagedCopy:
-    """The copy that becomes `target` on the node `node`. Every method may be repeated.
+    """The copy that becomes `target` on the node with the id `node`. Every method may be repeated.
 
-    Until it is whole it lies beside the target under the node's name, because two nodes of a host share its disk.
+    Until the copy is whole, it lies beside the target under the node's id: two nodes of one host share a disk.
     """
 
     def __init__(self, files: Sequence[StagedFile], target: Path, node: str) -> None:
@@ -37,10 +37,11 @@ class StagedCopy:
         self._part = target.with_name(f".{target.name}.{node[:NODE_LETTERS]}.part")
 
     def find(self, folder: Path, living: Collection[str]) -> Held:
-        """A whole copy: `folder` itself, the cached target, or a snapshot in this node's Hugging Face cache.
+        """What this node has: a whole copy, or the part that an earlier staging left.
 
-        Else what an earlier staging left here, also one of a node that is no longer among the `living`: after Ray was
-        started anew, a host has another node id. Every byte is read: a disk that lost some would train a damaged model.
+        A whole copy may be `folder` itself, the cached target, or a snapshot in this node's Hugging Face cache. The
+        part may be of a node that is not among the `living` ids: a host gets another node id when Ray starts anew.
+        It reads every byte, because a damaged copy would train a damaged model.
         """
         for place in (folder, self._target, *hub_snapshots()):
             if same_sizes(place, self._files) and _same_weights(place, self._files) and holds(place, self._files):
@@ -52,7 +53,7 @@ class StagedCopy:
         return Held(None, frozenset(number for number, good in enumerate(intact(self._part, self._chunks)) if good))
 
     def take(self, number: int, data: NDArray[np.uint8]) -> None:
-        """Put a chunk at its place, in any order. ClusterError when its bytes are not those that were announced."""
+        """Writes a chunk to its place. Chunks may come in any order. ClusterError when the bytes are not its own."""
         chunk, view = self._chunks[number], memoryview(np.ascontiguousarray(data).data)
         if hashlib.sha256(view).hexdigest() != chunk.sha256:
             raise ClusterError(f"{chunk.path} arrived damaged, or it changed while it was sent; stage the folder again")
@@ -68,18 +69,18 @@ class StagedCopy:
             os.close(descriptor)
 
     def give(self, number: int, source: str | None) -> NDArray[np.uint8]:
-        """The bytes of a chunk that this node has, in the whole copy at `source` or in its part."""
+        """The bytes of a chunk, from the whole copy at `source`, or from the partial copy when that is None."""
         folder = self._part if source is None else Path(source)
         return as_array(read_chunk(folder, self._chunks[number]))
 
     def finish(self) -> str:
-        """Verify what is on the disk, make it durable, and give it its name in one rename; returns that."""
-        if holds(self._target, self._files):  # another node of this host, or another run, was first
+        """Verifies the copy, makes it durable, renames it to its target and returns that. ClusterError if damaged."""
+        if holds(self._target, self._files):  # another node of this host or another run was first
             shutil.rmtree(self._part, ignore_errors=True)
             return str(self._target)
         if not holds(self._part, self._files):
             shutil.rmtree(self._part, ignore_errors=True)
-            raise ClusterError(f"the copy at {self._target} does not verify; see to this node's disk, then start again")
+            raise ClusterError(f"the copy at {self._target} does not verify; check this node's disk, then start again")
         for file in self._files:
             with (self._part / file.path).open("rb") as handle:
                 os.fsync(handle.fileno())
@@ -92,7 +93,7 @@ class StagedCopy:
         return str(self._target)
 
     def _adopt(self, living: Collection[str]) -> None:
-        """Take over the part of a node that is gone. A rename, so that of two nodes of a host only one gets it."""
+        """Takes over the part of a node that is gone, by a rename: of two nodes of a host, only one gets it."""
         names = {node[:NODE_LETTERS] for node in living}
         for part in sorted(self._target.parent.glob(f".{self._target.name}.*.part")):
             if self._part.exists():
@@ -105,18 +106,18 @@ class StagedCopy:
 
 
 def hub_snapshots() -> Iterator[Path]:
-    """Every model's snapshot in the Hugging Face cache of this node."""
+    """The snapshots of all models in the Hugging Face cache of this node."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     yield from sorted(Path(HF_HUB_CACHE).glob("models--*/snapshots/*"))
 
 
 def _same_weights(place: Path, files: Sequence[StagedFile]) -> bool:
-    """A folder with further weight files is another model, as an index among them may choose."""
+    """Whether the folder has no further weight files. With them it is another model: an index may choose them."""
     ours = {file.path for file in files if file.path.endswith(".safetensors") and "/" not in file.path}
     return {path.name for path in place.glob("*.safetensors")} == ours
 
 
 def as_array(data: bytes) -> NDArray[np.uint8]:
-    """Bytes as the object store takes them without a copy."""
+    """Bytes as an array of uint8, which the object store takes without a copy."""
     return np.frombuffer(data, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What a staged folder consists of: files cut into chunks with their hashes, and one name for the whole content."""
+"""Describes a staged folder: its files, cut into chunks with hashes, and one name for the whole content."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 from ..errors import ClusterError
 
 CHUNK_BYTES = 16 * 1024 * 1024
-HASH_THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))  # hashlib lets other threads run meanwhile
+HASH_THREADS = max(1, min(8, (os.cpu_count() or 1) // 2))  # hashlib lets other threads run while it hashes
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A part of one file: bytes [offset, offset + size) and their sha256. An empty file is one empty chunk."""
+    """A part of one file: the bytes [offset, offset + size) and their sha256. An empty file is one empty chunk."""
 
     path: str
     offset: int
@@ -36,7 +36,10 @@ class StagedFile:
 
 
 def list_files(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> tuple[StagedFile, ...]:
-    """Every file below `folder`, by name, read and hashed. Symbolic links are followed only to regular files."""
+    """Reads and hashes every file below `folder`. Returns them by name. Links are followed only to regular files.
+
+    ClusterError when the folder is missing or empty, holds something else, or cannot be read.
+    """
     if not folder.is_dir():
         raise ClusterError(f"the folder {str(folder)!r} does not exist on this node; correct the path")
     files = []
@@ -54,35 +57,36 @@ def list_files(folder: Path, chunk_bytes: int = CHUNK_BYTES) -> tuple[StagedFile
 
 
 def all_chunks(files: Sequence[StagedFile]) -> list[Chunk]:
-    """Every chunk of the folder; a chunk's number is its place here."""
+    """Every chunk of the folder. The number of a chunk is its place in this list."""
     return [chunk for file in files for chunk in file.chunks]
 
 
 def content_hash(files: Sequence[StagedFile]) -> str:
-    """One name for this content: equal for equal files cut in equal chunks, wherever they lie."""
+    """One name for this content. Equal files, cut into equal chunks, have the same name wherever they lie."""
     lines = (f"{chunk.path}\0{chunk.offset}\0{chunk.size}\0{chunk.sha256}\n" for chunk in all_chunks(files))
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:32]
 
 
 def read_chunk(folder: Path, chunk: Chunk) -> bytes:
-    """The chunk's bytes as they are in `folder` now; fewer where the file is shorter."""
+    """The chunk's bytes in `folder` now; fewer when the file is shorter."""
     with (folder / chunk.path).open("rb") as file:
         file.seek(chunk.offset)
         return file.read(chunk.size)
 
 
 def intact(folder: Path, chunks: Sequence[Chunk]) -> list[bool]:
-    """For each chunk whether `folder` holds just these bytes. Everything is read, by several threads."""
+    """For each chunk, whether `folder` holds just these bytes. Several threads read everything."""
     with ThreadPoolExecutor(HASH_THREADS) as pool:
         return list(pool.map(lambda chunk: _is_intact(folder, chunk), chunks))
 
 
 def holds(folder: Path, files: Sequence[StagedFile]) -> bool:
-    """Whether every file is in `folder`, byte for byte. Sizes are looked at first, because that costs nothing."""
+    """Whether every file is in `folder`, byte for byte. It compares sizes first, which costs nothing."""
     return same_sizes(folder, files) and all(intact(folder, all_chunks(files)))
 
 
 def same_sizes(folder: Path, files: Sequence[StagedFile]) -> bool:
+    """Whether every file is in `folder` with its size."""
     try:
         return all((folder / file.path).stat().st_size == file.size for file in files)
     except OSError:

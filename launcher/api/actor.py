@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 import ray.exceptions
-from gemfleet.cluster.head import HEAD_RESOURCE, NAMESPACE
+from gemfleet.cluster.head import actor_on_head, on_head
 from gemfleet.cluster.inventory import Node, list_nodes
 from gemfleet.cluster.private import keep_private
 from gemfleet.launcher.config.schema import ApiConfig
@@ -92,18 +92,8 @@ class ApiActor:
 
 def start_api(home: Path, config: ApiConfig) -> Any:
     """The API's actor for `home`, started if there is none. Returns at once; `api_facts` waits until it serves."""
-    options = {
-        "name": actor_name(home),
-        "namespace": NAMESPACE,
-        "lifetime": "detached",
-        "get_if_exists": True,
-        "num_cpus": 0,
-        "resources": {HEAD_RESOURCE: 0.001},
-        "max_restarts": -1,
-        "max_task_retries": -1,
-        "max_concurrency": 4,
-    }
-    return ray.remote(ApiActor).options(**options).remote(str(home), config)
+    options = {**on_head(actor_name(home), threads=4), "lifetime": "detached", "get_if_exists": True}
+    return ray.remote(ApiActor).options(**options, max_task_retries=-1).remote(str(home), config)
 
 
 def api_facts(home: Path, config: ApiConfig, actor: Any, ours: str | None = None) -> ApiFacts:
@@ -132,7 +122,7 @@ def wait_until_gone(name: str) -> None:
     deadline = time.monotonic() + ANSWER_SECONDS
     while time.monotonic() < deadline:
         try:
-            ray.get_actor(name, namespace=NAMESPACE)
+            actor_on_head(name)
         except ValueError:
             return
         time.sleep(0.1)

@@ -7,7 +7,7 @@ import socket
 from dataclasses import replace
 from pathlib import Path
 
-from gemfleet.cluster.checkpoint_store.manifest import write_durably
+from gemfleet.cluster.durable import write_durably
 from gemfleet.train.errors import UserError
 
 from .server import bind

@@ -13,7 +13,8 @@ from itertools import islice
 from typing import Any
 
 from gemfleet.cluster.registry.event_kinds import EventKind
-from gemfleet.cluster.registry.registry_reader import KINDS, Mark, RegistryReader
+from gemfleet.cluster.registry.registry_reader import Mark, RegistryReader
+from gemfleet.cluster.registry.run_queries import KINDS
 from gemfleet.cluster.registry.run_registry import RunState
 from starlette.concurrency import run_in_threadpool
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.train.step.figure import Figure
@@ -73,12 +74,12 @@ class RunCollector(Collector):
                 tokens.add_metric([run.id], totals.tokens)
                 seconds.add_metric([run.id], totals.step_seconds)
                 restarts.add_metric([run.id], totals.events["restarting"])
-                lost.add_metric([run.id], totals.events["checkpoint_failed"])
-                trials.add_metric([run.id], totals.events["batch_trial"])
-                kept.add_metric([run.id], totals.events["checkpoint"])
+                lost.add_metric([run.id], totals.events[EventKind.CHECKPOINT_FAILED])
+                trials.add_metric([run.id], totals.events[EventKind.BATCH_TRIAL])
+                kept.add_metric([run.id], totals.events[EventKind.CHECKPOINT])
                 kept_bytes.add_metric([run.id], totals.saved_bytes)
                 kept_seconds.add_metric([run.id], totals.saved_seconds)
-            for checkpoint in self._reader.checkpoints(run.id)[:1]:
+            for checkpoint in self._reader.checkpoints(run.id)[-1:]:
                 saved.add_metric([run.id], checkpoint["bytes"])
                 age.add_metric([run.id], checkpoint["created_at"])
                 if checkpoint["seconds"] is not None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from gemfleet.cluster.network import family_of
 from gemfleet.train.errors import UserError
 
 from .connections import GuardedProtocol, Strangers, give_up_lost_peers
@@ -35,9 +36,8 @@ class Server(uvicorn.Server):
 
 def bind(settings: ApiSettings) -> socket.socket:
     """Listen at the settings' address; port 0 is any free one. Raises UserError if the address is not available."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     # asyncio sends small answers without a wait of 40 ms (TCP_NODELAY) only on sockets that name their protocol.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family_of(settings.host), socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     give_up_lost_peers(listener)
     try:

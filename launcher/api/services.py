@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
-from gemfleet.cluster.errors import UnknownRun
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
@@ -54,10 +53,7 @@ class Services:
 
     def run(self, run_id: str) -> Run:
         """The run. Raises UnknownRun, which is answered as 404."""
-        run = self.reader.run(run_id)
-        if run is None:
-            raise UnknownRun(f"there is no run {run_id!r}; `gemfleet runs` lists them")
-        return run
+        return self.reader.get_run(run_id)
 
 
 def services_of(request: Request) -> Services:

@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gemfleet.cluster.bringup.description import MARKER
+from gemfleet.cluster.bringup.on_node import MARKER
 
 from .allowed import Allowed
 

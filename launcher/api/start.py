@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from gemfleet.cluster.head import NAMESPACE
+from gemfleet.cluster.head import actor_on_head
 from gemfleet.launcher.config.schema import ApiConfig
 
 from .actor import actor_name, api_facts, start_api
@@ -35,7 +35,7 @@ def _is_watched(home: Path) -> bool:
     if not ray.is_initialized():  # asking would start it
         return False
     try:
-        actor = ray.get_actor(actor_name(home), namespace=NAMESPACE)
+        actor = actor_on_head(actor_name(home))
         return bool(ray.get(actor.connections.remote(), timeout=END_IS_SEEN_SECONDS))
     except Exception:
         return False

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import yaml
 from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.train.config.precision import describe_precision
@@ -34,7 +35,7 @@ from .schemas import (
     Throughput,
 )
 
-BATCH_EVENTS = ("batch_planned", "batch_found", "batch_cached")
+BATCH_EVENTS = (EventKind.BATCH_PLANNED, EventKind.BATCH_FOUND, EventKind.BATCH_CACHED)
 
 
 def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:
@@ -79,8 +80,8 @@ def run_summary(reader: RegistryReader, run: Run) -> RunSummary:
 def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> RunDetail:
     """`folder`: the run's; `prefix`: the path of the run in the API, for links."""
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
-    batch = reader.last_event(run.id, BATCH_EVENTS)
-    strategy = reader.last_event(run.id, ("strategy",))
+    batch = reader.last_event(run.id, *BATCH_EVENTS)
+    strategy = reader.last_event(run.id, EventKind.STRATEGY)
     figures = reader.end_figures(run.id)
     known = redact({**(step or {}), **figures})
     throughput = {figure.name: known.get(figure.name) for figure in THROUGHPUT}
@@ -107,7 +108,7 @@ def waiting_for(reader: RegistryReader, run: Run) -> str | None:
     """What the run said last that it waits for, while it waits."""
     if run.state is RunState.QUEUED:
         return "the run's own process has not begun yet"
-    event = reader.last_event(run.id, ("waiting",)) if run.state is RunState.PREFLIGHT else None
+    event = reader.last_event(run.id, EventKind.WAITING) if run.state is RunState.PREFLIGHT else None
     return redact_text(event["message"]) if event else None
 
 
@@ -174,10 +175,10 @@ def metric_view(record: Mapping[str, Any]) -> Metric:
 
 def checkpoint_totals(reader: RegistryReader, run_id: str) -> CheckpointTotals:
     return CheckpointTotals(
-        saved=reader.event_count(run_id, "checkpoint"),
-        failed=reader.event_count(run_id, "checkpoint_failed"),
-        bytes=int(reader.event_sum(run_id, "checkpoint", "bytes")),
-        seconds=reader.event_sum(run_id, "checkpoint", "seconds"),
+        saved=reader.event_count(run_id, EventKind.CHECKPOINT),
+        failed=reader.event_count(run_id, EventKind.CHECKPOINT_FAILED),
+        bytes=int(reader.event_sum(run_id, EventKind.CHECKPOINT, "bytes")),
+        seconds=reader.event_sum(run_id, EventKind.CHECKPOINT, "seconds"),
     )
 
 
@@ -186,7 +187,7 @@ def last_whole_checkpoint(reader: RegistryReader, run_id: str, folder: Path, pre
 
     One in an object store is taken at the registry's word.
     """
-    views = (checkpoint_view(run_id, row, folder, prefix) for row in reader.checkpoints(run_id))
+    views = (checkpoint_view(run_id, row, folder, prefix) for row in reader.checkpoints(run_id, newest_first=True))
     return next((view for view in views if view.state in ("verified", "remote")), None)
 
 

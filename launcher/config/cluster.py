@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from gemfleet.cluster.checkpoint_store.places import is_storage
+from gemfleet.cluster.checkpoint_store.location import is_storage
 from gemfleet.train.config.schema import StrictModel
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 

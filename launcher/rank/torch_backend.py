@@ -18,8 +18,7 @@ GENERATION_VARIABLE = "GEMFLEET_GENERATION"
 
 def prepare_rank(generation: int, on_gpu: bool) -> None:
     """Runs in each rank's process. Chooses the network interface of Ray's address, and shares the node's cores."""
-    # Only ranks need these, never the driver that names this function.
-    from gemfleet.cluster.inventory import pin_network_interface
+    from gemfleet.cluster.network import pin_network_interface
     from gemfleet.train.device.abilities import prepare_process
 
     if not on_gpu:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.inventory import check_address
 from gemfleet.cluster.local import connect, resolve_address
+from gemfleet.cluster.network import check_address
 from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
 

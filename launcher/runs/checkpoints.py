@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gemfleet.cluster.checkpoint_store.location import open_shelf
-from gemfleet.cluster.checkpoint_store.places import checkpoints_folder
+from gemfleet.cluster.checkpoint_store.location import checkpoints_folder, open_shelf
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.scratch import scratch_folder
 from gemfleet.launcher.config.load import read_mapping

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -11,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.durable import REMOVED, set_aside
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
 
-REMOVED = ".removed-"  # prefix of a folder that is being removed
 ABANDONED_SECONDS = 86_400.0  # a submission without a row after a day never gets one
 
 
@@ -80,12 +79,9 @@ def sweep(home: Path, registry: RunRegistry) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Rename the folder, so that nobody sees half of it, then delete it. Raises OSError if that fails."""
-    doomed = folder.with_name(f"{REMOVED}{folder.name}-{secrets.token_hex(4)}")
-    try:
-        folder.rename(doomed)
-    except FileNotFoundError:
-        return
-    _delete(doomed)
+    doomed = set_aside(folder)
+    if doomed is not None:
+        _delete(doomed)
 
 
 def submission_of(run_folder: Path) -> Path:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.driver import driver_of, is_held
 from gemfleet.cluster.errors import ClusterError, RegistryDamaged, UnknownRun
 from gemfleet.cluster.registry.registry_salvage import begin_numbers_anew, is_whole, salvage
 from gemfleet.cluster.registry.run_database import RUN_PARTS
-from gemfleet.cluster.registry.run_records import FACTS_FILE
+from gemfleet.cluster.registry.run_records import FACTS_FILE, CheckpointRow
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
 from gemfleet.launcher.config.load import parse_yaml
 from gemfleet.train.errors import UserError
@@ -49,8 +48,8 @@ def repair(home: Path) -> Repaired:
     fresh = home / f".rebuilt-{os.getpid()}.db"
     registry = RunRegistry(fresh)
     try:
-        salvaged = salvage(path, fresh) if path.exists() else 0
         with registry.connect() as db:
+            salvaged = salvage(path, db) if path.exists() else 0
             begin_numbers_anew(db)
         rebuilt = add_missing(registry, home)
         aside = _put_aside(path)
@@ -65,25 +64,25 @@ def add_missing(registry: RunRegistry, home: Path) -> tuple[str, ...]:
     """Add a row for each run's folder without one. Returns their ids, the oldest first."""
     found = [read_folder(folder) for folder in sorted((home / "runs").glob("[!.]*")) if _is_run(folder)]
     added = []
-    for run, manifests in sorted(found, key=lambda pair: pair[0].created_at):
+    for run, checkpoints in sorted(found, key=lambda pair: pair[0].created_at):
         try:
             registry.get_run(run.id)
         except UnknownRun:
-            registry.restore_run(run, manifests, driver_of(home / "runs" / run.id))
+            registry.restore_run(run, checkpoints, driver_of(home / "runs" / run.id))
             added.append(run.id)
     return tuple(added)
 
 
-def read_folder(folder: Path) -> tuple[Run, list[tuple[str, Manifest]]]:
-    """The run that a folder describes, and each of its checkpoints with its location."""
+def read_folder(folder: Path) -> tuple[Run, list[CheckpointRow]]:
+    """The run that a folder describes, and its checkpoints."""
     config = _text(folder / RESOLVED_FILE) or _text(folder / "config.yaml")
     facts = _facts(folder / FACTS_FILE)
     try:
         with shelf_of(folder) as shelf:
-            manifests = _checkpoints(shelf)
+            checkpoints = _checkpoints(shelf)
     except (ClusterError, OSError):  # for example an object store that cannot be reached
-        manifests = []
-    times = [manifest.created_at for _, manifest in manifests] + [folder.stat().st_mtime]
+        checkpoints = []
+    times = [checkpoint.created_at for checkpoint in checkpoints] + [folder.stat().st_mtime]
     state = _state(folder, facts)
     run = Run(
         id=folder.name,
@@ -98,7 +97,7 @@ def read_folder(folder: Path) -> tuple[Run, list[tuple[str, Manifest]]]:
         driver_started=None,
         stop_requested=False,
     )
-    return run, manifests
+    return run, checkpoints
 
 
 def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
@@ -115,8 +114,11 @@ def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
     return RunState.SUCCEEDED if done else RunState.STOPPED
 
 
-def _checkpoints(shelf: Shelf) -> list[tuple[str, Manifest]]:
-    return [(shelf.location(manifest.step), manifest) for manifest in shelf.manifests()]
+def _checkpoints(shelf: Shelf) -> list[CheckpointRow]:
+    return [
+        CheckpointRow(m.step, shelf.location(m.step), m.total_bytes, m.created_at, m.generation)
+        for m in shelf.manifests()
+    ]
 
 
 def _is_run(folder: Path) -> bool:

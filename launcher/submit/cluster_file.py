@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from gemfleet.cluster.bringup.description import ClusterDescription
 from gemfleet.cluster.bringup.ssh import Ssh
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.network import free_port, why_unreachable
 from gemfleet.cluster.token_file import load_token
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.load import load_validated
@@ -55,9 +55,7 @@ def use_token(description: ClusterDescription) -> None:
 @contextmanager
 def tunnel(description: ClusterDescription) -> Iterator[str]:
     """Forward a port to the head's dashboard while the block runs. Yields its address. Raises ClusterError."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port("127.0.0.1")
     command = tunnel_command(description, port)
     command[1:1] = ["-o", "BatchMode=yes", "-o", f"ConnectTimeout={description.ssh.timeout_s}"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -71,15 +69,9 @@ def tunnel(description: ClusterDescription) -> Iterator[str]:
 
 def _wait_for(process: subprocess.Popen[str], port: int) -> None:
     deadline = time.monotonic() + TUNNEL_SECONDS
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                assert process.stderr is not None
-                said = (
-                    process.stderr.read().strip() if process.poll() is not None else f"nothing in {TUNNEL_SECONDS:g} s"
-                )
-                raise ClusterError(f"no tunnel to the head: {said} ({shlex.join(process.args)})") from None  # type: ignore[arg-type]
-            time.sleep(0.1)
+    while why_unreachable("127.0.0.1", port, timeout_s=1):
+        if process.poll() is not None or time.monotonic() > deadline:
+            assert process.stderr is not None
+            said = process.stderr.read().strip() if process.poll() is not None else f"nothing in {TUNNEL_SECONDS:g} s"
+            raise ClusterError(f"no tunnel to the head: {said} ({shlex.join(process.args)})")  # type: ignore[arg-type]
+        time.sleep(0.1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import socket
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gemfleet.cluster.network import why_unreachable
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.errors import UserError
 
@@ -80,14 +80,12 @@ def connect(address: str) -> Any:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UserError(f"--address {address!r} is not the address of a dashboard; give one like http://HEAD:8265")
     port = parts.port or 8265
-    try:
-        socket.create_connection((parts.hostname, port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
+    if reason := why_unreachable(parts.hostname, port, CONNECT_SECONDS):
         raise UserError(
-            f"nobody answers at --address {address} ({error.strerror or error}); give the head's dashboard, "
-            "http://HEAD:8265, and see that `ray start --head` ran there"
-        ) from None
-    from ray.job_submission import JobSubmissionClient  # slow, so the address is checked first
+            f"nobody answers at --address {address} ({reason}); give the head's dashboard, http://HEAD:8265, and see "
+            "that `ray start --head` ran there"
+        )
+    from ray.job_submission import JobSubmissionClient
 
     try:
         with token_told(address):

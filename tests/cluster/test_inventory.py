@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import ray
 from gemfleet.cluster.errors import ClusterError, ResourcesUnavailable
-from gemfleet.cluster.inventory import Node, check_address, interface_for, list_nodes, wait_for_resources
+from gemfleet.cluster.inventory import Node, list_nodes, wait_for_resources
 from gemfleet.cluster.local import connect, resolve_address
+from gemfleet.cluster.network import check_address, interface_for
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
@@ -107,7 +108,7 @@ def test_nodes_of_a_cluster(two_nodes: Any) -> None:
 @pytest.mark.slow
 def test_a_worker_talks_over_the_interface_of_its_ray_address(two_nodes: Any) -> None:
     def pinned(variables: dict[str, str]) -> tuple[str | None, dict[str, str]]:
-        from gemfleet.cluster.inventory import INTERFACE_VARIABLES, pin_network_interface
+        from gemfleet.cluster.network import INTERFACE_VARIABLES, pin_network_interface
 
         os.environ.update(variables)
         interface = pin_network_interface()

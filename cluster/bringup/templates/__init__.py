@@ -1,1 +1,1 @@
-"""The same cluster for other ways to start one: each template is a pure function of the description."""
+"""The same cluster for other launchers. Each template is a pure function of the description."""

@@ -13,7 +13,10 @@ HEAD, WORKER = "head", "worker"
 
 
 def aws(description: ClusterDescription, gpus: int) -> dict[str, Any]:
-    """EC2 machines. The image must have NVIDIA's driver; AWS's Deep Learning images do."""
+    """A configuration for EC2. The image must have NVIDIA's driver; AWS's Deep Learning images do.
+
+    ClusterError when `gpus` GPUs do not fill whole machines.
+    """
     section = description.aws
     image = {"ImageId": section.image} if section.image else {}
     disk = [{"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": section.disk_gib, "VolumeType": "gp3"}}]
@@ -30,7 +33,7 @@ def aws(description: ClusterDescription, gpus: int) -> dict[str, Any]:
 
 
 def gcp(description: ClusterDescription, gpus: int) -> dict[str, Any]:
-    """Compute Engine machines."""
+    """A configuration for Compute Engine. ClusterError: see `aws`; also when project or zone are missing."""
     section = description.gcp
     if section.project is None or section.zone is None:
         raise ClusterError("gcp.project and gcp.zone are missing; give the project's id and the zone of the machines")
@@ -62,7 +65,7 @@ def _launcher(
     worker: dict[str, Any],
     gpus_per_worker: int,
 ) -> dict[str, Any]:
-    """The token travels with `file_mounts`; a file elsewhere would not reach workers that the head starts later."""
+    """The token travels with `file_mounts`: they also reach workers that the head starts later."""
     name = provider["type"]
     if rest or not workers:
         raise ClusterError(f"--gpus is no multiple of {name}.gpus_per_worker, {gpus_per_worker}; change one of them")

@@ -1,6 +1,6 @@
 """KubeRay manifests: a cluster that stays, or one for a single run. Fields: KubeRay's API reference, ray.io/v1, 1.6.
 
-The head's runs and checkpoints are on a claim of their own, which outlives the pod, the RayCluster and the RayJob.
+The head's runs and checkpoints lie on a volume of their own. Its claim outlives the pod, the RayCluster and the RayJob.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 def ray_cluster(description: ClusterDescription, gpus: int, ray_version: str) -> list[Manifest]:
-    """The claim and a RayCluster with `gpus` GPUs in all."""
+    """The volume's claim and a RayCluster with `gpus` GPUs in all. ClusterError when they do not fill whole pods."""
     cluster = {
         "apiVersion": "ray.io/v1",
         "kind": "RayCluster",
@@ -29,9 +29,10 @@ def ray_cluster(description: ClusterDescription, gpus: int, ray_version: str) ->
 
 
 def ray_job(description: ClusterDescription, gpus: int, ray_version: str, config: str) -> list[Manifest]:
-    """The claim, the run's configuration (`config`: a file's content), and a RayJob that trains it and then ends.
+    """The volume's claim, the run's configuration, and a RayJob that trains it and then ends.
 
-    The submitter asks for no resource of Ray: the driver must stay on the head, where the claim is.
+    `config`: the content of the configuration's file. Errors: see `ray_cluster`. The submitter asks for no resource of
+    Ray, because the driver must stay on the head, where the volume is.
     """
     job = {
         "apiVersion": "ray.io/v1",
@@ -100,7 +101,7 @@ def _head_pod(description: ClusterDescription, with_config: bool) -> Manifest:
     if with_config:
         container["volumeMounts"].append({"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True})
         volumes.append({"name": "config", "configMap": {"name": f"{description.name}-run"}})
-    # What the image's user writes to a fresh volume must be its own; 100 is the group of the image's user.
+    # The image's user must own a fresh volume to write to it; 100 is that user's group.
     return {"containers": [container], "volumes": volumes, "securityContext": {"fsGroup": 100}}
 
 
@@ -110,7 +111,7 @@ def _worker_pod(description: ClusterDescription) -> Manifest:
     container = {
         **_container(description, "ray-worker", section.cpus_per_pod, section.memory_per_pod, gpus),
         **_probes(AGENT_PORT, "/api/local_raylet_healthz"),
-        # NCCL's own shared memory and InfiniBand registration want locked pages.
+        # NCCL's shared memory and InfiniBand need locked pages.
         "securityContext": {"capabilities": {"add": ["IPC_LOCK"]}},
     }
     pod: Manifest = {
@@ -123,7 +124,7 @@ def _worker_pod(description: ClusterDescription) -> Manifest:
 
 
 def _container(description: ClusterDescription, name: str, cpus: int, memory: str, more: Mapping[str, str]) -> Manifest:
-    """Requests equal limits, so that the kubelet neither throttles nor evicts a rank that all others wait for."""
+    """Requests equal limits: the kubelet neither throttles nor evicts a rank, for which all others would wait."""
     amounts = {"cpu": str(cpus), "memory": memory, **more}
     variables = {
         "GEMFLEET_HOME": STATE_FOLDER,
@@ -140,7 +141,7 @@ def _container(description: ClusterDescription, name: str, cpus: int, memory: st
 
 
 def _probes(port: int, path: str) -> Manifest:
-    """Ray answers these paths without a token. A start may take minutes; afterwards two of silence are too long."""
+    """Ray answers these paths without a token. A start may take 10 minutes; later 2 minutes of silence are too long."""
     get = {"httpGet": {"port": port, "path": path}, "periodSeconds": 10, "timeoutSeconds": 5}
     return {
         "startupProbe": {**get, "failureThreshold": 60},
@@ -173,7 +174,7 @@ def _claim_name(description: ClusterDescription) -> str:
 
 
 def _metadata(description: ClusterDescription, name: str) -> Manifest:
-    """With a queue, Kueue holds the object back until all of its pods fit: all start, or none."""
+    """With a queue, Kueue holds the object back until all its pods fit: all start, or none."""
     queue = description.kubernetes.queue
     labels = {"kueue.x-k8s.io/queue-name": queue} if queue else {}
     metadata: Manifest = {"name": name, "namespace": description.kubernetes.namespace}

@@ -1,4 +1,4 @@
-"""Templates by name, as text."""
+"""Renders templates by name as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import clouds, kubernetes, slurm
 
 
 def render(kind: str, description: ClusterDescription, gpus: int, config: str | None) -> str:
-    """The template `kind` for `gpus` GPUs in all; `config` is the content of a run's configuration, for `ray-job`."""
+    """The template `kind` for `gpus` GPUs in all. `config`: the content of a run's configuration, for `ray-job`."""
     return KINDS[kind](description, gpus, config)
 
 
@@ -54,7 +54,7 @@ def _documents(documents: list[dict[str, Any]]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, and no references between equal parts."""
+    """Writes texts of several lines as blocks, and equal parts without references."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""A batch script for Slurm: Ray over all nodes of the job for as long as one run takes."""
+"""A batch script for Slurm: Ray runs on all nodes of the job for as long as one run takes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,10 @@ done
 
 
 def batch_script(description: ClusterDescription, gpus: int) -> str:
-    """`sbatch script.sh run.yaml`. The token is in a folder of the person's home, which all nodes share under Slurm."""
+    """The script for `sbatch script.sh run.yaml`. ClusterError when `gpus` GPUs do not fill whole nodes.
+
+    The token is in a folder of the person's home, which all nodes share under Slurm.
+    """
     section = description.slurm
     nodes, rest = divmod(gpus, section.gpus_per_node)
     if rest or not nodes:

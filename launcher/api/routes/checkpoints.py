@@ -19,7 +19,7 @@ router = APIRouter(prefix="/runs/{run_id}/checkpoints", tags=["checkpoints"])
 def list_checkpoints(services: Needed, run_id: RunId, limit: Limit = 100) -> Listing[Checkpoint]:
     run = services.run(run_id)
     folder, prefix = services.settings.run_folder(run.id), f"/api/v1/runs/{run.id}"
-    rows = services.reader.checkpoints(run.id)[: limit + 1]
+    rows = services.reader.checkpoints(run.id, newest_first=True)[: limit + 1]
     return Listing[Checkpoint].of([checkpoint_view(run.id, row, folder, prefix) for row in rows], limit)
 
 

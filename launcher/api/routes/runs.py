@@ -29,7 +29,7 @@ def list_runs(
 ) -> Listing[RunSummary]:
     if after is not None:
         services.run(after)
-    found = services.reader.runs(limit + 1, after, status)
+    found = services.reader.list_runs(limit + 1, after, status)
     return Listing[RunSummary].of([run_summary(services.reader, run) for run in found], limit)
 
 

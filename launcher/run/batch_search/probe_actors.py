@@ -11,7 +11,7 @@ import ray
 import ray.exceptions
 import ray.util
 from gemfleet.cluster.errors import ResourcesUnavailable
-from gemfleet.cluster.inventory import pin_network_interface
+from gemfleet.cluster.network import pin_network_interface
 from gemfleet.launcher.placement import Placement
 from gemfleet.train.batch_finder.probes.child import ProbeTask
 from gemfleet.train.batch_finder.probes.process import Answer, LocalProbe

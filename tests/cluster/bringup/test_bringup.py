@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from gemfleet.cluster.bringup import scripts
 from gemfleet.cluster.bringup.description import ClusterDescription
-from gemfleet.cluster.bringup.operate import Operator, address_of, check_versions
-from gemfleet.cluster.bringup.ssh import Ssh
+from gemfleet.cluster.bringup.operate import Operator, check_versions
+from gemfleet.cluster.bringup.ssh import Ssh, address_of
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.token_file import load_token
 from gemfleet.launcher.submit.cluster_file import load_hosts

@@ -113,7 +113,7 @@ def test_cloud_templates_are_valid_for_rays_launcher(kind: str, description: Clu
 FAKES = {
     "scontrol": "printf 'n1\\nn2\\n'",
     "srun": '[[ "$*" == *hostname* ]] && echo 10.0.0.1 || { echo "srun $*" >> $CALLS; sleep 30; }',
-    "ray": "printf ' 1 node_a\\n 1 node_b\\n'",
+    "ray": "until [[ -s $CALLS ]]; do sleep 0.05; done; printf ' 1 node_a\\n 1 node_b\\n'",
     "gemfleet": """
 mode=$(stat -c %a $RAY_AUTH_TOKEN_PATH)
 echo "gemfleet $* $RAY_ADDRESS $RAY_AUTH_MODE $mode" >> $CALLS

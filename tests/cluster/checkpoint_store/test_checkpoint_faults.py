@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.folder_shelf import FolderShelf
-from gemfleet.cluster.checkpoint_store.manifest import FileEntry, write_durably
+from gemfleet.cluster.checkpoint_store.manifest import FileEntry
+from gemfleet.cluster.durable import write_durably
 from gemfleet.cluster.errors import StoreError
 
 # Ends the process without any clean-up at the moment the named method of Path touches a name that ends so.

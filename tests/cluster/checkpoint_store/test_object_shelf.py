@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 from gemfleet.cluster.checkpoint_store import location
-from gemfleet.cluster.checkpoint_store.location import check_storage
-from gemfleet.cluster.checkpoint_store.places import is_storage
+from gemfleet.cluster.checkpoint_store.location import check_storage, is_storage
 from gemfleet.cluster.errors import ClusterError, RunConflict, StoreError
 from support.servers.object_store import CONTENT, Kept, commit, entry_of, send
 

@@ -16,11 +16,12 @@ from typing import Any, cast
 
 import pytest
 import ray
-from gemfleet.cluster.checkpoint_store import client, stream
+from gemfleet.cluster.checkpoint_store import client, stream_server
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
-from gemfleet.cluster.checkpoint_store.stream import StreamServer, Ticket, send_file
+from gemfleet.cluster.checkpoint_store.stream import Ticket, send_file
+from gemfleet.cluster.checkpoint_store.stream_server import StreamServer
 from gemfleet.cluster.errors import StoreError
 
 CONTENT = os.urandom(3 << 20) + b"odd"
@@ -117,11 +118,11 @@ def test_silent_connections_hinder_nobody_who_has_a_ticket(
 ) -> None:
     """More of them than places, each coming again when cut off: files arrive meanwhile, at the first attempt."""
     stop, address = threading.Event(), ticket_for(server, disk)
-    number = stream.CONNECTIONS + 20
+    number = stream_server.CONNECTIONS + 20
     squatters = [threading.Thread(target=hold, args=(address, stop), daemon=True) for _ in range(number)]
     for squatter in squatters:
         squatter.start()
-    while len(server._guests) < stream.CONNECTIONS:
+    while len(server._guests) < stream_server.CONNECTIONS:
         time.sleep(0.01)
     for _ in range(5):
         disk.begin(3, 1, "a.bin")
@@ -135,8 +136,8 @@ def test_silent_connections_hinder_nobody_who_has_a_ticket(
 def test_the_oldest_of_too_many_silent_connections_is_cut_off(
     server: StreamServer, disk: CheckpointDisk, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "MOST_GUESTS", 10)
-    monkeypatch.setattr(stream, "GREETING_SECONDS", 600.0)
+    monkeypatch.setattr(stream_server, "MOST_GUESTS", 10)
+    monkeypatch.setattr(stream_server, "GREETING_SECONDS", 600.0)
     ticket = ticket_for(server, disk)
     silent = [connect(ticket) for _ in range(15)]
     for oldest in silent[:5]:
@@ -151,7 +152,7 @@ def test_the_oldest_of_too_many_silent_connections_is_cut_off(
 def test_silent_connections_are_cut_off_after_seconds(
     server: StreamServer, disk: CheckpointDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream, "GREETING_SECONDS", 0.2)
+    monkeypatch.setattr(stream_server, "GREETING_SECONDS", 0.2)
     ticket = ticket_for(server, disk)
     for said in (b"", ticket.token[:-1]):
         with connect(ticket) as connection:

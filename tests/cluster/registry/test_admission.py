@@ -8,6 +8,7 @@ import pytest
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.registry.admission import Claim, judge, room_for
 from gemfleet.cluster.registry.claims import Claims
+from gemfleet.cluster.registry.registry_salvage import salvage
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -118,7 +119,31 @@ def test_a_claim_comes_back_when_the_registry_was_rebuilt(registry: RunRegistry)
     claims.queue("one", 1, 1.0, 0.0)
     assert claims.admit("one", NODES).admitted
     claims.resize("one", 3)
-    with registry.connect() as db:
-        db.execute("DROP TABLE claims")
+    registry.path.unlink()
+    RunRegistry(registry.path).create_run("one", "one", "")  # another process rebuilt it from the run's folder
     mine, _ = claims.split("one")
     assert (mine.workers, mine.admitted) == (3, True)
+
+
+def test_a_removed_run_leaves_no_claim(registry: RunRegistry) -> None:
+    claims = Claims(registry, "here")
+    registry.create_run("one", "one", "")
+    claims.queue("one", 1, 1.0, 0.0)
+    registry.transition("one", RunState.STOPPED)
+    registry.delete_run("one")
+    assert claimed(registry) == []
+
+
+def test_claims_are_salvaged_from_a_damaged_registry(registry: RunRegistry, tmp_path: Path) -> None:
+    """A run that waits or trains keeps its place, though the process that repairs did not make its claim."""
+    registry.create_run("one", "one", "")
+    Claims(registry, "here").queue("one", 3, 1.0, 0.0)
+    rebuilt = RunRegistry(tmp_path / "rebuilt.db")
+    with rebuilt.connect() as db:
+        assert salvage(registry.path, db) == 1
+    assert claimed(rebuilt) == [("one", 3)]
+
+
+def claimed(registry: RunRegistry) -> list[tuple[str, int]]:
+    with registry.connect() as db:
+        return [(row["run_id"], row["workers"]) for row in db.execute("SELECT * FROM claims")]

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.errors import ClusterError, RegistryDamaged, RunConflict, UnknownRun
+from gemfleet.cluster.registry.claims import Claims
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_figures import figures_of
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
@@ -152,6 +153,28 @@ def test_a_file_of_an_older_version_is_migrated_with_all_it_holds(tmp_path: Path
     migrated.add_checkpoint("old-1", 2, "/old/checkpoint-2", 200, 2, 0.5)
     assert [(c["bytes"], c["seconds"]) for c in migrated.checkpoints("old-1")] == [(100, None), (200, 0.5)]
     assert tables_of(old) == tables_of(registry.path)
+
+
+# What version 4 made beside its schema when the first run of a home queued, and one claim.
+CLAIMS_OF_VERSION_4 = """
+CREATE TABLE claims (
+    run_id TEXT PRIMARY KEY, cluster TEXT NOT NULL, workers INTEGER NOT NULL, cpus REAL NOT NULL, gpus REAL NOT NULL,
+    kind TEXT NOT NULL, queued_at REAL NOT NULL, admitted INTEGER NOT NULL
+);
+INSERT INTO claims VALUES ('demo-1', 'here', 2, 1.0, 0.0, '', 5.0, 1);
+"""
+
+
+@pytest.mark.parametrize("claims", ["", CLAIMS_OF_VERSION_4])
+def test_a_home_of_version_4_opens_with_and_without_claims(tmp_path: Path, registry: RunRegistry, claims: str) -> None:
+    with closing(sqlite3.connect(registry.path)) as db:
+        db.executescript(f"DROP TABLE claims; PRAGMA user_version = 4; {claims}")
+    migrated = RunRegistry(registry.path)
+    assert tables_of(migrated.path) == tables_of(RunRegistry(tmp_path / "new.db").path)
+    with migrated.connect() as db:
+        kept = [(row["run_id"], row["workers"], row["admitted"]) for row in db.execute("SELECT * FROM claims")]
+    assert kept == ([("demo-1", 2, 1)] if claims else [])
+    Claims(migrated, "here").queue("demo-1", 1, 1.0, 0.0)
 
 
 def tables_of(path: Path) -> tuple[int, dict[str, list[tuple[object, ...]]]]:

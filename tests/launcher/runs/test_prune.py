@@ -126,7 +126,7 @@ def test_a_full_disk_can_be_read_and_pruned(small_home: Path, reserve: bool) -> 
         with pytest.raises(DiskFull, match="prune"):
             registry.add_event("one-1", "note", "a line")
     reader = RegistryReader(small_home / "gemfleet.db")
-    assert len(reader.runs(10)) == 3  # keeps no writer out: the removals below would wait for it
+    assert len(reader.list_runs(10)) == 3  # keeps no writer out: the removals below would wait for it
     listed = json.loads(CliRunner().invoke(app, ["runs", "--json"], catch_exceptions=False).output)
     assert [run["id"] for run in listed] == ["two-1", "odd-1", "one-1"]
     assert "removed" in prune("--yes")

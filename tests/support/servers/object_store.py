@@ -15,9 +15,8 @@ import numpy as np
 import pyarrow.fs
 import pytest
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
-from gemfleet.cluster.checkpoint_store.location import object_filesystem, open_disk
+from gemfleet.cluster.checkpoint_store.location import checkpoints_folder, object_filesystem, open_disk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
-from gemfleet.cluster.checkpoint_store.places import checkpoints_folder
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 CONTENT = b"weights" * 1000
