@@ -164,14 +164,16 @@ class Feed:
         changed.set()
 
     def _read(self, after: Mark, head: Mark) -> tuple[Mark, list[Item]]:
-        """The next page of all runs' records and events, and the mark that it reaches."""
+        """The next page of all runs' records and events, and the mark that it reaches.
+
+        Events come with the last page of records: the one that ends a run must not be told before the run's records.
+        """
         records = self._reader.metrics_between(after.metric, head.metric, None, PAGE_ROWS)
+        if len(records) == PAGE_ROWS:
+            return Mark(after.event, records[-1]["position"]), _items(_metric_item, records)
         events = self._reader.events_between(after.event, head.event, None, PAGE_ROWS)
-        upto = Mark(
-            events[-1]["seq"] if len(events) == PAGE_ROWS else head.event,
-            records[-1]["position"] if len(records) == PAGE_ROWS else head.metric,
-        )
-        return upto, [*map(_metric_item, records), *map(_event_item, events)]
+        upto = Mark(events[-1]["seq"] if len(events) == PAGE_ROWS else head.event, head.metric)
+        return upto, [*_items(_metric_item, records), *_items(_event_item, events)]
 
 
 def _items(make: Callable[[dict[str, Any]], Item], rows: Sequence[dict[str, Any]]) -> list[Item]:
