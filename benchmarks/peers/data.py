@@ -105,6 +105,8 @@ def describe_batches(batches: Sequence[Batch]) -> dict[str, Any]:
     """As the records keep it, so that a reader can judge how typical the examples are."""
     return {
         "source": "question-answer rows of chatterbot-corpus",
+        "prompt": PROMPT,
+        "shortest_answer_tokens": SHORTEST_ANSWER,
         "tokens": token_statistics(batches),
         "tokens_per_step": [batch_tokens(batch) for batch in batches],
         "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],

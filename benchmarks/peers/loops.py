@@ -17,11 +17,12 @@ from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.strategies import build_strategy
 
 from .data import Batch, batch_supervised_tokens, batch_tokens
-from .task import StepClock, Task, load_initial_adapter, lora_config
+from .task import StepClock, Task, contender, load_initial_adapter, lora_config
 
 DEFAULT_MAX_LENGTH = 1024
 
 
+@contender
 def train_gemfleet(task: Task, clock: StepClock) -> None:
     """One rank; each batch's examples are laid end to end in one row."""
     config = train_config(task)
@@ -72,18 +73,14 @@ def step_rows(batch: Batch) -> StepRows:
     return StepRows(rows, len(batch), batch_tokens(batch), batch_supervised_tokens(batch))
 
 
+@contender
 def train_plain(task: Task, clock: StepClock) -> None:
     """Padded batch, full logits, transformers' own loss, AdamW."""
     recipe, model = task.recipe, load_peft_model(task)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rates: dict[str, Any] = {
-        "lr": recipe.learning_rate,
-        "betas": recipe.betas,
-        "eps": recipe.eps,
-        "weight_decay": recipe.weight_decay,
-    }
-    optimizer = torch.optim.AdamW(parameters, **rates)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    optimizer = torch.optim.AdamW(parameters, rate, recipe.betas, recipe.eps, weight_decay=decay)
     clock.start()
     for batch in task.batches:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):

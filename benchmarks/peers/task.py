@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,6 +65,21 @@ class StepClock:
         """Call after the optimizer's update; `loss` is the mean over the step's supervised tokens before it."""
         self._tell({"seconds": time.perf_counter() - self._last, "loss": loss})
         self._last = time.perf_counter()
+
+
+def contender(train: Callable[[Task, StepClock], None]) -> Callable[[Mapping[str, Any], Tell], None]:
+    """Makes of a trainer what a process of its own calls with a task as JSON."""
+
+    def run(values: Mapping[str, Any], tell: Tell) -> None:
+        import torch
+        from gemfleet.train.device.memory import peak_resident_bytes
+
+        task = Task.model_validate({name: values[name] for name in Task.model_fields})
+        torch.set_num_threads(task.threads)
+        train(task, StepClock(tell))
+        tell({"facts": {"peak_rss_bytes": peak_resident_bytes()}})
+
+    return run
 
 
 def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path) -> None:

@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 
 from .data import batch_tokens
 from .loops import DEFAULT_MAX_LENGTH, load_peft_model
-from .task import StepClock, Task, load_initial_adapter, lora_config
+from .task import StepClock, Task, contender, load_initial_adapter, lora_config
 
 
+@contender
 def train_transformers(task: Task, clock: StepClock) -> None:
     """Padded batches, with its own optimizer, collator and loss."""
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -32,6 +33,7 @@ def train_transformers(task: Task, clock: StepClock) -> None:
         train_timed(Trainer(model=load_peft_model(task), args=arguments, **data), clock)
 
 
+@contender
 def train_trl_default(task: Task, clock: StepClock) -> None:
     """Only the batch, LoRA, precision, rate, seed and step count are given; prompt and completion go in as text."""
     examples = [example for batch in task.batches for example in batch]
@@ -45,11 +47,13 @@ def train_trl_default(task: Task, clock: StepClock) -> None:
         train_timed(trainer, clock)
 
 
+@contender
 def train_trl_packed(task: Task, clock: StepClock) -> None:
     """Packing by best-fit decreasing, which makes TRL padding-free; the rest as it comes."""
     _train_packed(task, clock)
 
 
+@contender
 def train_trl_best(task: Task, clock: StepClock) -> None:
     """Packing; weights held in bf16 instead of cast at each use; activations kept instead of computed twice."""
     dtype = "bfloat16" if task.recipe.precision == "bf16" else "float32"

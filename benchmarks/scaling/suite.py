@@ -17,8 +17,7 @@ from gemfleet.benchmarks.shared.models import REAL, SHAPES
 from gemfleet.benchmarks.shared.record import median
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
 from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
-from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
-from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
+from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase, TrainingSuite, resolved_device
 from gemfleet.benchmarks.training.figures import notes, table
 from gemfleet.train.errors import UserError
 

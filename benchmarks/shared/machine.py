@@ -32,12 +32,8 @@ def usable_cores() -> int:
 
 def facts() -> dict[str, Any]:
     """What a record says of the machine, the source and the command, as of now."""
-    return {
-        "command": command_line(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), **dict(_versions())},
-    }
+    libraries = {"python": platform.python_version(), **dict(_versions())}
+    return {"command": command_line(), "git_commit": git_commit(), "hardware": hardware(), "versions": libraries}
 
 
 def hardware() -> dict[str, Any]:

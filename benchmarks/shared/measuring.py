@@ -36,15 +36,12 @@ class Case:
 
 # Fills in the run, and says by its `Tick` where it is. A UserError becomes the run's error; the next case is measured.
 Measure = Callable[[Case, Run, Tick], None]
+Measuring = Callable[[], AbstractContextManager[Measure]]
+Results = Callable[[Record], dict[str, Any]]
 
 
 def measure_all(
-    suite: str,
-    cases: Sequence[Case],
-    measuring: Callable[[], AbstractContextManager[Measure]],
-    results: Callable[[Record], dict[str, Any]],
-    options: Namespace,
-    console: Console,
+    suite: str, cases: Sequence[Case], measuring: Measuring, results: Results, options: Namespace, console: Console
 ) -> list[Record]:
     """The records of all cases, in their order, complete and written. options: `repeat`, `out`, `again`.
 

@@ -28,7 +28,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """name: of its file; note: what a reader has to know to read it."""
+    """name: of its file"""
 
     name: str
     title: str
@@ -36,7 +36,6 @@ class Chart:
     x_title: str
     y_title: str
     series: Sequence[Series]
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,11 +75,6 @@ def taken(records: Sequence[Record]) -> str:
     return f"On {several(map(where, records))}; torch {torch}; source {commits}; {days}; load average up to {load:g}."
 
 
-def failures(records: Sequence[Record]) -> list[str]:
-    """A sentence for each run that did not end well."""
-    return [f"{r.case}, round {run.repeat + 1}: {run.error}" for r in records for run in r.runs if run.error]
-
-
 def plain_section(records: Sequence[Record]) -> Section:
     """Figures as they are."""
     found = {record.case: flattened(record.results) for record in records}
@@ -94,9 +88,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            found[f"{prefix}{name}"] = f"{value:,.4g}"
-        elif len(text := str(value)) <= 80:
+        elif len(text := f"{value:,.4g}" if isinstance(value, float) else str(value)) <= 80:
             found[f"{prefix}{name}"] = text
     return found
 
@@ -124,5 +116,5 @@ def markdown(section: Section, pictures: bool = False) -> str:
         lines += [head, "|---|" + "---:|" * (len(table.columns) - 1), *rows, ""]
     lines += [line for note in section.notes for line in (note, "")]
     for chart in section.charts if pictures else ():
-        lines += [f"![{chart.title}]({chart.name}.png)", "", *([chart.note, ""] if chart.note else [])]
+        lines += [f"![{chart.title}]({chart.name}.png)", ""]
     return "\n".join(lines)
