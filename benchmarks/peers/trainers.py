@@ -121,17 +121,8 @@ def shared_arguments(task: Task, output_folder: str) -> dict[str, Any]:
     """
     recipe = task.recipe
     given = {name: getattr(recipe, name) for name in ("learning_rate", "weight_decay", "max_grad_norm", "seed")}
-    adam = {"adam_beta1": recipe.betas[0], "adam_beta2": recipe.betas[1], "adam_epsilon": recipe.eps}
+    given |= {"adam_beta1": recipe.betas[0], "adam_beta2": recipe.betas[1], "adam_epsilon": recipe.eps}
+    steps: dict[str, Any] = {"per_device_train_batch_size": len(task.batches[0]), "max_steps": len(task.batches)}
+    steps |= {"lr_scheduler_type": "constant", "train_sampling_strategy": "sequential", "use_cpu": True}
     quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
-    return {
-        **given,
-        **adam,
-        **quiet,
-        "output_dir": output_folder,
-        "per_device_train_batch_size": len(task.batches[0]),
-        "max_steps": len(task.batches),
-        "lr_scheduler_type": "constant",
-        "bf16": recipe.precision == "bf16",
-        "train_sampling_strategy": "sequential",
-        "use_cpu": True,
-    }
+    return {**given, **steps, **quiet, "bf16": recipe.precision == "bf16", "output_dir": output_folder}

@@ -10,8 +10,7 @@ On a CPU a worker has one thread; several GPUs of one machine are used where the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.benchmarks.shared.models import REAL, SHAPES
 from gemfleet.benchmarks.shared.record import median
@@ -86,8 +85,7 @@ class Scaling(TrainingSuite):
         return {"efficiency": {f"{p.mode}-{p.workers}": round(p.efficiency, 4) for p in efficiencies(records)}}
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """tokens_per_second: of the best micro-batch; efficiency: median over rounds, with the least and the most."""
 
     mode: str

@@ -81,13 +81,13 @@ def schedule(cases: Sequence[Case], repeats: int) -> list[tuple[int, Case]]:
 
 def _known(suite: str, case: Case, options: Namespace) -> Record:
     """The record so far, where it is of the same configuration, source, machine and versions; else an empty one."""
+
+    def identity(record: Record) -> tuple[Any, ...]:
+        machine = {key: record.hardware.get(key) for key in ("cpu", "cores", "gpus")}
+        return record.config, record.warmup, record.git_commit, machine, record.versions
+
     fresh, path = new_record(suite, case.name, case.config, case.warmup), options.out / case_file(suite, case.name)
     if options.again or not path.exists():
         return fresh
     found = read_record(path)
-    return found.model_copy(update={"runs": found.good_runs}) if _identity(found) == _identity(fresh) else fresh
-
-
-def _identity(record: Record) -> tuple[Any, ...]:
-    machine = {key: record.hardware.get(key) for key in ("cpu", "cores", "gpus")}
-    return record.config, record.warmup, record.git_commit, machine, record.versions
+    return found.model_copy(update={"runs": found.good_runs}) if identity(found) == identity(fresh) else fresh

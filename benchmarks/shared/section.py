@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import rich.table
 from rich.console import Console
@@ -14,8 +13,7 @@ from .record import Record
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """x: names for bars, numbers for lines; low, high: ends of error bars. ideal: drawn dashed and grey."""
 
     name: str
@@ -26,8 +24,7 @@ class Series:
     ideal: bool = False
 
 
-@dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """name: of its file"""
 
     name: str
@@ -38,8 +35,7 @@ class Chart:
     series: Sequence[Series]
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """The first column is text, the others are figures. shown: columns that a terminal has room for; empty: all."""
 
     columns: Sequence[str]
@@ -47,8 +43,7 @@ class Table:
     shown: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """What one suite has to say. `taken`: where, when and from which source its records were taken."""
 
     title: str

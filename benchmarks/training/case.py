@@ -122,42 +122,30 @@ class TrainingSuite(Suite):
         add("--model-folder", type=Path, help=f"weights of the {REAL} in place of the packaged ones")
 
     def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
-        wanted = getattr(options, "profile", False) and run.repeat == 0
-        profile = (options.out / f"profile-{case.name}").resolve() if wanted else None
         training = TrainingCase(**case.config)
-        measure_training(training, weights(training, options.model_folder), run, tick, profile)
+        # Random weights that each rank has whole need no folder on a GPU: they are made there.
+        in_place = (training.device, training.strategy, training.quantization) == ("cuda", "ddp", "none")
+        in_place = in_place and training.model != REAL
+        profiled = getattr(options, "profile", False) and run.repeat == 0
+        task = {
+            "case": case.config,
+            "slow_down": float(os.environ.get(SLOW_DOWN_VARIABLE, "0")),
+            "model_folder": None if in_place else str(model_folder(training.model, options.model_folder)),
+            "profile": str((options.out / f"profile-{case.name}").resolve()) if profiled else None,
+        }
+        fixed = {"ranks": training.ranks, "threads": training.threads, "cuda": training.device == "cuda"}
+        target = "gemfleet.benchmarks.training.child:train_rank"
+        run_steps(run, training.total_steps, tick, target, task, **fixed)
+        if any(norm <= 0 for norm in run.facts["grad_norm"]):
+            raise UserError("a step had a gradient norm of 0, so nothing was trained")
 
     def results(self, record: Record) -> dict[str, Any]:
         return figures(record)
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        known = {record.case: record.results for record in records if record.results}
-        rates = {case: round(found["tokens_per_second"]["median"], 2) for case, found in known.items()}
-        return {
-            "results": {r.case: {"tokens_per_second": rates.get(r.case), "mfu": r.results.get("mfu")} for r in records}
-        }
-
-
-def weights(case: TrainingCase, given: Path | None) -> Path | None:
-    """The folder of the weights. Random ones that each rank has whole need none on a GPU: they are made there."""
-    in_place = case.model != REAL and (case.device, case.strategy, case.quantization) == ("cuda", "ddp", "none")
-    return None if in_place else model_folder(case.model, given)
-
-
-def measure_training(
-    case: TrainingCase, folder: Path | None, run: Run, tick: Tick, profile: Path | None = None
-) -> None:
-    """Train the case once.
-
-    folder: of the weights; None: random ones, made on the device
-    profile: where a trace and a table of one step more go, without their endings
-    """
-    paths = {"model_folder": folder and str(folder), "profile": profile and str(profile)}
-    task = {"case": case.model_dump(), "slow_down": float(os.environ.get(SLOW_DOWN_VARIABLE, "0")), **paths}
-    options = {"ranks": case.ranks, "threads": case.threads, "cuda": case.device == "cuda"}
-    run_steps(run, case.total_steps, tick, "gemfleet.benchmarks.training.child:train_rank", task, **options)
-    if any(norm <= 0 for norm in run.facts["grad_norm"]):
-        raise UserError("a step had a gradient norm of 0, so nothing was trained")
+        found = {record.case: record.results for record in records if record.results}
+        rates = {case: results["tokens_per_second"]["median"] for case, results in found.items()}
+        return {"results": {case: {"tokens_per_second": rates[case], "mfu": found[case]["mfu"]} for case in found}}
 
 
 def resolved_device(wanted: str) -> str:
