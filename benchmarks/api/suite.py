@@ -67,8 +67,8 @@ class Api(Suite):
                     f"{found['server_cores']:.2f} cores, {memory[0]:.0f} MiB before and {memory[-1]:.0f} MiB after."
                 )
             else:
-                kinds = {kind: found[kind] for kind in ("watched", "alone")}
-                rows = [[k, str(f["steps"]), f"{1000 * f['mean_seconds']:.1f}"] for k, f in kinds.items()]
+                steps = {kind: found[kind] for kind in ("watched", "alone")}
+                rows = [[kind, str(f["steps"]), f"{1000 * f['mean_seconds']:.1f}"] for kind, f in steps.items()]
                 tables.append(Table(("a training step", "steps", "mean ms"), rows))
                 error, of_medians = f"{found['standard_error']:.2%}", f"{found['slow_down_of_medians']:+.2%}"
                 notes.append(

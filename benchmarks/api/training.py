@@ -77,10 +77,8 @@ def alternate(url: str, run_id: str, watched: bool) -> Segment:
 
 
 def summarise(steps: Sequence[Mapping[str, Any]], segments: Sequence[Segment]) -> dict[str, Any]:
-    """Step times within segments of each kind, and the slow-down: how much longer a watched step takes, as a share.
-
-    standard_error: of the slow-down, from the spread of single steps.
-    """
+    """Step times within segments of each kind, and the slow-down: how much longer a watched step takes, as a share; its
+    standard error comes from the spread of single steps."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for step in steps:
         began = step["time"] - step["step_seconds"]

@@ -7,15 +7,14 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemfleet.cluster.registry.run_registry import RunRegistry
 
 WATCHDOG_SECONDS = 8.0
 
 
-@dataclass(frozen=True)
-class Scene:
+class Scene(NamedTuple):
     """A run in the middle of training, and the process of the command that started it; what can be done to them."""
 
     registry: RunRegistry
@@ -46,8 +45,7 @@ class Scene:
         ray.kill(ray.get_actor(f"gemfleet-store-{self.run_id}", namespace="gemfleet"), no_restart=False)
 
 
-@dataclass(frozen=True)
-class Fault:
+class Fault(NamedTuple):
     """cause: None where nothing is done; resumes: a person then says `gemfleet resume`;
     restarts: ranks go on from a checkpoint; settings: of the run."""
 

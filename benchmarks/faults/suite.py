@@ -16,7 +16,6 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +129,7 @@ def whole_run(folder: Path, home: Path, fault: Fault, step: int, chance: random.
 def cost(registry: RunRegistry, run_id: str, fault: Fault, at: float, last: int) -> dict[str, Any]:
     """Recovery and steps lost; where ranks are not restarted, the seconds to the next checkpoint."""
     if fault.restarts:
-        return asdict(recovery_of(registry, run_id, at, last))
+        return recovery_of(registry, run_id, at, last)._asdict()
     after = next(entry for entry in registry.checkpoints(run_id) if entry["created_at"] > at)
     return {"resumed": "-", "steps_lost": 0, "seconds": after["created_at"] - at}
 

@@ -112,9 +112,7 @@ def breakdown(
     started: float, events: Sequence[Mapping[str, Any]], ranks_ready: float, first_step: float
 ) -> dict[str, float]:
     """Seconds of each phase, in order; they add up to `first_step - started`. All moments are seconds since the epoch.
-
-    events: the run's, of which those that enter a state after `started` count, each state once
-    """
+    Of the run's events those count that enter a state after `started`, each state once."""
     entered: dict[str, float] = {}
     for event in events:
         if event["kind"] == "state" and event["time"] >= started:

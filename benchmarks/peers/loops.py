@@ -41,22 +41,20 @@ def train_gemfleet(task: Task, clock: StepClock) -> None:
 
 def train_config(task: Task) -> TrainConfig:
     """The recipe in gemfleet's own terms."""
-    recipe, longest = task.recipe, max(batch_tokens(batch) for batch in task.batches)
+    recipe, longest, never = task.recipe, max(batch_tokens(batch) for batch in task.batches), {"every": "never"}
     optim = {name: getattr(recipe, name) for name in ("learning_rate", "weight_decay", "betas", "eps", "max_grad_norm")}
     lora = {"r": recipe.lora_r, "alpha": float(recipe.lora_alpha), "target_modules": list(recipe.target_modules)}
+    fixed = {"strategy": "ddp", "activation_checkpointing": "off", "evaluation": never, "checkpoint": never}
     return TrainConfig.model_validate(
         {
+            **fixed,
             "model": str(task.model_folder),
             "data": {"train": "in memory", "eval_fraction": 0.0, "max_length": max(DEFAULT_MAX_LENGTH, longest)},
             "lora": {**lora, "dropout": 0.0},
             "batch": {"global": len(task.batches[0]), "micro": 1},
-            "strategy": "ddp",
-            "activation_checkpointing": "off",
             "optim": {**optim, "schedule": "constant", "warmup_ratio": 0.0},
             "max_steps": len(task.batches),
             "precision": recipe.precision,
-            "evaluation": {"every": "never"},
-            "checkpoint": {"every": "never"},
             "seed": recipe.seed,
         }
     )

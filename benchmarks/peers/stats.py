@@ -16,10 +16,7 @@ Losses = Sequence[float]
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a contender's losses are from the reference's on the same examples, as shares of the reference's.
-
-    The means decide: single steps of a bf16 run wander.
-    """
+    """How far losses are from the reference's, as shares of it. Means decide: single steps of a bf16 run wander."""
 
     per_step: tuple[float, ...]
     mean_loss: float
@@ -87,6 +84,5 @@ def speed_ratios(summaries: Sequence[Summary], baseline: str | None) -> dict[str
 
 def fastest(summaries: Sequence[Summary], prefix: str) -> str | None:
     """The fastest contender that counts among those whose name starts with `prefix`."""
-    counting = [s for s in summaries if s.counts and s.contender.startswith(prefix)]
-    best = max(counting, key=lambda summary: summary.tokens_per_second["median"], default=None)
-    return None if best is None else best.contender
+    rates = {s.contender: s.tokens_per_second["median"] for s in summaries if s.counts}
+    return max((name for name in rates if name.startswith(prefix)), key=rates.__getitem__, default=None)

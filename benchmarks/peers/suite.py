@@ -67,13 +67,9 @@ class Peers(Suite):
     @contextmanager
     def measuring(self, options: Options) -> Iterator[Measure]:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-            task = Task(
-                model_folder=options.model_folder,
-                adapter_file=Path(folder) / "initial.safetensors",
-                batches=tuple(options.batches),
-                recipe=Recipe(),
-                threads=machine.usable_cores(),
-            )
+            adapter, threads = Path(folder) / "initial.safetensors", machine.usable_cores()
+            fixed: Any = {"model_folder": options.model_folder, "adapter_file": adapter, "threads": threads}
+            task = Task(**fixed, batches=tuple(options.batches), recipe=Recipe())
             write_initial_adapter(task.model_folder, task.recipe, task.adapter_file)
             yield lambda case, run, tick: measure(task, case, run, tick)
 
@@ -153,12 +149,11 @@ def notes(record: Record) -> list[str]:
     """What was trained on, and what the figures are; the same for all contenders."""
     data, best = record.config["data"]["tokens"], record.results["best_trl_mode"]
     return [
-        f"The same {data['examples']} examples of {data['tokens_per_example_mean']} tokens on average (median "
-        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}), batches, adapters and rate "
-        f"for all, in turn; {data['supervised_share']:.0%} supervised; padding a batch makes "
-        f"{data['padding_share_when_padded']:.0%} of it padding. A CPU says nothing about GPUs.",
-        "tokens/s: non-pad tokens of a step's examples over the seconds of that step; median over the measured steps "
-        f"of all repeats. A loss more than 0.5% from the plain loop's does not count. TRL's best mode: {best}.",
+        f"The same {data['examples']} examples for all, in turn: mean {data['tokens_per_example_mean']} tokens, median "
+        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}, "
+        f"{data['supervised_share']:.0%} supervised, {data['padding_share_when_padded']:.0%} padding where padded.",
+        "tokens/s: non-pad tokens of a step over its seconds, median over all repeats. A loss more than 0.5% from the "
+        f"plain loop's does not count. TRL's best mode: {best}. A CPU says nothing about GPUs.",
     ]
 
 

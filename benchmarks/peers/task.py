@@ -84,9 +84,7 @@ def contender(train: Callable[[Task, StepClock], None]) -> Callable[[Mapping[str
 
 def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path) -> None:
     """Draw lora_A [r, in_features] fp32 for every target module, uniform in ±1/√in_features as peft does, and save it.
-
-    Only the model's shapes are needed: it is built on the meta device, without weights.
-    """
+    Only the model's shapes are needed: it is built on the meta device, without weights."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -103,10 +101,7 @@ def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path)
 
 
 def load_initial_adapter(model: Any, adapter_file: Path) -> None:
-    """Copy lora_A from the file into a peft model and clear lora_B.
-
-    Raises RuntimeError if the model's adapters are not exactly those of the file.
-    """
+    """Copy lora_A from the file into a peft model and clear lora_B; RuntimeError unless it has just these adapters."""
     import torch
     from safetensors.torch import load_file
 

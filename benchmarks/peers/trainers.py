@@ -115,10 +115,8 @@ def train_timed(trainer: Any, clock: StepClock) -> None:
 
 
 def shared_arguments(task: Task, output_folder: str) -> dict[str, Any]:
-    """The settings of the recipe in TrainingArguments' names, and nothing written or reported anywhere.
-
-    `sequential` keeps the batches in their fixed order. All else stays at the trainer's defaults.
-    """
+    """The recipe in TrainingArguments' names, and nothing written or reported anywhere. `sequential` keeps the batches
+    in their fixed order. All else stays at the trainer's defaults."""
     recipe = task.recipe
     given = {name: getattr(recipe, name) for name in ("learning_rate", "weight_decay", "max_grad_norm", "seed")}
     given |= {"adam_beta1": recipe.betas[0], "adam_beta2": recipe.betas[1], "adam_epsilon": recipe.eps}

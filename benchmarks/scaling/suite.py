@@ -75,8 +75,8 @@ class Scaling(TrainingSuite):
         points, config = efficiencies(records), records[0].config
         setting = (
             f"{config['model']}, {config['strategy']}, {config['precision']}, rows of {config['length']} tokens, "
-            f"{config['threads']} thread(s) a worker, all workers on one machine: no network is in these figures. "
-            "Efficiency is against the fastest single worker, round by round: median, least and most."
+            f"{config['threads']} thread(s) a worker, one machine and no network. Efficiency: against the fastest "
+            "single worker, round by round; median, least and most."
         )
         tables = [Table(COLUMNS, [point.cells() for point in points]), table(records)]
         return Section("Scaling", taken(records), tables, [chart(points)] if points else [], [setting, *notes(records)])

@@ -10,8 +10,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.train.errors import UserError
 from rich.console import Console
@@ -22,15 +21,11 @@ from .record import Record, Run, case_file, new_record, now, read_record, write_
 Tick = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One thing to measure. `config` decides it and is compared when a suite is resumed.
-
-    warmup: steps of a run that do not count
-    """
+class Case(NamedTuple):
+    """`config` decides what is measured and is compared when a suite is resumed; warmup: steps that do not count."""
 
     name: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
     warmup: int = 0
 
 

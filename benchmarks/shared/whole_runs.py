@@ -38,9 +38,9 @@ class Gemfleet:
         self.home, self.log, self._grace = home, folder / f"{home.name}.log", grace
         own = {"GEMFLEET_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         self.environment = {**os.environ, **own}
-        command = [*COMMAND, *arguments]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=log, stderr=log)
+            command, environment = [*COMMAND, *arguments], self.environment
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def __enter__(self) -> Gemfleet:
         return self

@@ -74,19 +74,21 @@ class TrainingCase(BaseModel):
 
     def train_config(self, model: str) -> TrainConfig:
         """As a run would be configured, at a constant rate and without an evaluation."""
+        optim, never = {"learning_rate": 2e-4, "schedule": "constant", "warmup_ratio": 0.0}, {"every": "never"}
         return TrainConfig.model_validate(
             {
+                **strategy_fields(self.strategy),
                 "model": model,
-                "data": {"train": "in memory", "eval_fraction": 0.0, "max_length": self.length},
-                "batch": {"global": self.examples, "micro": self.micro},
-                "optim": {"learning_rate": 2e-4, "schedule": "constant", "warmup_ratio": 0.0},
-                "max_steps": self.total_steps,
                 "precision": self.precision,
                 "quantization": self.quantization,
-                **strategy_fields(self.strategy),
+                "data": {"train": "in memory", "eval_fraction": 0.0, "max_length": self.length},
+                "batch": {"global": self.examples, "micro": self.micro},
+                "optim": optim,
+                "max_steps": self.total_steps,
                 "activation_checkpointing": self.checkpointing,
                 "compile": self.compile == "on",
-                **{name: {"every": "never"} for name in ("evaluation", "logging")},
+                "evaluation": never,
+                "logging": never,
                 "checkpoint": {"every": self.save_every or "never"},
             }
         )
