@@ -20,12 +20,12 @@ from gemfleet.benchmarks.shared.record import quantile
 from gemfleet.benchmarks.shared.whole_runs import Gemfleet
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 
-from .load import Result, put_load
+from .load import put_load
 
 RUN_ID = "bench-live"
 RUN = f"/api/v1/runs/{RUN_ID}"
 OTHER_RUNS, STEPS, EVENTS = 30, 2_000, 200
-STEP_SECONDS, MEMORY_SECONDS = 0.5, 10.0
+STEP_SECONDS = 0.5
 QUANTILES = {"p50_ms": 0.5, "p90_ms": 0.9, "p99_ms": 0.99, "max_ms": 1.0}
 CONFIG = "train:\n  model: demo\n  data: {train: demo}\n"
 # A record of the size and shape that rank 0 reports.
@@ -40,21 +40,27 @@ def measure_load(settings: Mapping[str, Any]) -> dict[str, Any]:
     """settings: `rate` (requests a second), `seconds`, `streams` (open beside them)."""
     with tempfile.TemporaryDirectory(prefix="bench-api-") as folder:
         home = Path(folder) / "home"
-        registry = fill(home)
+        registry, steps, memory = fill(home), [STEPS], list[int]()
         with Gemfleet(Path(folder), home, "serve", "--port", "0", grace=15) as server:
             url, _ = server.dashboard()
             process = psutil.Process(server.process.pid)
-            asyncio.run(put_load(url, paths(lambda: 1), 20.0, 3.0, 0, ""))  # imports and caches are warm after it
-            cpu, memory, steps = process.cpu_times(), [process.memory_info().rss], [STEPS]
-            live = repeated(STEP_SECONDS, lambda: write_step(registry, steps))
-            watch = repeated(MEMORY_SECONDS, lambda: memory.append(process.memory_info().rss))
-            with live, watch:
+            asyncio.run(put_load(url, paths(steps), 20.0, 3.0, 0, ""))  # imports and caches are warm after it
+            cpu = process.cpu_times()
+            with live_run(registry, steps, lambda: memory.append(process.memory_info().rss)):
                 load = settings["rate"], settings["seconds"], settings["streams"]
-                result = asyncio.run(put_load(url, paths(lambda: steps[-1]), *load, f"{RUN}/events"))
-            memory.append(process.memory_info().rss)
+                result = asyncio.run(put_load(url, paths(steps), *load, f"{RUN}/events"))
             used = process.cpu_times()
-    cores = (used.user + used.system - cpu.user - cpu.system) / settings["seconds"]
-    return figures(result, memory, cores, len(steps) - 1)
+    told = result.stream_events
+    summary = {
+        **times([seconds for kind in result.seconds.values() for seconds in kind]),
+        "failures": result.failures,
+        "server_cores": (used.user + used.system - cpu.user - cpu.system) / settings["seconds"],
+        "memory_mib": [round(size / 2**20, 1) for size in memory],
+        "streams": len(told),
+        "events_written": len(steps) - 1,
+        "events_told": {"least": min(told, default=0), "most": max(told, default=0)},
+    }
+    return {"summary": summary, "by_kind": {kind: times(seconds) for kind, seconds in result.seconds.items()}}
 
 
 def fill(home: Path) -> RunRegistry:
@@ -74,27 +80,19 @@ def fill(home: Path) -> RunRegistry:
     return registry
 
 
-def write_step(registry: RunRegistry, steps: list[int]) -> None:
-    """What a run writes with each step; the step becomes the last of `steps`."""
-    steps.append(steps[-1] + 1)
-    registry.add_metrics(RUN_ID, [step_record(steps[-1])])
-    registry.add_event(RUN_ID, "note", f"step {steps[-1]}")
-
-
-def step_record(step: int) -> dict[str, Any]:
-    return {**STEP_RECORD, "step": step, "epoch": step / 1000, "loss": 2.0 + 1.0 / step, "time": time.time()}
-
-
 @contextmanager
-def repeated(seconds: float, action: Callable[[], Any]) -> Iterator[None]:
-    """Carries the action out every so often while the block runs."""
+def live_run(registry: RunRegistry, steps: list[int], each_step: Callable[[], None]) -> Iterator[None]:
+    """Writes what a run of two steps a second would while the block runs; each step becomes the last of `steps`."""
     ended = threading.Event()
 
-    def repeat() -> None:
-        while not ended.wait(seconds):
-            action()
+    def write() -> None:
+        while not ended.wait(STEP_SECONDS):
+            steps.append(steps[-1] + 1)
+            registry.add_metrics(RUN_ID, [step_record(steps[-1])])
+            registry.add_event(RUN_ID, "note", f"step {steps[-1]}")
+            each_step()
 
-    thread = threading.Thread(target=repeat, daemon=True)
+    thread = threading.Thread(target=write, daemon=True)
     thread.start()
     try:
         yield
@@ -103,28 +101,17 @@ def repeated(seconds: float, action: Callable[[], Any]) -> Iterator[None]:
         thread.join()
 
 
-def paths(step: Callable[[], int]) -> list[tuple[str, Callable[[], str]]]:
+def step_record(step: int) -> dict[str, Any]:
+    return {**STEP_RECORD, "step": step, "epoch": step / 1000, "loss": 2.0 + 1.0 / step, "time": time.time()}
+
+
+def paths(steps: list[int]) -> list[tuple[str, Callable[[], str]]]:
     """What a dashboard or a platform asks for, again and again."""
     return [
         ("run", lambda: RUN),
-        ("metrics", lambda: f"{RUN}/metrics?since_step={max(0, step() - 20)}"),
+        ("metrics", lambda: f"{RUN}/metrics?since_step={steps[-1] - 20}"),
         ("events", lambda: f"{RUN}/events?after=100&limit=50"),
     ]
-
-
-def figures(result: Result, memory: list[int], cores: float, written: int) -> dict[str, Any]:
-    """written: events added while the load was on"""
-    told = result.stream_events
-    summary = {
-        **times([seconds for kind in result.seconds.values() for seconds in kind]),
-        "failures": result.failures,
-        "server_cores": cores,
-        "memory_mib": [round(size / 2**20, 1) for size in memory],
-        "streams": len(told),
-        "events_written": written,
-        "events_told": {"least": min(told, default=0), "most": max(told, default=0)},
-    }
-    return {"summary": summary, "by_kind": {kind: times(seconds) for kind, seconds in result.seconds.items()}}
 
 
 def times(seconds: list[float]) -> dict[str, float]:

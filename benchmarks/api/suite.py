@@ -54,10 +54,12 @@ class Api(Suite):
 
     def section(self, records: Sequence[Record]) -> Section:
         tables, notes = [], []
-        for record in (record for record in records if record.results):
-            found = record.results["summary"]
-            if "by_kind" in record.results:
-                rows = [_request(*kind) for kind in record.results["by_kind"].items()]
+        for results in (record.results for record in records if record.results):
+            found = results["summary"]
+            if "by_kind" in results:
+                rows = [
+                    [k, str(f["requests"]), *(f"{f[q]:.1f}" for q in QUANTILES)] for k, f in results["by_kind"].items()
+                ]
                 tables.append(Table(("request", "count", *QUANTILES), rows))
                 told, memory = found["events_told"], found["memory_mib"]
                 notes.append(
@@ -65,23 +67,18 @@ class Api(Suite):
                     f"{found['server_cores']:.2f} cores, {memory[0]:.0f} MiB before and {memory[-1]:.0f} MiB after."
                 )
             else:
-                rows = [
-                    [k, str(found[k]["steps"]), f"{1000 * found[k]['mean_seconds']:.1f}"] for k in ("watched", "alone")
-                ]
+                steps = {kind: found[kind] for kind in ("watched", "alone")}
+                rows = [[kind, str(f["steps"]), f"{1000 * f['mean_seconds']:.1f}"] for kind, f in steps.items()]
                 tables.append(Table(("a training step", "steps", "mean ms"), rows))
-                errors = (
-                    f"standard error {found['standard_error']:.2%}; of medians {found['slow_down_of_medians']:+.2%}"
+                error, of_medians = f"{found['standard_error']:.2%}", f"{found['slow_down_of_medians']:+.2%}"
+                notes.append(
+                    f"Watching costs a step {found['slow_down']:+.2%} (error {error}; of medians {of_medians})."
                 )
-                notes.append(f"Watching costs a step {found['slow_down']:+.2%} ({errors}).")
         return Section("The status API", taken(records), tables, notes=notes)
 
     def misses(self, records: Sequence[Record]) -> list[str]:
         failed = {record.case: record.results.get("summary", {}).get("failures", 0) for record in records}
         return [f"{case}: {count} requests failed" for case, count in failed.items() if count]
-
-
-def _request(kind: str, found: Mapping[str, Any]) -> list[str]:
-    return [kind, str(found["requests"]), *(f"{found[name]:.1f}" for name in QUANTILES)]
 
 
 SUITE = Api()

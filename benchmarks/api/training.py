@@ -11,10 +11,9 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median, variance
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.benchmarks.shared.whole_runs import WORKERS, Gemfleet, write_run
 from gemfleet.train.errors import UserError
@@ -35,8 +34,7 @@ TRAIN: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """A stretch of time, in seconds since the epoch, in which the run was watched or not."""
 
     watched: bool
@@ -79,10 +77,8 @@ def alternate(url: str, run_id: str, watched: bool) -> Segment:
 
 
 def summarise(steps: Sequence[Mapping[str, Any]], segments: Sequence[Segment]) -> dict[str, Any]:
-    """Step times within segments of each kind, and the slow-down: how much longer a watched step takes, as a share.
-
-    standard_error: of the slow-down, from the spread of single steps.
-    """
+    """Step times within segments of each kind, and the slow-down: how much longer a watched step takes, as a share; its
+    standard error comes from the spread of single steps."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for step in steps:
         began = step["time"] - step["step_seconds"]

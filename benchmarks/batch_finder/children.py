@@ -45,10 +45,7 @@ def accelerate(task: Mapping[str, Any], tell: Tell) -> None:
 
 
 def training(task: Mapping[str, Any], tell: Tell) -> None:
-    """The training loop as a run has it, with checkpoints and evaluations, on rows as bad as rows can be.
-
-    Tells its peak resident set and its steps.
-    """
+    """Training as a run has it, on rows as bad as rows can be; tells its peak resident set and its steps."""
     config, folder, work = _config(task), Path(task["model_folder"]), Path(task["work"])
     text = json.loads((folder / "config.json").read_text())
     vocabulary = int(text.get("text_config", text)["vocab_size"])

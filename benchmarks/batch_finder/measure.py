@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.benchmarks.shared.processes import in_ranks
 from gemfleet.train.batch_finder.finder import Variant, find_batch
@@ -23,8 +22,7 @@ SEARCHERS = ("gemfleet", "accelerate")
 THREADS = 2
 
 
-@dataclass(frozen=True)
-class Size:
+class Size(NamedTuple):
     """One size of the exhaustive measurement: tokens per second of its fastest pass, peak in bytes."""
 
     rows: int
@@ -33,10 +31,7 @@ class Size:
 
 
 def measure_all(settings: Mapping[str, Any], folder: Path, tell: Tell) -> dict[str, Any]:
-    """Every size; then for each cap both searches and training; at last what was chosen beside the best, in pairs.
-
-    settings: of the case; folder: of the model
-    """
+    """Every size; then for each cap both searches and training; at last what was chosen beside the best, in pairs."""
     length = {"train": "demo", "max_length": settings["max_length"]}
     fixed = {"batch": {"global": 64, "micro": "probe"}, "strategy": "ddp", "activation_checkpointing": "off"}
     config = TrainConfig.model_validate({"model": "demo", "data": length, **fixed})
@@ -58,7 +53,7 @@ def measure_all(settings: Mapping[str, Any], folder: Path, tell: Tell) -> dict[s
     for search, best in searches:
         mine = ratios[search["rows"], best]
         search |= {"of_best": median(mine), "ratios": mine}  # one disturbed repeat does not decide
-    return {"every_size": [asdict(size) for size in sizes], "under_caps": found}
+    return {"every_size": [size._asdict() for size in sizes], "under_caps": found}
 
 
 def cap_for(rows: int, sizes: Sequence[Size], margin: float) -> int:
@@ -101,10 +96,7 @@ def every_size(config: TrainConfig, folder: Path, largest: int, repeats: int, te
 
 
 def gemfleet_search(config: TrainConfig, folder: Path, largest: int, tell: Tell) -> dict[str, Any]:
-    """The finder as a run uses it, without its cache.
-
-    trials: sizes it tried; memory_trials: the most under one variant that looked for the limit
-    """
+    """The finder as a run uses it, without its cache. memory_trials: the most under one variant, to find the limit."""
     started = time.perf_counter()
     found = find_batch(
         [Variant(config.strategy)],

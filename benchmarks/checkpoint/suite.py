@@ -18,7 +18,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +97,18 @@ class Rank:
 
     def save(self, step: int) -> dict[str, float]:
         """Some steps, one with a save at its end, and the wait until this rank's half has arrived."""
+        from safetensors.torch import save_file
+
         self._timing = {"step": statistics.median(stand_in_step() for _ in range(PLAIN_STEPS))}
         self._meet(step)
         started = time.perf_counter()
         stand_in_step()
         done = time.perf_counter()
-        copied = {name: tensor.clone() for name, tensor in self._state.items()}
+        carried = [{name: tensor.clone() for name, tensor in self._state.items()}]
         taken = time.perf_counter()
-        self._uploads.save(step, partial(write, self._rank, copied), {})
+        self._uploads.save(step, lambda folder: save_file(carried.pop(), folder / f"rank-{self._rank}.safetensors"), {})
         ended = time.perf_counter()
         self._timing |= {"copy": taken - done, "hand_over": ended - taken, "save_step": ended - started}
-        del copied
         self._uploads.wait()
         return self._timing
 
@@ -134,19 +134,11 @@ def stand_in_step() -> float:
     return time.perf_counter() - started
 
 
-def write(rank: int, state: Mapping[str, Any], folder: Path) -> None:
-    from safetensors.torch import save_file
-
-    save_file(dict(state), folder / f"rank-{rank}.safetensors")
-
-
 def summary(
     size: int, timings: Sequence[Sequence[Mapping[str, float]]], plain: Sequence[float], memory: int
 ) -> dict[str, Any]:
-    """Medians over saves. `timings`: of each save, its ranks'; `plain`: the socket copy's seconds before each save.
-
-    An upload counts as long as any rank sends, by the clock that processes share.
-    """
+    """Medians over saves. `timings`: of each save, its ranks'; `plain`: the socket copy's seconds before each save. An
+    upload counts as long as any rank sends, by the clock that processes share."""
     uploads = [sending_seconds([(rank["began"], rank["ended"]) for rank in save]) for save in timings]
     every = [rank for save in timings for rank in save]
     upload, copy = statistics.median(uploads), statistics.median(plain)

@@ -7,8 +7,7 @@ of the same round: what slows the machine for a while slows both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from gemfleet.benchmarks.shared.record import Record
@@ -21,8 +20,7 @@ CONFIDENCE = 0.95
 THRESHOLD = 0.03  # less than this is called noise however sure it is
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """ratio: time of a step in B over A's, above 1 where B is slower; low, high: its confidence interval.
 
     paired: whether runs were taken in turn; runs: of A and B

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from gemfleet.benchmarks.shared.record import read_records
@@ -41,7 +40,7 @@ class Compare:
         verdicts = [judge(a, b, options.threshold) for a, b in pairs]
         table = Table(COLUMNS, [verdict.cells() for verdict in verdicts])
         print_section(report_console(), Section("B against A", "", [table], notes=notes(verdicts, alone)))
-        print(json.dumps({"verdicts": [asdict(verdict) for verdict in verdicts], "not_compared": alone}))
+        print(json.dumps({"verdicts": [verdict._asdict() for verdict in verdicts], "not_compared": alone}))
         return 1 if any(verdict.outcome == "regressed" for verdict in verdicts) else 0
 
 

@@ -7,28 +7,45 @@ import random
 import signal
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemfleet.cluster.registry.run_registry import RunRegistry
 
 WATCHDOG_SECONDS = 8.0
 
 
-@dataclass(frozen=True)
-class Scene:
-    """A run in the middle of training, and the process of the command that started it."""
+class Scene(NamedTuple):
+    """A run in the middle of training, and the process of the command that started it; what can be done to them."""
 
     registry: RunRegistry
     run_id: str
     command: subprocess.Popen[bytes]
     chance: random.Random
 
-    def signal_a_rank(self, number: signal.Signals) -> None:
+    def kill_rank(self, number: int = signal.SIGKILL) -> None:
         os.kill(self.chance.choice(self.registry.ranks(self.run_id))["pid"], number)
 
+    def stop_rank(self) -> None:
+        """The rank hangs; its watchdog finds it and ends it."""
+        self.kill_rank(signal.SIGSTOP)
 
-@dataclass(frozen=True)
-class Fault:
+    def kill_driver(self) -> None:
+        self.command.kill()
+        self.command.wait()
+        self.registry.mark_interrupted()  # as the next command on the head does
+
+    def terminate(self) -> None:
+        """As `ray job stop` does: a checkpoint after the current step, then the end."""
+        self.command.terminate()
+        self.command.wait()
+
+    def kill_store(self) -> None:
+        import ray
+
+        ray.kill(ray.get_actor(f"gemfleet-store-{self.run_id}", namespace="gemfleet"), no_restart=False)
+
+
+class Fault(NamedTuple):
     """cause: None where nothing is done; resumes: a person then says `gemfleet resume`;
     restarts: ranks go on from a checkpoint; settings: of the run."""
 
@@ -38,41 +55,13 @@ class Fault:
     settings: tuple[str, ...] = ()
 
 
-def kill_rank(scene: Scene) -> None:
-    scene.signal_a_rank(signal.SIGKILL)
-
-
-def stop_rank(scene: Scene) -> None:
-    """The rank hangs; its watchdog finds it and ends it."""
-    scene.signal_a_rank(signal.SIGSTOP)
-
-
-def kill_driver(scene: Scene) -> None:
-    scene.command.kill()
-    scene.command.wait()
-    scene.registry.mark_interrupted()  # as the next command on the head does
-
-
-def terminate(scene: Scene) -> None:
-    """As `ray job stop` does: a checkpoint after the current step, then the end."""
-    scene.command.terminate()
-    scene.command.wait()
-
-
-def kill_store(scene: Scene) -> None:
-    import ray
-
-    store = ray.get_actor(f"gemfleet-store-{scene.run_id}", namespace="gemfleet")
-    ray.kill(store, no_restart=False)
-
-
 UNDISTURBED = "undisturbed"
 WATCHDOG = tuple(f"cluster.watchdog.{phase}_s={WATCHDOG_SECONDS}" for phase in ("step", "evaluate", "save"))
 FAULTS = {
     UNDISTURBED: Fault(),
-    "rank-killed": Fault(kill_rank),
-    "rank-hangs": Fault(stop_rank, settings=WATCHDOG),
-    "driver-killed": Fault(kill_driver, resumes=True),
-    "terminated": Fault(terminate, resumes=True),
-    "store-killed": Fault(kill_store, restarts=False),
+    "rank-killed": Fault(Scene.kill_rank),
+    "rank-hangs": Fault(Scene.stop_rank, settings=WATCHDOG),
+    "driver-killed": Fault(Scene.kill_driver, resumes=True),
+    "terminated": Fault(Scene.terminate, resumes=True),
+    "store-killed": Fault(Scene.kill_store, restarts=False),
 }

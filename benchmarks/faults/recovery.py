@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from gemfleet.cluster.registry.run_registry import RunRegistry
 
 RESUME_WORDS = "training goes on from "
 
 
-@dataclass(frozen=True)
-class Recovery:
+class Recovery(NamedTuple):
     """resumed: a checkpoint's name, or that it began at step 0; seconds: from the fault to the step after that."""
 
     resumed: str

@@ -13,18 +13,16 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gemfleet.benchmarks.shared.record import median
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
 from gemfleet.benchmarks.shared.suite import Add, Case, Measure, Options, Record, Run, Suite, Tick, names, positive
-from gemfleet.benchmarks.shared.whole_runs import STEPS_PER_EPOCH, WORKERS, Gemfleet, local_cluster, tiny_run
+from gemfleet.benchmarks.shared.whole_runs import STEPS_PER_EPOCH, WORKERS, Gemfleet, tiny_runs
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 
@@ -52,15 +50,14 @@ class Faults(Suite):
     @contextmanager
     def measuring(self, options: Options) -> Iterator[Measure]:
         """Each run has its fault at a moment that its case and round decide."""
-        with local_cluster() as address, tempfile.TemporaryDirectory(prefix="bench-faults-") as folder:
-            config = tiny_run(Path(folder), address, options.epochs, SAVE_EVERY)
+        with tiny_runs(options.epochs, SAVE_EVERY) as folder:
 
             def measure(case: Case, run: Run, tick: Tick) -> None:
                 chance = random.Random(f"{case.name} {run.repeat}")
                 step = chance.randint(2 * SAVE_EVERY, options.epochs * STEPS_PER_EPOCH // 2)
-                home = config.parent / f"home-{case.name}-{run.repeat}"
                 try:
-                    run.facts = whole_run(config.parent, home, FAULTS[case.name], step, chance)
+                    home = folder / f"home-{case.name}-{run.repeat}"
+                    run.facts = whole_run(folder, home, FAULTS[case.name], step, chance)
                 except StopIteration:
                     raise UserError("training did not go on") from None
 
@@ -132,7 +129,7 @@ def whole_run(folder: Path, home: Path, fault: Fault, step: int, chance: random.
 def cost(registry: RunRegistry, run_id: str, fault: Fault, at: float, last: int) -> dict[str, Any]:
     """Recovery and steps lost; where ranks are not restarted, the seconds to the next checkpoint."""
     if fault.restarts:
-        return asdict(recovery_of(registry, run_id, at, last))
+        return recovery_of(registry, run_id, at, last)._asdict()
     after = next(entry for entry in registry.checkpoints(run_id) if entry["created_at"] > at)
     return {"resumed": "-", "steps_lost": 0, "seconds": after["created_at"] - at}
 
@@ -141,14 +138,10 @@ def cells(record: Record) -> list[str]:
     found = record.results
     if "effective_time_ratio" not in found:
         return [record.case, *["-"] * 5, "failed"]
-    return [
-        record.case,
-        *(f"{found[name]:.1f}" if name in found else "-" for name in ("recovery_seconds", "recovery_seconds_worst")),
-        str(found.get("steps_lost_worst", "-")),
-        f"{found['training_seconds']:.1f}",
-        f"{found['effective_time_ratio']:.1%}",
-        "the same" if found["same_adapter"] else "differs",
-    ]
+    recovery = [found.get("recovery_seconds", "-"), found.get("recovery_seconds_worst", "-")]
+    costs = [f"{value:.1f}" if isinstance(value, float) else value for value in (*recovery, found["training_seconds"])]
+    end = [f"{found['effective_time_ratio']:.1%}", "the same" if found["same_adapter"] else "differs"]
+    return [record.case, *costs[:2], str(found.get("steps_lost_worst", "-")), costs[2], *end]
 
 
 SUITE = Faults()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from typing import Any
 from gemfleet.benchmarks.shared.record import median, spread
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
 from gemfleet.benchmarks.shared.suite import Case, Measure, Options, Record, Run, Suite, Tick
-from gemfleet.benchmarks.shared.whole_runs import COMMAND, WORKERS, Gemfleet, local_cluster, tiny_run
+from gemfleet.benchmarks.shared.whole_runs import COMMAND, WORKERS, Gemfleet, tiny_runs
 from gemfleet.train.errors import UserError
 
 TARGET_SECONDS = 25.0
@@ -49,12 +48,11 @@ class Launch(Suite):
     def measuring(self, options: Options) -> Iterator[Measure]:
         """One launch and one resume of it make a round, whichever case comes first in it."""
         rounds: dict[int, dict[str, Run]] = {}
-        with local_cluster() as address, tempfile.TemporaryDirectory(prefix="bench-launch-") as folder:
-            tiny_run(Path(folder), address, EPOCHS, "never")
+        with tiny_runs(EPOCHS, "never") as folder:
 
             def measure(case: Case, run: Run, tick: Tick) -> None:
                 if run.repeat not in rounds:
-                    rounds[run.repeat] = one_round(Path(folder), Path(folder) / f"home-{run.repeat}", run)
+                    rounds[run.repeat] = one_round(folder, folder / f"home-{run.repeat}", run)
                 found = rounds[run.repeat][case.name]
                 run.step_seconds, run.facts, run.error = found.step_seconds, found.facts, found.error
 
@@ -114,9 +112,7 @@ def breakdown(
     started: float, events: Sequence[Mapping[str, Any]], ranks_ready: float, first_step: float
 ) -> dict[str, float]:
     """Seconds of each phase, in order; they add up to `first_step - started`. All moments are seconds since the epoch.
-
-    events: the run's, of which those that enter a state after `started` count, each state once
-    """
+    Of the run's events those count that enter a state after `started`, each state once."""
     entered: dict[str, float] = {}
     for event in events:
         if event["kind"] == "state" and event["time"] >= started:

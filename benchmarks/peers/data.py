@@ -52,10 +52,8 @@ Batch = tuple[Example, ...]
 
 
 def tokenise(tokenizer: Any, prompt: str, completion: str) -> Example:
-    """Tokenise prompt and completion as one text that ends with the end-of-sequence token.
-
-    The targets start where the text's tokens leave those of the prompt alone, which is TRL's rule too.
-    """
+    """Prompt and completion as one text that ends with the end-of-sequence token. The targets start where the text's
+    tokens leave those of the prompt alone, which is TRL's rule too."""
     text_ids = tokenizer(prompt + completion + tokenizer.eos_token)["input_ids"]
     prompt_ids = tokenizer(prompt)["input_ids"]
     shared = takewhile(lambda pair: pair[0] == pair[1], zip(prompt_ids, text_ids, strict=False))
@@ -105,6 +103,8 @@ def describe_batches(batches: Sequence[Batch]) -> dict[str, Any]:
     """As the records keep it, so that a reader can judge how typical the examples are."""
     return {
         "source": "question-answer rows of chatterbot-corpus",
+        "prompt": PROMPT,
+        "shortest_answer_tokens": SHORTEST_ANSWER,
         "tokens": token_statistics(batches),
         "tokens_per_step": [batch_tokens(batch) for batch in batches],
         "supervised_tokens_per_step": [batch_supervised_tokens(batch) for batch in batches],
@@ -116,11 +116,9 @@ def token_statistics(batches: Sequence[Batch]) -> dict[str, float]:
     lengths, supervised = [e.tokens for e in examples], [e.supervised_tokens for e in examples]
     return {
         "examples": len(examples),
-        "tokens": sum(lengths),
         "tokens_per_example_mean": round(mean(lengths), 1),
         "tokens_per_example_median": median(lengths),
         "tokens_per_example_max": max(lengths),
-        "supervised_tokens_per_example_mean": round(mean(supervised), 1),
         "supervised_share": round(sum(supervised) / sum(lengths), 4),
         "padding_share_when_padded": round(1 - sum(lengths) / sum(padded_tokens(batch) for batch in batches), 4),
     }

@@ -17,11 +17,12 @@ from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.strategies import build_strategy
 
 from .data import Batch, batch_supervised_tokens, batch_tokens
-from .task import StepClock, Task, load_initial_adapter, lora_config
+from .task import StepClock, Task, contender, load_initial_adapter, lora_config
 
 DEFAULT_MAX_LENGTH = 1024
 
 
+@contender
 def train_gemfleet(task: Task, clock: StepClock) -> None:
     """One rank; each batch's examples are laid end to end in one row."""
     config = train_config(task)
@@ -40,22 +41,20 @@ def train_gemfleet(task: Task, clock: StepClock) -> None:
 
 def train_config(task: Task) -> TrainConfig:
     """The recipe in gemfleet's own terms."""
-    recipe, longest = task.recipe, max(batch_tokens(batch) for batch in task.batches)
+    recipe, longest, never = task.recipe, max(batch_tokens(batch) for batch in task.batches), {"every": "never"}
     optim = {name: getattr(recipe, name) for name in ("learning_rate", "weight_decay", "betas", "eps", "max_grad_norm")}
     lora = {"r": recipe.lora_r, "alpha": float(recipe.lora_alpha), "target_modules": list(recipe.target_modules)}
+    fixed = {"strategy": "ddp", "activation_checkpointing": "off", "evaluation": never, "checkpoint": never}
     return TrainConfig.model_validate(
         {
+            **fixed,
             "model": str(task.model_folder),
             "data": {"train": "in memory", "eval_fraction": 0.0, "max_length": max(DEFAULT_MAX_LENGTH, longest)},
             "lora": {**lora, "dropout": 0.0},
             "batch": {"global": len(task.batches[0]), "micro": 1},
-            "strategy": "ddp",
-            "activation_checkpointing": "off",
             "optim": {**optim, "schedule": "constant", "warmup_ratio": 0.0},
             "max_steps": len(task.batches),
             "precision": recipe.precision,
-            "evaluation": {"every": "never"},
-            "checkpoint": {"every": "never"},
             "seed": recipe.seed,
         }
     )
@@ -72,18 +71,14 @@ def step_rows(batch: Batch) -> StepRows:
     return StepRows(rows, len(batch), batch_tokens(batch), batch_supervised_tokens(batch))
 
 
+@contender
 def train_plain(task: Task, clock: StepClock) -> None:
     """Padded batch, full logits, transformers' own loss, AdamW."""
     recipe, model = task.recipe, load_peft_model(task)
     model.train()
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    rates: dict[str, Any] = {
-        "lr": recipe.learning_rate,
-        "betas": recipe.betas,
-        "eps": recipe.eps,
-        "weight_decay": recipe.weight_decay,
-    }
-    optimizer = torch.optim.AdamW(parameters, **rates)
+    rate, decay = recipe.learning_rate, recipe.weight_decay
+    optimizer = torch.optim.AdamW(parameters, rate, recipe.betas, recipe.eps, weight_decay=decay)
     clock.start()
     for batch in task.batches:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=recipe.precision == "bf16"):

@@ -10,11 +10,13 @@ from gemfleet.benchmarks.shared.record import Run, median, spread
 
 LOSS_TOLERANCE = 0.005
 REFERENCE = "plain"
+Counts = Sequence[int]
+Losses = Sequence[float]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a contender's losses are from the reference's on the same examples, as shares of the reference's."""
+    """How far losses are from the reference's, as shares of it. Means decide: single steps of a bf16 run wander."""
 
     per_step: tuple[float, ...]
     mean_loss: float
@@ -36,7 +38,7 @@ class Summary:
     step_seconds: Mapping[str, float]
     peak_rss_bytes: int
     parity: Parity | None
-    errors: tuple[str, ...] = ()
+    errors: tuple[str, ...]
 
     @property
     def counts(self) -> bool:
@@ -45,22 +47,14 @@ class Summary:
 
 
 def loss_parity(losses: Sequence[float], reference: Sequence[float]) -> Parity:
-    """Compare step by step, then as means, which is what decides: single steps of a bf16 run wander.
-
-    Both sequences hold the mean loss of the same examples at the same step. Raises ValueError if their lengths differ.
-    """
+    """Both sequences hold the mean loss of the same examples at the same step. ValueError if their lengths differ."""
     per_step = tuple(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(losses, reference, strict=True))
     mean, reference_mean = math.fsum(losses) / len(losses), math.fsum(reference) / len(reference)
     return Parity(per_step, mean, abs(mean - reference_mean) / abs(reference_mean))
 
 
 def summarise(
-    contender: str,
-    runs: Sequence[Run],
-    warmup: int,
-    tokens: Sequence[int],
-    supervised: Sequence[int],
-    reference: Sequence[float] | None,
+    contender: str, runs: Sequence[Run], warmup: int, tokens: Counts, supervised: Counts, reference: Losses | None
 ) -> Summary:
     """Put the measured steps of all repeats together.
 
@@ -69,19 +63,16 @@ def summarise(
     """
     done = [run for run in runs if run.error is None]
     steps = [(i, seconds) for run in done for i, seconds in enumerate(run.step_seconds) if i >= warmup]
-    parity = None
-    if done and reference is not None:
-        # Every repeat trains the same; the one farthest off speaks for the contender (not a number: farther than any).
-        candidates = [loss_parity(run.losses, reference) for run in done]
-        parity = max(candidates, key=lambda p: math.inf if math.isnan(p.mean_difference) else p.mean_difference)
+    # Every repeat trains the same; the one farthest off speaks for the contender (not a number: farther than any).
+    apart = [loss_parity(run.losses, reference) for run in done] if reference is not None else []
     return Summary(
-        contender=contender,
-        tokens_per_second=spread([tokens[i] / seconds for i, seconds in steps]),
-        supervised_tokens_per_second=median([supervised[i] / seconds for i, seconds in steps]),
-        step_seconds=spread([seconds for _, seconds in steps]),
-        peak_rss_bytes=max((int(run.facts["peak_rss_bytes"]) for run in done), default=0),
-        parity=parity,
-        errors=tuple(run.error for run in runs if run.error is not None),
+        contender,
+        spread([tokens[i] / seconds for i, seconds in steps]),
+        median([supervised[i] / seconds for i, seconds in steps]),
+        spread([seconds for _, seconds in steps]),
+        max((int(run.facts["peak_rss_bytes"]) for run in done), default=0),
+        max(apart, key=lambda p: p.mean_difference if p.mean_difference < math.inf else math.inf, default=None),
+        tuple(run.error for run in runs if run.error is not None),
     )
 
 
@@ -93,6 +84,5 @@ def speed_ratios(summaries: Sequence[Summary], baseline: str | None) -> dict[str
 
 def fastest(summaries: Sequence[Summary], prefix: str) -> str | None:
     """The fastest contender that counts among those whose name starts with `prefix`."""
-    counting = [s for s in summaries if s.counts and s.contender.startswith(prefix)]
-    best = max(counting, key=lambda summary: summary.tokens_per_second["median"], default=None)
-    return None if best is None else best.contender
+    rates = {s.contender: s.tokens_per_second["median"] for s in summaries if s.counts}
+    return max((name for name in rates if name.startswith(prefix)), key=rates.__getitem__, default=None)

@@ -25,11 +25,19 @@ from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, Tabl
 from gemfleet.benchmarks.shared.suite import Add, Case, Measure, Options, Record, Run, Suite, Tick, names, positive
 from gemfleet.train.errors import UserError
 
-from .contenders import CONTENDERS
-from .data import PROMPT, SHORTEST_ANSWER, batch_tokens, describe_batches, load_batches
+from .data import batch_tokens, describe_batches, load_batches
 from .stats import REFERENCE, fastest, speed_ratios, summarise
 from .task import Recipe, Task, write_initial_adapter
 
+# Each contender's function, in a module that is imported only in the process that runs it, and what it does.
+CONTENDERS = {
+    "gemfleet": ("loops:train_gemfleet", "packed rows, loss at supervised positions only, in chunks"),
+    "trl-default": ("trainers:train_trl_default", "TRL SFTTrainer with its defaults"),
+    "trl-packed": ("trainers:train_trl_packed", "TRL SFTTrainer, packing (bfd, padding-free)"),
+    "trl-best": ("trainers:train_trl_best", "TRL SFTTrainer, packing, bf16 weights, no activation checkpointing"),
+    "transformers-trainer": ("trainers:train_transformers", "transformers Trainer, padded, full logits"),
+    "plain": ("loops:train_plain", "PyTorch loop, padded, full logits; the reference for losses"),
+}
 COLUMNS = (
     *("trainer", "tokens/s", "p10-p90", "s/step", "peak GiB", "mean loss", "loss apart"),
     *("over TRL's default", "over TRL's best"),
@@ -45,32 +53,24 @@ class Peers(Suite):
         add("--steps", type=positive, default=6, help="measured steps of a repeat (default: 6)")
         add("--warmup", type=positive, default=2, help="unmeasured steps before them (default: 2)")
         add("--batch", type=positive, default=4, help="examples in a step (default: 4)")
-        add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
         add("--model-folder", type=Path, help="weights of a Gemma 3 (default: the packaged 270M)")
 
     def cases(self, options: Options) -> Sequence[Case]:
         contenders, given = chosen_contenders(options.contenders), options.model_folder
         options.model_folder = given.resolve() if given else packaged()
         options.batches = load_batches(options.model_folder, options.batch, options.warmup + options.steps)
-        config = {
-            "model": given.name if given else PACKAGED,
-            "device": "cpu",
-            "batch": options.batch,
-            "warmup_steps": options.warmup,
-            "measured_steps": options.steps,
-            "threads": options.threads,
-            "recipe": Recipe().model_dump(mode="json"),
-            "data": {"prompt": PROMPT, "shortest_answer_tokens": SHORTEST_ANSWER, **describe_batches(options.batches)},
-        }
+        config = {name: getattr(options, name) for name in ("batch", "warmup", "steps")}
+        config |= {"model": given.name if given else PACKAGED, "device": "cpu", "threads": machine.usable_cores()}
+        config |= {"recipe": Recipe().model_dump(mode="json"), "data": describe_batches(options.batches)}
         return [contender_case(name, config, options.warmup) for name in contenders]
 
     @contextmanager
     def measuring(self, options: Options) -> Iterator[Measure]:
         with tempfile.TemporaryDirectory(prefix="peers-") as folder:
-            adapter, shared = Path(folder) / "initial.safetensors", {"recipe": Recipe(), "threads": options.threads}
-            shared |= {"model_folder": options.model_folder, "adapter_file": adapter}
-            write_initial_adapter(options.model_folder, Recipe(), adapter)
-            task = Task(batches=tuple(options.batches), **shared)
+            adapter, threads = Path(folder) / "initial.safetensors", machine.usable_cores()
+            fixed: Any = {"model_folder": options.model_folder, "adapter_file": adapter, "threads": threads}
+            task = Task(**fixed, batches=tuple(options.batches), recipe=Recipe())
+            write_initial_adapter(task.model_folder, task.recipe, task.adapter_file)
             yield lambda case, run, tick: measure(task, case, run, tick)
 
     def results(self, record: Record) -> dict[str, Any]:
@@ -86,13 +86,11 @@ class Peers(Suite):
             summaries.append(summarise(record.case, record.runs, record.warmup, *counts, reference))
         best = fastest(summaries, "trl-")
         over_default, over_best = speed_ratios(summaries, "trl-default"), speed_ratios(summaries, best)
-        found = []
         for record, summary in zip(records, summaries, strict=True):
             ratios = {"ratio_to_trl_default": over_default.get(record.case), "best_trl_mode": best}
             ratios["ratio_to_best_trl"] = over_best.get(record.case)
-            results = {**asdict(summary), "counts": summary.counts, **ratios}
-            found.append(record.model_copy(update={"results": results}))
-        return found
+            record.results = {**asdict(summary), "counts": summary.counts, **ratios}
+        return records
 
     def section(self, records: Sequence[Record]) -> Section:
         ordered = sorted(records, key=lambda record: -record.results["tokens_per_second"]["median"])
@@ -108,29 +106,22 @@ class Peers(Suite):
         table = Table(COLUMNS, [cells(record) for record in ordered])
         return Section("Beside other trainers", taken(records), [table], charts, notes(ordered[0]))
 
-    def summary(self, records: Sequence[Record]) -> dict[str, Any]:
-        names = ("ratio_to_trl_default", "ratio_to_best_trl", "counts")
-        found = {record.case: record.results for record in records}
-        rates = {case: results["tokens_per_second"]["median"] for case, results in found.items()}
-        return {"results": {c: {"tokens_per_second": rates[c], **{n: found[c][n] for n in names}} for c in found}}
-
 
 def measure(task: Task, case: Case, run: Run, tick: Tick) -> None:
     """The contender in a fresh process."""
-    values = {"contender": case.name, "task": task.model_dump(mode="json")}
-    target = "gemfleet.benchmarks.peers.contenders:run_contender"
-    run_steps(run, len(task.batches), tick, target, values, threads=task.threads)
+    target = f"gemfleet.benchmarks.peers.{CONTENDERS[case.name][0]}"
+    run_steps(run, len(task.batches), tick, target, task.model_dump(mode="json"), threads=task.threads)
     run.tokens = [batch_tokens(batch) for batch in task.batches]
 
 
 def contender_case(name: str, config: dict[str, Any], warmup: int) -> Case:
-    return Case(name, {**config, "contender": CONTENDERS[name].summary}, warmup)
+    return Case(name, {**config, "contender": CONTENDERS[name][1]}, warmup)
 
 
 def chosen_contenders(asked: str) -> list[str]:
     """The contenders asked for, in order. Raises UserError for an unknown one, or for TRL where it is not installed."""
     chosen = names("--contenders", asked, tuple(CONTENDERS))
-    needs_trl = [name for name in chosen if CONTENDERS[name].needs_trl]
+    needs_trl = [name for name in chosen if name.startswith("trl-")]
     if needs_trl and find_spec("trl") is None:
         raise UserError(
             f"{', '.join(needs_trl)} need TRL, which is not installed: run pip install 'gemfleet[bench]', "
@@ -158,12 +149,11 @@ def notes(record: Record) -> list[str]:
     """What was trained on, and what the figures are; the same for all contenders."""
     data, best = record.config["data"]["tokens"], record.results["best_trl_mode"]
     return [
-        f"The same {data['examples']} examples of {data['tokens_per_example_mean']} tokens on average (median "
-        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}), batches, adapters and rate "
-        f"for all, in turn; {data['supervised_share']:.0%} supervised; padding a batch makes "
-        f"{data['padding_share_when_padded']:.0%} of it padding. A CPU says nothing about GPUs.",
-        "tokens/s: non-pad tokens of a step's examples over the seconds of that step; median over the measured steps "
-        f"of all repeats. A loss more than 0.5% from the plain loop's does not count. TRL's best mode: {best}.",
+        f"The same {data['examples']} examples for all, in turn: mean {data['tokens_per_example_mean']} tokens, median "
+        f"{data['tokens_per_example_median']}, longest {data['tokens_per_example_max']}, "
+        f"{data['supervised_share']:.0%} supervised, {data['padding_share_when_padded']:.0%} padding where padded.",
+        "tokens/s: non-pad tokens of a step over its seconds, median over all repeats. A loss more than 0.5% from the "
+        f"plain loop's does not count. TRL's best mode: {best}. A CPU says nothing about GPUs.",
     ]
 
 

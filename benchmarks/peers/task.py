@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,11 +67,24 @@ class StepClock:
         self._last = time.perf_counter()
 
 
+def contender(train: Callable[[Task, StepClock], None]) -> Callable[[Mapping[str, Any], Tell], None]:
+    """Makes of a trainer what a process of its own calls with a task as JSON."""
+
+    def run(values: Mapping[str, Any], tell: Tell) -> None:
+        import torch
+        from gemfleet.train.device.memory import peak_resident_bytes
+
+        task = Task.model_validate({name: values[name] for name in Task.model_fields})
+        torch.set_num_threads(task.threads)
+        train(task, StepClock(tell))
+        tell({"facts": {"peak_rss_bytes": peak_resident_bytes()}})
+
+    return run
+
+
 def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path) -> None:
     """Draw lora_A [r, in_features] fp32 for every target module, uniform in ±1/√in_features as peft does, and save it.
-
-    Only the model's shapes are needed: it is built on the meta device, without weights.
-    """
+    Only the model's shapes are needed: it is built on the meta device, without weights."""
     import torch
     from safetensors.torch import save_file
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -88,10 +101,7 @@ def write_initial_adapter(model_folder: Path, recipe: Recipe, destination: Path)
 
 
 def load_initial_adapter(model: Any, adapter_file: Path) -> None:
-    """Copy lora_A from the file into a peft model and clear lora_B.
-
-    Raises RuntimeError if the model's adapters are not exactly those of the file.
-    """
+    """Copy lora_A from the file into a peft model and clear lora_B; RuntimeError unless it has just these adapters."""
     import torch
     from safetensors.torch import load_file
 

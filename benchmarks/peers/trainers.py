@@ -13,9 +13,10 @@ from transformers import TrainerCallback
 
 from .data import batch_tokens
 from .loops import DEFAULT_MAX_LENGTH, load_peft_model
-from .task import StepClock, Task, load_initial_adapter, lora_config
+from .task import StepClock, Task, contender, load_initial_adapter, lora_config
 
 
+@contender
 def train_transformers(task: Task, clock: StepClock) -> None:
     """Padded batches, with its own optimizer, collator and loss."""
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
@@ -32,6 +33,7 @@ def train_transformers(task: Task, clock: StepClock) -> None:
         train_timed(Trainer(model=load_peft_model(task), args=arguments, **data), clock)
 
 
+@contender
 def train_trl_default(task: Task, clock: StepClock) -> None:
     """Only the batch, LoRA, precision, rate, seed and step count are given; prompt and completion go in as text."""
     examples = [example for batch in task.batches for example in batch]
@@ -45,11 +47,13 @@ def train_trl_default(task: Task, clock: StepClock) -> None:
         train_timed(trainer, clock)
 
 
+@contender
 def train_trl_packed(task: Task, clock: StepClock) -> None:
     """Packing by best-fit decreasing, which makes TRL padding-free; the rest as it comes."""
     _train_packed(task, clock)
 
 
+@contender
 def train_trl_best(task: Task, clock: StepClock) -> None:
     """Packing; weights held in bf16 instead of cast at each use; activations kept instead of computed twice."""
     dtype = "bfloat16" if task.recipe.precision == "bf16" else "float32"
@@ -111,23 +115,12 @@ def train_timed(trainer: Any, clock: StepClock) -> None:
 
 
 def shared_arguments(task: Task, output_folder: str) -> dict[str, Any]:
-    """The settings of the recipe in TrainingArguments' names, and nothing written or reported anywhere.
-
-    `sequential` keeps the batches in their fixed order. All else stays at the trainer's defaults.
-    """
+    """The recipe in TrainingArguments' names, and nothing written or reported anywhere. `sequential` keeps the batches
+    in their fixed order. All else stays at the trainer's defaults."""
     recipe = task.recipe
     given = {name: getattr(recipe, name) for name in ("learning_rate", "weight_decay", "max_grad_norm", "seed")}
-    adam = {"adam_beta1": recipe.betas[0], "adam_beta2": recipe.betas[1], "adam_epsilon": recipe.eps}
+    given |= {"adam_beta1": recipe.betas[0], "adam_beta2": recipe.betas[1], "adam_epsilon": recipe.eps}
+    steps: dict[str, Any] = {"per_device_train_batch_size": len(task.batches[0]), "max_steps": len(task.batches)}
+    steps |= {"lr_scheduler_type": "constant", "train_sampling_strategy": "sequential", "use_cpu": True}
     quiet = {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "dataloader_pin_memory": False}
-    return {
-        **given,
-        **adam,
-        **quiet,
-        "output_dir": output_folder,
-        "per_device_train_batch_size": len(task.batches[0]),
-        "max_steps": len(task.batches),
-        "lr_scheduler_type": "constant",
-        "bf16": recipe.precision == "bf16",
-        "train_sampling_strategy": "sequential",
-        "use_cpu": True,
-    }
+    return {**given, **steps, **quiet, "bf16": recipe.precision == "bf16", "output_dir": output_folder}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 from gemfleet.train.planning import SIZES, MemoryParts, ModelShape, Sharing, Workload, memory_per_rank
 from gemfleet.train.planning.options import Checkpointing, Dtype, SharingName
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -39,25 +36,22 @@ class Case:
         return Sharing(self.strategy, self.checkpointing, self.reshard)
 
     @property
-    def torch_dtype(self) -> torch.dtype:
+    def torch_dtype(self) -> Any:
         import torch
 
         return torch.bfloat16 if self.dtype == "bf16" else torch.float32
 
     @property
     def name(self) -> str:
-        cut = "" if self.layers is None else f"-{self.layers}layers"
-        recompute = "" if self.checkpointing == "off" else f"-{self.checkpointing}"
-        kept = "" if self.reshard else "-kept"
-        shared = "" if self.ranks == 1 else f"-{self.strategy}{kept}-{self.ranks}ranks"
-        return f"{self.size}{cut}-{self.dtype}-{self.length}x{self.micro}{recompute}{shared}"
+        parts = [self.size, *([] if self.layers is None else [f"{self.layers}layers"]), self.dtype]
+        parts += [f"{self.length}x{self.micro}", *([] if self.checkpointing == "off" else [self.checkpointing])]
+        kept = [] if self.reshard else ["kept"]
+        return "-".join([*parts, *([] if self.ranks == 1 else [self.strategy, *kept, f"{self.ranks}ranks"])])
 
     def shape(self) -> ModelShape:
         """Text only, cut to `layers`."""
-        whole = replace(SIZES[self.size], vision=None)
-        if self.layers is None:
-            return whole
-        return replace(whole, layers=self.layers, sliding_layers=self.layers - self.layers // 6)
+        layers = self.layers or SIZES[self.size].layers
+        return replace(SIZES[self.size], vision=None, layers=layers, sliding_layers=layers - layers // 6)
 
     def predicted(self) -> MemoryParts:
         """What the plan says of one rank on a CPU."""

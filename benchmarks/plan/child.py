@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from gemfleet.benchmarks.shared.processes import process_group
 from gemfleet.benchmarks.shared.random_base import random_model
+from gemfleet.benchmarks.training.case import strategy_fields
 from gemfleet.train.batch_finder.probes.probe import worst_rows
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.abilities import prepare_process
@@ -40,31 +41,24 @@ def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, int]], None]) 
             importlib.import_module(module)
         forget_resident_peak()  # that of importing
         baseline = resident_bytes()
-        strategy = build_strategy(config_of(case))
-        model = base_with_adapters(case, strategy, Path(task["weights"]))
+        config = config_of(case)
+        strategy = build_strategy(config)
+        if case.needs_files:  # read as training does; else each rank has them whole and makes them here
+            base = strategy.load_base(Path(task["weights"]), case.torch_dtype, torch.device("cpu"))
+            model = attach_lora(base, config.lora, config.seed, "random")
+        else:
+            model = random_model(case.shape(), case.torch_dtype)
         checkpoint_layers(model.layers, case.checkpointing)
         train(model, strategy, worst_rows(case.micro, case.length, case.shape().vocabulary))
         tell({"measured_bytes": peak_resident_bytes() - baseline, "baseline_bytes": baseline})
 
 
-def base_with_adapters(case: Case, strategy: Strategy, folder: Path) -> TrainableModel:
-    """Random weights: made here where each rank has them whole, else read from the folder as training does."""
-    if not case.needs_files:
-        return random_model(case.shape(), case.torch_dtype)
-    config = config_of(case)
-    base = strategy.load_base(folder, case.torch_dtype, torch.device("cpu"))
-    return attach_lora(base, config.lora, config.seed, "random")
-
-
 def config_of(case: Case) -> TrainConfig:
     """The configuration of a run that would share the work as the case does."""
-    fields: dict[str, object] = {"strategy": case.strategy}
-    if case.strategy == "fsdp2":
-        fields["fsdp2"] = {"reshard_after_forward": case.reshard}
-    if case.strategy.startswith("zero"):
-        fields = {"strategy": "deepspeed", "deepspeed": {"stage": int(case.strategy.removeprefix("zero"))}}
-    fields["activation_checkpointing"] = case.checkpointing
-    return TrainConfig.model_validate({"model": "random", "data": {"train": "none"}, **fields})
+    fields = strategy_fields(case.strategy)
+    fields |= {"fsdp2": {"reshard_after_forward": case.reshard}} if case.strategy == "fsdp2" else {}
+    given = {"model": "random", "data": {"train": "none"}, "activation_checkpointing": case.checkpointing}
+    return TrainConfig.model_validate({**given, **fields})
 
 
 def train(model: TrainableModel, strategy: Strategy, rows: PackedRows) -> None:

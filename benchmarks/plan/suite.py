@@ -22,7 +22,7 @@ from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, Run, Su
 from .cases import CASES
 
 TOLERANCE = 0.20
-PARTS = ("weights", "adapter state", "activations", "logits", "runtime")
+PARTS = ("weights", "activations", "logits", "runtime")
 COLUMNS = ("shape-dtype-length x rows", *(f"{part} GiB" for part in PARTS), "foretold GiB", "measured GiB", "error")
 
 
@@ -36,10 +36,8 @@ class Plan(Suite):
         add("--threads", type=positive, default=machine.usable_cores(), help="default: one per core")
 
     def cases(self, options: Options) -> Sequence[Case]:
-        return [
-            Case(name, {**asdict(CASES[name]), "threads": options.threads, "device": "cpu"})
-            for name in names("--cases", options.cases, tuple(CASES))
-        ]
+        fixed, chosen = {"threads": options.threads, "device": "cpu"}, names("--cases", options.cases, tuple(CASES))
+        return [Case(name, {**asdict(CASES[name]), **fixed}) for name in chosen]
 
     def measure(self, options: Options, case: Case, run: Run, tick: Tick) -> None:
         """One fresh process for each rank, which share the cores; the rank that takes most counts."""
@@ -64,9 +62,9 @@ class Plan(Suite):
 
     def section(self, records: Sequence[Record]) -> Section:
         good = [record for record in records if record.results]
-        cases = [record.case for record in good]
-        foretold = [record.results["predicted_bytes"]["total"] / GIB for record in good]
-        measured = [record.results["measured_bytes"] / GIB for record in good]
+        cases, found = [record.case for record in good], [record.results for record in good]
+        foretold = [results["predicted_bytes"]["total"] / GIB for results in found]
+        measured = [results["measured_bytes"] / GIB for results in found]
         series = [Series("foretold", cases, foretold), Series("measured", cases, measured)]
         chart = Chart("plan-memory", "Memory that the plan foretells", "bar", "", "GiB", series)
         note = "Measured: peak of the resident set beyond what it was once everything was imported. Random weights."
@@ -74,23 +72,18 @@ class Plan(Suite):
         return Section("The plan's memory", taken(records), [table], [chart] if good else [], [note])
 
     def misses(self, records: Sequence[Record]) -> list[str]:
-        off = {record.case: record.results["error"] for record in records if record.results}
-        return [
-            f"{case}: the prediction is off by {error:+.1%}" for case, error in off.items() if abs(error) > TOLERANCE
-        ]
+        off = {r.case: r.results["error"] for r in records if abs(r.results.get("error", 0.0)) > TOLERANCE}
+        return [f"{case}: the prediction is off by {error:+.1%}" for case, error in off.items()]
 
     def summary(self, records: Sequence[Record]) -> dict[str, Any]:
         errors: list[float] = [record.results["error"] for record in records if record.results]
-        worst = sorted(errors, key=abs)[-1] if errors else None
-        return {"cases": len(errors), "worst_error": None if worst is None else round(worst, 4)}
+        return {"cases": len(errors), "worst_error": sorted(errors, key=abs)[-1] if errors else None}
 
 
 def cells(record: Record) -> list[str]:
-    found, sizes = record.results, record.results["predicted_bytes"]
-    kept = sizes["activations"] + sizes["transient"]
-    state = sizes["adapters"] + sizes["gradients"] + sizes["optimizer"]
-    parts = (sizes["weights"], state, kept, sizes["logits"], sizes["runtime"], sizes["total"], found["measured_bytes"])
-    return [record.case, *(f"{part / GIB:.2f}" for part in parts), f"{found['error']:+.1%}"]
+    found = record.results
+    sizes = [*(found["predicted_bytes"][part] for part in (*PARTS, "total")), found["measured_bytes"]]
+    return [record.case, *(f"{size / GIB:.2f}" for size in sizes), f"{found['error']:+.1%}"]
 
 
 SUITE = Plan()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from gemfleet.benchmarks.shared.section import Chart, Series
+from gemfleet.benchmarks.shared.section import Chart
 
 INCHES, DOTS_PER_INCH = (9.0, 5.0), 110
 LONG_LABEL = 12  # characters above which labels are turned
@@ -55,15 +55,12 @@ def _bars(axes: Any, chart: Chart) -> None:
         beside = 0.0 if stacked else (number - (len(chart.series) - 1) / 2) * width
         places = [names.index(str(x)) + beside for x in series.x]
         bottom = [below[str(x)] for x in series.x] if stacked else None
-        axes.bar(places, series.y, width, bottom=bottom, label=series.name, yerr=_errors(series), capsize=3)
+        errors = None
+        if series.low is not None and series.high is not None:
+            ends = zip(series.y, series.low, series.high, strict=True)
+            errors = list(zip(*((y - low, high - y) for y, low, high in ends), strict=True))
+        axes.bar(places, series.y, width, bottom=bottom, label=series.name, yerr=errors, capsize=3)
         for x, y in zip(series.x, series.y, strict=True):
             below[str(x)] += y
     turned = len(names) > 3 and max(map(len, names)) > LONG_LABEL
     axes.set_xticks(range(len(names)), names, fontsize=8, **({"rotation": 25, "ha": "right"} if turned else {}))
-
-
-def _errors(series: Series) -> list[list[float]] | None:
-    if series.low is None or series.high is None:
-        return None
-    ends = zip(series.y, series.low, series.high, strict=True)
-    return [list(side) for side in zip(*((y - low, high - y) for y, low, high in ends), strict=True)]

@@ -37,7 +37,6 @@ class Report:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("folder", type=Path, metavar="DIR", help="records, in this folder and below it")
         parser.add_argument("--out", type=Path, help="folder of the report (default: DIR/report)")
-        parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
 
     def run(self, options: argparse.Namespace) -> int:
         """Write the report; the last line printed is JSON."""
@@ -51,8 +50,8 @@ class Report:
             pictures = {chart.name: png(chart) for section in found for chart in section.charts}
         for name, content in pictures.items():
             (out / f"{name}.png").write_bytes(content)
-        (out / "report.html").write_text(html_page(options.title, found, pictures), encoding="utf-8")
-        text = [f"# {options.title}", "", *(markdown(section, bool(pictures)) for section in found)]
+        (out / "report.html").write_text(html_page(TITLE, found, pictures), encoding="utf-8")
+        text = [f"# {TITLE}", "", *(markdown(section, bool(pictures)) for section in found)]
         (out / "report.md").write_text("\n".join(text), encoding="utf-8")
         names = [f"{name}.png" for name in pictures]
         print(json.dumps({"report": str(out / "report.html"), "sections": len(found), "pictures": names}))
@@ -82,7 +81,6 @@ def html_page(title: str, sections: Sequence[Section], pictures: Mapping[str, by
             if chart.name in pictures:
                 name, content = escape(chart.name), base64.b64encode(pictures[chart.name]).decode()
                 parts.append(f'<img id="{name}" alt="{escape(chart.title)}" src="data:image/png;base64,{content}">')
-                parts += [_note(chart.note)] if chart.note else []
     return "\n".join([*parts, "</body></html>\n"])
 
 

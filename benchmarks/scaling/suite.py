@@ -10,15 +10,13 @@ On a CPU a worker has one thread; several GPUs of one machine are used where the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.benchmarks.shared.models import REAL, SHAPES
 from gemfleet.benchmarks.shared.record import median
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
 from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
-from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
-from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
+from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase, TrainingSuite, resolved_device
 from gemfleet.benchmarks.training.figures import notes, table
 from gemfleet.train.errors import UserError
 
@@ -77,8 +75,8 @@ class Scaling(TrainingSuite):
         points, config = efficiencies(records), records[0].config
         setting = (
             f"{config['model']}, {config['strategy']}, {config['precision']}, rows of {config['length']} tokens, "
-            f"{config['threads']} thread(s) a worker, all workers on one machine: no network is in these figures. "
-            "Efficiency is against the fastest single worker, round by round: median, least and most."
+            f"{config['threads']} thread(s) a worker, one machine and no network. Efficiency: against the fastest "
+            "single worker, round by round; median, least and most."
         )
         tables = [Table(COLUMNS, [point.cells() for point in points]), table(records)]
         return Section("Scaling", taken(records), tables, [chart(points)] if points else [], [setting, *notes(records)])
@@ -87,8 +85,7 @@ class Scaling(TrainingSuite):
         return {"efficiency": {f"{p.mode}-{p.workers}": round(p.efficiency, 4) for p in efficiencies(records)}}
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """tokens_per_second: of the best micro-batch; efficiency: median over rounds, with the least and the most."""
 
     mode: str

@@ -27,17 +27,13 @@ MATRIX_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 def usable_cores() -> int:
     """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def facts() -> dict[str, Any]:
     """What a record says of the machine, the source and the command, as of now."""
-    return {
-        "command": command_line(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-        "versions": {"python": platform.python_version(), **dict(_versions())},
-    }
+    libraries = {"python": platform.python_version(), **dict(_versions())}
+    return {"command": command_line(), "git_commit": git_commit(), "hardware": hardware(), "versions": libraries}
 
 
 def hardware() -> dict[str, Any]:
@@ -90,8 +86,5 @@ def _git(*arguments: str) -> str:
 
 
 def command_line() -> str:
-    """The command as typed, without the path of the interpreter, and of other absolute paths only their last part.
-
-    So no record names a folder of the machine it was taken on.
-    """
+    """The command as typed; of absolute paths only the last part, so that no record names a folder of its machine."""
     return " ".join(["python -m benchmarks", *(re.sub(r"(?:^|(?<==))/.*/", "", word) for word in sys.argv[1:])])

@@ -10,8 +10,7 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gemfleet.train.errors import UserError
 from rich.console import Console
@@ -22,29 +21,22 @@ from .record import Record, Run, case_file, new_record, now, read_record, write_
 Tick = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Case:
-    """One thing to measure. `config` decides it and is compared when a suite is resumed.
-
-    warmup: steps of a run that do not count
-    """
+class Case(NamedTuple):
+    """`config` decides what is measured and is compared when a suite is resumed; warmup: steps that do not count."""
 
     name: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
     warmup: int = 0
 
 
 # Fills in the run, and says by its `Tick` where it is. A UserError becomes the run's error; the next case is measured.
 Measure = Callable[[Case, Run, Tick], None]
+Measuring = Callable[[], AbstractContextManager[Measure]]
+Results = Callable[[Record], dict[str, Any]]
 
 
 def measure_all(
-    suite: str,
-    cases: Sequence[Case],
-    measuring: Callable[[], AbstractContextManager[Measure]],
-    results: Callable[[Record], dict[str, Any]],
-    options: Namespace,
-    console: Console,
+    suite: str, cases: Sequence[Case], measuring: Measuring, results: Results, options: Namespace, console: Console
 ) -> list[Record]:
     """The records of all cases, in their order, complete and written. options: `repeat`, `out`, `again`.
 
@@ -84,13 +76,13 @@ def schedule(cases: Sequence[Case], repeats: int) -> list[tuple[int, Case]]:
 
 def _known(suite: str, case: Case, options: Namespace) -> Record:
     """The record so far, where it is of the same configuration, source, machine and versions; else an empty one."""
+
+    def identity(record: Record) -> tuple[Any, ...]:
+        machine = {key: record.hardware.get(key) for key in ("cpu", "cores", "gpus")}
+        return record.config, record.warmup, record.git_commit, machine, record.versions
+
     fresh, path = new_record(suite, case.name, case.config, case.warmup), options.out / case_file(suite, case.name)
     if options.again or not path.exists():
         return fresh
     found = read_record(path)
-    return found.model_copy(update={"runs": found.good_runs}) if _identity(found) == _identity(fresh) else fresh
-
-
-def _identity(record: Record) -> tuple[Any, ...]:
-    machine = {key: record.hardware.get(key) for key in ("cpu", "cores", "gpus")}
-    return record.config, record.warmup, record.git_commit, machine, record.versions
+    return found.model_copy(update={"runs": found.good_runs}) if identity(found) == identity(fresh) else fresh

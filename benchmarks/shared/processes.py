@@ -24,22 +24,17 @@ from .measuring import Tick
 from .record import Run
 
 Event = dict[str, Any]
+Hear = Callable[[int, Event], None]
+Done = Callable[[], str]
 
 
 def in_ranks(
-    target: str,
-    task: Mapping[str, Any],
-    hear: Callable[[int, Event], None],
-    ranks: int = 1,
-    threads: int = 1,
-    cuda: bool = False,
-    done: Callable[[], str] = str,
+    target: str, task: Mapping[str, Any], hear: Hear, threads: int, ranks: int = 1, cuda: bool = False, done: Done = str
 ) -> None:
-    """`target` ("module:function") is called in each of `ranks` processes as `function(task, tell)`.
+    """`target` ("module:function") is called in each process as `function(task, tell)`; the task gets a folder besides,
+    as `work`. The first rank that fails ends the others, and is a UserError.
 
-    hear: gets the rank and each event that it tells, in a thread of that rank's own
-    done: how far they came, for the UserError where one fails; the first that fails ends the others
-    The task gets a folder of all ranks besides, as `work`.
+    hear: gets the rank and each event that it tells, in a thread of that rank's own; done: how far they came
     """
     with tempfile.TemporaryDirectory(prefix="bench-ranks-") as work, ThreadPoolExecutor(ranks) as pool:
         folder, failed = Path(work), list[int]()
@@ -81,8 +76,8 @@ def run_steps(run: Run, steps: int, tick: Tick, target: str, task: Mapping[str, 
 
 
 def take(run: Run, event: Event) -> bool:
-    """Whether the event was a step: its `seconds`, `loss`, perhaps `tokens`, and facts of which there is a list in the
-    run. Another event has `facts` of the whole run."""
+    """Whether the event was a step: `seconds`, `loss`, perhaps `tokens`, and facts of which the run has lists. Another
+    event has `facts` of the whole run."""
     run.facts |= event.pop("facts", {})
     if "seconds" not in event:
         return False

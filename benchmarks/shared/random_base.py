@@ -56,14 +56,7 @@ def text_config(shape: ModelShape) -> Any:
     """transformers' configuration of a shape."""
     from transformers import Gemma3TextConfig
 
-    return Gemma3TextConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        sliding_window=shape.window,
-        architectures=["Gemma3ForCausalLM"],
-    )
+    heads = {"num_attention_heads": shape.heads, "num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
+    sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.hidden, "intermediate_size": shape.inner}
+    layers = {"num_hidden_layers": shape.layers, "sliding_window": shape.window}
+    return Gemma3TextConfig(**sizes, **heads, **layers, architectures=["Gemma3ForCausalLM"])

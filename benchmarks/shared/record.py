@@ -1,7 +1,6 @@
 """The one format of results: a JSON file for each case of a suite, with everything needed to judge it or take it again.
 
-A case is measured in several runs; what each of them found is kept raw, and figures are made from all of them, mostly
-quantiles.
+What each of a case's runs found is kept raw; figures, mostly quantiles, are made from all of them.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,18 +79,15 @@ def new_record(suite: str, case: str, config: dict[str, Any], warmup: int = 0, *
 
 def write_case(record: Record, folder: Path) -> Path:
     """`<folder>/<suite>-<case>.json`, in one rename: an interrupted suite leaves whole records only."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / case_file(record.suite, record.case)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(record.model_dump_json(indent=1) + "\n")
-    Path(name).chmod(0o644)
-    Path(name).replace(path)
-    return path
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return partial.replace(path)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value below which `share` of `values` lie, interpolated between neighbours; nan of nothing."""
+    """Interpolated between neighbours; nan of nothing."""
     return float(np.quantile(values, share)) if len(values) else math.nan
 
 
@@ -114,18 +109,12 @@ def read_record(path: Path) -> Record:
     try:
         return Record.model_validate_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, ValidationError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path} is no benchmark record of schema {SCHEMA_VERSION}: {first}; measure again with this version, "
-            "or leave the file out"
-        ) from error
+        why = f"no benchmark record of schema {SCHEMA_VERSION}: {str(error).strip().splitlines()[0]}"
+        raise UserError(f"{path} is {why}; measure again with this version, or leave the file out") from error
 
 
 def read_records(place: Path) -> list[Record]:
     """All records of a file or of a folder and those below it, by name. Raises UserError where there are none."""
-    if place.is_file():
-        return [read_record(place)]
-    records = [read_record(path) for path in sorted(place.rglob("*.json"))]
-    if not records:
-        raise UserError(f"there are no benchmark records in {place}; run `gemfleet bench SUITE --out {place}` first")
-    return records
+    if paths := [place] if place.is_file() else sorted(place.rglob("*.json")):
+        return [read_record(path) for path in paths]
+    raise UserError(f"there are no benchmark records in {place}; run `gemfleet bench SUITE --out {place}` first")

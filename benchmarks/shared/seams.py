@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
-
-NOTHING = PackedRows(np.zeros(0, np.int32), np.zeros(0, np.bool_), np.zeros(0, np.int32), np.zeros(0, np.int32))
 
 
 class FixedSteps:
@@ -17,12 +14,13 @@ class FixedSteps:
 
     def __init__(self, count: int, make: Callable[[int, int], StepRows], evaluation: PackedRows | None = None) -> None:
         self.steps_per_epoch, self._make = count, make
-        self.has_eval, self._evaluation = evaluation is not None, evaluation or NOTHING
+        self.has_eval, self._evaluation = evaluation is not None, evaluation
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         return self._make(step_in_epoch, rank)
 
     def eval_rows(self, rank: int) -> PackedRows:
+        assert self._evaluation is not None
         return self._evaluation
 
 

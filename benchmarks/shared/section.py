@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import rich.table
 from rich.console import Console
@@ -14,8 +13,7 @@ from .record import Record
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """x: names for bars, numbers for lines; low, high: ends of error bars. ideal: drawn dashed and grey."""
 
     name: str
@@ -26,9 +24,8 @@ class Series:
     ideal: bool = False
 
 
-@dataclass(frozen=True)
-class Chart:
-    """name: of its file; note: what a reader has to know to read it."""
+class Chart(NamedTuple):
+    """name: of its file"""
 
     name: str
     title: str
@@ -36,11 +33,9 @@ class Chart:
     x_title: str
     y_title: str
     series: Sequence[Series]
-    note: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """The first column is text, the others are figures. shown: columns that a terminal has room for; empty: all."""
 
     columns: Sequence[str]
@@ -48,8 +43,7 @@ class Table:
     shown: Sequence[str] = ()
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """What one suite has to say. `taken`: where, when and from which source its records were taken."""
 
     title: str
@@ -76,11 +70,6 @@ def taken(records: Sequence[Record]) -> str:
     return f"On {several(map(where, records))}; torch {torch}; source {commits}; {days}; load average up to {load:g}."
 
 
-def failures(records: Sequence[Record]) -> list[str]:
-    """A sentence for each run that did not end well."""
-    return [f"{r.case}, round {run.repeat + 1}: {run.error}" for r in records for run in r.runs if run.error]
-
-
 def plain_section(records: Sequence[Record]) -> Section:
     """Figures as they are."""
     found = {record.case: flattened(record.results) for record in records}
@@ -94,9 +83,7 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= flattened(value, f"{prefix}{name}.")
-        elif isinstance(value, float):
-            found[f"{prefix}{name}"] = f"{value:,.4g}"
-        elif len(text := str(value)) <= 80:
+        elif len(text := f"{value:,.4g}" if isinstance(value, float) else str(value)) <= 80:
             found[f"{prefix}{name}"] = text
     return found
 
@@ -124,5 +111,5 @@ def markdown(section: Section, pictures: bool = False) -> str:
         lines += [head, "|---|" + "---:|" * (len(table.columns) - 1), *rows, ""]
     lines += [line for note in section.notes for line in (note, "")]
     for chart in section.charts if pictures else ():
-        lines += [f"![{chart.title}]({chart.name}.png)", "", *([chart.note, ""] if chart.note else [])]
+        lines += [f"![{chart.title}]({chart.name}.png)", ""]
     return "\n".join(lines)

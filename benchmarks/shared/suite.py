@@ -19,7 +19,7 @@ from rich.console import Console
 
 from .measuring import Case, Measure, Tick, measure_all
 from .record import Record, Run, write_case
-from .section import Section, failures, markdown, plain_section, print_section
+from .section import Section, markdown, plain_section, print_section
 
 __all__ = ["Add", "Case", "Measure", "Options", "Record", "Run", "Suite", "Tick", "names", "numbers", "positive"]
 Options = argparse.Namespace
@@ -90,7 +90,8 @@ class Suite:
         records = self.side_by_side(records)
         for record in records:
             write_case(record, options.out)
-        section, wrong = self.section(records), [*failures(records), *self.misses(records)]
+        failed = [f"{r.case}, round {run.repeat + 1}: {run.error}" for r in records for run in r.runs if run.error]
+        section, wrong = self.section(records), [*failed, *self.misses(records)]
         print_section(console, section)
         for sentence in wrong:
             console.print(sentence, highlight=False)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -37,9 +38,9 @@ class Gemfleet:
         self.home, self.log, self._grace = home, folder / f"{home.name}.log", grace
         own = {"GEMFLEET_HOME": str(home), "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
         self.environment = {**os.environ, **own}
-        command = [*COMMAND, *arguments]
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, cwd=folder, env=self.environment, stdout=log, stderr=log)
+            command, environment = [*COMMAND, *arguments], self.environment
+            self.process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
 
     def __enter__(self) -> Gemfleet:
         return self
@@ -96,42 +97,35 @@ class Gemfleet:
         return UserError(f"the command {ended} {before}; {last_line(self.log)}")
 
 
+def write_run(folder: Path, rows: Sequence[Mapping[str, str]], train: Mapping[str, Any], **sections: Any) -> None:
+    """`run.yaml` and `rows.jsonl`: whole steps of equal batches, without evaluation."""
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    fixed = {"strategy": "ddp", "activation_checkpointing": "off", "evaluation": {"every": "never"}}
+    data = {"train": "rows.jsonl", "eval_fraction": 0.0, **train["data"]}
+    (folder / "run.yaml").write_text(yaml.safe_dump({"train": {**fixed, **train, "data": data}, **sections}))
+
+
 @contextmanager
-def local_cluster() -> Iterator[str]:
-    """The address of a Ray cluster of this machine with room for `WORKERS` ranks of one thread each."""
+def tiny_runs(epochs: float, save_every: int | str) -> Iterator[Path]:
+    """A folder with `run.yaml`: a run of a tiny model by `WORKERS` ranks of one thread each on a Ray cluster of this
+    machine, which is up meanwhile. save_every: steps, or `never`"""
     from gemfleet.cluster.local import connect
 
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     connection = connect("local", workers=WORKERS + 2)
     try:
-        yield connection.address
+        with tempfile.TemporaryDirectory(prefix="bench-runs-") as name:
+            folder, cluster = Path(name), {"address": connection.address, "workers": WORKERS}
+            # A link would be refused: the folder is staged to nodes.
+            shutil.copytree(model_folder("tiny", None), folder / "model")
+            save_byte_tokenizer(folder / "model")
+            rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
+            train = {"model": "./model", "data": {"max_length": 128}, "batch": {"global": GLOBAL_BATCH, "micro": 1}}
+            fixed = {"epochs": epochs, "precision": "fp32", "checkpoint": {"every": save_every}}
+            write_run(folder, rows, {**train, **fixed}, name="bench", cluster=cluster)
+            yield folder
     finally:
         connection.close()
-
-
-def write_run(folder: Path, rows: Sequence[Mapping[str, str]], train: Mapping[str, Any], **sections: Any) -> Path:
-    """`run.yaml` and `rows.jsonl`: whole steps of equal batches, without evaluation."""
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fixed = {"strategy": "ddp", "activation_checkpointing": "off", "evaluation": {"every": "never"}}
-    data = {"train": "rows.jsonl", "eval_fraction": 0.0, **train["data"]}
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump({"train": {**fixed, **train, "data": data}, **sections}))
-    return path
-
-
-def tiny_run(folder: Path, address: str, epochs: float, save_every: int | str) -> Path:
-    """The configuration of a run of a tiny model on the Ray cluster at `address`. save_every: steps, or `never`."""
-    # A link would be refused: the folder is staged to nodes.
-    shutil.copytree(model_folder("tiny", None), folder / "model")
-    save_byte_tokenizer(folder / "model")
-    rows = [{"prompt": f"question {i}? ", "completion": f"answer {i % 7}"} for i in range(ROWS)]
-    train: dict[str, Any] = {
-        "model": "./model",
-        "data": {"max_length": 128},
-        "batch": {"global": GLOBAL_BATCH, "micro": 1},
-    }
-    train |= {"epochs": epochs, "precision": "fp32", "checkpoint": {"every": save_every}}
-    return write_run(folder, rows, train, name="bench", cluster={"address": address, "workers": WORKERS})
 
 
 def save_byte_tokenizer(folder: Path) -> None:

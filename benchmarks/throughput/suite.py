@@ -12,7 +12,6 @@ column means.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,8 +20,7 @@ from gemfleet.benchmarks.shared import machine
 from gemfleet.benchmarks.shared.models import REAL, SHAPES
 from gemfleet.benchmarks.shared.section import GIB, Chart, Section, Series, taken
 from gemfleet.benchmarks.shared.suite import Add, Case, Options, Record, names, numbers, positive
-from gemfleet.benchmarks.training.base import TrainingSuite, resolved_device
-from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase
+from gemfleet.benchmarks.training.case import STRATEGIES, TrainingCase, TrainingSuite, resolved_device
 from gemfleet.benchmarks.training.figures import notes, table
 
 # Options of names with commas between: what each decides, the names there are, and the default.
@@ -50,7 +48,6 @@ class Throughput(TrainingSuite):
         add("--micro", default="1,2", help="rows in a pass (default: 1,2)")
         add("--rows", type=positive, help="rows of a rank in a step (default: the largest of --micro)")
         add("--ranks", default="1", help="processes that train together (default: 1)")
-        add("--supervised", type=_share, default=0.5, help="share of tokens that the loss scores (default: 0.5)")
         add("--save-every", type=int, default=5, help="steps between checkpoints, 0: none (default: 5)")
         add("--profile", action="store_true", help="leave a Chrome trace and a table of operators beside each record")
         super().add_options(add)
@@ -60,7 +57,7 @@ class Throughput(TrainingSuite):
         given, every = vars(options), dict[str, Sequence[Any]]()
         every |= {field: names(f"--{n}", given[n], known) for n, (field, known, _) in CHOICES.items()}
         every |= {field: numbers(f"--{n}", given[n]) for field, n in COUNTS.items()}
-        fields = ("document", "supervised", "warmup", "steps", "save_every")
+        fields = ("document", "warmup", "steps", "save_every")
         fixed = {name: given[name] for name in fields}
         fixed |= {"rows": options.rows or max(every["micro"]), "device": resolved_device(options.device)}
         found = []
@@ -86,8 +83,7 @@ def speed_chart(records: Sequence[Record]) -> Chart:
         speed: Any = [[rate[part] for rate in rates] for part in ("median", "p10", "p90")]
         series.append(Series(variant, shapes, *speed))
     x_title, y_title = "size, row length x rows in a pass", "non-pad tokens per second"
-    note = "Median of the measured steps of all runs; whiskers: 10th and 90th percentile."
-    return Chart("throughput-by-size", "Throughput by size", "bar", x_title, y_title, series, note)
+    return Chart("throughput-by-size", "Throughput by size", "bar", x_title, y_title, series)
 
 
 def breakdown_chart(records: Sequence[Record]) -> Chart:
@@ -119,13 +115,6 @@ def _variant(record: Record) -> str:
     parts += [f"{config['ranks']} ranks"] if config["ranks"] > 1 else []
     parts += ["compiled"] if config.get("compile") == "on" else []
     return " ".join(part for part in [*parts, f"checkpointing {config['checkpointing']}"] if part)
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not above 0 and at most 1")
-    return value
 
 
 SUITE = Throughput()

@@ -17,17 +17,15 @@ from gemfleet.benchmarks.shared.processes import process_group
 from gemfleet.benchmarks.shared.random_base import random_model
 from gemfleet.benchmarks.shared.seams import StepReporter
 from gemfleet.launcher.rank.checkpoint_uploads import CheckpointUploads
-from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.device.abilities import DeviceFacts, choose_dtype, current_device, keep_freed_memory
+from gemfleet.train.device.abilities import choose_dtype, current_device, keep_freed_memory
 from gemfleet.train.device.memory import peak_bytes, reset_peak
 from gemfleet.train.interfaces import WriteCheckpoint
 from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model.gemma import TrainableModel, prepare_layers
+from gemfleet.train.model.gemma import prepare_layers
 from gemfleet.train.step.record import SUITE_FIGURES
 from gemfleet.train.step.throughput import rated_flops_per_second
 from gemfleet.train.strategies import build_strategy
-from gemfleet.train.strategies.base import Strategy
 from gemfleet.train.worker import prepare_model
 from torch.profiler import ProfilerActivity, profile
 
@@ -62,7 +60,11 @@ def measure(case: TrainingCase, task: Mapping[str, Any], rank: int, tell: Tell) 
     facts, config = current_device(int(os.environ["LOCAL_RANK"])), case.train_config(folder or "random")
     dtype = choose_dtype(config.precision, facts)
     ceiling = _ceiling(facts.device, dtype)
-    model, strategy = _model(case, config, folder, facts, dtype)
+    if folder is None:
+        model, strategy = random_model(SHAPES[case.model], dtype, facts.device), build_strategy(config)
+        prepare_layers(model, choose(config, facts.device, dtype))
+    else:
+        model, strategy = prepare_model(config, Path(folder), facts)
     source = rows_of(case, folder, int(model.peft_model.config.get_text_config().vocab_size))
 
     def one_more_step(context: AbstractContextManager[Any]) -> None:
@@ -155,13 +157,3 @@ def _ceiling(device: torch.device, dtype: torch.dtype) -> float:
     """All ranks at the same time: what a rank reaches beside the others."""
     dist.barrier()
     return matmul_flops_per_second(device, dtype)
-
-
-def _model(
-    case: TrainingCase, config: TrainConfig, folder: str | None, facts: DeviceFacts, dtype: torch.dtype
-) -> tuple[TrainableModel, Strategy]:
-    if folder is not None:
-        return prepare_model(config, Path(folder), facts)
-    model = random_model(SHAPES[case.model], dtype, facts.device)
-    prepare_layers(model, choose(config, facts.device, dtype))
-    return model, build_strategy(config)

@@ -52,18 +52,9 @@ class WireCounter(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function.namespace == "c10d":
             name = function.name().removeprefix("c10d::").partition(".")[0].strip("_")
-            self.sent[name] += sent_bytes(name, largest_argument(args), self._ranks)
+            sides = [[leaf for leaf in tree_leaves(side) if isinstance(leaf, torch.Tensor)] for side in args]
+            # The larger side: all its outputs together, or all its inputs.
+            size = max((sum(tensor.numel() * tensor.element_size() for tensor in side) for side in sides), default=0)
+            times = 0 if name.endswith("barrier") else 2 if name.startswith("allreduce") else 1
+            self.sent[name] += round(times * size * (self._ranks - 1) / self._ranks)
         return function(*args, **(kwargs or {}))
-
-
-def largest_argument(arguments: Any) -> int:
-    """Bytes of the larger side of a collective: all its outputs together, or all its inputs."""
-    tensors = [[leaf for leaf in tree_leaves(side) if isinstance(leaf, torch.Tensor)] for side in arguments]
-    return max((sum(tensor.numel() * tensor.element_size() for tensor in side) for side in tensors), default=0)
-
-
-def sent_bytes(name: str, size: int, ranks: int) -> int:
-    """What one rank of a ring sends for a collective over `size` bytes."""
-    if name in ("barrier", "monitored_barrier"):
-        return 0
-    return round((2 if name.startswith("allreduce") else 1) * size * (ranks - 1) / ranks)

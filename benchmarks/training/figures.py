@@ -69,27 +69,17 @@ def table(records: Sequence[Record]) -> Table:
 
 
 def notes(records: Sequence[Record]) -> list[str]:
-    """What the columns mean, and on what they were taken."""
-    known = [record for record in records if record.results]
+    """What the columns mean."""
     lines = [
-        "tokens/s: non-pad tokens of a step over its wall time, all ranks, median of the measured steps of all runs; "
-        "raw counts padding too. data, comm., saving: shares of the time that waited for them (comm.: gloo only)."
+        "tokens/s: text of a step over its wall time, all ranks, median (whiskers: 10th, 90th percentile); raw counts "
+        "padding too. data, comm., saving: shares of the time that waited for them (comm.: gloo only)."
     ]
-    if known:
-        basis = sorted({str(record.results["mfu_basis"]) for record in known})
-        ceiling = max(record.results["ceiling_flops_per_second"] for record in known) / 1e9
-        lines.append(
-            f"MFU counts LoRA's FLOPs, HFU what was recomputed too, over: {', '.join(basis)}. Largest ceiling measured "
-            f"with matrix products in the same processes: {ceiling:,.0f} GFLOP/s a rank. On {where(known[0])}."
-        )
+    if known := [record.results for record in records if record.results]:
+        basis = ", ".join(sorted({str(results["mfu_basis"]) for results in known}))
+        ceiling = max(results["ceiling_flops_per_second"] for results in known) / 1e9
+        mfu = f"MFU counts LoRA's FLOPs, HFU what was recomputed too, over: {basis}."
+        lines.append(f"{mfu} Largest ceiling of matrix products in the same processes: {ceiling:,.0f} GFLOP/s a rank.")
     return lines
-
-
-def where(record: Record) -> str:
-    """Device, threads and versions in one phrase."""
-    device = record.runs[-1].facts.get("device", record.hardware["cpu"]) if record.runs else record.hardware["cpu"]
-    threads = f", {record.config['threads']} threads a rank" if record.config.get("device") == "cpu" else ""
-    return f"{device} ({record.hardware['cores']} cores{threads}), torch {record.versions.get('torch', '?')}"
 
 
 def _cells(record: Record) -> list[str]:

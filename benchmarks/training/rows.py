@@ -37,13 +37,11 @@ def random_documents(vocabulary: int, lengths: Sequence[int], seed: int) -> Toke
 
 
 def fixed_rows(case: TrainingCase, stream: NDArray[np.int32]) -> FixedSteps:
-    """Every step has as many tokens, so steps are comparable; their text is the next part of the stream.
-
-    Documents have one length, a shorter one fills the row. The last share of each is supervised, never its first token.
-    """
+    """Every step has as many tokens, so steps are comparable; their text is the next part of the stream. Documents have
+    one length, a shorter one fills the row; the second half of each is supervised."""
     starts = np.arange(0, case.length, case.document)
     lengths = np.diff(np.append(starts, case.length))
-    masks = [np.arange(n) >= max(1, n - round(case.supervised * n)) for n in lengths.tolist()]
+    masks = [np.arange(n) >= max(1, n - n // 2) for n in lengths.tolist()]
     supervised = np.tile(np.concatenate(masks), case.rows)
     documents = np.tile(lengths.astype(np.int32), case.rows)
     row_documents = np.full(case.rows, len(lengths), np.int32)

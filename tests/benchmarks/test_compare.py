@@ -12,7 +12,7 @@ from gemfleet.benchmarks.__main__ import main
 from gemfleet.benchmarks.compare.statistics import judge, taken_in_turn
 from gemfleet.benchmarks.compare.suite import matched
 from gemfleet.benchmarks.shared.record import Record, Run, write_case
-from gemfleet.benchmarks.training.base import SLOW_DOWN_VARIABLE
+from gemfleet.benchmarks.training.case import SLOW_DOWN_VARIABLE
 
 RUNS, STEPS = 6, 12
 

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.benchmarks.peers.contenders import CONTENDERS
 from gemfleet.benchmarks.peers.data import Example, describe_batches
 from gemfleet.benchmarks.peers.stats import loss_parity
-from gemfleet.benchmarks.peers.suite import SUITE, chosen_contenders, contender_case, measure
+from gemfleet.benchmarks.peers.suite import CONTENDERS, SUITE, chosen_contenders, contender_case, measure
 from gemfleet.benchmarks.peers.task import Recipe, Task, write_initial_adapter
 from gemfleet.benchmarks.shared.measuring import measure_all
 from gemfleet.benchmarks.shared.record import Record, Run, read_records

@@ -77,7 +77,7 @@ def test_divided_strategies_are_measured_too(home: Path, tmp_path: Path) -> None
 
 
 def test_a_rank_that_dies_is_told_and_ends_the_other(home: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("gemfleet.benchmarks.training.base.model_folder", lambda *_: tmp_path / "nowhere")
+    monkeypatch.setattr("gemfleet.benchmarks.training.case.model_folder", lambda *_: tmp_path / "nowhere")
     assert bench(home, "throughput", "--quick", "--ranks", "2", "--out", str(tmp_path)) == 1
     error = read_records(tmp_path)[0].runs[0].error
     assert error is not None

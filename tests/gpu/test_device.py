@@ -36,7 +36,7 @@ def _note_rates(stage: Stage, dtype: torch.dtype) -> None:
     size = COPY_BYTES // 2**10 if stage.quick else COPY_BYTES
     source = torch.empty(size, dtype=torch.uint8, device=stage.device)
     target = torch.empty_like(source)
-    seconds = min(seconds_of(stage.device, lambda: target.copy_(source)) for _ in range(3))
+    seconds = min(seconds_of(lambda: target.copy_(source)) for _ in range(3))
     stage.note(
         matmul_flops_per_second=matmul_flops_per_second(stage.device, dtype),
         rated_flops_per_second=rated_flops_per_second(stage.device, dtype),

@@ -53,7 +53,7 @@ def _measure_all(stage: Stage, model: str) -> None:
         pytest.skip("nothing is judged here: `make gpu-proof` tells these figures")
     for case in cases_of("tiny" if stage.quick else model, stage.device.type):
         layers = [
-            "compiled" if case.compile else "eager",
+            "compiled" if case.compile == "on" else "eager",
             *([] if case.checkpointing == "off" else [case.checkpointing]),
         ]
         name = f"{case.micro} rows, {', '.join(layers)}"

@@ -21,7 +21,7 @@ from pathlib import Path
 from gemfleet.benchmarks.shared import machine
 from gemfleet.benchmarks.shared.record import now
 from gemfleet.benchmarks.shared.suite import OUT, names, report_console
-from gemfleet.benchmarks.training.base import resolved_device
+from gemfleet.benchmarks.training.case import resolved_device
 from gemfleet.train.errors import UserError
 from rich.console import Console
 from support.gpu_proof.parts import PARTS
