@@ -8,7 +8,7 @@ from typing import Any
 
 from ..head import HeadActor, start_on_head
 from .event_kinds import EventKind
-from .run_recorder import Curve, Record, RunRecorder
+from .run_recorder import Points, Record, RunRecorder
 from .run_records import RunState
 
 
@@ -63,10 +63,10 @@ class RecorderClient:
         self.actor.call("flush")
 
 
-def start_recorder(home: Path, run_id: str, board: Sequence[Curve]) -> RecorderClient:
-    """The recorder of a run that is in the registry already, on the head. board: the curves of TensorBoard."""
+def start_recorder(home: Path, run_id: str, points: Points) -> RecorderClient:
+    """The recorder of a run that is in the registry already, on the head. points: see `RunRecorder`"""
     name = f"gemfleet-recorder-{run_id}"
     # One thread: records of one rank must be written in the order they were pushed.
-    recorder = RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, tuple(board), threads=1))
+    recorder = RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, points, threads=1))
     recorder.flush()
     return recorder

@@ -81,6 +81,10 @@ class RunQueries(ABC):
         query = "SELECT * FROM events WHERE run_id = ? AND seq > ? ORDER BY seq LIMIT ?"
         return [event_of(row) for row in self._query(query, (run_id, after, limit))]
 
+    def launch_events(self, run_id: str) -> list[dict[str, Any]]:
+        """The events since the run's newest launch, the oldest first. Those of earlier launches no longer count."""
+        return self.events(run_id, self.launch_seq(run_id))
+
     def last_event(self, run_id: str, *kinds: EventKind) -> dict[str, Any] | None:
         """The newest event of these kinds; None when there is none."""
         marks = ", ".join("?" for _ in kinds)

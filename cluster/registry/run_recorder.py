@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,18 @@ from .record_batch import Batch, BatchLog
 from .run_registry import RunRegistry, RunState
 
 Record = Mapping[str, Any]
-Curve = tuple[str, str, bool]  # the key in a record, TensorBoard's tag, whether there is an entry for each rank
+Points = Callable[[Record], Iterable[tuple[str, float]]]
 
 
 class RunRecorder:
-    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`. board: the curves of TensorBoard."""
+    """Writes below `home`: `gemfleet.db`, and `runs/<run id>/{logs,runs}`.
 
-    def __init__(self, home: str, run_id: str, board: Sequence[Curve] = ()) -> None:
+    points: TensorBoard's tags and values of a record
+    """
+
+    def __init__(self, home: str, run_id: str, points: Points = lambda record: ()) -> None:
         keep_private()
-        self._run_id, self._curves = run_id, board
+        self._run_id, self._points = run_id, points
         self._registry = RunRegistry(Path(home) / "gemfleet.db")
         self._folder = Path(home) / "runs" / run_id
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
@@ -59,10 +62,6 @@ class RunRecorder:
         It is kept in memory only; the driver says it again as long as it holds.
         """
         self._paused = paused
-
-    def log(self, source: str, lines: Sequence[str]) -> None:
-        """Appends lines to `logs/<source>.log`."""
-        self._write_log(source, lines)
 
     def transition(self, state: str, reason: str = "") -> None:
         """Moves the run to this state. On a full disk the state stays what it is."""
@@ -98,7 +97,7 @@ class RunRecorder:
 
     def launch_events(self) -> list[dict[str, Any]]:
         """The events since the run's newest launch, the oldest first."""
-        return self._registry.events(self._run_id, self._registry.launch_seq(self._run_id))
+        return self._registry.launch_events(self._run_id)
 
     def snapshot(self) -> dict[str, Any]:
         """What a live display needs: state, reason, newest step and evaluation, ranks, and the result once known."""
@@ -119,14 +118,6 @@ class RunRecorder:
         if self._board is not None:
             self._board.flush()
 
-    def _write_log(self, source: str, lines: Sequence[str]) -> None:
-        if not lines:
-            return
-        path = self._folder / "logs" / f"{source}.log"
-        # A full disk costs log lines; the rank must not send its whole batch again for them.
-        with suppress(OSError), path.open("a", encoding="utf-8") as file:
-            file.writelines(f"{clean_text(line)}\n" for line in lines)
-
     def _write_board(self, records: Sequence[Record]) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -136,16 +127,7 @@ class RunRecorder:
             name = f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"
             self._board = EventFileWriter(str(self._folder / "runs" / name))
         for record in records:
-            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _points(record, self._curves)]
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in self._points(record)]
             event = Event(step=record["step"], wall_time=record.get("time", time.time()), summary=Summary(value=values))
             self._board.add_event(event)
         self._board.flush()
-
-
-def _points(record: Record, curves: Sequence[Curve]) -> Iterator[tuple[str, float]]:
-    """Tags and values of one record; `<tag>/rank-<n>` where there is an entry for each rank."""
-    for key, tag, per_rank in curves:
-        values = enumerate(record.get(key) or []) if per_rank else [(0, record.get(key))]
-        for rank, value in values:
-            if isinstance(value, int | float):
-                yield f"{tag}/rank-{rank}" if per_rank else tag, float(value)

@@ -44,7 +44,7 @@ def launch(
     config: LaunchConfig,
     config_path: Path,
     display: Display,
-    beginning: Beginning | None = None,
+    beginning: Beginning = New(),
     batch_cache: bool = True,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter. Whatever happens, its row says how it ended.
@@ -53,7 +53,6 @@ def launch(
     so. batch_cache: whether to use a micro-batch that an earlier run found
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training failed.
     """
-    beginning = beginning or New()
     resumed = beginning.run_id if isinstance(beginning, Resumed) else None
     if resumed and (sentence := nothing_left(registry_of(gemfleet_home()), resumed, config)):
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)

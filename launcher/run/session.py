@@ -41,11 +41,8 @@ class RunSession:
 
     claims: Claims
 
-    def __init__(
-        self, config: LaunchConfig, config_path: Path, display: Display, beginning: Beginning | None = None
-    ) -> None:
+    def __init__(self, config: LaunchConfig, config_path: Path, display: Display, beginning: Beginning = New()) -> None:
         """Raises RunConflict where a new run's id is taken, or where another process carries out the run."""
-        beginning = beginning or New()
         self.config, self.display, self.beginning = config, display, beginning
         self._said: set[str] = set()
         name = config.name or config_path.stem

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import ray
-from gemfleet.cluster.inventory import Node, answering_nodes, of_kind
+from gemfleet.cluster.inventory import answering_nodes, of_kind, only_on
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.node_devices import device_facts
@@ -15,7 +15,6 @@ from gemfleet.train.model.resolve import read_model_config, resolve_model_folder
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.auto_strategy import Settled, is_open, needs_devices, settle_strategy, settled_blindly
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .session import RunSession
 
@@ -57,7 +56,7 @@ def look_at_nodes(placement: Placement) -> list[NodeMemory]:
     size = placement.cpus_per_rank, placement.gpus_per_rank
     nodes = [node for node in of_kind(answering_nodes(), placement.kind) if node.bundles(*size, free=False) > 0]
     task = ray.remote(device_facts)
-    calls = [task.options(num_cpus=0, scheduling_strategy=_on(node)).remote() for node in nodes]
+    calls = [task.options(num_cpus=0, **only_on(node.id)).remote() for node in nodes]
     answered, _ = ray.wait(calls, num_returns=len(calls), timeout=ANSWER_SECONDS) if calls else ([], [])
     found = []
     for node, call in zip(nodes, calls, strict=True):
@@ -65,7 +64,3 @@ def look_at_nodes(placement: Placement) -> list[NodeMemory]:
             with suppress(RayError):
                 found.append(node_memory(node, placement, ray.get(call)))
     return found
-
-
-def _on(node: Node) -> NodeAffinitySchedulingStrategy:
-    return NodeAffinitySchedulingStrategy(node.id, soft=False)

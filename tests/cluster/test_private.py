@@ -15,7 +15,7 @@ from gemfleet.cluster.private import private_folder
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.cluster.token_file import load_token
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points
 
 WHO = {"node": "n", "address": "a", "pid": 1}
 
@@ -38,7 +38,7 @@ def test_registry_logs_checkpoints_and_tokens_are_closed(tmp_path: Path, umask: 
     home = tmp_path / "home"
     registry = RunRegistry(home / "gemfleet.db")
     registry.create_run("r-1", "r", "x: 1\n")
-    recorder = RunRecorder(str(home), "r-1", CURVES)
+    recorder = RunRecorder(str(home), "r-1", points)
     recorder.push(0, [{"kind": "log", "line": "hello"}, {"kind": "step", "step": 1, "loss": 1.0}], WHO)
     recorder.save_stacks(0, 1, "step", 9.0, "stack")
     store = CheckpointStore(str(home / "runs" / "r-1"))

@@ -112,7 +112,6 @@ def test_nothing_secret_is_kept_of_what_ranks_say(tmp_path: Path) -> None:
         {"kind": "event", "event": "fatal", "message": said, "env": {"HF_TOKEN": S}},
     ]
     recorder.push(0, records, {"node": "n", "address": "a", "pid": 1})
-    recorder.log("driver", [said])
     recorder.save_stacks(0, 1, "step", 9.0, said)
     registry.set_reason("r", said)
     registry.transition("r", RunState.FAILED, said)

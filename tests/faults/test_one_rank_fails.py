@@ -26,7 +26,7 @@ def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("one-1", "one", "{}")
     with local_ray():
-        recorder = start_recorder(tmp_path, "one-1", ())
+        recorder = start_recorder(tmp_path, "one-1", lambda record: ())
         node = ray.get_runtime_context().get_node_id()
 
         def train() -> None:

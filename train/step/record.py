@@ -17,8 +17,6 @@ from typing import Any, ClassVar
 
 from .figure import Chart, Figure, derived, figures, measured
 
-Curve = tuple[str, str, bool]  # the key in a record, TensorBoard's tag, whether there is an entry for each rank
-
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
@@ -234,7 +232,7 @@ class EvalRecord(Record):
 
 STEP_FIGURES = figures(StepRecord)
 FIGURES: tuple[Figure, ...] = (*STEP_FIGURES, *figures(EvalRecord))
-CURVES: tuple[Curve, ...] = tuple((found.name, found.tag, found.per_rank) for found in FIGURES if found.curve)
+CURVES = tuple(found for found in FIGURES if found.curve)
 # How a figure of a run that has ended is made of its steps, by the figure's name: `mean`, `median` or `max`.
 OVER_RUN = {found.name: str(found.over_run) for found in STEP_FIGURES if found.over_run in ("mean", "median", "max")}
 SUITE_FIGURES = tuple(found.name for found in STEP_FIGURES if found.suites)
@@ -242,8 +240,8 @@ SUITE_FIGURES = tuple(found.name for found in STEP_FIGURES if found.suites)
 
 def points(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """TensorBoard's tags and values of one record; `<tag>/rank-<n>` for a figure with an entry for each rank."""
-    for key, tag, per_rank in CURVES:
-        values = enumerate(record.get(key) or []) if per_rank else [(0, record.get(key))]
-        for rank, value in values:
+    for figure in CURVES:
+        kept = record.get(figure.name)
+        for rank, value in enumerate(kept or []) if figure.per_rank else [(0, kept)]:
             if isinstance(value, int | float):
-                yield f"{tag}/rank-{rank}" if per_rank else tag, float(value)
+                yield f"{figure.tag}/rank-{rank}" if figure.per_rank else figure.tag, float(value)

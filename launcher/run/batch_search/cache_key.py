@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from gemfleet.cluster.inventory import only_on
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.node_devices import device_facts
 from gemfleet.train.batch_finder.cache import cache_key
@@ -14,7 +15,6 @@ from gemfleet.train.batch_finder.finder import Variant
 from gemfleet.train.checkpoint.state import versions
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.model.resolve import read_model_config
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 # Fields of the training section that change neither memory nor the speed of a pass.
 IRRELEVANT = {"model", "data", "optim", "epochs", "max_steps", "evaluation", "checkpoint", "seed", "batch"}
@@ -49,8 +49,6 @@ def batch_key(
 def _nodes(model_folders: Mapping[str, str]) -> list[dict[str, Any]]:
     """The devices of each node on which a rank may run."""
     task = ray.remote(device_facts)
-    where = [NodeAffinitySchedulingStrategy(node, soft=False) for node in model_folders]
-    facts: list[dict[str, Any]] = ray.get(
-        [task.options(num_cpus=0, scheduling_strategy=strategy).remote() for strategy in where]
-    )
+    calls = [task.options(num_cpus=0, **only_on(node)).remote() for node in model_folders]
+    facts: list[dict[str, Any]] = ray.get(calls)
     return facts

@@ -26,7 +26,7 @@ from gemfleet.launcher.run.prepared import Ground
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points
 
 from .attempts import Attempts
 from .callback import RestartOnlyWhereDecided
@@ -55,7 +55,7 @@ class Fitted:
 def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     """Train to the end. After each fit `failure_policy` decides whether another one continues from the checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id, CURVES)
+    recorder = start_recorder(gemfleet_home(), run.id, points)
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
@@ -90,21 +90,16 @@ def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error
         stop=run.registry.stop_requested(run.id),
         saved=result is not None and bool(result["stopped"]),
     )
-    return decide(launch_events(run), error, asked)
+    return decide(run.registry.launch_events(run.id), error, asked)
 
 
 def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig:
     """Lower what a rank holds in memory, and tell it as an event. Raises UserError where nothing is left to lower."""
     lower = lowered(train, decision.cause, run.config.train.activation_checkpointing == "auto")
     run.tell(EventKind.OUT_OF_MEMORY, lower.sentence, dict(lower.facts))
-    forget_found(launch_events(run))
+    forget_found(run.registry.launch_events(run.id))
     run.registry.transition(run.id, RunState.RESTARTING, "out of memory")
     return lower.train
-
-
-def launch_events(run: RunSession) -> list[dict[str, Any]]:
-    """The events of this launch, the oldest first. Those of earlier launches no longer count."""
-    return run.registry.events(run.id, run.registry.launch_seq(run.id))
 
 
 def fit_thread(
@@ -119,7 +114,7 @@ def fit_thread(
     cluster = run.config.cluster
     attempts = Attempts(store, recorder, store.begin_attempt())
     callback = RestartOnlyWhereDecided(recorder, ground.placement, ground.folders, cluster.max_failures)
-    left = max(0, failures_left(launch_events(run), cluster.max_failures))
+    left = max(0, failures_left(run.registry.launch_events(run.id), cluster.max_failures))
     filesystem = store_filesystem(store_actor)
     settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")

@@ -26,7 +26,7 @@ from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import start_recorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points as points_of
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from support.servers.object_store import Kept
 
@@ -266,7 +266,7 @@ def test_the_recorder_goes_on_after_it_was_killed(two_nodes: Any, tmp_path: Path
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("run-1", "run", "")
-    recorder = start_recorder(tmp_path, "run-1", CURVES)
+    recorder = start_recorder(tmp_path, "run-1", points_of)
     who = {"node": two_nodes.worker, "address": "127.0.0.1", "pid": 1}
 
     def push(step: int) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points
 from support.fault_table import SEED, tell
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -21,7 +21,7 @@ WHO = {"node": "node-1", "address": "127.0.0.1", "pid": 1}
 
 def test_what_each_rank_has_of_its_own_becomes_a_curve_for_each_rank(tmp_path: Path) -> None:
     RunRegistry(tmp_path / "gemfleet.db").create_run("run-1", "run", "", 1)
-    recorder = RunRecorder(str(tmp_path), "run-1", CURVES)
+    recorder = RunRecorder(str(tmp_path), "run-1", points)
     step = {"kind": "step", "step": 1, "loss": 2.0, "memory_bytes": [10, 20], "utilisation": [0.5, None]}
     recorder.push(0, [{"time": 1.0, **step}], WHO)
     (folder,) = (tmp_path / "runs" / "run-1" / "runs").iterdir()

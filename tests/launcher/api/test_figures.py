@@ -16,7 +16,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.local.reporter import LocalReporter
 from gemfleet.train.step.figure import Figure
-from gemfleet.train.step.record import CURVES, FIGURES, STEP_FIGURES
+from gemfleet.train.step.record import FIGURES, STEP_FIGURES, points
 from prometheus_client.parser import text_string_to_metric_families
 from support.servers.api_live import Live, serve
 from support.servers.browser import open_browser, text_of, wait_for
@@ -35,7 +35,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     registry = registry_of(home)
     registry.create_run(RUN, "figures", "{}")
     registry.transition(RUN, RunState.TRAINING)
-    recorder = RunRecorder(str(home), RUN, CURVES)
+    recorder = RunRecorder(str(home), RUN, points)
     recorder.push(0, list(RECORDS.values()), {"node": "node-1", "address": "127.0.0.1", "pid": 1})
     return home
 

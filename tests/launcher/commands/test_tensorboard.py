@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points as points_of
 
 WAIT_SECONDS = 120.0
 
@@ -22,7 +22,7 @@ WAIT_SECONDS = 120.0
 @pytest.mark.slow
 def test_the_command_serves_the_loss_of_a_run(tmp_path: Path) -> None:
     RunRegistry(tmp_path / "gemfleet.db").create_run("alpha-1", "alpha", "{}", os.getpid())
-    recorder = RunRecorder(str(tmp_path), "alpha-1", CURVES)
+    recorder = RunRecorder(str(tmp_path), "alpha-1", points_of)
     who = {"node": "n", "address": "127.0.0.1", "pid": os.getpid()}
     recorder.push(0, [{"kind": "step", "step": step, "loss": 3.0 - step} for step in (1, 2)], who)
     recorder.flush()

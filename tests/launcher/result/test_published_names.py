@@ -19,7 +19,7 @@ from gemfleet.launcher.result.publish_evaluation import evaluation_card
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
 from gemfleet.train.config.schema import LoraConfig, TrainConfig
 from gemfleet.train.model.gemma import attach_lora, load_base_model
-from gemfleet.train.step.record import CURVES
+from gemfleet.train.step.record import points
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
 
@@ -51,7 +51,7 @@ def publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publication:
     RunRegistry(tmp_path / "gemfleet.db").create_run("run-1", "run", "{}")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "run-1").symlink_to(run)
-    recorder = RunRecorder(str(tmp_path), "run-1", CURVES)
+    recorder = RunRecorder(str(tmp_path), "run-1", points)
     recorder.push(0, [STEP], {"node": "n", "address": "a", "pid": 1})
     names = written_names(config, config)
     facts = {"data": public_name(config.data.train), "data_report": renamed(f"{config.data.train}: 2 rows.", names)}

@@ -11,7 +11,7 @@ from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.run.batch_search.probe_actors import HostFacts
 from gemfleet.launcher.run.batch_search.search import rank_places
-from gemfleet.launcher.run.training.controller import launch_events, shrink
+from gemfleet.launcher.run.training.controller import shrink
 from gemfleet.launcher.run.training.failure_policy import Asked, Shrink, decide, failures_left
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, batch_cache_file
 from gemfleet.train.config.schema import TrainConfig
@@ -45,7 +45,7 @@ class Session:
         self.registry.add_event(RUN, EventKind.ATTEMPT, "attempt begins")
 
     def wanted(self) -> Shrink | None:
-        decision = decide(launch_events(self), FAILED, Asked(3))  # type: ignore[arg-type]
+        decision = decide(self.registry.launch_events(RUN), FAILED, Asked(3))
         return decision if isinstance(decision, Shrink) else None
 
     def lowered(self, settings: TrainConfig) -> TrainConfig:
@@ -54,7 +54,7 @@ class Session:
         return shrink(self, settings, decision)  # type: ignore[arg-type]
 
     def failures_left(self, allowed: int) -> int:
-        return failures_left(launch_events(self), allowed)  # type: ignore[arg-type]
+        return failures_left(self.registry.launch_events(RUN), allowed)
 
 
 @pytest.fixture
