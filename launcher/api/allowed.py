@@ -39,6 +39,7 @@ Rule = Callable[[str, Allowed], str | None]
 
 def rule_of(where: str) -> Rule:
     """The rule of a field, by its dotted name. A field that is not in the table takes plain words only."""
+    where = re.sub(r"\[\d+\]", "[]", where)
     return _RULES.get(where, _deepspeed if where.startswith("train.deepspeed.config.") else _plain)
 
 
@@ -114,6 +115,10 @@ _RULES: dict[str, Rule] = {
     "train.model": _source,
     "train.data.train": _source,
     "train.data.eval": _source,
+    "train.data.train[]": _source,
+    "train.data.eval[]": _source,
+    "train.data.train[].path": _source,
+    "train.data.eval[].path": _source,
     "train.deepspeed.config": _path,
     "cluster.storage": _place,
     "output.deliver.repository": _free,  # `refusals` looks at it together with its type

@@ -136,7 +136,7 @@ def _publication(run_folder: Path, checkpoint: Path) -> Publication:
     def found(source: str) -> str:
         return str(launched / source) if source != "demo" and (launched / source).exists() else source
 
-    data = train.data.model_copy(update={"train": found(train.data.train)})
+    data = train.data.with_paths({field: found(path) for field, path in train.data.paths().items()})
     used = train.model_copy(update={"model": found(train.model), "data": data})
     names = written_names(used, used) | written_names(train, train)
     facts = {"format": train.data.format}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from gemfleet.cluster.checkpoint_store.location import is_storage
-from gemfleet.train.config.schema import StrictModel
+from gemfleet.train.config.strict import StrictModel
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 

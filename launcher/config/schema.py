@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from gemfleet.launcher.sources.address import BRANCH_PATTERN
-from gemfleet.train.config.schema import StrictModel, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.strict import StrictModel
 from pydantic import Field
 
 from .cluster import ClusterConfig

@@ -39,7 +39,7 @@ def describe_plan(config: LaunchConfig, runs_folder: Path, settled: Settled | No
     return {
         "model": train.model if facts is None else _model_sentence(train.model, facts),
         "adapters": _adapter_sentence(train.lora, facts),
-        "data": f"{train.data.train}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
+        "data": f"{train.data.spoken()}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
         "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
         "strategy": _strategy_sentence(config, facts, settled),
         "precision": describe_precision(train.precision),

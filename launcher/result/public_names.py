@@ -55,8 +55,9 @@ def written_names(asked: TrainConfig, used: TrainConfig) -> dict[str, str]:
 
     asked: the settings as the person wrote them; used: with copies in place of repositories and stores
     """
-    pairs = [(used.model, asked.model), (used.data.train, asked.data.train)]
-    pairs += [(used.data.eval, asked.data.eval or asked.data.train)] if used.data.eval else []
+    before, first = asked.data.paths(), asked.data.train_sets()[0].path
+    # A repository may hold an evaluation set that nobody named; it is then the training data's repository.
+    pairs = [(used.model, asked.model), *((path, before.get(at, first)) for at, path in used.data.paths().items())]
     names: dict[str, str] = {}
     for path, source in pairs:
         for written in {path, source}:

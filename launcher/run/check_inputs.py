@@ -11,16 +11,16 @@ from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
+from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
-from gemfleet.train.config.schema import DataConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.demo import MODEL_FOLDER
-from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_rows
+from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
 from gemfleet.train.data.text_only import refuse_media
 from gemfleet.train.data.tokenizing import choose_format, columns_by_format
 from gemfleet.train.data.unheard import refuse_unheard
 from gemfleet.train.errors import UserError
-from gemfleet.train.local.source import eval_section
 from gemfleet.train.model.base_check import check_base, load_tokenizer
 from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.hub_lookup import cached_model, look_up_data, look_up_model
@@ -75,10 +75,10 @@ def tell_all(checks: Sequence[Check]) -> None:
 
 def input_checks(train: TrainConfig) -> list[Check]:
     """The checks of all inputs on this machine. Remote sources are left out: `with_clones` checks their copies."""
-    sections = [train.data, *([eval_section(train.data)] if train.data.eval is not None else [])]
+    sets = [*train.data.train_sets(), *train.data.eval_sets()]
     return [
         *([] if is_remote(train.model) else [partial(check_model, train)]),
-        *(partial(check_data, data) for data in sections if not is_remote(data.train)),
+        *(partial(check_data, data) for data in sets if not is_remote(data.path)),
         partial(check_deepspeed, train),
     ]
 
@@ -105,15 +105,15 @@ def check_model(train: TrainConfig) -> None:
         load_tokenizer(folder)
 
 
-def check_data(data: DataConfig) -> None:
+def check_data(data: DataSet) -> None:
     """Raise UserError for data that is missing or has wrong columns, and for mistakes in its first rows.
 
     A hub's data set is only looked up.
     """
-    if is_hub_id(data.train):
-        look_up_data(data.train)
+    if is_hub_id(data.path):
+        look_up_data(data.path)
         return
-    source = open_rows(data.train, data.split, data.limit)
+    source = open_set(data)
     used = columns_by_format(data)[choose_format(data, source.columns)] if source.columns else ()
     for row in islice(source.rows, LOOKAHEAD):
         if isinstance(row, Row):

@@ -17,6 +17,7 @@ from gemfleet.launcher.result.predict import predict_on_cluster, write_predictio
 from gemfleet.launcher.result.public_names import public_name, renamed, written_names
 from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import publish_evaluation
+from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.loop import UNCHANGED
 
@@ -125,7 +126,7 @@ def card_facts(
     """
     rates = [record["tokens_per_second"] for record in steps]
     return {
-        "data": public_name(asked.data.train),
+        "data": listed([public_name(found.path) for found in asked.data.train_sets()]),
         "format": trained.ground.data.report.format,
         "data_report": renamed(trained.ground.data.report.summary(), names),
         "ranks": trained.ground.placement.describe(),

@@ -24,29 +24,29 @@ def is_remote(source: str) -> bool:
 
 def names_remote_sources(train: TrainConfig) -> bool:
     """Whether the model or any of the data has to be fetched."""
-    return any(source is not None and is_remote(source) for source in (train.model, train.data.train, train.data.eval))
+    return any(map(is_remote, _sources(train)))
 
 
 def check_sources(train: TrainConfig) -> None:
     """Raise UserError for an address that fetching would refuse. Called before anything starts."""
-    for source in (train.model, train.data.train, train.data.eval):
-        if source is not None and is_git_source(source):
+    for source in _sources(train):
+        if is_git_source(source):
             parse_source(source)
-        elif source is not None and is_object_source(source):
+        elif is_object_source(source):
             parse_object_address(source)
 
 
 def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = None) -> TrainConfig:
     """Fetch all remote sources. Returns the settings with local paths in place of their addresses."""
     model = _fetched(train.model, cache, progress)
-    data = train.data
-    if is_remote(data.train):
-        files, evaluation = data_files(Path(_fetched(data.train, cache, progress)), data.train)
-        given = data.eval if data.eval is not None or evaluation is None else str(evaluation)
-        data = data.model_copy(update={"train": str(files), "eval": given})
-    if data.eval is not None and is_remote(data.eval):
-        files, _ = data_files(Path(_fetched(data.eval, cache, progress)), data.eval)
-        data = data.model_copy(update={"eval": str(files)})
+    data, copies = train.data, dict[str, str]()
+    for field, source in data.paths().items():
+        if is_remote(source):
+            files, evaluation = data_files(Path(_fetched(source, cache, progress)), source)
+            copies[field] = str(files)
+            if field == "train.data.train" and data.eval is None and evaluation is not None:
+                data = data.model_copy(update={"eval": str(evaluation)})
+    data = data.with_paths(copies)
     return train.model_copy(update={"model": model, "data": data})
 
 
@@ -58,19 +58,25 @@ def fetch_once(train: TrainConfig, cache: Path, memory: Path, progress: Progress
     known = json.loads(memory.read_text()) if memory.is_file() else None
     if known is None or not all(_there(path) for path in known.values()):
         fetched = fetch_sources(train, cache, progress)
-        found = {"model": fetched.model, "train": fetched.data.train, "eval": fetched.data.eval}
+        found = {"train.model": fetched.model, **fetched.data.paths()}
         if known not in (None, found):
             gone = next(path for path in known.values() if not _there(path))
             raise UserError(f"the copy {gone} is gone, and its source has changed since; start a new run")
         memory.write_text(json.dumps(found, indent=2) + "\n")
         return fetched
-    data = train.data.model_copy(update={"train": known["train"], "eval": known["eval"]})
-    return train.model_copy(update={"model": known["model"], "data": data})
+    data = train.data
+    if data.eval is None and "train.data.eval" in known:
+        data = data.model_copy(update={"eval": known["train.data.eval"]})
+    return train.model_copy(update={"model": known["train.model"], "data": data.with_paths(known)})
 
 
-def _there(path: str | None) -> bool:
+def _sources(train: TrainConfig) -> list[str]:
+    return [train.model, *train.data.paths().values()]
+
+
+def _there(path: str) -> bool:
     """Whether a path still exists. `demo` and hub ids are no paths and count as existing."""
-    return path is None or not path.startswith("/") or Path(path).exists()
+    return not path.startswith("/") or Path(path).exists()
 
 
 def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:

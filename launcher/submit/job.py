@@ -118,12 +118,9 @@ def default_address() -> str:
 
 def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
     """Raise UserError for a data file or model folder that does not travel with the job."""
-    data = config.train.data
-    inputs = {"train.data.train": data.train, "train.data.eval": data.eval, "train.model": config.train.model}
+    inputs = config.train.data.paths() | {"train.model": config.train.model}
     folder = luggage.folder
     for field, value in inputs.items():
-        if value is None:
-            continue
         local = folder / value  # `value` itself if it is an absolute path
         if not local.is_relative_to(folder) or not local.exists():
             if Path(value).exists() and not Path(value).is_absolute():

@@ -49,12 +49,12 @@ def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
     """
     folder = config_path.resolve().parent
 
-    def found(value: str | None) -> str | None:
-        if value is None or Path(value).expanduser().exists() or not (folder / value).exists():
+    def found(value: str) -> str:
+        if Path(value).expanduser().exists() or not (folder / value).exists():
             return value
         return str(folder / value)
 
-    data = train.data.model_copy(update={"train": found(train.data.train), "eval": found(train.data.eval)})
+    data = train.data.with_paths({field: found(path) for field, path in train.data.paths().items()})
     return train.model_copy(update={"model": found(train.model), "data": data})
 
 

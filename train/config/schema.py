@@ -9,17 +9,17 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from .data_section import DataConfig
 from .deepspeed_json import Settings, conflicts, read_deepspeed_json
+from .strict import MOST, StrictModel
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-MOST = 2**31 - 1  # the largest count of anything
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
 
 
@@ -27,12 +27,6 @@ def parse_bytes(text: int | str) -> int:
     """The bytes that `16GiB`, `512MiB`, `1.5 GiB` or a plain number stands for; 0 for any other text."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?", str(text).strip())
     return 0 if match is None else int(float(match[1]) * BYTE_UNITS[match[2] or "B"])
-
-
-class StrictModel(BaseModel):
-    """Base of every configuration model: it refuses unknown keys, converts no values, and its instances are frozen."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, populate_by_name=True)
 
 
 class LoraConfig(StrictModel):
@@ -60,58 +54,6 @@ class LoraConfig(StrictModel):
         if any(name.rpartition(".")[2] == "lm_head" for name in names):
             raise ValueError("found `lm_head`, whose weight is the embedding's too and cannot be merged; leave it out")
         return value
-
-
-class ColumnsConfig(StrictModel):
-    """The name of each column. A column that the data lacks is an error only if the format in use reads it."""
-
-    text: Annotated[str, Field(min_length=1)] = "text"
-    prompt: Annotated[str, Field(min_length=1)] = "prompt"
-    completion: Annotated[str, Field(min_length=1)] = "completion"
-    messages: Annotated[str, Field(min_length=1)] = "messages"
-
-
-class DataConfig(StrictModel):
-    """Where the examples come from and how one row becomes tokens."""
-
-    train: Annotated[
-        str,
-        Field(
-            min_length=1,
-            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub id",
-        ),
-    ]
-    eval: Annotated[
-        str | None, Field(min_length=1, description="same kinds as `train`; null: split off `eval_fraction`")
-    ] = None
-    eval_fraction: Annotated[
-        float, Field(ge=0, lt=1, description="share of `train` held out when `eval` is null; 0: no evaluation")
-    ] = 0.1
-    split: Annotated[str, Field(description="split of a hub id, `datasets` folder or folder of files to train on")] = (
-        "train"
-    )
-    format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
-    columns: ColumnsConfig = ColumnsConfig()
-    ignore_columns: Annotated[
-        tuple[str, ...],
-        Field(
-            strict=False,
-            description="columns, or keys of messages, that look like training data and are to be ignored",
-        ),
-    ] = ()
-    max_length: Annotated[
-        int, Field(gt=1, le=MOST, description="tokens in a packed row, and the longest example accepted")
-    ] = 1024
-    too_long: Annotated[
-        Literal["skip", "truncate"], Field(description="examples over max_length: count and leave out, or cut off")
-    ] = "skip"
-    bad_rows: Annotated[
-        Literal["skip", "fail"], Field(description="rows that cannot be used: count and leave out, or end the run")
-    ] = "skip"
-    add_eos: Annotated[
-        bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")
-    ] = True
-    limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
 
 
 class BatchConfig(StrictModel):

@@ -8,7 +8,8 @@ from typing import Any
 
 from ..errors import UserError
 from .load import beside, read_mapping, validated
-from .schema import StrictModel, TrainConfig
+from .schema import TrainConfig
+from .strict import StrictModel
 
 PLATFORM_KEYS = ("train_model_parameters", "tokenizer_parameters", "save_model", "experiment_name", "trainer", "peft")
 

@@ -7,12 +7,13 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from ..config.data_section import DataSet
 from ..errors import UserError, first_line
 from .file_readers import READERS, named_rows, open_file
 from .folders import files_of_split, refuse_split
 from .rows import BadRow, Row, Rows
 
-__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows"]
+__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows", "open_set"]
 
 LOOKAHEAD = 100  # the columns of so many rows count as those of the whole data set
 
@@ -46,6 +47,11 @@ def open_rows(source: str, split: str = "train", limit: int | None = None) -> Ro
     columns = dict.fromkeys(key for row in head if isinstance(row, Row) for key in row.values)
     known = min(total, limit) if total is not None and limit is not None else total
     return RowSource(source, chain(head, rows), known, tuple(columns), opened.note)
+
+
+def open_set(data: DataSet) -> RowSource:
+    """As `open_rows`, for a data set of the configuration."""
+    return open_rows(data.path, data.split, data.limit)
 
 
 @dataclass(frozen=True)

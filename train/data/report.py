@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..config.schema import DataConfig
+from ..config.data_section import DataConfig
 from ..errors import UserError
 from .digest import DataDigest
 from .tokenizing import LeftOut

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..config.schema import DataConfig
+from ..config.data_section import DataSet
 from ..errors import UserError
 from .rows import Row
 
@@ -13,17 +13,17 @@ MEDIA = {"image": "an image", "audio": "a sound", "video": "a film"}
 PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audio"]}
 
 
-def refuse_media(row: Row, data: DataConfig) -> None:
+def refuse_media(row: Row, data: DataSet) -> None:
     """Raises UserError if a row holds more than text, in a column or inside a message."""
     names = data.columns
-    left_aside = {names.text, names.prompt, names.completion, names.messages, *data.ignore_columns}
+    left_aside = {names.text, names.prompt, names.completion, names.messages, *data.section.ignore_columns}
     found = _media_column(row.values, left_aside)
     for name in (names.messages, names.prompt, names.completion):
         found = found or _media_in_messages(name, row.values.get(name))
     if found:
         kind, place = found
         raise UserError(
-            f"{row.name} of {data.train} holds {kind} ({place}), but gemfleet trains Gemma 3 on text only; leave out "
+            f"{row.name} of {data.path} holds {kind} ({place}), but gemfleet trains Gemma 3 on text only; leave out "
             "such rows, or take out what is no text where the rest makes sense without it"
         )
 

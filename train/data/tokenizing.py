@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..config.schema import DataConfig
+from ..config.data_section import DataSet
 from ..errors import UserError
 from .chat import TURN_END, TURN_START, RowError, Segment, chat_segments
 from .packing import TokenBlock
@@ -39,7 +39,7 @@ class Tokenised:
     unused: frozenset[str] = frozenset()
 
 
-def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
+def choose_format(data: DataSet, columns: Iterable[str]) -> RowFormat:
     """The format of a data set with these columns. UserError names the missing column and those that are there."""
     names, needed = data.columns, columns_by_format(data)
     there = sorted(set(columns))
@@ -48,20 +48,20 @@ def choose_format(data: DataConfig, columns: Iterable[str]) -> RowFormat:
         missing = [name for name in needed[data.format] if name not in there]
         if missing:
             raise UserError(
-                f"train.data.format is {data.format}, but {data.train} has no column {missing[0]!r}; "
-                f"its columns are {listed}; name the right one in train.data.columns"
+                f"{data.settings}.format is {data.format}, but {data.path} has no column {missing[0]!r}; "
+                f"its columns are {listed}; name the right one in {data.settings}.columns"
             )
         return data.format
     for row_format, wanted in needed.items():
         if all(name in there for name in wanted):
             return row_format
     raise UserError(
-        f"{data.train} has none of the columns {names.messages!r}, {names.prompt!r} with {names.completion!r}, or "
-        f"{names.text!r}; its columns are {listed}; name the right ones in train.data.columns"
+        f"{data.path} has none of the columns {names.messages!r}, {names.prompt!r} with {names.completion!r}, or "
+        f"{names.text!r}; its columns are {listed}; name the right ones in {data.settings}.columns"
     )
 
 
-def columns_by_format(data: DataConfig) -> dict[RowFormat, tuple[str, ...]]:
+def columns_by_format(data: DataSet) -> dict[RowFormat, tuple[str, ...]]:
     """The columns that each format reads. `auto` tries the formats in this order."""
     names = data.columns
     return {
@@ -72,10 +72,10 @@ def columns_by_format(data: DataConfig) -> dict[RowFormat, tuple[str, ...]]:
 
 
 class Encoder:
-    """Turns rows into ids and supervision for one tokenizer and one data section."""
+    """Turns the rows of one data set into ids and supervision, for one tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, data: DataConfig, columns: Iterable[str], embedding_rows: int | None = None
+        self, tokenizer: Any, data: DataSet, columns: Iterable[str], embedding_rows: int | None = None
     ) -> None:
         """Raises UserError if the columns do not fit the format, or the tokenizer lacks a token.
 
@@ -187,14 +187,14 @@ class Encoder:
     def _supervised_text(self, values: dict[str, Any], name: str) -> list[Segment]:
         """A text field and its end. A trailing `<eos>` is dropped if every example gets one."""
         text, eos = self._text(values, name), self._tokenizer.eos_token
-        while self.data.add_eos and text.rstrip().endswith(eos):
+        while self.data.section.add_eos and text.rstrip().endswith(eos):
             text = text.rstrip().removesuffix(eos)
         if not text:
             raise RowError(f"{name} is empty")
         return [Segment(text, supervised=True), *self._end()]
 
     def _end(self) -> list[Segment]:
-        return [Segment(self._tokenizer.eos_token, supervised=True, control=True)] if self.data.add_eos else []
+        return [Segment(self._tokenizer.eos_token, supervised=True, control=True)] if self.data.section.add_eos else []
 
 
 def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Tokenised:
@@ -237,7 +237,7 @@ def _judge(
     if isinstance(encoded, RowError):
         return LeftOut(name, encoded.reason, encoded.detail)
     tokens, supervised = encoded
-    data = encoder.data
+    data = encoder.data.section
     if beyond := encoder.beyond_embedding(tokens):
         return LeftOut(name, f"a token beyond the model's embedding of {encoder.embedding_rows} rows", beyond)
     if len(tokens) > data.max_length:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..config.schema import DataConfig
+from ..config.data_section import DataSet
 from ..errors import UserError
 from .rows import Row
 
@@ -67,21 +67,21 @@ HEARD_KEYS = frozenset({"role", "content", "weight", "train", "training"})
 AS_USUAL = {"weight": 1, "weights": 1, "sample_weight": 1, "loss_weight": 1, "train": True, "training": True}
 
 
-def refuse_unheard(row: Row, data: DataConfig, used: tuple[str, ...]) -> set[str]:
+def refuse_unheard(row: Row, data: DataSet, used: tuple[str, ...]) -> set[str]:
     """The columns and keys that are merely not used. Raises UserError for one that would change what is trained on.
 
     used: the columns that the format reads. Empty values and `ignore_columns` are passed over.
     """
     unused = set()
     for where, name in _spoken(row, used):
-        if name in data.ignore_columns:
+        if name in data.section.ignore_columns:
             continue
         column = where == name
         if name.lower() in (TELLING_COLUMNS if column else TELLING_KEYS):
             raise UserError(
-                f"{row.name} of {data.train} has {'the column' if column else 'a message with'} {name!r}, which says "
-                "more of what to train on than gemfleet reads; work it into the text or into train.data.columns, or "
-                f"leave it aside with train.data.ignore_columns: [{name}]"
+                f"{row.name} of {data.path} has {'the column' if column else 'a message with'} {name!r}, which says "
+                f"more of what to train on than gemfleet reads; work it into the text or into {data.settings}.columns, "
+                f"or leave it aside with train.data.ignore_columns: [{name}]"
             )
         unused.add(where)
     return unused

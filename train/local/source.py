@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config.schema import DataConfig
+from ..config.data_section import DataConfig, DataSet, listed
 from ..data.digest import data_digest, example_digests
 from ..data.packing import Ints, TokenBlock, epoch_order, pack_steps, split_eval, step_indices, steps_per_epoch
-from ..data.readers import BadRow, Row, RowSource, open_rows
+from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, tokenize_rows
-from ..errors import UserError
 from ..interfaces import PackedRows, StepRows
 
 if TYPE_CHECKING:
@@ -80,19 +78,18 @@ def prepare_local(
 
     embedding_rows: see `Encoder`
     """
-    report = DataReport(data.train)
+    report = DataReport(data.spoken())
     tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
-    train = tokenise(data, report)
+    train = TokenBlock.concatenate([tokenise(found, report) for found in data.train_sets()])
     report.digest = data_digest([example_digests(train)])
     report.examples = len(train)
     report.check(data)
     evaluation: TokenBlock | None
-    if data.eval is not None:
-        section = eval_section(data)
-        eval_report = DataReport(section.train)
-        evaluation = tokenise(section, eval_report)
+    if eval_sets := data.eval_sets():
+        eval_report = DataReport(listed([found.path for found in eval_sets]))
+        evaluation = TokenBlock.concatenate([tokenise(found, eval_report) for found in eval_sets])
         eval_report.examples = len(evaluation)
-        eval_report.check(section)
+        eval_report.check(data)
         report.note(eval_report.aside())
     else:
         mine, held_out = split_eval(len(train), data.eval_fraction, seed)
@@ -110,17 +107,6 @@ def prepare_local(
     return source, report
 
 
-def eval_section(data: DataConfig) -> DataConfig:
-    """A data section that reads `data.eval` like training data, without a row limit.
-
-    It reads a whole file: `split` chooses only among files that belong together.
-    """
-    if data.eval is None:
-        raise UserError("train.data.eval is null, so there is no evaluation set to read")
-    split = "train" if Path(data.eval).expanduser().is_file() else data.split
-    return data.model_copy(update={"train": data.eval, "eval": None, "limit": None, "split": split})
-
-
 def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
     """The rows of a source, in lists of at most `size`."""
     while chunk := list(islice(source.rows, size)):
@@ -128,10 +114,10 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
 
 
 def _tokenise(
-    data: DataConfig, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
+    data: DataSet, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
 ) -> TokenBlock:
     """One block of all usable rows, in their order. `report` counts the others."""
-    source = open_rows(data.train, data.split, data.limit)
+    source = open_set(data)
     report.note(source.note)
     encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
     report.format = encoder.format if encoder else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from gemfleet.train.config.schema import DataConfig
+from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.data.digest import Digests, example_digests
 from gemfleet.train.data.packing import Ints, PackedBlock, TokenBlock, pack_steps
 from gemfleet.train.data.readers import BadRow, Row
@@ -20,7 +20,7 @@ from gemfleet.train.model.resolve import embedding_rows
 
 
 def tokenise_task(
-    chunk: list[Row | BadRow], data: DataConfig, columns: tuple[str, ...], folders: dict[str, str]
+    chunk: list[Row | BadRow], data: DataSet, columns: tuple[str, ...], folders: dict[str, str]
 ) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
     """Tokenise one chunk of rows. Returns its block, and the counts, the digests and the report of its examples.
 
@@ -33,7 +33,7 @@ def tokenise_task(
     folder = folders[node]
     encoder = Encoder(_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
     done = tokenize_rows(chunk, encoder)
-    report = DataReport(data.train, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
+    report = DataReport(data.path, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)
     sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
     counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from gemfleet.train.config.schema import DataConfig, TrainConfig
+from gemfleet.train.config.data_section import DataConfig, DataSet, listed
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import data_digest
 from gemfleet.train.data.packing import Ints, split_eval
-from gemfleet.train.data.readers import open_rows
+from gemfleet.train.data.readers import open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import choose_format
 from gemfleet.train.errors import UserError
-from gemfleet.train.local.source import chunks, eval_section
+from gemfleet.train.local.source import chunks
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -68,13 +69,12 @@ def tokenise_on_cluster(
     Raises UserError when no example is left to train on, or when no node with the tokenizer has a CPU.
     """
     data = config.data
-    report = DataReport(data.train)
-    tokenised = _tokenise(data, tokenizer_folders, report, progress)
+    report = DataReport(data.spoken())
+    tokenised = _tokenise(data.train_sets(), tokenizer_folders, report, progress)
     evaluation: tuple[TokenisedSet, Ints] | None = None
-    if data.eval is not None:
-        section = eval_section(data)
-        eval_report = DataReport(section.train)
-        eval_set = _tokenise(section, tokenizer_folders, eval_report, progress)
+    if eval_sets := data.eval_sets():
+        eval_report = DataReport(listed([found.path for found in eval_sets]))
+        eval_set = _tokenise(eval_sets, tokenizer_folders, eval_report, progress)
         report.note(eval_report.aside())
         train = np.arange(len(tokenised.counts), dtype=np.int64)
         evaluation = (eval_set, np.arange(len(eval_set.counts), dtype=np.int64))
@@ -87,9 +87,23 @@ def tokenise_on_cluster(
 
 
 def _tokenise(
-    data: DataConfig, folders: Mapping[str, str], report: DataReport, progress: Progress | None
+    sets: list[DataSet], folders: Mapping[str, str], report: DataReport, progress: Progress | None
 ) -> TokenisedSet:
-    source = open_rows(data.train, data.split, data.limit)
+    """Tokenise all sets, one after the other, into one."""
+    blocks: list[Any] = []
+    summaries: list[Any] = []
+    for data in sets:
+        for block, summary in _tokenise_one(data, folders, report, progress):
+            blocks.append(block)
+            summaries.append(summary)
+    return _collect(blocks, summaries, sets[0].section, report)
+
+
+def _tokenise_one(
+    data: DataSet, folders: Mapping[str, str], report: DataReport, progress: Progress | None
+) -> list[tuple[Any, Any]]:
+    """References to the block and the summary of each chunk of one data set. See `tokenise_task`."""
+    source = open_set(data)
     report.note(source.note)
     if source.columns:
         report.format = choose_format(data, source.columns)  # raises for a wrong column before any task starts
@@ -97,8 +111,7 @@ def _tokenise(
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     remote = ray.remote(tokenise_task)
-    blocks: list[Any] = []
-    summaries: list[Any] = []
+    parts: list[tuple[Any, Any]] = []
     pending: dict[Any, int] = {}
 
     def settle(limit: int) -> None:
@@ -113,12 +126,11 @@ def _tokenise(
         where = NodeAffinitySchedulingStrategy(next(turns), soft=True)
         options = remote.options(num_cpus=1, num_returns=2, scheduling_strategy=where)
         block, summary = options.remote(chunk, data, source.columns, dict(folders))
-        blocks.append(block)
-        summaries.append(summary)
+        parts.append((block, summary))
         pending[summary] = len(chunk)
         settle(PENDING_PER_CPU * cpus)
     settle(0)
-    return _collect(blocks, summaries, data, report)
+    return parts
 
 
 def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: DataReport) -> TokenisedSet:

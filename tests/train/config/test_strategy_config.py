@@ -10,7 +10,8 @@ import pytest
 import yaml
 from gemfleet.train.config.deepspeed_json import engine_json, with_reduce_bucket
 from gemfleet.train.config.load import load_validated
-from gemfleet.train.config.schema import StrictModel, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.strict import StrictModel
 from gemfleet.train.entry import check_ranks_have_gpus
 from gemfleet.train.errors import UserError
 

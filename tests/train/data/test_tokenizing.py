@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.train.config.schema import ColumnsConfig, DataConfig
+from gemfleet.train.config.data_section import ColumnsConfig, DataConfig
 from gemfleet.train.data.chat import CHAT_TEMPLATE, RowError, chat_segments, render_chat
 from gemfleet.train.data.readers import Row
 from gemfleet.train.data.tokenizing import Encoder, choose_format, tokenize_rows
@@ -39,7 +39,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 def encode(tokenizer: Any, values: dict[str, Any], **options: Any) -> tuple[list[int], list[bool]]:
-    data = DataConfig(train="rows", **options)
+    (data,) = DataConfig(train="rows", **options).train_sets()
     done = tokenize_rows([Row("row 1", values)], Encoder(tokenizer, data, values))
     assert not done.left_out
     return done.block.tokens.tolist(), done.block.supervised.tolist()
@@ -127,13 +127,13 @@ def test_conversations_that_gemma_cannot_hold(messages: Any, reason: str) -> Non
 
 
 def test_the_format_follows_the_columns() -> None:
-    data = DataConfig(train="rows.csv")
+    (data,) = DataConfig(train="rows.csv").train_sets()
     assert choose_format(data, ["text", "prompt", "completion", "messages"]) == "messages"
     assert choose_format(data, ["text", "prompt", "completion"]) == "prompt_completion"
     assert choose_format(data, ["text", "prompt"]) == "text"
     with pytest.raises(UserError, match=r"none of the columns .* its columns are 'body', 'title'"):
         choose_format(data, ["title", "body"])
-    wrong = DataConfig(train="rows.csv", format="text", columns=ColumnsConfig(text="txet"))
+    wrong = DataConfig(train="rows.csv", format="text", columns=ColumnsConfig(text="txet")).train_sets()[0]
     with pytest.raises(UserError, match="no column 'txet'; its columns are 'text'"):
         choose_format(wrong, ["text"])
 

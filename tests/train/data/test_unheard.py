@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from gemfleet.launcher.run.check_inputs import check_inputs
-from gemfleet.train.config.schema import DataConfig, TrainConfig
+from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.rows import Row
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
 from gemfleet.train.errors import UserError
@@ -27,7 +28,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def supervised_text(tokenizer: Any, values: dict[str, Any], **options: Any) -> str:
-    data = DataConfig(train="rows", **options)
+    (data,) = DataConfig(train="rows", **options).train_sets()
     done = tokenize_rows([Row("row 1", values)], Encoder(tokenizer, data, values))
     assert not done.left_out, done.left_out
     tokens, supervised = done.block.tokens.tolist(), done.block.supervised.tolist()
@@ -35,7 +36,7 @@ def supervised_text(tokenizer: Any, values: dict[str, Any], **options: Any) -> s
 
 
 def left_out(tokenizer: Any, values: dict[str, Any]) -> str:
-    data = DataConfig(train="rows")
+    (data,) = DataConfig(train="rows").train_sets()
     (row,) = tokenize_rows([Row("row 1", values)], Encoder(tokenizer, data, values)).left_out
     return row.reason
 
@@ -132,7 +133,7 @@ def test_a_text_has_one_start_and_one_end(tokenizer: Any, start: str, end: str) 
         ({"text": f"{start}x{end}"}, "<bos>x<eos>"),
         ({**PAIR, "completion": f"x{end}"}, "<bos>qx<eos>"),
     ):
-        data = DataConfig(train="rows")
+        (data,) = DataConfig(train="rows").train_sets()
         done = tokenize_rows([Row("row 1", values)], Encoder(tokenizer, data, values))
         assert tokenizer.decode(done.block.tokens.tolist()) == whole
     assert supervised_text(tokenizer, {"text": f"{start}x{end}"}, add_eos=False) == f"x{end}"

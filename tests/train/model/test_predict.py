@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config.schema import DataConfig, TrainConfig
+from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import pack_steps
 from gemfleet.train.data.readers import Row
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -41,7 +42,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def rows_of(tokenizer: object, rows: Sequence[dict[str, Any]], columns: tuple[str, ...]) -> PackedRows:
-    encoder = Encoder(tokenizer, DataConfig(train="x"), columns)
+    encoder = Encoder(tokenizer, DataConfig(train="x").train_sets()[0], columns)
     block = tokenize_rows([Row(str(n), row) for n, row in enumerate(rows)], encoder).block
     return pack_steps([block], 1, 256).step(0, 0).rows
 
