@@ -67,7 +67,7 @@ def test_sources_become_folders_once_until_they_change(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     first = fetch_sources(config, tmp_path, lambda *facts: seen.append(facts))
     assert (Path(first.model) / "deep" / "w.safetensors").stat().st_size == 9_000_000
-    assert Path(first.data.train).read_bytes() == Path(str(first.data.eval)).read_bytes() == ROWS
+    assert Path(str(first.data.train)).read_bytes() == Path(str(first.data.eval)).read_bytes() == ROWS
     assert (8, 8, "MiB") in seen
     seen.clear()
     assert fetch_sources(config, tmp_path, lambda *facts: seen.append(facts)) == first
@@ -77,14 +77,14 @@ def test_sources_become_folders_once_until_they_change(tmp_path: Path) -> None:
     fetch_once(config, tmp_path, memory)
     put({"data/train.jsonl": ROWS * 2})
     assert fetch_once(config, tmp_path, memory).data == first.data  # a run that goes on keeps its data
-    assert Path(fetch_sources(config, tmp_path).data.train).read_bytes() == ROWS * 2
+    assert Path(str(fetch_sources(config, tmp_path).data.train)).read_bytes() == ROWS * 2
 
 
 @pytest.mark.usefixtures("s3")
 def test_one_file_is_data_too(tmp_path: Path) -> None:
     put({"data/train.jsonl": ROWS, "data/train.jsonl.bak": b"x"})
     config = TrainConfig.model_validate({"model": "demo", "data": {"train": "s3://bucket/data/train.jsonl"}})
-    fetched = Path(fetch_sources(config, tmp_path).data.train)
+    fetched = Path(str(fetch_sources(config, tmp_path).data.train))
     assert (fetched.name, fetched.read_bytes()) == ("train.jsonl", ROWS)
     assert [path.name for path in fetched.parent.iterdir()] == ["train.jsonl"]
 

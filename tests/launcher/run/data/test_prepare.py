@@ -72,7 +72,7 @@ def test_the_cluster_prepares_what_one_process_does(
         source = pack.pack_on_cluster(prepared, config, world_size, start)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
         assert prepared.report == report
-        assert (copy.steps_per_epoch, copy.has_eval) == (local.steps_per_epoch, True)
+        assert (copy.steps_per_epoch, copy.eval_sets) == (local.steps_per_epoch, ("train",))
         total = config.total_steps(local.steps_per_epoch)
         for step in range(start, total):
             epoch, within = divmod(step, local.steps_per_epoch)
@@ -81,7 +81,7 @@ def test_the_cluster_prepares_what_one_process_does(
                 assert_same(one.rows, other.rows)
                 assert astuple(one)[1:] == astuple(other)[1:]
         for rank in range(world_size):
-            assert_same(copy.eval_rows(rank), local.eval_rows(rank))
+            assert_same(copy.eval_rows(rank, "train"), local.eval_rows(rank, "train"))
         assert len(copy._held) <= 2
         with pytest.raises(IndexError, match="was not prepared"):
             copy.step(9, 0, 0)
@@ -100,7 +100,7 @@ def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: di
     source, report = pack.pack_on_cluster(prepared, config, 1), prepared.report
     assert (report.examples, report.eval_examples) == (70, 70)
     assert source.step(0, 1, 0).step_examples == 8
-    assert len(source.eval_rows(0).document_lengths) == 70
+    assert len(source.eval_rows(0, "train").document_lengths) == 70
 
 
 def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict[str, str], tmp_path: Path) -> None:
