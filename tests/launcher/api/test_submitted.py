@@ -36,8 +36,12 @@ def with_value(field: str, value: Any) -> dict[str, Any]:
     content: dict[str, Any] = {"train": {"model": "demo", "data": {"train": "demo"}}}
     *sections, last = field.split(".")
     section = content
-    for name in sections:
-        section = section.setdefault(name, {})
+    for depth, name in enumerate(sections):
+        if ".".join(sections[: depth + 1]) in ("train.data.train", "train.data.eval"):
+            section[name] = [{"path": "demo"}]  # one of several data sets
+            section = section[name][0]
+        else:
+            section = section.setdefault(name, {})
     section[last] = value
     return content
 
@@ -67,6 +71,7 @@ def problems(content: dict[str, Any], allowed: Allowed = Allowed()) -> dict[str,
 @pytest.mark.parametrize("value", ["/etc/passwd", "../x", "~/x", "git+ssh://host/x", "me@host:x", "https://host/x"])
 def test_no_field_takes_a_path_or_an_address_that_is_not_allowed(value: str) -> None:
     fields = set(text_fields(LaunchConfig)) - NEVER_OPENED
+    assert {"train.data.train", "train.data.train.path", "train.data.eval.path"} < fields
     assert {"train.model", "train.deepspeed.config", "cluster.storage", "output.deliver.repository"} < fields
     assert {field for field in fields if not problems(with_value(field, value))} == set()
 
