@@ -15,6 +15,7 @@ from .commands.bench import PASSES_ON, bench
 from .commands.checkpoints import checkpoints
 from .commands.cluster import cluster
 from .commands.convert import convert
+from .commands.data_cache import data_cache
 from .commands.doctor import doctor
 from .commands.events import events
 from .commands.init import init
@@ -55,6 +56,7 @@ for command in COMMANDS:
     app.command()(command)
 app.command(context_settings=PASSES_ON, add_help_option=False)(bench)
 app.add_typer(batch_cache)
+app.add_typer(data_cache)
 app.add_typer(cluster)
 
 

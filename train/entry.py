@@ -57,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
     """Prepares model and data in this process, trains, and prints where the adapter is. Collective under `torchrun`."""
     from .batch_finder.local import settle_micro
+    from .data.prepared.store import prepared_cache
     from .device.abilities import prepare_process
     from .device.memory import resident_bytes
     from .local.devices import settle_here
@@ -85,6 +86,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             world_size,
             progress,
             embedding_rows(model_folder),
+            prepared_cache(config.data.cache_bytes, model_folder),
         )
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)

@@ -8,8 +8,10 @@ from pathlib import Path
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
+from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.prepared.store import prepared_cache
 from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.resolve import check_context, resolve_model_folder
 from gemfleet.train.model.weight_files import beside_note
@@ -64,7 +66,10 @@ def prepare_data(
 ) -> Ground:
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
-    data = tokenise_on_cluster(train, folders, run.display.bars)
+    cache = prepared_cache(train.data.cache_bytes, model)
+    data = tokenise_on_cluster(train, folders, run.display.bars, cache)
+    if data.reused:
+        run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     run.note(data.report.summary())
     run.heed_stop("prepared its data")

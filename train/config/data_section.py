@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator
 
 from .patterns import folder_of, is_pattern
-from .strict import MOST, StrictModel
+from .strict import MOST, Size, StrictModel, parse_bytes
 
 DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
 Name = Annotated[str, Field(min_length=1)]
@@ -127,6 +127,17 @@ class DataConfig(StrictModel):
         bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")
     ] = True
     limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
+    cache: Annotated[
+        Literal[0] | Size,
+        Field(
+            description="size of all tokenised data that the head keeps for later runs: bytes, or a number with KiB, "
+            "MiB or GiB; 0: keep and use none"
+        ),
+    ] = "20GiB"
+
+    @property
+    def cache_bytes(self) -> int:
+        return parse_bytes(self.cache)
 
     @field_validator("train")
     @classmethod

@@ -6,27 +6,19 @@ Models are strict and frozen. A wrong value is an error that names the field; no
 from __future__ import annotations
 
 import math
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from .data_section import DataConfig
 from .deepspeed_json import Settings, conflicts, read_deepspeed_json
-from .strict import MOST, StrictModel
+from .strict import MOST, Size, StrictModel, parse_bytes
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
 Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
-
-
-def parse_bytes(text: int | str) -> int:
-    """The bytes that `16GiB`, `512MiB`, `1.5 GiB` or a plain number stands for; 0 for any other text."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KiB|MiB|GiB)?", str(text).strip())
-    return 0 if match is None else int(float(match[1]) * BYTE_UNITS[match[2] or "B"])
 
 
 class LoraConfig(StrictModel):
@@ -70,20 +62,13 @@ class BatchConfig(StrictModel):
         ),
     ] = "auto"
     device_memory_limit: Annotated[
-        int | str | None,
+        Size | None,
         Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
     ] = None
     memory_margin: Annotated[float, Field(ge=0, lt=1, description="share of the memory that probes keep free")] = 0.08
     probe_timeout_s: Annotated[
         float, Field(gt=0, description="a trial by probes whose ranks do not answer for this long has failed")
     ] = 120.0
-
-    @field_validator("device_memory_limit")
-    @classmethod
-    def _is_a_size(cls, value: int | str | None) -> int | str | None:
-        if value is not None and parse_bytes(value) <= 0:
-            raise ValueError(f"{value!r} is no memory size; give bytes, or a number with KiB, MiB or GiB as in 16GiB")
-        return value
 
     @property
     def memory_limit_bytes(self) -> int | None:

@@ -53,6 +53,19 @@ def demo_data_rows(language: str = "english") -> list[dict[str, str]]:
     """
     import yaml
 
+    pairs: dict[tuple[str, str], None] = {}
+    for path in demo_data_files(language):
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for turns in content.get("conversations") or []:
+            if isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, str) for turn in turns[:2]):
+                question, answer = (" ".join(turn.split()) for turn in turns[:2])
+                if question and answer:
+                    pairs[question, answer] = None
+    return [{"prompt": f"{question}\n", "completion": answer} for question, answer in pairs]
+
+
+def demo_data_files(language: str = "english") -> list[Path]:
+    """The corpus files of a language, sorted. Raises UserError as `demo_data_rows` does."""
     try:
         import chatterbot_corpus
     except ImportError as error:
@@ -61,15 +74,7 @@ def demo_data_rows(language: str = "english") -> list[dict[str, str]]:
     languages = sorted(path.name for path in corpus.iterdir() if path.is_dir())
     if language not in languages:
         raise UserError(f"the demonstration data has no language {language!r}; it has {', '.join(languages)}")
-    pairs: dict[tuple[str, str], None] = {}
-    for path in sorted((corpus / language).glob("*.yml")):
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        for turns in content.get("conversations") or []:
-            if isinstance(turns, list) and len(turns) >= 2 and all(isinstance(turn, str) for turn in turns[:2]):
-                question, answer = (" ".join(turn.split()) for turn in turns[:2])
-                if question and answer:
-                    pairs[question, answer] = None
-    return [{"prompt": f"{question}\n", "completion": answer} for question, answer in pairs]
+    return sorted((corpus / language).glob("*.yml"))
 
 
 def _convert(folder: Path, progress: Progress | None) -> None:

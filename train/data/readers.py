@@ -14,7 +14,7 @@ from .files.file_readers import is_data, named_rows, open_file
 from .files.folders import FolderFiles, files_of_pattern, files_of_split, refuse_split
 from .rows import BadRow, Row, Rows
 
-__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows", "open_set"]
+__all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "files_of", "is_hub_id", "open_rows", "open_set"]
 
 LOOKAHEAD = 100  # the columns of so many rows count as those of the whole data set
 
@@ -55,6 +55,22 @@ def open_set(data: DataSet) -> RowSource:
     return open_rows(data.path, data.split, data.limit)
 
 
+def files_of(data: DataSet) -> FolderFiles | None:
+    """The files that a data set is read from, and those beside them; None if it is not on this machine."""
+    path = Path(data.path).expanduser()
+    if data.path == "demo" or data.path.startswith("demo:"):
+        from .demo import demo_data_files
+
+        return FolderFiles(demo_data_files(data.path.partition(":")[2] or "english"), [])
+    if path.is_dir():
+        if _is_saved_dataset(path):
+            return FolderFiles(sorted(found for found in path.rglob("*") if found.is_file()), [])
+        return files_of_split(path, data.split)
+    if path.is_file():
+        return FolderFiles([path], [])
+    return files_of_pattern(data.path, data.split) if is_pattern(data.path) else None
+
+
 @dataclass(frozen=True)
 class Opened:
     """See `RowSource`."""
@@ -93,9 +109,13 @@ def is_hub_id(source: str) -> bool:
 
 
 def _open_folder(folder: Path, split: str) -> Opened:
-    if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
+    if _is_saved_dataset(folder):
         return Opened(*_open_saved_dataset(folder, split))
     return _open_files(files_of_split(folder, split))
+
+
+def _is_saved_dataset(folder: Path) -> bool:
+    return (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file()
 
 
 def _open_files(files: FolderFiles) -> Opened:

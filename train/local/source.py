@@ -11,6 +11,7 @@ from ..config.data_section import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
 from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per_epoch
+from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, tokenize_rows
@@ -76,12 +77,13 @@ def prepare_local(
     world_size: int,
     progress: Progress | None = None,
     embedding_rows: int | None = None,
+    cache: PreparedCache | None = None,
 ) -> tuple[LocalBlockSource, DataReport]:
     """Reads, tokenises and splits the data of a run. Raises UserError if a set has no example left.
 
-    embedding_rows: see `Encoder`
+    embedding_rows: see `Encoder`; cache: where a set that was tokenised before is found, and a new one is kept
     """
-    tokenise = partial(_tokenise, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
+    tokenise = partial(_prepared, cache, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
     sets, eval_sets = data.train_sets(), data.eval_sets()
     blocks, reports = zip(*map(tokenise, sets), strict=True)
     eval_blocks, eval_reports = zip(*map(tokenise, eval_sets), strict=True) if eval_sets else ((), ())
@@ -111,6 +113,19 @@ def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | Bad
         yield chunk
 
 
+def _prepared(cache: PreparedCache | None, data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
+    """One block of all usable examples of a set, from the cache if they are there, and the set's report."""
+    key = None if cache is None else cache.key(data)
+    if cache is not None and (found := cache.find(key, data)):
+        block, report = TokenBlock.concatenate(list(found.blocks())), found.report
+    else:
+        block, report = _tokenise(data, **options)
+        if cache is not None:
+            cache.save(key, [block], example_digests(block), report)
+    report.check(data.section)
+    return block, report
+
+
 def _tokenise(
     data: DataSet, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
 ) -> tuple[TokenBlock, DataReport]:
@@ -132,5 +147,4 @@ def _tokenise(
             progress.update(task, advance=len(chunk))
     block = TokenBlock.concatenate(blocks)
     report.examples = len(block)
-    report.check(data.section)
     return block, report

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TOKENS_PER_BLOCK = 4_000_000  # about 20 MB in the object store
 MAX_STEPS_PER_BLOCK = 256
+TOKENS_PACKED_HERE = 500_000  # the driver packs so few itself, sooner than a process of Ray's would start
 
 
 def pack_on_cluster(
@@ -32,11 +33,14 @@ def pack_on_cluster(
     per_epoch = steps_per_epoch(len(prepared.train), global_batch)
     steps = range(start_step, config.total_steps(per_epoch))
     tokens_per_step = max(1, prepared.report.tokens // per_epoch)
+    scored = sum(int(one.counts[chosen, 0].sum()) for one, chosen in prepared.evaluation.values())
+    here = len(steps) * tokens_per_step + scored <= TOKENS_PACKED_HERE
     per_block = max(1, min(MAX_STEPS_PER_BLOCK, TOKENS_PER_BLOCK // tokens_per_step))
     pack = ray.remote(pack_task).options(num_cpus=1, scheduling_strategy="SPREAD")
 
     def submit(tokenised: TokenisedSet, chosen: list[Ints]) -> Any:
-        return pack.remote(tokenised.blocks, tokenised.starts, chosen, world_size, config.data.max_length)
+        options = (tokenised.blocks, tokenised.starts, chosen, world_size, config.data.max_length)
+        return ray.put(pack_task(*options)) if here else pack.remote(*options)
 
     evaluation = {name: submit(scored, [chosen]) for name, (scored, chosen) in prepared.evaluation.items()}
     examples = _step_examples(prepared, steps, per_epoch, global_batch, config.seed)

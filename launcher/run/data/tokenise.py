@@ -18,6 +18,7 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import Digests, run_digest
 from gemfleet.train.data.mixture import Mixture, divide
 from gemfleet.train.data.packing import Ints
+from gemfleet.train.data.prepared.store import PreparedCache, PreparedSet
 from gemfleet.train.data.readers import open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import choose_format
@@ -67,6 +68,7 @@ class PreparedData:
 
     train: int64, the indices of those to train on, set by set; mixture: of these sets, with indices into `train`
     evaluation: by the name of each evaluation set, a tokenised set and the indices of its examples to score
+    reused: the sets that came from the cache
     """
 
     tokenised: TokenisedSet
@@ -74,20 +76,38 @@ class PreparedData:
     mixture: Mixture
     evaluation: dict[str, tuple[TokenisedSet, Ints]]
     report: DataReport
+    reused: tuple[str, ...] = ()
 
 
 def tokenise_on_cluster(
-    config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
+    config: TrainConfig,
+    tokenizer_folders: Mapping[str, str],
+    progress: Progress | None = None,
+    cache: PreparedCache | None = None,
 ) -> PreparedData:
     """Read the data on this node, tokenise it on the cluster, and split off the evaluation sets.
 
     tokenizer_folders: for each Ray node id (hex) that may work, the folder there with the tokenizer
+    cache: where a set that was tokenised before is found, and a new one is kept; None: nowhere
     Raises UserError when a set has no example left, or when no node with the tokenizer has a CPU.
     """
     data = config.data
     sets, eval_sets = data.train_sets(), data.eval_sets()
-    found, reports = zip(*(_tokenise(one, tokenizer_folders, progress) for one in sets), strict=True)
-    scored = [_tokenise(one, tokenizer_folders, progress) for one in eval_sets]
+    reused: list[str] = []
+
+    def tokenise(one: DataSet) -> tuple[TokenisedSet, DataReport]:
+        key = None if cache is None else cache.key(one)
+        kept = None if cache is None else cache.find(key, one)
+        if kept is not None:
+            reused.append(one.path)
+            return _from_cache(kept, one)
+        found, report = _tokenise(one, tokenizer_folders, progress)
+        if cache is not None:
+            cache.save(key, map(ray.get, found.blocks), np.concatenate(found.digests), report)
+        return found, report
+
+    found, reports = zip(*map(tokenise, sets), strict=True)
+    scored = [tokenise(one) for one in eval_sets]
     fraction = 0.0 if eval_sets else data.eval_fraction
     division = divide(sets, [one.counts for one in found], fraction, config.seed, reports)
     tokenised = TokenisedSet.joined(found)
@@ -97,7 +117,20 @@ def tokenise_on_cluster(
     report = DataReport.of_run(data.spoken(), reports, [part for _, part in scored])
     eval_digests = [digests for evaluated, _ in scored for digests in evaluated.digests]
     report.digest = run_digest(tokenised.digests, division.mixture.describe(), eval_digests)
-    return PreparedData(tokenised, division.train, division.mixture, evaluation, report)
+    return PreparedData(tokenised, division.train, division.mixture, evaluation, report, tuple(reused))
+
+
+def _from_cache(kept: PreparedSet, data: DataSet) -> tuple[TokenisedSet, DataReport]:
+    """A kept set, put into the object store block by block. Raises UserError as `_tokenise` does."""
+    kept.report.check(data.section)
+    blocks, sizes, counts = [], [], []
+    for block in kept.blocks():
+        blocks.append(ray.put(block))
+        sizes.append(len(block))
+        counts.append(block.counts)
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    digests = np.split(kept.digests, starts[1:-1])
+    return TokenisedSet(blocks, starts, np.concatenate(counts), digests), kept.report
 
 
 def _tokenise(data: DataSet, folders: Mapping[str, str], progress: Progress | None) -> tuple[TokenisedSet, DataReport]:
