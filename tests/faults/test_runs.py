@@ -179,6 +179,8 @@ def test_a_step_of_the_clock_makes_no_second_driver(place: Place, home: Path, mo
     process = start(place.workplace, home, place.address, EPOCHS)
     registry = wait_for_step(home, 5)
     (run,) = registry.list_runs()
+    rank = registry.ranks(run.id)[0]["pid"]
+    os.kill(rank, signal.SIGSTOP)  # so that the run does not end before the commands below
     started = psutil.Process.create_time
     with monkeypatch.context() as patch:
         patch.setattr(psutil.Process, "create_time", lambda process: started(process) + 3.0)
@@ -190,6 +192,7 @@ def test_a_step_of_the_clock_makes_no_second_driver(place: Place, home: Path, mo
     assert f"carried out by process {process.pid} already" in refused
     with registry.connect() as db:
         db.execute("UPDATE runs SET state = 'training' WHERE id = ?", (run.id,))
+    os.kill(rank, signal.SIGCONT)
     ends(process)
     assert states(registry, run.id)[-1] == "succeeded"
     name = "adapter_model.safetensors"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -98,6 +100,13 @@ def test_a_signal_ends_the_run_in_order(
         assert f"in the state {phase}" in ended.reason
 
 
+def read_until(terminal: int, closed: Event) -> None:
+    """Reads what a program writes to its terminal, and forgets it."""
+    while not closed.is_set():
+        if select.select([terminal], [], [], 0.1)[0]:
+            os.read(terminal, 65536)
+
+
 @pytest.mark.slow
 @pytest.mark.faults
 @pytest.mark.timeout(300)
@@ -112,7 +121,12 @@ def test_a_terminal_that_closes_ends_the_run_with_a_checkpoint(workplace: Path, 
     command = [sys.executable, "-m", "gemfleet.launcher.cli", "train", "run.yaml"]
     driver = start(workplace, home, "training", command, terminal, take_terminal)
     os.close(terminal)
+    closed = Event()
+    screen = Thread(target=read_until, args=(ours, closed))  # a full terminal would make the driver wait
+    screen.start()
     run = reach(home, "training", driver)
+    closed.set()
+    screen.join()
     os.close(ours)
     assert driver.wait(120) == 130
     assert RunRegistry(home / "gemfleet.db").get_run(run.id).state == "stopped"
