@@ -121,9 +121,13 @@ class RunReports(RunDatabase):
         return "" if row is None else str(row["received"])
 
     def _append(self, db: sqlite3.Connection, run_id: str, log: BatchLog) -> None:
-        """Writes the lines before the count: if this process dies before the commit, the next batch overwrites them."""
+        """Writes the lines before the count: if this process dies before the commit, the next batch overwrites them.
+
+        A rebuilt registry has no count: all that lies in the log is then kept.
+        """
         query = "SELECT bytes FROM logs WHERE run_id = ? AND source = ?"
-        kept = int(db.execute(query, (run_id, log.source)).fetchone()["bytes"])
+        counted = db.execute(query, (run_id, log.source)).fetchone()
+        kept = log.size() if counted is None else int(counted["bytes"])
         values = (run_id, log.source, log.append(kept))
         db.execute("INSERT OR REPLACE INTO logs (run_id, source, bytes) VALUES (?, ?, ?)", values)
 

@@ -53,6 +53,19 @@ def test_a_batch_that_comes_again_is_kept_once_also_by_a_recorder_that_was_resta
     assert sum(event["kind"] == "note" for event in registry.events("run-1")) == 3
 
 
+def test_a_recorder_goes_on_in_a_registry_that_was_rebuilt(tmp_path: Path) -> None:
+    """The new registry knows the run, but not how much of a rank's log is kept: all of it."""
+    path = tmp_path / "gemfleet.db"
+    RunRegistry(path).create_run("run-1", "run", "", 1)
+    recorder = RunRecorder(str(tmp_path), "run-1")
+    recorder.push(0, [{"kind": "log", "line": "before"}], WHO, "a-1")
+    for file in tmp_path.glob("gemfleet.db*"):
+        file.unlink()
+    RunRegistry(path).create_run("run-1", "run", "", 1)
+    recorder.push(0, [{"kind": "log", "line": "after"}], WHO, "a-2")
+    assert (tmp_path / "runs" / "run-1" / "logs" / "rank-0.log").read_text() == "before\nafter\n"
+
+
 KILLED = """
 import sys
 from gemfleet.cluster.registry.run_recorder import RunRecorder
