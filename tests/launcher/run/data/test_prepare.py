@@ -15,6 +15,7 @@ import pytest
 import ray
 from gemfleet.launcher.run.data import pack, tokenise
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
 from support.tiny_tokenizer import tiny_tokenizer
@@ -67,7 +68,11 @@ def test_the_cluster_prepares_what_one_process_does(
     monkeypatch.setattr(tokenise, "chunks", lambda source: chunks_of(source, 16))
     prepared = tokenise.tokenise_on_cluster(config, folders)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
-    for world_size, start in ((2, 0), (3, 10)):
+    cache = PreparedCache(PreparedStore(tmp_path / "cache", 2**30), tokenizer_folder)
+    kept = [tokenise.tokenise_on_cluster(config, folders, cache=cache) for _ in range(2)]
+    assert [one.reused for one in kept] == [(), (config.data.train,)]
+    monkeypatch.setattr(pack, "TOKENS_PACKED_HERE", 0)
+    for prepared, world_size, start in ((prepared, 2, 0), (prepared, 3, 10), (kept[1], 2, 0)):
         local, report = prepare_local(config.data, 8, config.seed, tokenizer, world_size)
         source = pack.pack_on_cluster(prepared, config, world_size, start)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
