@@ -72,7 +72,8 @@ def test_the_cluster_prepares_what_one_process_does(
     kept = [tokenise.tokenise_on_cluster(config, folders, cache=cache) for _ in range(2)]
     assert [one.reused for one in kept] == [(), (config.data.train,)]
     monkeypatch.setattr(pack, "TOKENS_PACKED_HERE", 0)
-    for prepared, world_size, start in ((prepared, 2, 0), (prepared, 3, 10), (kept[1], 2, 0)):
+    fresh = prepared
+    for prepared, world_size, start in ((fresh, 2, 0), (fresh, 3, 10), (kept[1], 2, 0)):
         local, report = prepare_local(config.data, 8, config.seed, tokenizer, world_size)
         source = pack.pack_on_cluster(prepared, config, world_size, start)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
