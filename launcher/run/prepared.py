@@ -66,6 +66,7 @@ def prepare_data(
     run.enter(RunState.PREPARING_DATA, "preparing data")
     data = tokenise_on_cluster(train, folders, run.display.bars)
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
-    run.note(data.report.summary())
+    for line in data.report.summary().splitlines():
+        run.note(line)
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)
