@@ -71,6 +71,7 @@ def prepare_data(
     if data.reused:
         run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
-    run.note(data.report.summary())
+    for line in data.report.summary().splitlines():
+        run.note(line)
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)

@@ -241,6 +241,14 @@ class EvalRecord(Record):
 
 STEP_FIGURES = figures(StepRecord)
 FIGURES: tuple[Figure, ...] = (*STEP_FIGURES, *figures(EvalRecord))
+
+
+def spoken_loss(record: Mapping[str, Any]) -> str:
+    """The loss of an evaluation for a person: `1.9021`; `1.9021 (chat 1.8000, code 2.1000)` of several sets."""
+    sets = ", ".join(f"{name} {value:.4f}" for name, value in (record.get("eval_losses") or {}).items())
+    return f"{record['eval_loss']:.4f}" + (f" ({sets})" if sets else "")
+
+
 CURVES = tuple(found for found in FIGURES if found.curve)
 # How a figure of a run that has ended is made of its steps, by the figure's name: `mean`, `median` or `max`.
 OVER_RUN = {found.name: str(found.over_run) for found in STEP_FIGURES if found.over_run in ("mean", "median", "max")}
