@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.data.chat import CHAT_TEMPLATE, TURN_END
+from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE, TURN_END
 
 TOKENIZER_FILES = (
     "tokenizer.json",

@@ -15,7 +15,7 @@ from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.tokenizer_files import copy_companions, generation_config
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
 from gemfleet.train.config.schema import LoraConfig, TrainConfig
-from gemfleet.train.data.chat import CHAT_TEMPLATE
+from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal

@@ -1,0 +1,225 @@
+"""Chats through a template in Jinja: the model's own, or one that the configuration brings.
+
+transformers renders it, in its sandbox. What is supervised comes from the template's `{% generation %}` marks. Where it
+has none, an answer is what it adds to the text that asks for an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ...config.data_section import DataConfig, TrainOn
+from ...errors import UserError, first_line
+from ..shapes.conversation import Conversation, Message, RowError
+from .segments import Encoded
+
+MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
+INEXACT = "answers that cannot be told apart in the chat template's text"
+FIELD = "train.data.chat_template"
+ANSWERS = ("alpha", "gamma")  # of the probes
+
+
+@dataclass(frozen=True)
+class Span:
+    """Characters of an answer. Its last token may reach to `reach`, over white space that ends nothing."""
+
+    start: int
+    end: int
+    reach: int
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A conversation as the template writes it. spans: what is supervised; None: all of it"""
+
+    text: str
+    spans: tuple[Span, ...] | None
+
+
+class ChatTemplate:
+    """Renders conversations with a tokenizer's own template or another, and tokenises the result."""
+
+    def __init__(self, tokenizer: Any, chosen: str) -> None:
+        """chosen: `tokenizer`, or a template. Raises UserError if it is no template."""
+        self._tokenizer, self._chosen = tokenizer, chosen
+        self._bos = int(tokenizer.bos_token_id)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        spelled = sorted(special.union(tokenizer.all_special_tokens), key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, spelled)))
+        self._own_words: bool | None = None
+        if chosen == "tokenizer" and not tokenizer.chat_template:
+            raise UserError(
+                f"{FIELD} is tokenizer, but the model's tokenizer has no chat template; set it to gemma, or to a "
+                "Jinja file"
+            )
+
+    def render(self, conversation: Conversation) -> Rendered:
+        """The conversation with its spans. Raises RowError if the template refuses it or hides where answers are."""
+        messages, tools = [_as_dict(message) for message in conversation.messages], list(conversation.tools)
+        self._refuse_special(messages, tools)
+        if conversation.whole:
+            return Rendered(self._text(messages, tools)[0], None)
+        answers = [i for i, message in enumerate(conversation.messages) if message.supervised]
+        if MARKS.search(self._template(tools)):
+            return self._marked(conversation.messages, messages, tools)
+        text = self._text(messages, tools)[0]
+        spans = tuple(self._compared(text, messages, tools, index) for index in answers)
+        return Rendered(text, spans)
+
+    def encode(self, rows: Sequence[Rendered]) -> list[Encoded | RowError]:
+        """The ids and supervision of each row, with `<bos>`; a RowError where a token crosses an answer's border."""
+        if not rows:
+            return []
+        found = self._tokenizer(
+            [row.text for row in rows],
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+        )
+        pairs = zip(rows, found["input_ids"], found["offset_mapping"], strict=True)
+        return [self._supervise(row, ids, offsets) for row, ids, offsets in pairs]
+
+    def _supervise(self, row: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded | RowError:
+        missing = [] if ids and ids[0] == self._bos else [self._bos]
+        if row.spans is None:
+            mask = [True] * len(ids)
+            if mask and not missing:
+                mask[0] = False
+        else:
+            mask = [False] * len(ids)
+            ends = {0, *(end for _, end in offsets)}
+            for span in row.spans:
+                if span.start not in ends or _crossed(span, offsets):
+                    return RowError(INEXACT, "a token crosses the border of an answer")
+                for index, (start, _) in enumerate(offsets):
+                    mask[index] = mask[index] or span.start <= start < span.end
+        return missing + ids, [False] * len(missing) + mask
+
+    def _template(self, tools: list[Any]) -> str:
+        if self._chosen != "tokenizer":
+            return self._chosen
+        return str(self._tokenizer.get_chat_template(tools=tools or None))
+
+    def _text(
+        self, messages: list[dict[str, Any]], tools: list[Any], asks: bool = False
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """What the template writes, and its `{% generation %}` marks. asks: with the beginning of an answer"""
+        from transformers.utils.chat_template_utils import render_jinja_template  # slow to import
+
+        template = self._template(tools)
+        try:
+            texts, marks = render_jinja_template(
+                conversations=[messages],
+                tools=tools or None,
+                chat_template=template,
+                return_assistant_tokens_mask=bool(MARKS.search(template)),
+                add_generation_prompt=asks,
+                **self._tokenizer.special_tokens_map,
+            )
+        except Exception as error:  # a template may raise anything
+            raise RowError("a conversation that the chat template refuses", first_line(error)) from error
+        return texts[0], marks[0] if marks else []
+
+    def _marked(self, said: Sequence[Message], messages: list[dict[str, Any]], tools: list[Any]) -> Rendered:
+        text, marks = self._text(messages, tools)
+        answers = [message for message in said if message.role == "assistant"]
+        if len(marks) != len(answers):
+            raise RowError(INEXACT, f"{len(marks)} generation marks for {len(answers)} answers")
+        spans = []
+        for message, (start, end) in zip(answers, marks, strict=True):
+            if any(part.strip() not in text[start:end] for part in message.parts):
+                raise RowError(INEXACT, f"message {message.number} is not within its generation mark")
+            spans += [Span(start, end, end)] * message.supervised
+        return Rendered(text, tuple(spans))
+
+    def _compared(self, text: str, messages: list[dict[str, Any]], tools: list[Any], index: int) -> Span:
+        """The span of one answer, by what comes before it and what it ends."""
+        before = self._text(messages[:index], tools, asks=True)[0]
+        after = self._text(messages[: index + 1], tools)[0]
+        if not after.startswith(before) or not text.startswith(after):
+            raise RowError(INEXACT, f"the template writes message {index + 1} in another way when more follows")
+        end = len(after) if self._ends_in_space() else max(len(before), len(after.rstrip()))
+        return Span(len(before), end, len(after))
+
+    def _ends_in_space(self) -> bool:
+        """Whether nothing but white space ends an answer, so that it is supervised."""
+        if self._own_words is None:
+            question = {"role": "user", "content": "beta"}
+            text = self._text([question, {"role": "assistant", "content": ANSWERS[0]}], [])[0]
+            self._own_words = text.rstrip().endswith(ANSWERS[0])
+        return self._own_words
+
+    def _refuse_special(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
+        if found := self._special.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
+            raise RowError(
+                "text that spells a special token, which the chat template cannot tell from its own", found[0]
+            )
+
+    def answer_end(self) -> str:
+        """The text that ends an answer; empty if nothing does."""
+        question, answer = Message("user", "beta"), Message("assistant", ANSWERS[0], supervised=True)
+        rendered = self.render(Conversation((question, answer)))
+        (span,) = rendered.spans or (Span(0, 0, 0),)
+        return rendered.text[span.start : span.end].partition(ANSWERS[0])[2]
+
+
+def custom_template(tokenizer: Any, data: DataConfig, train_on: TrainOn | None) -> ChatTemplate | None:
+    """The template that writes chats in place of Gemma's turns, after it has been tried; None if there is none.
+
+    Raises UserError if it cannot be trained with.
+    """
+    if data.chat_template == "gemma":
+        return None
+    template = ChatTemplate(tokenizer, data.chat_template)
+    check_template(template, train_on)
+    return template
+
+
+def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
+    """Tries the template on two short conversations. Raises UserError if it refuses them, or hides where answers are."""
+    for turns in (1, 2):
+        messages = list(_probe(turns, train_on))
+        try:
+            (encoded,) = template.encode([template.render(Conversation(tuple(messages)))])
+            if isinstance(encoded, RowError):
+                raise encoded
+        except RowError as error:
+            remedy = "correct it" if error.reason != INEXACT else "mark answers in it by {% generation %}"
+            raise UserError(
+                f"{FIELD} cannot be trained with: {error.reason} ({error.detail}); {remedy}, or set it to gemma"
+            ) from error
+
+
+def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
+    for number in range(turns):
+        yield Message("user", "beta delta", 2 * number + 1)
+        learned = train_on in (None, "all") or number == turns - 1
+        yield Message("assistant", ANSWERS[number], 2 * number + 2, supervised=learned)
+
+
+def _crossed(span: Span, offsets: Sequence[tuple[int, int]]) -> bool:
+    return any(start < span.start < end or (start < span.end < end and end > span.reach) for start, end in offsets)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """A message as transformers takes it: keys without a value are left out."""
+    content = message.content
+    found: dict[str, Any] = {
+        "role": message.role,
+        "content": content if isinstance(content, str) else [{"type": "text", "text": part} for part in content],
+        "tool_calls": [
+            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}, "id": call.id}
+            if call.id
+            else {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.calls
+        ],
+        "name": message.name,
+        "tool_call_id": message.call_id,
+    }
+    if message.calls and not message.content:
+        del found["content"]
+    return {key: value for key, value in found.items() if value or key in ("role", "content")}
