@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -98,11 +98,11 @@ class DataSet:
     columns: ColumnsConfig
     split: str
     limit: int | None
+    roles: Mapping[str, str]
+    merge_roles: bool
+    train_on: TrainOn | None
+    supervise_prompt: bool
     share: float | None = None
-    roles: Mapping[str, str] = field(default_factory=dict)
-    merge_roles: bool = False
-    train_on: TrainOn | None = None
-    supervise_prompt: bool = False
 
 
 class DataConfig(StrictModel):
@@ -127,10 +127,10 @@ class DataConfig(StrictModel):
     )
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
-    roles: Annotated[
-        Roles,
-        Field(description="what the data's roles mean, as in {bot: assistant}: system, user, assistant, tool"),
-    ] = {}
+    roles: Roles = Field(
+        default_factory=dict,
+        description="what the data's roles mean, as in {bot: assistant}: system, user, assistant, tool, function_call",
+    )
     merge_roles: Annotated[
         bool, Field(description="join turns of one role in a row; false: leave such conversations out")
     ] = False
@@ -259,10 +259,10 @@ class DataConfig(StrictModel):
             self.columns,
             split,
             limit,
-            roles=self.roles,
-            merge_roles=self.merge_roles,
-            train_on=self.train_on,
-            supervise_prompt=self.supervise_prompt,
+            self.roles,
+            self.merge_roles,
+            self.train_on,
+            self.supervise_prompt,
         )
 
     def _member(
@@ -278,11 +278,11 @@ class DataConfig(StrictModel):
             entry.columns or self.columns,
             entry.split or split,
             entry.limit or limit,
-            share,
             self.roles if entry.roles is None else entry.roles,
             self.merge_roles if entry.merge_roles is None else entry.merge_roles,
             entry.train_on or self.train_on,
             self.supervise_prompt if entry.supervise_prompt is None else entry.supervise_prompt,
+            share,
         )
 
     def paths(self) -> dict[str, str]:

@@ -52,7 +52,7 @@ class Encoder:
     def __init__(
         self, tokenizer: Any, data: DataSet, columns: Iterable[str], embedding_rows: int | None = None
     ) -> None:
-        """Raises UserError if the columns do not fit the format, the tokenizer lacks a token, or the chat template fails.
+        """Raises UserError if the columns do not fit the format, a token is missing, or the chat template fails.
 
         columns: those that the data set has
         embedding_rows: of the model; a data row with a token beyond them is left out. None: not known

@@ -106,13 +106,9 @@ def _spoken(row: Row, data: DataSet, used: tuple[str, ...]) -> Iterator[tuple[st
                 if not isinstance(message, dict):
                     continue
                 heard = heard_keys(message, data.columns, data.roles)
-                yield from (
-                    (f"{name}.{key}", key, value) for key, value in message.items() if _tells(key, value, heard)
-                )
-
-
-def _tells(key: str, value: Any, heard: set[str]) -> bool:
-    return key not in heard and not _empty(value)
+                for key, inner in message.items():
+                    if key not in heard and not _empty(inner):
+                        yield f"{name}.{key}", key, inner
 
 
 def _empty(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What every shape of row becomes: a conversation, or plain text. All that works on rows after that knows only these."""
+"""What a row of any shape becomes: a conversation, or plain text. Everything after that knows only these."""
 
 from __future__ import annotations
 

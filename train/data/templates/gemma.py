@@ -77,7 +77,7 @@ class _Turn:
 
 
 def chat_segments(conversation: Conversation) -> list[Segment]:
-    """The segments of a conversation after `<bos>`. Raises RowError if Gemma's template does not accept the messages."""
+    """The segments of a conversation after `<bos>`. Raises RowError for messages that Gemma's template refuses."""
     system, messages = _split_system(conversation)
     segments: list[Segment] = []
     for position, turn in enumerate(_turns(messages)):

@@ -61,6 +61,7 @@ class ChatTemplate:
         """The conversation with its spans. Raises RowError if the template refuses it or hides where answers are."""
         messages, tools = [_as_dict(message) for message in conversation.messages], list(conversation.tools)
         self._refuse_special(messages, tools)
+        self._refuse_unwritten(messages, tools)
         if conversation.whole:
             return Rendered(self._text(messages, tools)[0], None)
         answers = [i for i, message in enumerate(conversation.messages) if message.supervised]
@@ -155,9 +156,14 @@ class ChatTemplate:
 
     def _refuse_special(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
         if found := self._special.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
-            raise RowError(
-                "text that spells a special token, which the chat template cannot tell from its own", found[0]
-            )
+            raise RowError("text that spells a special token, which the template cannot tell from its own", found[0])
+
+    def _refuse_unwritten(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
+        """Raises RowError for tools in a template that never looks at them, and would drop them without a word."""
+        template = self._template(tools)
+        used = {"tools": tools, "tool_calls": any("tool_calls" in message for message in messages)}
+        if dropped := next((name for name, there in used.items() if there and name not in template), None):
+            raise RowError(f"{dropped} that the chat template does not write")
 
     def answer_end(self) -> str:
         """The text that ends an answer; empty if nothing does."""
@@ -180,7 +186,7 @@ def custom_template(tokenizer: Any, data: DataConfig, train_on: TrainOn | None) 
 
 
 def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
-    """Tries the template on two short conversations. Raises UserError if it refuses them, or hides where answers are."""
+    """Tries the template on two short conversations. UserError: it refuses them, or hides where answers are."""
     for turns in (1, 2):
         messages = list(_probe(turns, train_on))
         try:
