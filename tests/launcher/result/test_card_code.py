@@ -150,5 +150,5 @@ def test_a_template_that_is_there_stays(tmp_path: Path) -> None:
     model = text_model(tmp_path / "mine")
     (model / "chat_template.jinja").write_text("my own")
     (tmp_path / "out").mkdir()
-    copy_companions(model, tmp_path / "out", chat=True)
+    copy_companions(model, tmp_path / "out", template="gemma")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "my own"

@@ -89,7 +89,7 @@ class RowReader:
             name = self._names.tools
         found = values.get(name)
         try:
-            found = json.loads(found) if isinstance(found, str) and found.strip() else found or []
+            found = (json.loads(found) if isinstance(found, str) and found.strip() else found) or []
         except ValueError as error:
             raise RowError(f"{name} that are not JSON", str(error)[:60]) from error
         listed = found if isinstance(found, list) else [found]

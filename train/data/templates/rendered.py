@@ -166,7 +166,7 @@ class ChatTemplate:
             raise RowError(f"{dropped} that the chat template does not write")
 
     def answer_end(self) -> str:
-        """The text that ends an answer; empty if nothing does."""
+        """See `answer_end`."""
         question, answer = Message("user", "beta"), Message("assistant", ANSWERS[0], supervised=True)
         rendered = self.render(Conversation((question, answer)))
         (span,) = rendered.spans or (Span(0, 0, 0),)
@@ -183,6 +183,17 @@ def custom_template(tokenizer: Any, data: DataConfig, train_on: TrainOn | None) 
     template = ChatTemplate(tokenizer, data.chat_template)
     check_template(template, train_on)
     return template
+
+
+def answer_end(tokenizer: Any, chosen: str) -> str:
+    """The text that ends an answer in a template that is not Gemma's turns; else, and if nothing does, empty.
+
+    chosen: `train.data.chat_template`
+    """
+    if chosen == "gemma":
+        return ""
+    end = ChatTemplate(tokenizer, chosen).answer_end()
+    return end.strip() or end
 
 
 def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
