@@ -92,12 +92,11 @@ class ChatTemplate:
                 mask[0] = False
         else:
             mask = [False] * len(ids)
-            ends = {0, *(end for _, end in offsets)}
             for span in row.spans:
-                if span.start not in ends or _crossed(span, offsets):
+                learned = [_belongs(span, start, end, row.text) for start, end in offsets]
+                if None in learned:
                     return RowError(INEXACT, "a token crosses the border of an answer")
-                for index, (start, _) in enumerate(offsets):
-                    mask[index] = mask[index] or span.start <= start < span.end
+                mask = [one or bool(other) for one, other in zip(mask, learned, strict=True)]
         return missing + ids, [False] * len(missing) + mask
 
     def _template(self, tools: list[Any]) -> str:
@@ -218,8 +217,16 @@ def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
         yield Message("assistant", ANSWERS[number], 2 * number + 2, supervised=learned)
 
 
-def _crossed(span: Span, offsets: Sequence[tuple[int, int]]) -> bool:
-    return any(start < span.start < end or (start < span.end < end and end > span.reach) for start, end in offsets)
+def _belongs(span: Span, start: int, end: int, text: str) -> bool | None:
+    """Whether a token from `start` to `end` is of an answer; None if it is so in part.
+
+    A word may bring the white space before it, as tokenizers cut text, and an end mark that behind it.
+    """
+    if end <= span.start or start >= span.end:
+        return False
+    if start < span.start and (text[start : span.start].strip() or not text[span.start : end].strip()):
+        return None
+    return None if end > max(span.end, span.reach) else True
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
