@@ -25,7 +25,8 @@ CHATML = """{%- if tools %}<tools>{{ tools | tojson }}</tools>
 {% endfor %}
 {%- if add_generation_prompt %}[assistant]
 {% endif %}"""
-MARKED = """{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}Answer: {% generation %}{{ m.content }}<eos>
+MARKED = """{{ bos_token }}{% for m in messages %}
+{%- if m.role == 'assistant' %}Answer: {% generation %}{{ m.content }}<eos>
 {% endgeneration %}{% else %}Question: {{ m.content }}
 {% endif %}{% endfor %}"""
 LINES = (
