@@ -17,7 +17,8 @@ from .shapes.choice import CHATS, choose_format, used_columns
 from .shapes.conversation import Conversation, RowError
 from .shapes.row_reader import RowReader
 from .templates.gemma import TURN_END, TURN_START, chat_segments
-from .templates.rendered import ChatTemplate, Rendered, custom_template
+from .templates.masks import Rendered
+from .templates.rendered import ChatTemplate, custom_template
 from .templates.segments import Encoded, Segment, SegmentEncoder
 from .text_only import refuse_media
 from .unheard import refuse_unheard

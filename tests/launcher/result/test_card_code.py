@@ -152,3 +152,12 @@ def test_a_template_that_is_there_stays(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     copy_companions(model, tmp_path / "out", template="gemma")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "my own"
+
+
+def test_a_template_of_ones_own_and_its_end_are_published(tmp_path: Path) -> None:
+    model = text_model(tmp_path / "mine")
+    own = "{% for m in messages %}{{ m.content }}<unk>{% endfor %}"
+    (tmp_path / "out").mkdir()
+    copy_companions(model, tmp_path / "out", template=own)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == own
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [1, END_OF_TURN, 3]

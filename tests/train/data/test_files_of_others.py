@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.launcher.run.check_inputs import check_inputs
+from gemfleet.launcher.run.check_inputs import check_data
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
@@ -98,7 +98,7 @@ def config_of(path: Path, rows: list[dict[str, Any]]) -> TrainConfig:
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_file_of_theirs_trains_as_it_is(tmp_path: Path, name: str) -> None:
     config = config_of(tmp_path / name, TRAINED[name])
-    check_inputs(config)
+    check_data(config.data.train_sets()[0])
     source, report = prepare_local(config.data, 1, 0, tiny_tokenizer(tmp_path / "tokenizer"), 1)
     assert (report.examples, report.left_out) == (len(TRAINED[name]), {})
     assert source.steps_per_epoch == report.examples
@@ -111,7 +111,7 @@ def test_a_file_that_asks_for_more_is_answered_in_one_sentence(tmp_path: Path, n
     row, sentence = REFUSED[name]
     config = config_of(tmp_path / name, [row])
     with pytest.raises(UserError, match=sentence) as error:
-        check_inputs(config)
+        check_data(config.data.train_sets()[0])
     assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=sentence):
         prepare_local(config.data, 1, 0, tiny_tokenizer(tmp_path / "tokenizer"), 1)

@@ -9,35 +9,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ...config.data_section import DataConfig, TrainOn
 from ...errors import UserError, first_line
 from ..shapes.conversation import Conversation, Message, RowError
+from .masks import INEXACT, Rendered, Span, encode_rendered
 from .segments import Encoded
 
 MARKS = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
-INEXACT = "answers that cannot be told apart in the chat template's text"
 FIELD = "train.data.chat_template"
 ANSWERS = ("alpha", "gamma")  # of the probes
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters of an answer. Its last token may reach to `reach`, over white space that ends nothing."""
-
-    start: int
-    end: int
-    reach: int
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as the template writes it. spans: what is supervised; None: all of it"""
-
-    text: str
-    spans: tuple[Span, ...] | None
 
 
 class ChatTemplate:
@@ -46,7 +28,6 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, chosen: str) -> None:
         """chosen: `tokenizer`, or a template. Raises UserError if it is no template."""
         self._tokenizer, self._chosen = tokenizer, chosen
-        self._bos = int(tokenizer.bos_token_id)
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         spelled = sorted(special.union(tokenizer.all_special_tokens), key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, spelled)))
@@ -72,32 +53,8 @@ class ChatTemplate:
         return Rendered(text, spans)
 
     def encode(self, rows: Sequence[Rendered]) -> list[Encoded | RowError]:
-        """The ids and supervision of each row, with `<bos>`; a RowError where a token crosses an answer's border."""
-        if not rows:
-            return []
-        found = self._tokenizer(
-            [row.text for row in rows],
-            add_special_tokens=False,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-        )
-        pairs = zip(rows, found["input_ids"], found["offset_mapping"], strict=True)
-        return [self._supervise(row, ids, offsets) for row, ids, offsets in pairs]
-
-    def _supervise(self, row: Rendered, ids: list[int], offsets: list[tuple[int, int]]) -> Encoded | RowError:
-        missing = [] if ids and ids[0] == self._bos else [self._bos]
-        if row.spans is None:
-            mask = [True] * len(ids)
-            if mask and not missing:
-                mask[0] = False
-        else:
-            mask = [False] * len(ids)
-            for span in row.spans:
-                learned = [_belongs(span, start, end, row.text) for start, end in offsets]
-                if None in learned:
-                    return RowError(INEXACT, "a token crosses the border of an answer")
-                mask = [one or bool(other) for one, other in zip(mask, learned, strict=True)]
-        return missing + ids, [False] * len(missing) + mask
+        """See `encode_rendered`."""
+        return encode_rendered(rows, self._tokenizer)
 
     def _template(self, tools: list[Any]) -> str:
         if self._chosen != "tokenizer":
@@ -215,18 +172,6 @@ def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
         yield Message("user", "beta delta", 2 * number + 1)
         learned = train_on in (None, "all") or number == turns - 1
         yield Message("assistant", ANSWERS[number], 2 * number + 2, supervised=learned)
-
-
-def _belongs(span: Span, start: int, end: int, text: str) -> bool | None:
-    """Whether a token from `start` to `end` is of an answer; None if it is so in part.
-
-    A word may bring the white space before it, as tokenizers cut text, and an end mark that behind it.
-    """
-    if end <= span.start or start >= span.end:
-        return False
-    if start < span.start and (text[start : span.start].strip() or not text[span.start : end].strip()):
-        return None
-    return None if end > max(span.end, span.reach) else True
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
