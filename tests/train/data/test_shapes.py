@@ -110,7 +110,7 @@ def test_masks_equal_a_reference_for_every_shape(
     wanted = reference(tokenizer, chat, system, tools, learned) if learned else "nothing supervised"
     more = {"tools": TOOLS} if tools else {}
     opening = [{"role": "system", "content": system}] * bool(system)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"messages": [*opening, *map(as_openai, chat)], **more},
         {"messages": [*opening, *(as_openai(message, legacy=True) for message in chat)], **more},
         {"conversations": list(map(as_sharegpt, chat)), "system": system, "tools": json.dumps(more.get("tools", ""))},

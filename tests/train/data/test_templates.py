@@ -38,9 +38,9 @@ FORGETTING = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content if loop.last or m.role != 'assistant' else '…' }}<eos>"
     "{% endfor %}{% if add_generation_prompt %}[assistant]{% endif %}"
 )
-CALL = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "adds", "parameters": {"type": "object"}}}]
-SAID = [
+SAID: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},
     {"role": "user", "content": "1 and 2? <b>é 😀</b>"},
     {"role": "assistant", "tool_calls": [CALL]},
@@ -117,7 +117,7 @@ def test_white_space_ends_an_answer_only_where_nothing_else_does(tiny: Any) -> N
 
 
 def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(tiny: Any) -> None:
-    with pytest.raises(UserError, match=r"chat_template cannot .* message 2 in another way .* mark answers in it"):
+    with pytest.raises(UserError, match=r"chat_template cannot .* message 2 in another way .*; mark answers"):
         encode(tiny, PLAIN, FORGETTING)
     ids, learned = encode(tiny, PLAIN, FORGETTING, train_on="last")
     assert ids == [tiny.bos_token_id, *theirs(tiny, PLAIN, FORGETTING)["input_ids"]]
@@ -130,8 +130,15 @@ def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(t
         ("{% for %}", "a conversation that the chat template refuses .*; correct it, or set it to gemma"),
         ("{{ raise_exception('no chats') }}", r"refuses \(no chats\)"),
         ("{{ ''.__class__.__mro__ }}{{ messages | map(attribute='__class__') | list }}", "chat template refuses"),
-        ("{{ messages[-1].content }}", "answers that cannot be told apart"),
-        ("{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}x{% endgeneration %}", "not within its"),
+        (
+            "{{ messages[-1].content }}",
+            "told apart .*; mark answers in it .*, or set train.data.train_on: last, or",
+        ),
+        ("{% for m in messages %}{{ m.role }}{% endfor %}", "message 2 is not in the text"),
+        (
+            "{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}x{% endgeneration %}",
+            "message 2 is not in the text",
+        ),
         ("tokenizer", "the model's tokenizer has no chat template"),
     ],
 )
@@ -140,9 +147,12 @@ def test_a_template_that_cannot_be_trained_with_is_refused(tiny: Any, template: 
         encode(tiny, PLAIN, template)
 
 
-def test_rows_that_a_template_cannot_take_are_left_out(tiny: Any) -> None:
+def test_rows_that_a_template_cannot_take_are_left_out(tiny: Any, tmp_path: Path) -> None:
     spelled = encode(tiny, [{"role": "user", "content": "<eos>"}, PLAIN[1]], CHATML)
     assert (spelled.reason.partition(",")[0], spelled.detail) == ("text that spells a special token", "<eos>")
+    added = tiny_tokenizer(tmp_path)
+    added.add_tokens(["[end]"])  # not special, yet the template's own
+    assert encode(added, [{"role": "user", "content": "an [end]"}, PLAIN[1]], CHATML).detail == "[end]"
     assert "roles must alternate" in encode(tiny, PLAIN[1:], CHAT_TEMPLATE).detail
     assert encode(tiny, PLAIN, CHAT_TEMPLATE, tools=TOOLS).reason == "tools that the chat template does not write"
     called = encode(tiny, [SAID[1], {**SAID[2], "content": ""}], CHAT_TEMPLATE)

@@ -28,10 +28,8 @@ class ChatTemplate:
     def __init__(self, tokenizer: Any, chosen: str) -> None:
         """chosen: `tokenizer`, or a template. Raises UserError if it is no template."""
         self._tokenizer, self._chosen = tokenizer, chosen
-        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-        spelled = sorted(special.union(tokenizer.all_special_tokens), key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, spelled)))
-        self._own_words: bool | None = None
+        self._controls = _controls(tokenizer, chosen)
+        self._spaced: bool | None = None
         if chosen == "tokenizer" and not tokenizer.chat_template:
             raise UserError(
                 f"{FIELD} is tokenizer, but the model's tokenizer has no chat template; set it to gemma, or to a "
@@ -50,6 +48,8 @@ class ChatTemplate:
             return self._marked(conversation.messages, messages, tools)
         text = self._text(messages, tools)[0]
         spans = tuple(self._compared(text, messages, tools, index) for index in answers)
+        for index, span in zip(answers, spans, strict=True):
+            _refuse_elsewhere(conversation.messages[index], text[span.start : span.reach])
         return Rendered(text, spans)
 
     def encode(self, rows: Sequence[Rendered]) -> list[Encoded | RowError]:
@@ -86,12 +86,10 @@ class ChatTemplate:
         answers = [message for message in said if message.role == "assistant"]
         if len(marks) != len(answers):
             raise RowError(INEXACT, f"{len(marks)} generation marks for {len(answers)} answers")
-        spans = []
-        for message, (start, end) in zip(answers, marks, strict=True):
-            if any(part.strip() not in text[start:end] for part in message.parts):
-                raise RowError(INEXACT, f"message {message.number} is not within its generation mark")
-            spans += [Span(start, end, end)] * message.supervised
-        return Rendered(text, tuple(spans))
+        pairs = list(zip(answers, marks, strict=True))
+        for message, (start, end) in pairs:
+            _refuse_elsewhere(message, text[start:end])
+        return Rendered(text, tuple(Span(start, end, end) for message, (start, end) in pairs if message.supervised))
 
     def _compared(self, text: str, messages: list[dict[str, Any]], tools: list[Any], index: int) -> Span:
         """The span of one answer, by what comes before it and what it ends."""
@@ -104,14 +102,14 @@ class ChatTemplate:
 
     def _ends_in_space(self) -> bool:
         """Whether nothing but white space ends an answer, so that it is supervised."""
-        if self._own_words is None:
+        if self._spaced is None:
             question = {"role": "user", "content": "beta"}
             text = self._text([question, {"role": "assistant", "content": ANSWERS[0]}], [])[0]
-            self._own_words = text.rstrip().endswith(ANSWERS[0])
-        return self._own_words
+            self._spaced = text.rstrip().endswith(ANSWERS[0])
+        return self._spaced
 
     def _refuse_special(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
-        if found := self._special.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
+        if found := self._controls.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
             raise RowError("text that spells a special token, which the template cannot tell from its own", found[0])
 
     def _refuse_unwritten(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
@@ -162,6 +160,8 @@ def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
                 raise encoded
         except RowError as error:
             remedy = "correct it" if error.reason != INEXACT else "mark answers in it by {% generation %}"
+            if error.reason == INEXACT and train_on in (None, "all"):
+                remedy += ", or set train.data.train_on: last"
             raise UserError(
                 f"{FIELD} cannot be trained with: {error.reason} ({error.detail}); {remedy}, or set it to gemma"
             ) from error
@@ -172,6 +172,22 @@ def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
         yield Message("user", "beta delta", 2 * number + 1)
         learned = train_on in (None, "all") or number == turns - 1
         yield Message("assistant", ANSWERS[number], 2 * number + 2, supervised=learned)
+
+
+def _refuse_elsewhere(message: Message, text: str) -> None:
+    """Raises RowError if the text of an answer does not hold the message."""
+    words = [*message.parts, *(call.name for call in message.calls)]
+    if any(word.strip() not in text for word in words):
+        raise RowError(INEXACT, f"message {message.number} is not in the text of its answer")
+
+
+def _controls(tokenizer: Any, chosen: str) -> re.Pattern[str]:
+    """The tokens that a message must not spell: special ones, and added ones that the template writes itself."""
+    template = str(tokenizer.chat_template) if chosen == "tokenizer" else chosen
+    written = {token for token in tokenizer.added_tokens_encoder if token in template and not re.search(r"\s", token)}
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    found = sorted(special.union(written, tokenizer.all_special_tokens), key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, found)))
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
