@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import fields
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from ..readers import files_of
 FORMAT = 1  # raise it when the same rows become other tokens, or the files of a prepared set change
 # What says where a set is, or what is done with its examples later. All other settings are part of the key.
 NOT_OF_THE_TOKENS = {"section", "field", "settings", "path", "name", "share"}
-NOT_OF_THE_ROWS = {"train", "eval", "eval_fraction", "cache", "bad_rows", "split", "limit", "format", "columns"}
+NOT_OF_THE_ROWS = {"train", "eval", "eval_fraction", "cache", "bad_rows", *(one.name for one in fields(DataSet))}
+LIBRARIES = ("gemfleet", "transformers", "tokenizers", "pyarrow")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -44,6 +46,7 @@ def set_key(data: DataSet, tokenizer_folder: Path) -> str | None:
         "set": own,
         "section": data.section.model_dump(mode="json", exclude=NOT_OF_THE_ROWS),
         "tokenizer": tokenizer_digest(tokenizer_folder),
+        "libraries": {name: version(name) for name in LIBRARIES},
     }
     text = json.dumps(facts, sort_keys=True, default=_as_json)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
