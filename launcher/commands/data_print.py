@@ -75,7 +75,7 @@ def _print_sets(sets: Sequence[SetView]) -> None:
     rows = []
     for found in sets:
         left = sum(reason.count for reason in found.left_out)
-        numbers = [f"{number:,}" for number in (found.rows, found.examples, left, found.tokens)]
+        numbers = [f"{number:,}" for number in (found.rows, found.examples + found.held_out, left, found.tokens)]
         rows.append([Text(found.name), found.use, *numbers, share(found.supervised_tokens, found.tokens)])
     print_table(names, rows)
 
@@ -91,7 +91,7 @@ def _print_lengths(lengths: Lengths, console: Console) -> None:
     said = f"{lengths.shortest:,} to {lengths.longest:,}, half of them at most {lengths.median:,}"
     _print(Text(f"\nTokens of an example: {said}", style="bold"), console)
     most, total = max(bucket.count for bucket in lengths.histogram), sum(bucket.count for bucket in lengths.histogram)
-    dash, block = ("–", "█") if _is_unicode(console) else ("-", "#")
+    dash, block = ("\N{EN DASH}", "█") if _is_unicode(console) else ("-", "#")
     names = [f"{bucket.shortest:,}{dash}{bucket.longest:,}" for bucket in lengths.histogram]
     for name, bucket in zip(names, lengths.histogram, strict=True):
         facts = f"{name:>{max(map(len, names))}} {bucket.count:>{len(f'{most:,}')},} {share(bucket.count, total):>5} "

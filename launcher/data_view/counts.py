@@ -34,7 +34,7 @@ def describe_lengths(lengths: Ints) -> Lengths | None:
 
 
 def _histogram(lengths: Ints) -> list[Bucket]:
-    """Buckets of a round width from the shortest length on. The last one takes the longest hundredth, if that is far."""
+    """Buckets of a round width from the shortest length on. The last one takes the longest hundredth if that is far."""
     shortest, most, longest = int(lengths.min()), int(np.quantile(lengths, 0.99)), int(lengths.max())
     width = _round_width(max(1, most - shortest + 1) / BUCKETS)
     first = (shortest - 1) // width
@@ -60,7 +60,7 @@ def _round_width(least: float) -> int:
 
 
 def describe_epoch(counts: Ints, train: TrainConfig, ranks: int) -> Epoch | None:
-    """An epoch over examples. counts: int64 [examples, 2], tokens and supervised tokens of each. None if there are none.
+    """An epoch over examples; None if there are none. counts: int64 [examples, 2], tokens and supervised tokens of each
 
     How full rows are is computed for the steps of the first examples in the run's own order.
     """

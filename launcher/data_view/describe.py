@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 from gemfleet.cluster.redaction import printable
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import Ints
@@ -16,52 +14,39 @@ from .counts import describe_epoch, describe_lengths
 from .view import DataView, Example, LeftOutRows, SetView
 
 
-@dataclass(frozen=True)
-class SetCounts:
-    """One tokenised data set.
-
-    counts: int64 [examples, 2], tokens and supervised tokens of each usable example
-    train: int64, the indices of those to train on; those that are not among them are held out, or it is for evaluation
-    """
-
-    name: str
-    use: Literal["train", "eval"]
-    report: DataReport
-    counts: Ints
-    train: Ints
-
-    def view(self) -> SetView:
-        tokens, supervised = self.counts.sum(axis=0).tolist() if len(self.counts) else (0, 0)
-        return SetView(
-            name=self.name,
-            path=printable(self.report.source),
-            use=self.use,
-            format=self.report.format,
-            rows=self.report.rows,
-            examples=len(self.counts),
-            held_out=len(self.counts) - len(self.train) if self.use == "train" else 0,
-            tokens=tokens,
-            supervised_tokens=supervised,
-            truncated=self.report.truncated,
-            left_out=_left_out(self.report.left_out),
-            unused=[printable(name) for name in sorted(self.report.unused)],
-        )
-
-
 def describe(
-    train: TrainConfig, ranks: int, sets: Sequence[SetCounts], examples: Sequence[Example], limit: int | None = None
+    train: TrainConfig, ranks: int, sets: Sequence[SetView], counts: Ints, notes: Sequence[str] = ()
 ) -> DataView:
-    """The description. ranks: of the run; limit: how many rows of each set were read, None: all"""
-    trained = [found.counts[found.train] for found in sets if found.use == "train"]
-    counts = np.concatenate([np.empty((0, 2), np.int64), *trained])
+    """The description, yet without examples.
+
+    ranks: of the run; counts: int64 [examples, 2], tokens and supervised tokens of each example of an epoch
+    notes: sentences on how the data was opened
+    """
     return DataView(
         model=train.model,
-        limit=limit,
-        sets=[found.view() for found in sets],
+        sets=list(sets),
         lengths=describe_lengths(counts[:, 0]),
         epoch=describe_epoch(counts, train, ranks),
-        notes=[printable(note) for found in sets for note in found.report.notes],
-        examples=list(examples),
+        notes=[printable(note) for note in notes],
+        examples=list[Example](),
+    )
+
+
+def describe_set(name: str, use: Literal["train", "eval"], report: DataReport) -> SetView:
+    """One set, by its report. Its name is the configuration's."""
+    return SetView(
+        name=name,
+        path=printable(report.source),
+        use=use,
+        format=report.format,
+        rows=report.rows,
+        examples=report.examples,
+        held_out=report.eval_examples,
+        tokens=report.tokens,
+        supervised_tokens=report.supervised_tokens,
+        truncated=report.truncated,
+        left_out=_left_out(report.left_out),
+        unused=[printable(name) for name in sorted(report.unused)],
     )
 
 

@@ -17,7 +17,7 @@ from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
 from gemfleet.train.errors import UserError
 
-from .describe import SetCounts, describe
+from .describe import describe, describe_set
 from .spans import example_of
 from .view import DataView, Example
 
@@ -47,10 +47,20 @@ class Reading:
 
 def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     """The description of a run's data. Raises UserError for data that is missing, or of another kind than is asked."""
+    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
     shown: list[Example] = []
-    sets = [_count(data, reading, shown, train) for data in train.data.train_sets()]
-    sets += [_count(data, reading, shown, None) for data in train.data.eval_sets()]
-    return describe(train, ranks, sets, shown, reading.limit)
+    trained = [_read(data, reading, shown) for data in train.data.train_sets()]
+    scored = [_read(data, replace(reading, examples=0), shown) for data in train.data.eval_sets()]
+    counts = [found.keep(split_eval(len(found.counts), fraction, train.seed)[0]) for found in trained]
+    sets = [
+        describe_set(data.name, "train", one.report) for data, one in zip(train.data.train_sets(), trained, strict=True)
+    ]
+    sets += [
+        describe_set(data.name, "eval", one.report) for data, one in zip(train.data.eval_sets(), scored, strict=True)
+    ]
+    notes = [note for found in (*trained, *scored) for note in found.report.notes]
+    view = describe(train, ranks, sets, np.concatenate(counts), notes)
+    return view.model_copy(update={"limit": reading.limit, "examples": shown})
 
 
 def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:
@@ -68,15 +78,14 @@ def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:
     if reason:  # its tokens are shown, if it has any without a limit of their number
         unlimited = replace(data, section=data.section.model_copy(update={"max_length": MOST}))
         done = tokenize_rows([row], reading.encoder(unlimited, source.columns))
-    tokens, supervised = (done.block.tokens, done.block.supervised) if len(done.block) else ([], [])
-    return example_of(row.name, tokens, supervised, reading.tokenizer).model_copy(update={"left_out": reason})
+    return example_of(row.name, done.block, reading.tokenizer).model_copy(update={"left_out": reason})
 
 
 def _find(train: TrainConfig, wanted: str) -> tuple[DataSet, int]:
     name, _, number = wanted.rpartition(":")
     sets = [*train.data.train_sets(), *train.data.eval_sets()]
     found = [data for data in sets if data.name == name] if name else train.data.train_sets()
-    if len(found) != 1:
+    if not found or (not name and len(found) > 1):
         names = ", ".join(data.name for data in sets)
         raise UserError(f"--row is {wanted}; give a set's name with a number, as {sets[0].name}:17 (the sets: {names})")
     if not number.isdecimal() or int(number) < 1:
@@ -85,43 +94,53 @@ def _find(train: TrainConfig, wanted: str) -> tuple[DataSet, int]:
 
 
 @dataclass
-class _Counting:
-    """What is known of one set so far. counts: see `SetCounts`, by chunk"""
+class _Counted:
+    """One set. counts: int64 [examples, 2], tokens and supervised tokens of each usable example"""
 
     report: DataReport
-    counts: list[Ints] = field(default_factory=list)
+    counts: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
 
-    def add(self, chunk: list[Row | BadRow], encoder: Encoder | None) -> tuple[TokenBlock, list[str]]:
-        """Tokenise a chunk. Returns its block, and the name of each example."""
-        done = tokenize_rows(chunk, encoder)
-        self.report.rows += len(chunk)
-        self.report.truncated += done.truncated
-        self.report.unused |= done.unused
-        self.report.add_left_out(done.left_out)
-        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
-        self.counts.append(np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1))
-        left = {row.name for row in done.left_out}
-        return done.block, [row.name for row in chunk if row.name not in left]
+    def keep(self, chosen: Ints) -> Ints:
+        """Train on these examples alone; the others are held out. Returns their counts."""
+        kept = self.counts[chosen]
+        self.report.examples, self.report.eval_examples = len(kept), len(self.counts) - len(kept)
+        self.report.tokens, self.report.supervised_tokens = kept.sum(axis=0).tolist()
+        return kept
 
 
-def _count(data: DataSet, reading: Reading, shown: list[Example], train: TrainConfig | None) -> SetCounts:
-    """Read and count one set, and add its first examples to `shown`. train: None for a set to evaluate on"""
+def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
+    """Read and count one set, and add its first examples to `shown`."""
     limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
     source = open_set(replace(data, limit=min(limits, default=None)))
     encoder = reading.encoder(data, source.columns)
-    counting = _Counting(DataReport(data.path, format=encoder.format if encoder else ""))
-    counting.report.note(source.note)
-    wanted = reading.examples
+    found = _Counted(DataReport(data.path, format=encoder.format if encoder else ""))
+    found.report.note(source.note)
+    counts, wanted = [found.counts], reading.examples
     for chunk in _chunks(source, reading.progress):
-        block, names = counting.add(chunk, encoder)
+        block, names = _tokenise(chunk, encoder, found.report)
+        counts.append(_counts_of(block))
         for index, name in enumerate(names[:wanted]):
-            one = block.select([index])
-            shown.append(example_of(name, one.tokens.tolist(), one.supervised.tolist(), reading.tokenizer))
+            shown.append(example_of(name, block.select([index]), reading.tokenizer))
         wanted -= min(wanted, len(names))
-    counts = np.concatenate([np.empty((0, 2), np.int64), *counting.counts])
-    held = train.data.eval_fraction if train is not None and not train.data.eval_sets() else 0.0
-    mine, _ = split_eval(len(counts), held, train.seed if train is not None else 0)
-    return SetCounts(data.name, "eval" if train is None else "train", counting.report, counts, mine)
+    found.counts = np.concatenate(counts)
+    found.keep(np.arange(len(found.counts)))
+    return found
+
+
+def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataReport) -> tuple[TokenBlock, list[str]]:
+    """Tokenise a chunk and report its rows. Returns its block, and the name of each example."""
+    done = tokenize_rows(chunk, encoder)
+    report.rows += len(chunk)
+    report.truncated += done.truncated
+    report.unused |= done.unused
+    report.add_left_out(done.left_out)
+    left = {row.name for row in done.left_out}
+    return done.block, [row.name for row in chunk if row.name not in left]
+
+
+def _counts_of(block: TokenBlock) -> Ints:
+    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(block.supervised, dtype=np.int64)])
+    return np.stack([block.lengths, np.diff(sums[block.offsets])], axis=1)
 
 
 def _chunks(source: RowSource, progress: Progress | None) -> Iterator[list[Row | BadRow]]:

@@ -23,7 +23,7 @@ def share(part: int, whole: int) -> str:
 def facts_of(view: DataView) -> dict[str, str]:
     """A sentence for each topic, in the order in which a person reads them."""
     trained = [found for found in view.sets if found.use == "train"]
-    rows, used = sum(found.rows for found in trained), sum(found.examples for found in trained)
+    rows, used = sum(found.rows for found in trained), sum(found.examples + found.held_out for found in trained)
     limited = f"; only the first {view.limit:,} rows of each set were read" if view.limit else ""
     facts = {
         "data": ", ".join(f"{found.path} ({found.format or 'no readable row'})" for found in trained),
@@ -33,7 +33,7 @@ def facts_of(view: DataView) -> dict[str, str]:
         facts["cut off"] = f"{truncated:,} at train.data.max_length"
     facts |= _epoch_facts(view.epoch)
     if held := sum(found.held_out for found in trained):
-        facts["evaluation"] = f"{held:,} of the examples are held out"
+        facts["evaluation"] = f"{held:,} of the rows used are held out"
     if unused := sorted({name for found in trained for name in found.unused}):
         facts["not used"] = f"{', '.join(unused)} (columns, or keys of messages)"
     facts |= {"time": view.time} if view.time else {}

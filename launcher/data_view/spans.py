@@ -7,23 +7,28 @@ from itertools import groupby
 from typing import Any
 
 from gemfleet.cluster.redaction import printable
+from gemfleet.train.data.packing import TokenBlock
 
 from .view import Example, Span
 
 MOST_CHARACTERS = 20_000  # of an example
 
 
-def example_of(name: str, tokens: Sequence[int], supervised: Sequence[bool], tokenizer: Any) -> Example:
-    """An example as the model sees it, with its control tokens. A long text loses its middle."""
+def example_of(name: str, block: TokenBlock, tokenizer: Any) -> Example:
+    """A row as the model sees it, with its control tokens. A long text loses its middle.
+
+    block: of this one example, or of none, where the row became no tokens
+    """
     spans = []
-    for flag, run in groupby(zip(tokens, supervised, strict=True), key=lambda pair: bool(pair[1])):
-        ids = [int(token) for token, _ in run]
+    pairs = zip(block.tokens.tolist(), block.supervised.tolist(), strict=True)
+    for flag, run in groupby(pairs, key=lambda pair: pair[1]):
+        ids = [token for token, _ in run]
         text = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         spans.append(Span(text=printable(text), supervised=flag))
     return Example(
         name=printable(name),
-        tokens=len(tokens),
-        supervised_tokens=int(sum(bool(flag) for flag in supervised)),
+        tokens=len(block.tokens),
+        supervised_tokens=block.supervised_tokens,
         spans=clipped(spans, MOST_CHARACTERS),
     )
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.errors import UserError
-
 TOKENIZER_FILES = ["*.json", "tokenizer.model", "*.jinja"]
 GEMMA_CLASSES = ("GemmaTokenizer", "GemmaTokenizerFast")
 # What transformers' GemmaTokenizer puts around the vocabulary, whatever tokenizer.json says. Where that says the same,

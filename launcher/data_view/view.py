@@ -43,9 +43,9 @@ class SetView(BaseModel):
     use: Annotated[Literal["train", "eval"], Field(description="whether it is trained on or scored")]
     format: Annotated[str, Field(description="as `train.data.format` names it", examples=["messages"])]
     rows: Annotated[int, Field(description="rows read")]
-    examples: Annotated[int, Field(description="usable rows, with those that are held out for evaluation")]
-    held_out: Annotated[int, Field(description="of these examples, how many are held out for evaluation")] = 0
-    tokens: int
+    examples: Annotated[int, Field(description="usable rows, without those that are held out for evaluation")]
+    held_out: Annotated[int, Field(description="usable rows that are held out for evaluation")] = 0
+    tokens: Annotated[int, Field(description="of the examples; those held out do not count")]
     supervised_tokens: int
     truncated: Annotated[int, Field(description="examples cut off at max_length")] = 0
     left_out: list[LeftOutRows]

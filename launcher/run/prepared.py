@@ -15,6 +15,7 @@ from gemfleet.train.model.resolve import check_context, resolve_model_folder
 from gemfleet.train.model.weight_files import beside_note
 
 from .data.block_source import RayBlockSource
+from .data.kept_view import ask_examples, keep_view
 from .data.pack import pack_on_cluster
 from .data.tokenise import PreparedData, tokenise_on_cluster
 from .session import RunSession
@@ -65,7 +66,9 @@ def prepare_data(
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
     data = tokenise_on_cluster(train, folders, run.display.bars)
+    examples = ask_examples(data, folders)
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
+    keep_view(run.folder, train, data, placement.ranks, examples)
     run.note(data.report.summary())
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)
