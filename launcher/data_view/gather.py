@@ -8,23 +8,27 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import MOST
 from gemfleet.train.data.packing import Ints, TokenBlock, split_eval
-from gemfleet.train.data.readers import BadRow, Row, RowSource, open_set
+from gemfleet.train.data.readers import BadRow, Row, RowSource, is_hub_id, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
 from gemfleet.train.errors import UserError
+from gemfleet.train.model.resolve import embedding_rows
 
 from .describe import describe, describe_set
 from .spans import example_of
+from .tokenizer import model_here, quick_tokenizer
 from .view import DataView, Example
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 CHUNK_ROWS = 500
+FIRST_ROWS = 100  # for a short look
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,21 @@ def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     notes = [note for found in (*trained, *scored) for note in found.report.notes]
     view = describe(train, ranks, sets, np.concatenate(counts), notes)
     return view.model_copy(update={"limit": reading.limit, "examples": shown})
+
+
+def first_rows(train: TrainConfig) -> DataView | str:
+    """The description of the first rows of each set, or why they cannot be read before the run starts.
+
+    Nothing is fetched: neither sources nor the model's tokenizer.
+    """
+    for path in train.data.paths().values():
+        if is_remote(path) or is_hub_id(path):
+            return f"{path} is read when the run starts"
+    folder = None if is_remote(train.model) else model_here(train.model)
+    if folder is None:
+        return f"not read: the tokenizer of {train.model} is not on this machine yet; `gemfleet data` fetches it"
+    reading = Reading(quick_tokenizer(folder), embedding_rows(folder), limit=FIRST_ROWS, examples=1)
+    return gather(train, reading, 1)
 
 
 def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:

@@ -7,6 +7,19 @@ from collections.abc import Iterator
 from .view import DataView, Epoch, SetView
 
 
+def in_short(view: DataView) -> str:
+    """`of the first 100 rows 97 are used and 3 left out (…); 66% of their tokens are supervised`."""
+    trained = [found for found in view.sets if found.use == "train"]
+    rows, used = sum(found.rows for found in trained), sum(found.examples + found.held_out for found in trained)
+    reasons = "; ".join(line for found in trained for line in left_out_lines(found))
+    left = f"{rows - used:,} left out ({reasons})" if reasons else "none left out"
+    tokens, supervised = sum(found.tokens for found in trained), sum(found.supervised_tokens for found in trained)
+    of = "all" if rows < (view.limit or 0) * len(trained) else "the first"
+    return (
+        f"of {of} {rows:,} rows {used:,} are used and {left}; {share(supervised, tokens)} of the tokens are supervised"
+    )
+
+
 def left_out_lines(found: SetView) -> Iterator[str]:
     """A line for each reason: `39 longer than max_length 1024: rows.jsonl line 17 (1503 tokens), …`."""
     for reason in found.left_out:

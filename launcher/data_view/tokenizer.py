@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.data.demo import MODEL_FOLDER
+from gemfleet.train.errors import UserError, first_line
+
 TOKENIZER_FILES = ["*.json", "tokenizer.model", "*.jinja"]
 GEMMA_CLASSES = ("GemmaTokenizer", "GemmaTokenizerFast")
 # What transformers' GemmaTokenizer puts around the vocabulary, whatever tokenizer.json says. Where that says the same,
@@ -27,23 +31,40 @@ OLDER_FILES = ("special_tokens_map.json", "added_tokens.json")
 NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
+def model_here(model: str) -> Path | None:
+    """The folder of `train.model`, which need not exist for a path.
+
+    None for a hub's model that this machine has not fetched, and for a `demo` that is not converted yet.
+    """
+    from gemfleet.train.model.hub_lookup import cached_model
+
+    local = Path(model).expanduser()
+    if model == "demo":
+        demo = gemfleet_home() / "cache" / "models" / MODEL_FOLDER
+        return demo if demo.is_dir() else None
+    return local if local.exists() or model.startswith((".", "/", "~")) else cached_model(model)
+
+
 def tokenizer_folder(model: str) -> Path:
     """A folder with the tokenizer of `train.model`. Of a hub's model, only the tokenizer's files are fetched.
 
     Raises UserError if there is none.
     """
-    from gemfleet.train.model.hub_lookup import cached_model, look_up_model
-    from gemfleet.train.model.resolve import resolve_model_folder
+    from gemfleet.train.model.hub_lookup import look_up_model
+    from gemfleet.train.model.resolve import check_model_folder, resolve_model_folder
 
-    local = Path(model).expanduser()
-    if model == "demo" or local.exists() or model.startswith((".", "/", "~")):
+    if (folder := model_here(model)) is not None:
+        return check_model_folder(folder)
+    if model == "demo":
         return resolve_model_folder(model)
-    if (cached := cached_model(model)) is not None:
-        return cached
-    look_up_model(model)
     from huggingface_hub import snapshot_download
 
-    return Path(snapshot_download(model, allow_patterns=TOKENIZER_FILES))
+    cache = gemfleet_home() / "cache" / "tokenizers"  # a run would take a folder without weights for the whole model
+    try:
+        return Path(snapshot_download(model, allow_patterns=TOKENIZER_FILES, cache_dir=cache))
+    except Exception as error:  # a network causes many kinds in the libraries below
+        look_up_model(model)
+        raise UserError(f"the tokenizer of {model} cannot be fetched ({first_line(error)}); try again") from error
 
 
 def quick_tokenizer(folder: Path) -> Any:
