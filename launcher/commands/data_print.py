@@ -13,7 +13,7 @@ from rich.text import Text
 
 from .tables import open_console, print_facts, print_table
 
-SUPERVISED = "bold green underline"
+SUPERVISED = "green underline"
 MOST_CHARACTERS = 1_500  # of an example, unless it was asked for by its number
 BAR = 40
 
@@ -23,7 +23,9 @@ def print_view(view: DataView) -> None:
     console = open_console()
     print_facts(facts_of(view))
     if len(view.sets) > 1:
-        _print_sets(view.sets)
+        _print_sets(view.sets)  # with an empty line before and behind it
+    else:
+        console.print()
     for found in view.sets:
         _print_left_out(found, len(view.sets) > 1, console)
     if view.lengths:
@@ -82,14 +84,15 @@ def _print_sets(sets: Sequence[SetView]) -> None:
 
 def _print_left_out(found: SetView, named: bool, console: Console) -> None:
     if found.left_out:
-        _print(Text(f"\nLeft out of {found.name}" if named else "\nLeft out", style="bold"), console)
-    for line in left_out_lines(found):
-        _print(Text(line), console, indent=2)
+        _print(Text(f"Left out of {found.name}" if named else "Left out", style="bold"), console)
+        for line in left_out_lines(found):
+            _print(Text(line), console, indent=2)
+        console.print()
 
 
 def _print_lengths(lengths: Lengths, console: Console) -> None:
     said = f"{lengths.shortest:,} to {lengths.longest:,}, half of them at most {lengths.median:,}"
-    _print(Text(f"\nTokens of an example: {said}", style="bold"), console)
+    _print(Text(f"Tokens of an example: {said}", style="bold"), console)
     most, total = max(bucket.count for bucket in lengths.histogram), sum(bucket.count for bucket in lengths.histogram)
     dash, block = ("\N{EN DASH}", "█") if _is_unicode(console) else ("-", "#")
     names = [f"{bucket.shortest:,}{dash}{bucket.longest:,}" for bucket in lengths.histogram]

@@ -62,6 +62,6 @@ def _epoch_facts(epoch: Epoch | None) -> dict[str, str]:
         "tokens": f"{epoch.tokens:,} in {epoch.examples:,} examples to train on, "
         f"{share(epoch.supervised_tokens, epoch.tokens)} of them supervised",
         "packing": f"{epoch.rows:,.1f} rows of {epoch.row_tokens:,} tokens a step, {epoch.fill:.0%} full, on {ranks}",
-        "epoch": f"{epoch.steps:,} steps of {epoch.global_batch:,} examples, "
+        "epoch": f"{epoch.steps:,} step{'' if epoch.steps == 1 else 's'} of {epoch.global_batch:,} examples, "
         f"{epoch.tokens / epoch.steps:,.0f} tokens a step{run}",
     }

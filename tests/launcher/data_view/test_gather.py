@@ -67,7 +67,7 @@ def test_rows_left_out_are_counted_and_named(tmp_path: Path, tokenizer: Any) -> 
     assert [example.name for example in view.examples] == ["rows.jsonl line 1"]
     facts = facts_of(view)
     assert facts["rows"] == "3 read, 1 used, 2 left out"
-    assert "1 steps of 8 examples" in facts["epoch"]
+    assert "1 step of 8 examples" in facts["epoch"]
 
 
 def test_nothing_to_train_on_is_said(tmp_path: Path, tokenizer: Any) -> None:
