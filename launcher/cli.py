@@ -15,6 +15,7 @@ from .commands.bench import PASSES_ON, bench
 from .commands.checkpoints import checkpoints
 from .commands.cluster import cluster
 from .commands.convert import convert
+from .commands.data import data
 from .commands.data_cache import data_cache
 from .commands.doctor import doctor
 from .commands.events import events
@@ -38,7 +39,7 @@ from .commands.watch import watch
 from .plain_output import plain
 
 COMMANDS = (
-    *(init, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
+    *(init, data, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, prune, repair, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2

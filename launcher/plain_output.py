@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from io import TextIOWrapper
 from typing import Any, TextIO, cast
 
 from gemfleet.cluster.redaction import printable
@@ -37,5 +38,7 @@ class PlainOutput:
 
 
 def plain(stream: TextIO) -> TextIO:
-    """The stream, guarded. A guarded one stays as it is."""
+    """The stream, guarded. A guarded one stays as it is. What its encoding lacks is written as a number, too."""
+    if isinstance(stream, TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
     return stream if isinstance(stream, PlainOutput) else cast(TextIO, PlainOutput(stream))

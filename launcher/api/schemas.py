@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.data_view.view import DataView
 from gemfleet.train.step.record import FIGURES
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -255,6 +256,14 @@ class RunConfiguration(BaseModel):
     object: Literal["run.config"] = "run.config"
     run_id: str
     config: dict[str, Any]
+
+
+class RunData(BaseModel):
+    """What a run trains on."""
+
+    object: Literal["run.data"] = "run.data"
+    run_id: str
+    view: Annotated[DataView | None, Field(description="null: the run has not prepared its data yet")]
 
 
 class Submission(BaseModel):

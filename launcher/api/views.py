@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +15,8 @@ from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
+from gemfleet.launcher.data_view.view import DataView, Span
+from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.precision import describe_precision
 from gemfleet.train.config.schema import Precision
 from gemfleet.train.step.figure import Figure
@@ -130,6 +133,24 @@ def config_of(run: Run) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def data_view(folder: Path) -> DataView | None:
+    """What a run trains on, without secrets. None where its folder has no description, or a damaged one."""
+    try:
+        view = DataView.model_validate(json.loads((folder / DATA_FILE).read_bytes()))
+        examples = [one.model_copy(update={"spans": _without_secrets(one.spans)}) for one in view.examples]
+        return DataView.model_validate(redact(view.model_copy(update={"examples": examples}).model_dump()))
+    except (OSError, ValueError):
+        return None
+
+
+def _without_secrets(spans: list[Span]) -> list[Span]:
+    """The spans, or their whole text in one where a secret shows only in that: its name in one span, it in the next."""
+    whole = redact_text("".join(span.text for span in spans))
+    if whole == "".join(redact_text(span.text) for span in spans):
+        return spans
+    return [Span(text=whole, supervised=False)]
 
 
 def rank_view(row: Mapping[str, Any]) -> Rank:

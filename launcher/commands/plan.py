@@ -77,12 +77,13 @@ def plan(
     from dataclasses import replace
 
     from gemfleet.launcher.plan.fleet import size_up
-    from gemfleet.launcher.plan.fleet_question import find_device, find_shape, ranks_of, work_of_config
+    from gemfleet.launcher.plan.fleet_question import find_device, find_shape, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     if config is not None:
+        from gemfleet.launcher.config.cluster import ranks_of
         from gemfleet.launcher.config.load import load_config
 
         loaded = load_config(config)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from gemfleet.launcher.config.schema import LaunchConfig
     from gemfleet.launcher.run.beginning import Beginning
 
+EXAMPLE_CHARACTERS = 600  # of the example that a dry run shows
+
 
 def train(
     config: Config,
@@ -112,15 +114,24 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     import json
 
     from gemfleet.launcher.config.load import dump_config
+    from gemfleet.launcher.data_view.gather import first_rows
+    from gemfleet.launcher.data_view.sentences import in_short
     from gemfleet.launcher.plan.this_machine import describe_here
     from gemfleet.train.config.home import gemfleet_home
 
-    from .tables import print_facts
+    from .data_print import legend, print_example
+    from .tables import open_console, print_facts, print_text
 
-    plan = describe_here(config, gemfleet_home() / "runs")
+    plan, view = describe_here(config, gemfleet_home() / "runs"), first_rows(config.train)
+    plan["rows"] = view if isinstance(view, str) else in_short(view)
     if as_json:
         resolved = config.model_dump(mode="json", by_alias=True)
-        typer.echo(json.dumps({"config": resolved, "plan": plan}, indent=2, ensure_ascii=False))
+        data = None if isinstance(view, str) else view.model_dump()
+        typer.echo(json.dumps({"config": resolved, "plan": plan, "data": data}, indent=2, ensure_ascii=False))
         return
     typer.echo(dump_config(config))
     print_facts(plan)
+    if not isinstance(view, str):
+        print_text(f"\n{legend(open_console())}")
+        for example in view.examples[:1]:
+            print_example(example, EXAMPLE_CHARACTERS)

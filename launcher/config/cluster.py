@@ -120,3 +120,10 @@ class ClusterConfig(StrictModel):
                 "options, which are read from the environment, or an absolute path"
             )
         return value
+
+
+def ranks_of(workers: int | str | WorkerRange) -> int | None:
+    """The number of ranks in a configuration, the fewest of an elastic run. None where it is `auto`."""
+    if isinstance(workers, WorkerRange):
+        return workers.min
+    return workers if isinstance(workers, int) else None

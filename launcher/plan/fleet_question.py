@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from gemfleet.launcher.config.cluster import WorkerRange
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import read_model_config
@@ -48,10 +47,3 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
     """One rank's work, by a configuration. supervised: the share of tokens that the loss scores"""
     dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
     return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
-
-
-def ranks_of(workers: int | str | WorkerRange) -> int | None:
-    """The number of ranks in a configuration, the fewest of an elastic run. None where it is `auto`."""
-    if isinstance(workers, WorkerRange):
-        return workers.min
-    return workers if isinstance(workers, int) else None

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
@@ -15,7 +16,6 @@ from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.demo import MODEL_FOLDER
 from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
 from gemfleet.train.data.templates.rendered import custom_template
 from gemfleet.train.data.text_only import refuse_media
@@ -24,7 +24,7 @@ from gemfleet.train.data.unheard import refuse_unheard
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.base_check import check_base, load_tokenizer
 from gemfleet.train.model.gemma import lora_targets
-from gemfleet.train.model.hub_lookup import cached_model, look_up_data, look_up_model
+from gemfleet.train.model.hub_lookup import look_up_data, look_up_model
 from gemfleet.train.model.resolve import check_context, check_model_folder
 
 Check = Callable[[], object]
@@ -89,17 +89,9 @@ def check_model(train: TrainConfig) -> None:
 
     A hub's model that is not on this machine is only looked up. A `demo` that is not converted yet is not checked.
     """
-    local = Path(train.model).expanduser()
-    folder: Path | None
-    if train.model == "demo":
-        folder = gemfleet_home() / "cache" / "models" / MODEL_FOLDER
-        folder = folder if folder.is_dir() else None
-    elif local.exists() or train.model.startswith((".", "/", "~")):
-        folder = local
-    else:
-        folder = cached_model(train.model)
-        if folder is None:
-            look_up_model(train.model)
+    folder = model_here(train.model)
+    if folder is None and train.model != "demo":
+        look_up_model(train.model)
     if folder is not None:
         check_context(check_model_folder(folder), train.data.max_length)
         lora_targets(check_base(folder), train.lora.target_modules)

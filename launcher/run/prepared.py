@@ -17,6 +17,7 @@ from gemfleet.train.model.resolve import check_context, resolve_model_folder
 from gemfleet.train.model.weight_files import beside_note
 
 from .data.block_source import RayBlockSource
+from .data.kept_view import ask_examples, keep_view
 from .data.pack import pack_on_cluster
 from .data.tokenise import PreparedData, tokenise_on_cluster
 from .session import RunSession
@@ -68,9 +69,11 @@ def prepare_data(
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)
     data = tokenise_on_cluster(train, folders, run.display.bars, cache)
+    examples = ask_examples(data, folders)
+    source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
+    keep_view(run.folder, train, data, placement.ranks, examples)
     if data.reused:
         run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")
-    source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     for line in data.report.summary().splitlines():
         run.note(line)
     run.heed_stop("prepared its data")

@@ -2,6 +2,7 @@
 
 import { download, follow, get, post } from "./api.js";
 import { chartsOf } from "./charts.js";
+import { dataParts } from "./data.js";
 import { announce, clock, h, moment, number, progressBar, quantity, replace, show, size, stateLabel, table } from "./dom.js";
 
 const MOST_LINES = 500;
@@ -13,7 +14,7 @@ const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]);
 export async function runPage(signal, id) {
   const path = `/api/v1/runs/${encodeURIComponent(id)}`;
   const parts = { status: h("section", { class: "card", "aria-label": "State" }), ranks: h("tbody"),
-    checkpoints: h("tbody"), events: h("ol", { class: "events", reversed: true, tabindex: "0" }),
+    data: h("section", { class: "card", "aria-label": "Data", hidden: true }), checkpoints: h("tbody"), events: h("ol", { class: "events", reversed: true, tabindex: "0" }),
     log: h("pre", { tabindex: "0", "aria-label": "Log" }) };
   const card = (title, ...inner) => h("section", { class: "card" }, h("h2", {}, title), ...inner);
   let [run, { data: figures }] = await Promise.all([get(path), get("/api/v1/figures")]);
@@ -24,7 +25,8 @@ export async function runPage(signal, id) {
     h("div", { class: "grid" },
       card("Ranks", table("Each worker process", [["Rank"], ["Node"], ["Last heard of"]], parts.ranks)),
       card("Checkpoints", table("On the head, newest first", [["Step"], ["Size"], ["State"], ["Get"]], parts.checkpoints)),
-      card("Events", parts.events), card("Log", parts.log)));
+      card("Events", parts.events), card("Log", parts.log)),
+    parts.data);
   heading.focus();
   charts.forEach((chart) => chart.draw());
 
@@ -43,6 +45,13 @@ export async function runPage(signal, id) {
     if (JSON.stringify(data) === shown) return; // the stream also tells of checkpoints that are shown already
     shown = JSON.stringify(data);
     replace(parts.checkpoints, ...data.map(checkpointRow));
+  }
+
+  async function showData() {
+    const { view } = await get(`${path}/data`).catch(() => ({ view: null }));
+    if (view === null || signal.aborted || !parts.data.hidden) return;
+    parts.data.append(h("h2", {}, "Data"), ...dataParts(view));
+    parts.data.hidden = false;
   }
 
   async function stop() {
@@ -88,13 +97,14 @@ export async function runPage(signal, id) {
   }
 
   showRun();
-  await showCheckpoints();
+  await Promise.all([showCheckpoints(), showData()]);
   follow(`${path}/events?metrics=true&points=2000`, signal, (kind, body) => {
     if (kind === "metric") {
       for (const chart of charts) chart.take(body);
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
       if (body.type === "checkpoint") showCheckpoints();
+      if (body.type === "state") showData(); // it is there once the data is prepared
       if (endsRun(run, body)) showEnd(body);
       if (body.type === "state" && Date.now() / 1000 - body.created_at < 5) announce(`The run is ${body.message}.`);
     }

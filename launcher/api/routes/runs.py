@@ -9,10 +9,10 @@ from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.problems import responses
 from gemfleet.launcher.api.redaction import redact
-from gemfleet.launcher.api.schemas import Listing, RunConfiguration, RunDetail, RunSummary, Submission
+from gemfleet.launcher.api.schemas import Listing, RunConfiguration, RunData, RunDetail, RunSummary, Submission
 from gemfleet.launcher.api.services import Needed
 from gemfleet.launcher.api.submissions import checked_config
-from gemfleet.launcher.api.views import config_of, run_detail, run_summary
+from gemfleet.launcher.api.views import config_of, data_view, run_detail, run_summary
 from gemfleet.launcher.runs.names import new_run_id
 
 from .parameters import Absent, AfterRun, RunId
@@ -80,6 +80,13 @@ def resume_run(services: Needed, run_id: RunId) -> RunDetail:
 @router.get("/{run_id}/config", summary="The configuration, spelled out", responses=responses(404, 422))
 def get_config(services: Needed, run_id: RunId) -> RunConfiguration:
     return RunConfiguration(run_id=run_id, config=redact(config_of(services.run(run_id))))
+
+
+@router.get("/{run_id}/data", summary="What it trains on", responses=responses(404, 422))
+def get_data(services: Needed, run_id: RunId) -> RunData:
+    """Counts of its rows and tokens, and a few examples with the text that the loss is computed on."""
+    run = services.run(run_id)
+    return RunData(run_id=run.id, view=data_view(services.settings.run_folder(run.id)))
 
 
 def _detail(services: Needed, run_id: str) -> RunDetail:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.settings import Tokens
-from support.servers.api_live import Live, serve, step_record
+from gemfleet.launcher.data_view.page import page
+from gemfleet.launcher.runs.folder import DATA_FILE
+from support.servers.api_live import DATA, Live, serve, step_record
 from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
@@ -96,6 +98,36 @@ def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares(live: Live, br
     browser.find_element("link text", "alpha-1").send_keys(Keys.ENTER)
     wait_for(lambda: text_of(browser, "h1") == "alpha-1")
     assert browser.execute_script("return document.activeElement.tagName") == "H1"
+    assert complaints(browser) == []
+
+
+def test_a_run_shows_its_data_on_a_phone_and_by_keyboard(live: Live, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    emulate(browser, "dark", 400, 900)
+    browser.get(f"{live.url}/#/runs/alpha-1")
+    wait_for(lambda: "2 no content" in text_of(browser, "[aria-label=Data] .reasons"))
+    assert "Rows used\n10" in text_of(browser, "[aria-label=Data] .facts")
+    assert text_of(browser, "details[open] mark") == "It is 4.<end_of_turn>"  # text, never markup
+    marks = "return getComputedStyle(document.querySelector('details mark'), '::before').content"
+    assert browser.execute_script(marks) == '"⟦"'  # colour is not the only mark
+    browser.find_elements("css selector", "summary")[1].send_keys(Keys.ENTER)
+    wait_for(lambda: "password: [hidden]" in text_of(browser, "details:nth-of-type(2) pre"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    browser.get(f"{live.url}/#/runs/alpha-2")
+    wait_for(lambda: text_of(browser, "h1") == "alpha-2")
+    (live.home / "runs" / "alpha-2").mkdir(exist_ok=True)
+    (live.home / "runs" / "alpha-2" / DATA_FILE).write_text(DATA.model_dump_json())
+    live.registry.transition("alpha-2", RunState.RESTARTING)  # the page hears of a new phase and looks again
+    wait_for(lambda: "Rows used" in text_of(browser, "[aria-label=Data]"))
+    assert complaints(browser) == []
+
+
+def test_a_page_in_a_file_shows_the_same_data(tmp_path: Path, browser: Any) -> None:
+    (tmp_path / "data.html").write_text(page(DATA), encoding="utf-8")
+    browser.get((tmp_path / "data.html").as_uri())
+    wait_for(lambda: text_of(browser, "details[open] mark") == "It is 4.<end_of_turn>")
+    assert "2 no content" in text_of(browser, ".reasons")
     assert complaints(browser) == []
 
 

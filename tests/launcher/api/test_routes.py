@@ -91,6 +91,16 @@ def test_the_configuration_has_no_secrets(live: Live) -> None:
     assert config["train"]["hub_token"] == "[hidden]"
 
 
+def test_the_data_of_a_run_is_told_without_secrets(live: Live) -> None:
+    view = live.get("/api/v1/runs/alpha-1/data")["view"]
+    assert view["sets"][0]["left_out"][0]["first"] == ["line 3 (HF_TOKEN=[hidden])"]
+    first, second = view["examples"]
+    assert [span["supervised"] for span in first["spans"]] == [False, True]
+    # A secret whose name is in one span and whose value is in the next one.
+    assert second["spans"] == [{"text": "password: [hidden]", "supervised": False}]
+    assert live.get("/api/v1/runs/alpha-2/data")["view"] is None
+
+
 def test_a_download_is_a_valid_archive_with_its_hash_and_its_length(live: Live) -> None:
     (newest, _) = live.get("/api/v1/runs/alpha-1/checkpoints")["data"]
     answer = live.client.get(newest["download_url"])

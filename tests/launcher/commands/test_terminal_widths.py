@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sqlite3
 import time
@@ -99,6 +100,22 @@ def test_watch_shows_every_figure_whole(width: int, total: int) -> None:
     console = terminal(width)
     console.print(view(detail(total)))
     assert f"15 of {total}" in [" ".join(line.split()[1:]) for line in plain(shown(console)).splitlines()]
+
+
+def test_data(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny_gemma3(tmp_path / "model")
+    tiny_tokenizer(tmp_path / "model")
+    rows = [{"prompt": f"what is {i} ", "completion": "the cat sat " * (1 + i % 13)} for i in range(90)]
+    lines = [*map(json.dumps, rows), "{broken", '{"prompt": "alone"}', json.dumps({**rows[0], "score": 1})]
+    (tmp_path / "a-file-of-quite-a-long-name.jsonl").write_text("\n".join(lines))
+    (tmp_path / "prose.jsonl").write_text('{"text": "the answer to the question"}\n' * 9)
+    monkeypatch.chdir(tmp_path)
+    config = {
+        "model": "model",
+        "data": {"train": ["a-file-of-quite-a-long-name.jsonl", "prose.jsonl"], "max_length": 64},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps({"train": config, "cluster": {"address": "10.0.0.1:6379"}}))
+    check_snapshot("data", output_of(width, "data", "run.yaml", "--examples", "1"), width)
 
 
 def test_runs(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

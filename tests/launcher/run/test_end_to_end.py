@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.launcher.data_view.view import DataView
 from support.tiny_run import ends, gemfleet, history, local_ray, make_workplace, start, states, wait_for_step
 
 
@@ -56,6 +57,7 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     assert [path for path in [home, *home.rglob("*")] if path.lstat().st_mode & 0o077 and not path.is_symlink()] == []
     check_figures(registry, run.id, output)
     check_names(folder / "output", workplace, home)
+    check_data(folder)
     again = ends(gemfleet(workplace, home, "resume", "latest"))
     assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
 
@@ -69,6 +71,19 @@ def check_figures(registry: RunRegistry, run_id: str, output: str) -> None:
     assert registry.end_figures(run_id)["tokens_per_second"] == pytest.approx(speed)
     assert f"training loss {loss:.4f} on average, {speed:,.0f} tokens/s at the median" in output
     assert f"training: 15/15  loss {loss:.3f} on average" in output
+
+
+def check_data(folder: Path) -> None:
+    """What the run keeps of its data, for the API, is what `gemfleet data` counts."""
+    view = DataView.model_validate_json((folder / "data.json").read_bytes())
+    assert view.epoch is not None
+    (rows,) = view.sets
+    assert (rows.rows, rows.examples + rows.held_out, view.epoch.steps, view.epoch.ranks) == (64, 64, 15, 2)
+    first = view.examples[0]
+    assert first.name == f"example 1 of {rows.examples}"
+    assert [span.supervised for span in first.spans] == [False, True]
+    assert first.spans[1].text.startswith("answer ")
+    assert len(view.examples) == 4
 
 
 def check_names(published: Path, workplace: Path, home: Path) -> None:

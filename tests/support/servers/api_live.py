@@ -19,9 +19,66 @@ from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
+from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
+from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.launcher.runs.registry import registry_of
 
 CONFIG = "name: alpha\ntrain:\n  model: demo\n  hub_token: hf_abcdefghijklmnopqrstuvwxyz\n  data: {train: demo}\n"
+
+DATA = DataView(
+    model="demo",
+    sets=[
+        SetView(
+            name="rows",
+            path="/data/rows.jsonl",
+            use="train",
+            format="messages",
+            rows=12,
+            examples=9,
+            held_out=1,
+            tokens=900,
+            supervised_tokens=300,
+            left_out=[LeftOutRows(reason="no content", count=2, first=["line 3 (HF_TOKEN=hf_abcdefghijkl)"])],
+            unused=["score"],
+        )
+    ],
+    lengths=Lengths(
+        shortest=10,
+        median=90,
+        longest=180,
+        histogram=[Bucket(shortest=1, longest=100, count=7), Bucket(shortest=101, longest=200, count=2)],
+    ),
+    epoch=Epoch(
+        examples=9,
+        tokens=900,
+        supervised_tokens=300,
+        global_batch=4,
+        steps=3,
+        steps_of_run=8,
+        ranks=2,
+        row_tokens=256,
+        rows=2.0,
+        fill=0.59,
+    ),
+    notes=[],
+    examples=[
+        Example(
+            name="example 1 of 9",
+            tokens=30,
+            supervised_tokens=5,
+            spans=[
+                Span(text="<bos><start_of_turn>user\nWhat is <b>2 + 2</b>?<end_of_turn>\n", supervised=False),
+                Span(text="It is 4.<end_of_turn>", supervised=True),
+            ],
+        ),
+        Example(
+            name="example 5 of 9",
+            tokens=12,
+            supervised_tokens=6,
+            spans=[Span(text="password: ", supervised=False), Span(text="hunter2", supervised=True)],
+        ),
+    ],
+)
 
 
 def step_record(step: int, total: int = 8) -> dict[str, Any]:
@@ -82,6 +139,7 @@ def fill(home: Path) -> RunRegistry:
     registry.transition("alpha-3", RunState.PREFLIGHT)
     registry.add_event("alpha-3", "waiting", "asked for 8 workers with 1 GPU each; 2 GPUs are free")
     registry.transition("alpha-4", RunState.FAILED, "clone of https://me:pa55word@hub/x failed")
+    (home / "runs" / "alpha-1" / DATA_FILE).write_text(DATA.model_dump_json())
     logs = home / "runs" / "alpha-1" / "logs"
     logs.mkdir(parents=True)
     (logs / "driver.log").write_text("one\ntwo\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\n")

@@ -1,0 +1,170 @@
+"""Reads and tokenises a run's data in this process, as a run does on its cluster, and counts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from gemfleet.launcher.sources.fetch import is_remote
+from gemfleet.train.config.data_section import DataSet
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.strict import MOST
+from gemfleet.train.data.mixture import divide
+from gemfleet.train.data.packing import Ints, TokenBlock
+from gemfleet.train.data.readers import BadRow, Row, RowSource, is_hub_id, open_set
+from gemfleet.train.data.report import DataReport
+from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
+from gemfleet.train.errors import UserError
+from gemfleet.train.model.resolve import embedding_rows
+
+from .describe import describe, describe_set
+from .spans import example_of
+from .tokenizer import model_here, quick_tokenizer
+from .view import DataView, Example
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+CHUNK_ROWS = 500
+FIRST_ROWS = 100  # for a short look
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How data is read.
+
+    tokenizer: of the model; embedding_rows: see `Encoder`; progress: where bars go
+    limit: rows of each set, None: all; examples: how many of each set are shown
+    """
+
+    tokenizer: Any
+    embedding_rows: int | None = None
+    progress: Progress | None = None
+    limit: int | None = None
+    examples: int = 2
+
+    def encoder(self, data: DataSet, columns: tuple[str, ...]) -> Encoder | None:
+        return Encoder(self.tokenizer, data, columns, self.embedding_rows) if columns else None
+
+
+def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
+    """The description of a run's data. Raises UserError for data that is missing, or of another kind than is asked."""
+    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
+    shown: list[Example] = []
+    trained = [_read(data, reading, shown) for data in train.data.train_sets()]
+    scored = [_read(data, replace(reading, examples=0), shown) for data in train.data.eval_sets()]
+    counts = _first_epoch(train, fraction, trained)
+    sets = [
+        describe_set(data.name, "train", one.report) for data, one in zip(train.data.train_sets(), trained, strict=True)
+    ]
+    sets += [
+        describe_set(data.name, "eval", one.report) for data, one in zip(train.data.eval_sets(), scored, strict=True)
+    ]
+    notes = [note for found in (*trained, *scored) for note in found.report.notes]
+    view = describe(train, ranks, sets, counts, notes)
+    return view.model_copy(update={"limit": reading.limit, "examples": shown})
+
+
+def _first_epoch(train: TrainConfig, fraction: float, trained: list[_Counted]) -> Ints:
+    """The counts of the first epoch's examples, in its order; none where a set has none. See `divide`."""
+    counts = [found.counts for found in trained]
+    if not all(map(len, counts)):
+        return np.empty((0, 2), np.int64)
+    reports = [found.report for found in trained]
+    division = divide(train.data.train_sets(), counts, fraction, train.seed, reports)
+    return np.concatenate(counts)[division.train][division.mixture.order(train.seed, 0)]
+
+
+def first_rows(train: TrainConfig) -> DataView | str:
+    """The description of the first rows of each set, or why they cannot be read before the run starts.
+
+    Nothing is fetched: neither sources nor the model's tokenizer.
+    """
+    for path in train.data.paths().values():
+        if is_remote(path) or is_hub_id(path):
+            return f"{path} is read when the run starts"
+    folder = None if is_remote(train.model) else model_here(train.model)
+    if folder is None:
+        return f"not read: the tokenizer of {train.model} is not on this machine yet; `gemfleet data` fetches it"
+    reading = Reading(quick_tokenizer(folder), embedding_rows(folder), limit=FIRST_ROWS, examples=1)
+    return gather(train, reading, 1)
+
+
+def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:
+    """One row as the model sees it, also where it is left out. wanted: `17`, or `NAME:17` where there are several sets.
+
+    Raises UserError if there is no such set or row.
+    """
+    data, number = _find(train, wanted)
+    source = open_set(replace(data, limit=None))
+    row = next(islice(source.rows, number - 1, None), None)
+    if row is None:
+        raise UserError(f"--row is {wanted}, but {data.path} has fewer rows; rows are counted from 1")
+    done = tokenize_rows([row], reading.encoder(data, source.columns))
+    reason = "; ".join(f"{left.reason} ({left.detail})" if left.detail else left.reason for left in done.left_out)
+    if reason:  # its tokens are shown, if it has any without a limit of their number
+        unlimited = replace(data, section=data.section.model_copy(update={"max_length": MOST}))
+        done = tokenize_rows([row], reading.encoder(unlimited, source.columns))
+    return example_of(row.name, done.block, reading.tokenizer).model_copy(update={"left_out": reason})
+
+
+def _find(train: TrainConfig, wanted: str) -> tuple[DataSet, int]:
+    name, _, number = wanted.rpartition(":")
+    sets = [*train.data.train_sets(), *train.data.eval_sets()]
+    found = [data for data in sets if data.name == name] if name else train.data.train_sets()
+    if not found or (not name and len(found) > 1):
+        names = ", ".join(data.name for data in sets)
+        raise UserError(f"--row is {wanted}; give a set's name with a number, as {sets[0].name}:17 (the sets: {names})")
+    if not number.isdecimal() or int(number) < 1:
+        raise UserError(f"--row is {wanted}; give the number of a row, counted from 1")
+    return found[0], int(number)
+
+
+@dataclass
+class _Counted:
+    """One set. counts: int64 [examples, 2], tokens and supervised tokens of each usable example"""
+
+    report: DataReport
+    counts: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
+
+
+def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
+    """Read and count one set, and add its first examples to `shown`."""
+    limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
+    source = open_set(replace(data, limit=min(limits, default=None)))
+    encoder = reading.encoder(data, source.columns)
+    found = _Counted(DataReport(data.path, format=encoder.format if encoder else ""))
+    found.report.note(source.note)
+    counts, wanted = [found.counts], reading.examples
+    for chunk in _chunks(source, reading.progress):
+        block, names = _tokenise(chunk, encoder, found.report)
+        counts.append(block.counts)
+        for index, name in enumerate(names[:wanted]):
+            shown.append(example_of(name, block.select([index]), reading.tokenizer))
+        wanted -= min(wanted, len(names))
+    found.counts = np.concatenate(counts)
+    found.report.examples = len(found.counts)
+    found.report.tokens, found.report.supervised_tokens = found.counts.sum(axis=0).tolist()
+    return found
+
+
+def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataReport) -> tuple[TokenBlock, list[str]]:
+    """Tokenise a chunk and report its rows. Returns its block, and the name of each example."""
+    done = tokenize_rows(chunk, encoder)
+    report.rows += len(chunk)
+    report.truncated += done.truncated
+    report.unused |= done.unused
+    report.add_left_out(done.left_out)
+    left = {row.name for row in done.left_out}
+    return done.block, [row.name for row in chunk if row.name not in left]
+
+
+def _chunks(source: RowSource, progress: Progress | None) -> Iterator[list[Row | BadRow]]:
+    task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
+    while chunk := list(islice(source.rows, CHUNK_ROWS)):
+        yield chunk
+        if progress is not None and task is not None:
+            progress.update(task, advance=len(chunk))

@@ -1,0 +1,84 @@
+"""Keeps a description of a run's prepared data in the run's folder, for the API and the board."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import ray
+from gemfleet.launcher.data_view.describe import describe, describe_set
+from gemfleet.launcher.data_view.spans import example_of
+from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
+from gemfleet.launcher.data_view.view import DataView, Example
+from gemfleet.launcher.runs.folder import DATA_FILE
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.packing import TokenBlock
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from .tokenise import PreparedData
+
+EXAMPLES = 4
+WAIT_SECONDS = 60.0  # for the examples; without them the description is kept all the same
+Place = tuple[str, int, int]  # an example's name, its block, and its index there
+
+
+def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
+    """A reference to the texts of a few examples, which a node with the tokenizer makes beside other work."""
+    train, starts = prepared.train, prepared.tokenised.starts
+    places: list[Place] = []
+    for number in np.unique(np.linspace(0, len(train) - 1, EXAMPLES).astype(int)).tolist():
+        block = int(np.searchsorted(starts, train[number], side="right")) - 1
+        places.append((f"example {number + 1:,} of {len(train):,}", block, int(train[number] - starts[block])))
+    blocks = {block: prepared.tokenised.blocks[block] for _, block, _ in places}
+    where = NodeAffinitySchedulingStrategy(min(folders), soft=True)
+    task = ray.remote(examples_task).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
+    return task.remote(blocks, places, dict(folders))
+
+
+def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
+    """The texts of some examples. blocks: references to their `TokenBlock`s"""
+    tokenizer = quick_tokenizer(Path(folders[ray.get_runtime_context().get_node_id()]))
+    found = []
+    for name, number, index in places:
+        block: TokenBlock = ray.get(blocks[number])
+        found.append(example_of(name, block.select([index]), tokenizer))
+    return found
+
+
+def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, ranks: int, examples: Any) -> Thread:
+    """Write the description, and once more when the examples have come. A run goes on where this fails.
+
+    examples: the reference of `ask_examples`. Returns the thread that waits for them.
+    """
+    report = prepared.report
+    counts = prepared.tokenised.counts[prepared.train][prepared.mixture.order(train.seed, 0)]
+    held_out = len(prepared.tokenised.counts) - len(prepared.train)
+    sets = [describe_set(part.name, "train", part) for part in report.sets]
+    sets += [describe_set(part.name, "eval", part) for part in report.eval_sets]
+    if not report.sets:
+        whole = describe_set(report.source, "train", report).model_copy(update={"held_out": held_out})
+        sets.insert(0, whole)
+    notes = [*report.notes, *(note for part in report.sets for note in part.notes)]
+    view = describe(train, ranks, sets, counts, notes)
+    _write(run_folder, view)
+
+    def add_examples() -> None:
+        with suppress(Exception):  # a node that died, or a tokenizer no package reads: the run itself tells of those
+            texts = ray.get(examples, timeout=WAIT_SECONDS)
+            _write(run_folder, view.model_copy(update={"examples": texts}))
+
+    waits = Thread(target=add_examples, name="gemfleet-data-view", daemon=True)  # the ranks start meanwhile
+    waits.start()
+    return waits
+
+
+def _write(run_folder: Path, view: DataView) -> None:
+    new = run_folder / f".{DATA_FILE}.new"
+    with suppress(OSError):  # the disk is full: the run waits for room where it has to
+        new.write_text(view.model_dump_json(), encoding="utf-8")
+        os.replace(new, run_folder / DATA_FILE)
