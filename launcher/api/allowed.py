@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemfleet.train.config.chat_template import is_template
+
 from .folders import leads_out, real_path
 
 UNSAFE_SUFFIXES = (".bin", ".ckpt", ".dll", ".npy", ".npz", ".p", ".pickle", ".pkl", ".pt", ".pth", ".py", ".sh", ".so")
@@ -106,6 +108,11 @@ def _path(text: str, allowed: Allowed) -> str | None:
     return leads_out(path, allowed.roots)
 
 
+def _template(text: str, allowed: Allowed) -> str | None:
+    """Allows a chat template, which runs in a sandbox and opens nothing, or the path of one."""
+    return None if text in ("gemma", "tokenizer") or is_template(text) else _path(text, allowed)
+
+
 def _deepspeed(text: str, allowed: Allowed) -> str | None:
     """Allows a word, inside DeepSpeed's own configuration."""
     return None if DEEPSPEED_WORD.fullmatch(text) else "is no word of DeepSpeed's configuration; paths cannot be named"
@@ -119,6 +126,7 @@ _RULES: dict[str, Rule] = {
     "train.data.eval[]": _source,
     "train.data.train[].path": _source,
     "train.data.eval[].path": _source,
+    "train.data.chat_template": _template,
     "train.deepspeed.config": _path,
     "cluster.storage": _place,
     "output.deliver.repository": _free,  # `refusals` looks at it together with its type

@@ -38,7 +38,7 @@ def checked_config(content: dict[str, Any], allowed: Allowed) -> LaunchConfig:
         content, found = _with_deepspeed(content, allowed)
     problems = [ProblemDetail(field=field, detail=reason) for field, reason in found]
     try:
-        config = LaunchConfig.model_validate(content if not found else _without_deepspeed(content))
+        config = LaunchConfig.model_validate(content if not found else _without_files(content))
     except ValidationError as error:
         lines = [line.partition(": ") for line in explain(error, LaunchConfig)]
         problems += [ProblemDetail(field=field, detail=detail) for field, _, detail in lines]
@@ -67,12 +67,15 @@ def _with_deepspeed(content: dict[str, Any], allowed: Allowed) -> tuple[dict[str
     return content, list(refused(content, allowed))
 
 
-def _without_deepspeed(content: dict[str, Any]) -> dict[str, Any]:
-    """The configuration without the path of a DeepSpeed file, so that validation opens nothing."""
-    section = _section(content, "train", "deepspeed")
-    if not isinstance(section.get("config"), str):
-        return content
-    return {**content, "train": {**content["train"], "deepspeed": {**section, "config": None}}}
+def _without_files(content: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without paths of a DeepSpeed file and a chat template, so that validation opens nothing."""
+    train = _section(content, "train")
+    deepspeed, data = _section(train, "deepspeed"), _section(train, "data")
+    if isinstance(deepspeed.get("config"), str):
+        train = {**train, "deepspeed": {**deepspeed, "config": None}}
+    if isinstance(data.get("chat_template"), str):
+        train = {**train, "data": {**data, "chat_template": "gemma"}}
+    return {**content, "train": train} if "train" in content and train else content
 
 
 def _section(content: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def _publication(run_folder: Path, checkpoint: Path) -> Publication:
     data = train.data.with_paths({field: found(path) for field, path in train.data.paths().items()})
     used = train.model_copy(update={"model": found(train.model), "data": data})
     names = written_names(used, used) | written_names(train, train)
-    facts = {"format": train.data.format}
+    facts = {"format": train.data.format, "chat_template": train.data.chat_template}
     return Publication(
         run_folder, checkpoint, resolve_model_folder(used.model), used.model, OutputConfig(), facts, names
     )

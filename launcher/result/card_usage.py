@@ -6,6 +6,7 @@ from .public_names import base_reference, is_hub_id, is_local
 
 QUESTION = "What can you tell me about the sea?"
 FORMATS = {
+    "chat": "Trained on chats, which the tokenizer's chat template writes.",
     "messages": "Trained on chats in Gemma's turns, which the tokenizer's chat template writes: "
     "`<start_of_turn>user\\n…<end_of_turn>\\n<start_of_turn>model\\n`. An answer ends with `<end_of_turn>`.",
     "prompt_completion": "Trained on prompts and completions with nothing between them, after `<bos>`: "
@@ -17,7 +18,7 @@ FORMATS = {
 def usage(base: str, row_format: str, merged: bool) -> str:
     """Code to run in the card's folder, and a note on the format of a prompt.
 
-    base: what the person called the base model; row_format: of the training data, empty where it is unknown
+    base: what the person called the base model; row_format: of a prompt, a key of `FORMATS`; empty where it is unknown
     merged: whether the result has a merged model
     """
     code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format)]
@@ -77,7 +78,7 @@ def _fetching(address: str) -> str:
 
 def _answering(row_format: str) -> list[str]:
     """Lines that tokenise a prompt as in training, by the chat template or after `<bos>`, and print an answer."""
-    if row_format == "messages":
+    if row_format in ("chat", "messages"):
         asking = [
             f'messages = [{{"role": "user", "content": "{QUESTION}"}}]',
             "inputs = tokenizer.apply_chat_template(",

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from gemfleet.cluster.redaction import redact_text
+from gemfleet.train.data.shapes.choice import CHATS
 
 from .card_usage import usage
 from .public_names import base_reference, is_hub_id, public_name
@@ -21,7 +22,8 @@ TERMS = "https://ai.google.dev/gemma/terms"
 @dataclass(frozen=True)
 class CardFacts:
     """folder: the published one, complete but for the card; base: what the person called the base model
-    facts: `data`, `format`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be missing
+    facts: `data`, `format`, `chat_template`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be
+    missing
     """
 
     folder: Path
@@ -39,7 +41,7 @@ def model_card(card: CardFacts) -> str:
         f"# LoRA adapter for {base}",
         _summary(card, train, state),
         "## Use\n",
-        usage(card.base, str(card.facts.get("format") or ""), (card.folder / "merged").is_dir()),
+        usage(card.base, _format(card.facts), (card.folder / "merged").is_dir()),
         "## Data\n\n" + _data(card, train),
         "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state),
         "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
@@ -51,6 +53,13 @@ def model_card(card: CardFacts) -> str:
         "This is a modified model, not Google's.",
     ]
     return redact_text("\n\n".join(part.strip("\n") for part in parts if part) + "\n")
+
+
+def _format(facts: Mapping[str, Any]) -> str:
+    """The kind of a prompt, by its name in `FORMATS`; empty where it is unknown."""
+    if facts.get("format") not in CHATS:
+        return str(facts.get("format") or "")
+    return "messages" if facts.get("chat_template", "gemma") == "gemma" else "chat"
 
 
 def _front_matter(base: str) -> str:

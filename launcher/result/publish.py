@@ -16,6 +16,7 @@ from gemfleet.launcher.config.load import read_mapping
 from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
 from gemfleet.train.config.train_file import is_platform_request
+from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .loss_plot import loss_plot
@@ -52,9 +53,9 @@ class Publication:
     names: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def chat(self) -> bool:
-        """Whether the training data were chats, in Gemma's turns."""
-        return self.facts.get("format") == "messages"
+    def template(self) -> str:
+        """What wrote the training data's chats, as `train.data.chat_template` says it; empty if they were no chats."""
+        return str(self.facts.get("chat_template", "gemma")) if self.facts.get("format") in CHATS else ""
 
 
 def publish(publication: Publication, progress: Progress | None = None) -> Path:
@@ -98,14 +99,14 @@ def copy_adapter(publication: Publication, folder: Path) -> None:
     """Write the adapter, history, configuration and tokenizer into an existing folder."""
     for name in PUBLISHED:
         shutil.copyfile(publication.checkpoint / name, folder / name)
-    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
+    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.template)
     clean_folder(publication, folder)
 
 
 def write_merged(publication: Publication, folder: Path, progress: Progress | None = None) -> None:
     """Write the base with the adapter added, as `from_pretrained` loads it, and the processor of a multimodal base."""
     merge_adapter(publication.model_folder, publication.checkpoint, folder, progress)
-    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.chat)
+    copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.template)
     copy_processor(publication.model_folder, folder)
     clean_folder(publication, folder)
 
@@ -147,7 +148,7 @@ def copy_checkpoint(publication: Publication, target: Path) -> None:
     for path in sorted(publication.checkpoint.iterdir()):
         if path.is_file() and path.name not in NOT_PUBLISHED:
             shutil.copyfile(path, target / path.name)
-    copy_companions(publication.model_folder, target, publication.output.padding_side, publication.chat)
+    copy_companions(publication.model_folder, target, publication.output.padding_side, publication.template)
     clean_folder(publication, target)
     (target / "README.md").write_text(
         f"# {target.name}\n\nThe full state of the run after that step: adapter, optimizer "

@@ -10,7 +10,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.data.chat import CHAT_TEMPLATE, TURN_END
+from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE, TURN_END
+from gemfleet.train.data.templates.rendered import answer_end
+from gemfleet.train.model.base_check import load_tokenizer
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,12 +32,19 @@ TEMPLATE_FILE = "chat_template.jinja"
 FLAGS = ("lstrip", "normalized", "rstrip", "single_word")
 
 
-def copy_companions(source: Path, target: Path, padding_side: str | None = None, chat: bool = False) -> None:
-    """Write the tokenizer and `generation_config.json`. chat: also a chat template, if the base has none"""
+def copy_companions(source: Path, target: Path, padding_side: str | None = None, template: str = "") -> None:
+    """Write the tokenizer, the chat template and `generation_config.json`.
+
+    template: `train.data.chat_template` of a run on chats, whose result has it. Gemma's own is written if the base has
+    none. Empty: the data are no chats, so the base's template stays.
+    """
     copy_tokenizer(source, target, padding_side)
-    if chat and not has_template(source):
-        (target / TEMPLATE_FILE).write_text(CHAT_TEMPLATE, encoding="utf-8")
-    content = generation_config(source)
+    own = template not in ("", "gemma", "tokenizer")
+    if own or (template == "gemma" and not has_template(source)):
+        (target / TEMPLATE_FILE).write_text(template if own else CHAT_TEMPLATE, encoding="utf-8")
+    content = generation_config(
+        source, "" if template in ("", "gemma") else answer_end(load_tokenizer(source), template)
+    )
     (target / GENERATION_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -54,16 +63,17 @@ def has_template(folder: Path) -> bool:
     )
 
 
-def generation_config(folder: Path) -> dict[str, Any]:
+def generation_config(folder: Path, end: str = "") -> dict[str, Any]:
     """The base's generation settings, with all tokens that may end an answer in `eos_token_id`.
 
-    These are the ends that the base names, the tokenizer's `eos_token`, and `<end_of_turn>` if it is one token.
+    These are the ends that the base names, the tokenizer's `eos_token`, and `<end_of_turn>` and `end` if each is one
+    token.
     """
     model = _read(folder / "config.json")
     content = {**_token_ids(model.get("text_config", {})), **_token_ids(model), **_read(folder / GENERATION_FILE)}
     ends = _listed(content.get("eos_token_id"))
     ids = _token_numbers(folder)
-    for token in (_text(_read(folder / "tokenizer_config.json").get("eos_token")), TURN_END):
+    for token in (_text(_read(folder / "tokenizer_config.json").get("eos_token")), TURN_END, end):
         if token in ids and ids[token] not in ends:
             ends.append(ids[token])
     content.pop("_from_model_config", None)  # with it, transformers would use only the model's own ends

@@ -17,8 +17,9 @@ from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
+from gemfleet.train.data.templates.rendered import custom_template
 from gemfleet.train.data.text_only import refuse_media
-from gemfleet.train.data.tokenizing import choose_format, columns_by_format
+from gemfleet.train.data.tokenizing import choose_format
 from gemfleet.train.data.unheard import refuse_unheard
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.base_check import check_base, load_tokenizer
@@ -94,7 +95,9 @@ def check_model(train: TrainConfig) -> None:
     if folder is not None:
         check_context(check_model_folder(folder), train.data.max_length)
         lora_targets(check_base(folder), train.lora.target_modules)
-        load_tokenizer(folder)
+        tokenizer, data = load_tokenizer(folder), train.data
+        for train_on in {found.train_on for found in (*data.train_sets(), *data.eval_sets())}:
+            custom_template(tokenizer, data, train_on)
 
 
 def check_data(data: DataSet) -> None:
@@ -106,8 +109,10 @@ def check_data(data: DataSet) -> None:
         look_up_data(data.path)
         return
     source = open_set(data)
-    used = columns_by_format(data)[choose_format(data, source.columns)] if source.columns else ()
+    if not source.columns:
+        return
+    row_format = choose_format(data, source.columns)
     for row in islice(source.rows, LOOKAHEAD):
         if isinstance(row, Row):
             refuse_media(row, data)
-            refuse_unheard(row, data, used)
+            refuse_unheard(row, data, row_format)

@@ -128,6 +128,7 @@ def card_facts(
     return {
         "data": listed([public_name(found.path) for found in asked.data.train_sets()]),
         "format": trained.ground.data.report.format,
+        "chat_template": asked.data.chat_template,
         "data_report": renamed(trained.ground.data.report.summary(), names),
         "ranks": trained.ground.placement.describe(),
         "device": trained.result.get("device"),

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from .chat_template import is_template, read_template
 from .strict import MOST, StrictModel
 
-DataFormat = Literal["auto", "text", "prompt_completion", "messages"]
+DataFormat = Literal["auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca"]
+TrainOn = Literal["all", "last", "completion"]
+Roles = dict[str, Literal["system", "user", "assistant", "tool", "function_call"]]
 Name = Annotated[str, Field(min_length=1)]
 
 
@@ -23,6 +26,17 @@ class ColumnsConfig(StrictModel):
     prompt: Name = "prompt"
     completion: Name = "completion"
     messages: Name = "messages"
+    conversations: Name = "conversations"
+    instruction: Name = "instruction"
+    input: Name = "input"
+    output: Name = "output"
+    history: Name = "history"
+    system: Name = "system"
+    tools: Name = "tools"
+    role: Annotated[Name | None, Field(description="key of a message; null: `role`, or ShareGPT's `from`")] = None
+    content: Annotated[Name | None, Field(description="key of a message; null: `content`, or ShareGPT's `value`")] = (
+        None
+    )
 
 
 class DataSetConfig(StrictModel):
@@ -46,6 +60,10 @@ class DataSetConfig(StrictModel):
     ] = None
     format: DataFormat | None = None
     columns: ColumnsConfig | None = None
+    roles: Roles | None = None
+    merge_roles: bool | None = None
+    train_on: TrainOn | None = None
+    supervise_prompt: bool | None = None
     split: str | None = None
     limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
 
@@ -80,6 +98,10 @@ class DataSet:
     columns: ColumnsConfig
     split: str
     limit: int | None
+    roles: Mapping[str, str]
+    merge_roles: bool
+    train_on: TrainOn | None
+    supervise_prompt: bool
     share: float | None = None
 
 
@@ -105,6 +127,29 @@ class DataConfig(StrictModel):
     )
     format: Annotated[DataFormat, Field(description="`auto`: by the columns that are there")] = "auto"
     columns: ColumnsConfig = ColumnsConfig()
+    roles: Roles = Field(
+        default_factory=dict,
+        description="what the data's roles mean, as in {bot: assistant}: system, user, assistant, tool, function_call",
+    )
+    merge_roles: Annotated[
+        bool, Field(description="join turns of one role in a row; false: leave such conversations out")
+    ] = False
+    chat_template: Annotated[
+        str,
+        Field(
+            min_length=1,
+            description="how chats become text: `gemma`'s turns, the `tokenizer`'s own template, a Jinja file, or a "
+            "template itself",
+        ),
+    ] = "gemma"
+    train_on: Annotated[
+        TrainOn | None,
+        Field(
+            description="`all` answers of a chat, the `last`, or those of the `completion` (after the last question); "
+            "null: completion for prompt_completion, else all"
+        ),
+    ] = None
+    supervise_prompt: Annotated[bool, Field(description="learn prompts and questions too, not answers alone")] = False
     ignore_columns: Annotated[
         tuple[str, ...],
         Field(
@@ -125,6 +170,13 @@ class DataConfig(StrictModel):
         bool, Field(description="end `text` and `completion` examples with the end-of-sequence token")
     ] = True
     limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
+
+    @field_validator("chat_template")
+    @classmethod
+    def _file_becomes_content(cls, value: str, info: ValidationInfo) -> str:
+        """Reads the file now, on the machine that has it; other nodes get its content."""
+        named = value in ("gemma", "tokenizer") or is_template(value)
+        return value if named else read_template(value, (info.context or {}).get("folder"))
 
     @field_validator("train")
     @classmethod
@@ -152,6 +204,16 @@ class DataConfig(StrictModel):
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"found two sets named {twice!r}; give each a `name` of its own")
         return value
+
+    @model_validator(mode="after")
+    def _whole_chats_leave_nothing_to_choose(self) -> DataConfig:
+        for found in (*self.train_sets(), *self.eval_sets()):
+            if found.supervise_prompt and found.train_on:
+                raise ValueError(
+                    f"{found.settings}.supervise_prompt is true, which trains on all of a chat, but train_on is "
+                    f"{found.train_on}; leave one of them out"
+                )
+        return self
 
     def train_sets(self) -> list[DataSet]:
         """The data sets to train on."""
@@ -188,7 +250,19 @@ class DataConfig(StrictModel):
 
     def _whole(self, field: str, path: str, split: str, limit: int | None) -> DataSet:
         return DataSet(
-            self, f"train.data.{field}", "train.data", path, _name(path, None), self.format, self.columns, split, limit
+            self,
+            f"train.data.{field}",
+            "train.data",
+            path,
+            _name(path, None),
+            self.format,
+            self.columns,
+            split,
+            limit,
+            self.roles,
+            self.merge_roles,
+            self.train_on,
+            self.supervise_prompt,
         )
 
     def _member(
@@ -204,6 +278,10 @@ class DataConfig(StrictModel):
             entry.columns or self.columns,
             entry.split or split,
             entry.limit or limit,
+            self.roles if entry.roles is None else entry.roles,
+            self.merge_roles if entry.merge_roles is None else entry.merge_roles,
+            entry.train_on or self.train_on,
+            self.supervise_prompt if entry.supervise_prompt is None else entry.supervise_prompt,
             share,
         )
 

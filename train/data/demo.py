@@ -18,8 +18,8 @@ from typing import IO, TYPE_CHECKING
 from ..config.home import cache_folder
 from ..errors import UserError
 from ..quiet import without_bars
-from .chat import CHAT_TEMPLATE, TURN_END, TURN_START
 from .demo_weights import load_demo_model
+from .templates.gemma import CHAT_TEMPLATE, TURN_END, TURN_START
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -8,6 +8,7 @@ from typing import Any
 from ..config.data_section import DataSet
 from ..errors import UserError
 from .rows import Row
+from .shapes.choice import message_columns
 
 MEDIA = {"image": "an image", "audio": "a sound", "video": "a film"}
 PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audio"]}
@@ -16,10 +17,10 @@ PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audi
 def refuse_media(row: Row, data: DataSet) -> None:
     """Raises UserError if a row holds more than text, in a column or inside a message."""
     names = data.columns
-    left_aside = {names.text, names.prompt, names.completion, names.messages, *data.section.ignore_columns}
+    left_aside = {*filter(None, names.model_dump().values()), *data.section.ignore_columns}
     found = _media_column(row.values, left_aside)
-    for name in (names.messages, names.prompt, names.completion):
-        found = found or _media_in_messages(name, row.values.get(name))
+    for name in message_columns(data):
+        found = found or _media_in_messages(name, row.values.get(name), names.content or "content")
     if found:
         kind, place = found
         raise UserError(
@@ -37,8 +38,8 @@ def _media_column(values: dict[str, Any], left_aside: Collection[str]) -> tuple[
     return None
 
 
-def _media_in_messages(name: str, messages: Any) -> tuple[str, str] | None:
-    contents = [m.get("content") for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+def _media_in_messages(name: str, messages: Any, key: str) -> tuple[str, str] | None:
+    contents = [m.get(key) for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     types = [str(part.get("type")).removesuffix("_url") for part in parts]
     return next(((PART_TYPES[kind], f"in {name!r}") for kind in types if kind in PART_TYPES), None)

@@ -11,6 +11,8 @@ from typing import Any
 from ..config.data_section import DataSet
 from ..errors import UserError
 from .rows import Row
+from .shapes.choice import RowFormat, message_columns, preference_sentence, used_columns, verdict_sentence
+from .shapes.messages import heard_keys
 
 # Names that OpenAI, trl, Axolotl, LLaMA-Factory and Alpaca use.
 TELLING_COLUMNS = frozenset(
@@ -23,6 +25,7 @@ TELLING_COLUMNS = frozenset(
         "training",
         "label",
         "labels",
+        "kto_tag",
         "chosen",
         "rejected",
         "loss_mask",
@@ -41,9 +44,6 @@ TELLING_COLUMNS = frozenset(
 )
 TELLING_KEYS = frozenset(
     {
-        "tool_calls",
-        "function_call",
-        "tool_call_id",
         "tools",
         "functions",
         "reasoning_content",
@@ -63,41 +63,52 @@ TELLING_KEYS = frozenset(
         "videos",
     }
 )
-HEARD_KEYS = frozenset({"role", "content", "weight", "train", "training"})
 AS_USUAL = {"weight": 1, "weights": 1, "sample_weight": 1, "loss_weight": 1, "train": True, "training": True}
 
 
-def refuse_unheard(row: Row, data: DataSet, used: tuple[str, ...]) -> set[str]:
+def refuse_unheard(row: Row, data: DataSet, row_format: RowFormat) -> set[str]:
     """The columns and keys that are merely not used. Raises UserError for one that would change what is trained on.
 
-    used: the columns that the format reads. Empty values and `ignore_columns` are passed over.
+    Empty values and `ignore_columns` are passed over.
     """
     unused = set()
-    for where, name in _spoken(row, used):
+    for where, name, value in _spoken(row, data, used_columns(data, row_format)):
         if name in data.section.ignore_columns:
             continue
         column = where == name
         if name.lower() in (TELLING_COLUMNS if column else TELLING_KEYS):
-            raise UserError(
-                f"{row.name} of {data.path} has {'the column' if column else 'a message with'} {name!r}, which says "
-                f"more of what to train on than gemfleet reads; work it into the text or into {data.settings}.columns, "
-                f"or leave it aside with train.data.ignore_columns: [{name}]"
-            )
+            _refuse(row, data, name, value, column)
         unused.add(where)
     return unused
 
 
-def _spoken(row: Row, used: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Each thing in a row that no format reads: its place (`messages.name`), and its own name."""
+def _refuse(row: Row, data: DataSet, name: str, value: Any, column: bool) -> None:
+    if column and name in ("chosen", "rejected") and row.values.get("chosen") and row.values.get("rejected"):
+        raise UserError(preference_sentence(data))
+    if column and name in ("label", "kto_tag") and isinstance(value, bool):
+        raise UserError(verdict_sentence(data, name))
+    raise UserError(
+        f"{row.name} of {data.path} has {'the column' if column else 'a message with'} {name!r}, which says "
+        f"more of what to train on than gemfleet reads; work it into the text or into {data.settings}.columns, "
+        f"or leave it aside with train.data.ignore_columns: [{name}]"
+    )
+
+
+def _spoken(row: Row, data: DataSet, used: tuple[str, ...]) -> Iterator[tuple[str, str, Any]]:
+    """Each thing in a row that no format reads: its place (`messages.name`), its own name and its value."""
+    lists = message_columns(data)
     for name, value in row.values.items():
         if name not in used:
             if not (_empty(value) or value == AS_USUAL.get(name.lower(), ...)):
-                yield name, name
-        elif isinstance(value, list):
+                yield name, name, value
+        elif isinstance(value, list) and name in lists:
             for message in value:
-                for key, inner in message.items() if isinstance(message, dict) else ():
-                    if key not in HEARD_KEYS and not _empty(inner):
-                        yield f"{name}.{key}", key
+                if not isinstance(message, dict):
+                    continue
+                heard = heard_keys(message, data.columns, data.roles)
+                for key, inner in message.items():
+                    if key not in heard and not _empty(inner):
+                        yield f"{name}.{key}", key, inner
 
 
 def _empty(value: Any) -> bool:

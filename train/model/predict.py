@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..config.schema import TrainConfig
+from ..data.templates.rendered import answer_end
 from ..device.abilities import choose_dtype, current_device
 from ..interfaces import PackedRows
 from .base_check import load_tokenizer
@@ -92,6 +93,7 @@ class Predictor:
         self.model = adapted.eval()
         self.tokenizer = load_tokenizer(model_folder)
         self.device = facts.device
+        self._end = answer_end(self.tokenizer, config.data.chat_template)
 
     @torch.inference_mode()
     def answer(self, batch: Sequence[Question], max_new_tokens: int) -> list[Prediction]:
@@ -104,6 +106,7 @@ class Predictor:
             ids[row, longest - len(question.prompt) :] = torch.tensor(question.prompt, device=self.device)
             mask[row, longest - len(question.prompt) :] = 1
         stops = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
+        end = self.tokenizer(self._end, add_special_tokens=False)["input_ids"]
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -112,7 +115,9 @@ class Predictor:
             top_k=None,
             top_p=None,
             pad_token_id=pad,
-            eos_token_id=[stop for stop in stops if stop is not None and stop != self.tokenizer.unk_token_id],
+            eos_token_id=[stop for stop in stops if stop is not None and stop != self.tokenizer.unk_token_id]
+            + (end if len(end) == 1 else []),
+            **({"stop_strings": [self._end], "tokenizer": self.tokenizer} if len(end) > 1 else {}),
         )
         return [
             Prediction(self._text(question.prompt), self._text(question.reference), self._text(new))
@@ -121,4 +126,4 @@ class Predictor:
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text.strip()
+        return text.strip().removesuffix(self._end).strip()

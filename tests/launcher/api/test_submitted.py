@@ -37,7 +37,10 @@ def with_value(field: str, value: Any) -> dict[str, Any]:
     *sections, last = field.split(".")
     section = content
     for name in sections:
-        section = section.setdefault(name, {})
+        inner = section.get(name)
+        inner = inner if isinstance(inner, dict) else {}
+        section[name] = inner
+        section = inner
     section[last] = value
     return content
 
@@ -151,6 +154,17 @@ def test_a_deepspeed_file_outside_is_never_opened_and_answers_tell_nothing_of_it
         answers.add(json.dumps([problem.model_dump() for problem in error.value.errors or []]))
     assert len(answers) == 1
     assert "SECRET" not in answers.pop()
+
+
+def test_a_chat_template_is_free_but_its_file_has_to_lie_below_a_root(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jinja")
+    with pytest.raises(ApiError):
+        checked_config(with_value("train.data.chat_template", str(tmp_path / "pipe.jinja")), Allowed())
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    (tmp_path / "mine.jinja").write_text(template)
+    for value in (template, str(tmp_path / "mine.jinja")):
+        config = checked_config(with_value("train.data.chat_template", value), Allowed(roots=(tmp_path,)))
+        assert config.train.data.chat_template == template
 
 
 def test_a_deepspeed_file_below_a_root_is_read_and_checked_like_its_content(tmp_path: Path) -> None:

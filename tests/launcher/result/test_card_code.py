@@ -15,7 +15,7 @@ from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.tokenizer_files import copy_companions, generation_config
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
 from gemfleet.train.config.schema import LoraConfig, TrainConfig
-from gemfleet.train.data.chat import CHAT_TEMPLATE
+from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
@@ -150,5 +150,14 @@ def test_a_template_that_is_there_stays(tmp_path: Path) -> None:
     model = text_model(tmp_path / "mine")
     (model / "chat_template.jinja").write_text("my own")
     (tmp_path / "out").mkdir()
-    copy_companions(model, tmp_path / "out", chat=True)
+    copy_companions(model, tmp_path / "out", template="gemma")
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == "my own"
+
+
+def test_a_template_of_ones_own_and_its_end_are_published(tmp_path: Path) -> None:
+    model = text_model(tmp_path / "mine")
+    own = "{% for m in messages %}{{ m.content }}<unk>{% endfor %}"
+    (tmp_path / "out").mkdir()
+    copy_companions(model, tmp_path / "out", template=own)
+    assert (tmp_path / "out" / "chat_template.jinja").read_text() == own
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [1, END_OF_TURN, 3]

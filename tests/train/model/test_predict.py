@@ -100,3 +100,24 @@ def test_answers_are_what_a_plain_loop_of_greedy_steps_gives(folders: tuple[Path
             if new[-1] in (1, 5):
                 break
     assert answer.prediction == predictor.tokenizer.decode(new, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(("end", "template"), [("[end]", "[end]"), ("<unk>", "<unk>\n"), ("\n", "\n")])
+def test_an_answer_ends_where_the_chat_template_ends_it(folders: tuple[Path, Path], end: str, template: str) -> None:
+    """Its end is one token, or several, and no part of a prediction or a reference."""
+    chats = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + template + "{% endfor %}"
+    chats += "{% if add_generation_prompt %}assistant: {% endif %}"
+    data = CONFIG.data.model_copy(update={"chat_template": chats})
+    predictor = Predictor(*folders, CONFIG.model_copy(update={"data": data}))
+    tokenizer = predictor.tokenizer
+    chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    encoder = Encoder(tokenizer, data.train_sets()[0], ("messages",))
+    block = tokenize_rows([Row("1", {"messages": chat})], encoder).block
+    (question,) = questions(pack_steps([block], 1, 256).step(0, 0).rows, tokenizer, MARKER)
+    (answer,) = predictor.answer([question], 8)
+    assert answer.reference == "hello"
+    asked: dict[str, Any] = {}
+    predictor.model.generate = lambda **given: asked.update(given) or given["input_ids"]  # type: ignore[assignment]
+    predictor.answer([question], 8)
+    ends = tokenizer(end, add_special_tokens=False)["input_ids"]
+    assert ends[0] in asked["eos_token_id"] if len(ends) == 1 else asked["stop_strings"] == [end]

@@ -1,0 +1,38 @@
+"""A chat template that the configuration brings: the text of one, or the path of a file that holds one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAX_FILE_BYTES = 1 << 20
+
+
+def is_template(text: str) -> bool:
+    """Whether a text is a template of Jinja, and not the path of one."""
+    return "{%" in text or "{{" in text
+
+
+def read_template(path: str, beside: Path | None) -> str:
+    """The template in a file. The working directory comes first, then `beside`, the configuration's folder.
+
+    Raises ValueError, whose message says what is wrong with the file.
+    """
+    file = Path(path).expanduser()
+    if not file.exists() and beside is not None:
+        file = beside / path
+    if not file.is_file():
+        raise ValueError(f"{path!r} is not a file; give gemma, tokenizer, or the path of a Jinja file")
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path!r} cannot be read ({error.strerror or error}); check its permissions") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise ValueError(f"{path!r} is larger than 1 MiB; give a chat template")
+    try:
+        content = text.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path!r} is not UTF-8 text; give a chat template in Jinja") from None
+    if not is_template(content):
+        raise ValueError(f"{path!r} holds no template of Jinja (no {{% or {{{{); give a chat template")
+    return content

@@ -1,0 +1,126 @@
+"""Gemma's own turns: a conversation as segments. Only the assistant's words and their end mark are supervised.
+
+Segments, not one string: what a person wrote is tokenised without control tokens, so a message that spells out
+`<end_of_turn>` stays text and cannot end its turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from ..shapes.conversation import Conversation, Message, RowError
+from ..shapes.turns import NOT_ALTERNATING
+from .functions import calls_text, functions_text
+from .segments import Segment
+
+TURN_START, TURN_END = "<start_of_turn>", "<end_of_turn>"
+
+# The template of the published Gemma 3 instruction models (google/gemma-3-1b-it, tokenizer_config.json).
+CHAT_TEMPLATE = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '
+
+' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '
+
+' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = "" -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception("Conversation roles must alternate user/assistant/user/assistant/...") }}
+    {%- endif -%}
+    {%- if (message['role'] == 'assistant') -%}
+        {%- set role = "model" -%}
+    {%- else -%}
+        {%- set role = message['role'] -%}
+    {%- endif -%}
+    {{ '<start_of_turn>' + role + '
+' + (first_user_prefix if loop.first else "") }}
+    {%- if message['content'] is string -%}
+        {{ message['content'] | trim }}
+    {%- elif message['content'] is iterable -%}
+        {%- for item in message['content'] -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception("Invalid content type") }}
+    {%- endif -%}
+    {{ '<end_of_turn>
+' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{'<start_of_turn>model
+'}}
+{%- endif -%}
+"""
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A turn of Gemma's, which knows no tools: their results are what the user says."""
+
+    role: str
+    text: str
+    message: Message
+
+
+def chat_segments(conversation: Conversation) -> list[Segment]:
+    """The segments of a conversation after `<bos>`. Raises RowError for messages that Gemma's template refuses."""
+    system, messages = _split_system(conversation)
+    segments: list[Segment] = []
+    for position, turn in enumerate(_turns(messages)):
+        if turn.role != ("user", "model")[position % 2]:
+            raise RowError(NOT_ALTERNATING, f"message {turn.message.number} is {turn.message.role!r}")
+        header = f"{turn.role}\n{system if position == 0 else ''}"
+        supervised = turn.message.supervised
+        segments += [
+            Segment(TURN_START, control=True),
+            Segment(turn.text, supervised, header, literal=True),
+            Segment(TURN_END, supervised, control=True),
+            Segment("\n"),
+        ]
+    if conversation.whole:
+        return [replace(part, text=part.header + part.text, header="", supervised=True) for part in segments]
+    return segments
+
+
+def _split_system(conversation: Conversation) -> tuple[str, Sequence[Message]]:
+    """What comes before the first question ("" if nothing): the functions and the system's text; and the turns."""
+    parts, messages = [], conversation.messages
+    if conversation.tools:
+        parts.append(functions_text(conversation.tools))
+    if messages[0].role == "system":
+        parts.append("".join(messages[0].parts))
+        messages = messages[1:]
+        if not messages:
+            raise RowError("a system message and nothing else")
+    return "".join(f"{part}\n\n" for part in parts), messages
+
+
+def _turns(messages: Sequence[Message]) -> Iterator[_Turn]:
+    """The messages as turns. Results of tools, and a question right after them, are one turn of the user's."""
+    last: _Turn | None = None
+    for message in messages:
+        text = "".join(part.strip() for part in message.parts)
+        if last is not None and last.message.role == "tool" and message.role in ("tool", "user"):
+            last = _Turn("user", f"{last.text}\n{text}", message)
+            continue
+        if last is not None:
+            yield last
+        if message.calls:
+            text = "\n".join(filter(None, [text, calls_text(message.calls)]))
+        last = _Turn({"assistant": "model", "tool": "user"}.get(message.role, message.role), text, message)
+    if last is not None:
+        yield last
