@@ -94,14 +94,16 @@ class BlockSource(Protocol):
     def steps_per_epoch(self) -> int: ...
 
     @property
-    def has_eval(self) -> bool: ...
+    def eval_sets(self) -> tuple[str, ...]:
+        """The names of the evaluation sets, which may be none."""
+        ...
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """The rows that `rank` trains on in that step. Epochs and their steps count from 0."""
         ...
 
-    def eval_rows(self, rank: int) -> PackedRows:
-        """The share of the evaluation set that `rank` scores. It may be empty."""
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
+        """The share of an evaluation set that `rank` scores. It may be empty."""
         ...
 
 
@@ -118,7 +120,8 @@ class Reporter(Protocol):
     def log_step(self, record: Mapping[str, Any]) -> None:
         """Records an optimizer step (`kind: "step"`) or an evaluation (`kind: "eval"`). Only rank 0 calls it.
 
-        The record is flat JSON. A figure that each rank has is a list with an entry for each rank.
+        The record is flat JSON. A figure that each rank has is a list with an entry for each rank; one that each
+        evaluation set has is an object with an entry for each set.
         """
         ...
 

@@ -208,34 +208,43 @@ class Trainer:
             self.reporter.log_step(record.to_dict())
 
     def evaluate(self) -> None:
-        """Scores the evaluation set, unless there is none or it was scored at this step. Collective."""
-        if not self.source.has_eval or self._evaluated_step == self.progress.step:
+        """Scores the evaluation sets, unless there are none or they were scored at this step. Collective."""
+        if not self.source.eval_sets or self._evaluated_step == self.progress.step:
             return
         self.reporter.progress("evaluate")
         started = time.perf_counter()
-        loss = self.evaluation_loss()
+        loss, by_set = self.evaluation_losses()
         seconds = time.perf_counter() - started
         self._evaluated_step = self.progress.step
         if self.progress.best_eval_loss is None or loss < self.progress.best_eval_loss:
             self.progress.best_eval_loss, self.progress.best_step = loss, self.progress.step
-        self.remember({"eval_loss": loss, "eval_runtime": seconds})
+        several = by_set if len(by_set) > 1 else None
+        named = {f"eval_{name}_loss": value for name, value in (several or {}).items()}
+        self.remember({"eval_loss": loss, **named, "eval_runtime": seconds})
         if self.rank == 0:
-            record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds)
+            record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds, eval_losses=several)
             self.reporter.log_step(record.to_dict())
 
+    def evaluation_losses(self) -> tuple[float, dict[str, float]]:
+        """The mean cross-entropy per supervised token of all evaluation sets, and that of each. Collective."""
+        parts = [part for name in self.source.eval_sets for part in self.evaluation_sums(name)]
+        sums = self.strategy.sum_over_ranks(parts)
+        losses, tokens = sums[::2], sums[1::2]
+        by_set = {name: losses[index] / tokens[index] for index, name in enumerate(self.source.eval_sets)}
+        return math.fsum(losses) / math.fsum(tokens), by_set
+
     @torch.no_grad()
-    def evaluation_loss(self) -> float:
-        """The mean cross-entropy per supervised token, over all ranks' shares of the evaluation set. Collective."""
+    def evaluation_sums(self, name: str) -> tuple[float, float]:
+        """The summed cross-entropy and the supervised tokens of this rank's share of an evaluation set. Collective."""
         self.model.peft_model.eval()
-        rows, losses = self.source.eval_rows(self.rank), list[torch.Tensor]()
+        rows, losses = self.source.eval_rows(self.rank, name), list[torch.Tensor]()
         rows_per_pass, field = self.eval_rows_per_pass()
         with told_out_of_memory(rows_per_pass, field):
             for part in self.passes(rows, rows_per_pass):
                 losses.append(self.model.loss_sum(part))
                 check_memory_limit(self.config.batch)
         self.model.peft_model.train()
-        total, tokens = self.strategy.sum_over_ranks([sum_of(losses), float(rows.supervised_tokens)])
-        return total / tokens
+        return sum_of(losses), float(rows.supervised_tokens)
 
     def eval_rows_per_pass(self) -> tuple[int, str]:
         """The rows in a pass of an evaluation, and the field that sets them."""

@@ -14,12 +14,12 @@ class FixedSteps:
 
     def __init__(self, count: int, make: Callable[[int, int], StepRows], evaluation: PackedRows | None = None) -> None:
         self.steps_per_epoch, self._make = count, make
-        self.has_eval, self._evaluation = evaluation is not None, evaluation
+        self.eval_sets, self._evaluation = () if evaluation is None else ("eval",), evaluation
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         return self._make(step_in_epoch, rank)
 
-    def eval_rows(self, rank: int) -> PackedRows:
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
         assert self._evaluation is not None
         return self._evaluation
 

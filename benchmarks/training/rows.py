@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gemfleet.benchmarks.shared.seams import FixedSteps
@@ -23,8 +24,8 @@ def rows_of(case: TrainingCase, model_folder: str | None, vocabulary: int) -> Bl
     if case.document:
         return fixed_rows(case, token_stream(model_folder, vocabulary))
     lengths = typical_lengths(case.examples * (case.total_steps + EXTRA_STEPS), case.length, 1)
-    fixed = {"max_length": case.length, "seed": 0, "world_size": case.ranks}
-    return LocalBlockSource(random_documents(vocabulary, lengths, 1), None, global_batch=case.examples, **fixed)
+    fixed: dict[str, Any] = {"max_length": case.length, "seed": 0, "world_size": case.ranks}
+    return LocalBlockSource(random_documents(vocabulary, lengths, 1), {}, global_batch=case.examples, **fixed)
 
 
 def random_documents(vocabulary: int, lengths: Sequence[int], seed: int) -> TokenBlock:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import has_magic
 from pathlib import Path
 
 from gemfleet.train.config.chat_template import is_template
+from gemfleet.train.config.patterns import folder_of
 
 from .folders import leads_out, real_path
 
@@ -101,6 +103,10 @@ def _place(text: str, allowed: Allowed) -> str | None:
 
 def _path(text: str, allowed: Allowed) -> str | None:
     """Allows a path below an allowed folder, if all links in it stay there."""
+    if has_magic(text):  # nothing of the folder may lead out, whatever the pattern fits
+        if ".." in text.split("/"):
+            return "is a pattern with `..`, which is never followed; name the folder itself"
+        text = folder_of(text)
     path = real_path(text)
     if path is None or not any(path.is_relative_to(root) for root in map(real_path, map(str, allowed.roots)) if root):
         roots = ", ".join(map(str, allowed.roots)) or "none"

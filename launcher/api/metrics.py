@@ -1,4 +1,4 @@
-"""The registry as Prometheus metrics: base units, and the labels `run` and, for what each rank has, `rank`.
+"""The registry as Prometheus metrics: base units, and the label `run`, and `rank` or `set` where each has its own.
 
 Only runs that go on or have just ended are shown, so that the number of series stays small.
 """
@@ -88,14 +88,12 @@ class RunCollector(Collector):
 
 
 def _gauge(figure: Figure, newest: Mapping[str, Mapping[str, Any]]) -> GaugeMetricFamily:
-    """One figure of each run's newest record, or of each of its ranks."""
-    labels = ["run", "rank"] if figure.per_rank else ["run"]
+    """One figure of each run's newest record, or of each of its ranks or evaluation sets."""
+    labels = ["run", *(["rank"] if figure.per_rank else ["set"] if figure.per_set else [])]
     gauge = GaugeMetricFamily(f"gemfleet_{figure.gauge}", figure.text, labels=labels)
     for run_id, record in newest.items():
-        values = record.get(figure.name)
-        for rank, value in enumerate((values or []) if figure.per_rank else [values]):
-            if isinstance(value, int | float):
-                gauge.add_metric([run_id, str(rank)][: len(labels)], value)
+        for name, value in figure.values(record):
+            gauge.add_metric([run_id] if name is None else [run_id, name], value)
     return gauge
 
 

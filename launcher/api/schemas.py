@@ -208,7 +208,9 @@ class FigureChart(BaseModel):
     """Where the board draws a figure. Figures with the same title share a chart."""
 
     title: Annotated[str, Field(examples=["Loss"])]
-    line: Annotated[str, Field(description="its curve's name; empty where each rank has one", examples=["training"])]
+    line: Annotated[
+        str, Field(description="its curve's name; empty where each rank or set has one", examples=["training"])
+    ]
     from_zero: Annotated[bool, Field(description="whether the axis of values begins at zero")]
     compared: Annotated[bool, Field(description="whether the page that compares runs draws it too")]
 
@@ -222,6 +224,7 @@ class FigureView(BaseModel):
     unit: Annotated[str, Field(description="`1` for a plain number; empty for text", examples=["tokens/s"])]
     description: str
     per_rank: Annotated[bool, Field(description="whether it is a list with an entry for each rank")]
+    per_set: Annotated[bool, Field(description="whether it is an object with an entry for each evaluation set")]
     over_run: Annotated[
         Literal["mean", "median", "max", "newest"] | None,
         Field(description="of which steps a run tells it once it has ended; null where a run does not tell it"),

@@ -182,6 +182,7 @@ def figure_view(figure: Figure) -> FigureView:
         unit=figure.unit,
         description=figure.text,
         per_rank=figure.per_rank,
+        per_set=figure.per_set,
         over_run=figure.over_run,
         tile=figure.tile,
         chart=FigureChart(**asdict(figure.chart)) if figure.chart else None,

@@ -10,7 +10,7 @@ import typer
 
 QUESTIONS = {
     "model": "Model: a folder, a Hugging Face id, or `demo`",
-    "data": "Training data: a .jsonl, .json, .csv or .parquet file, a folder, a hub id, or `demo`",
+    "data": "Training data: a .jsonl, .json, .csv or .parquet file, a folder, a pattern, a hub id, or `demo`",
 }
 
 

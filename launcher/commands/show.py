@@ -41,6 +41,8 @@ def show(run: Run, as_json: Json = False) -> None:
 
 
 def _print(facts: dict[str, Any]) -> None:
+    from gemfleet.train.step.record import spoken_loss
+
     from .local_runs import moment
     from .tables import print_facts
 
@@ -51,7 +53,7 @@ def _print(facts: dict[str, Any]) -> None:
         "created": moment(facts["created_at"]),
         "ended": moment(facts["ended_at"]),
         "step": f"{step['step']}/{step['total_steps']}, {_figures(step, facts['figures'])}" if step else "",
-        "evaluation": f"loss {evaluation['eval_loss']:.4f} at step {evaluation['step']}" if evaluation else "",
+        "evaluation": f"loss {spoken_loss(evaluation)} at step {evaluation['step']}" if evaluation else "",
         "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
         "folder": facts["folder"],

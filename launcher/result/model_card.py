@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from gemfleet.train.data.shapes.choice import CHATS
 from .card_usage import usage
 from .public_names import base_reference, is_hub_id, public_name
 
+EVAL_SET = re.compile(r"eval_(.+)_loss")  # of an entry in the history: the loss of one of several evaluation sets
 TERMS = "https://ai.google.dev/gemma/terms"
 
 
@@ -92,7 +94,11 @@ def _data(card: CardFacts, train: Mapping[str, Any]) -> str:
 def _losses(state: Mapping[str, Any]) -> str:
     evaluations = [entry for entry in state["log_history"] if "eval_loss" in entry]
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
-    rows = [(f"step {entry['step']}, evaluation", f"{entry['eval_loss']:.4f}") for entry in evaluations]
+    rows = []
+    for entry in evaluations:
+        rows.append((f"step {entry['step']}, evaluation", f"{entry['eval_loss']:.4f}"))
+        by_set = ((found.group(1), value) for key, value in entry.items() if (found := EVAL_SET.fullmatch(key)))
+        rows += [(f"step {entry['step']}, {name}", f"{value:.4f}") for name, value in by_set]
     if losses:
         rows.append((f"training, mean of {len(losses)} steps", f"{fmean(losses):.4f}"))
     return _table(("where", "mean cross-entropy per supervised token"), rows)

@@ -45,7 +45,9 @@ class PredictingRank:
             self._predictor = Predictor(Path(folders[node]), Path(folder) if adapter else None, train)
 
     def questions(self, source: BlockSource, rank: int, answer_after: str) -> list[Question]:
-        return questions(source.eval_rows(rank), self._predictor.tokenizer, answer_after)
+        sets = [source.eval_rows(rank, name) for name in source.eval_sets]
+        tokenizer = self._predictor.tokenizer
+        return [question for rows in sets for question in questions(rows, tokenizer, answer_after)]
 
     def answer(self, batch: list[Question], max_new_tokens: int) -> list[Prediction]:
         return self._predictor.answer(batch, max_new_tokens)

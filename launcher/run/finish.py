@@ -89,7 +89,7 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     # The ranks have ended. Their resources come free a moment later.
     wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
     predictions = []
-    if ground.source.has_eval:
+    if ground.source.eval_sets:
         arguments = (ground.source, trained.checkpoint, ground.folders, size, config, trained.train)
         predictions = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])

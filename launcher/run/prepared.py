@@ -69,6 +69,7 @@ def prepare_data(
     examples = ask_examples(data, folders)
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     keep_view(run.folder, train, data, placement.ranks, examples)
-    run.note(data.report.summary())
+    for line in data.report.summary().splitlines():
+        run.note(line)
     run.heed_stop("prepared its data")
     return Ground(placement, model, folders, data, source)

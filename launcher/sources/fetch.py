@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from gemfleet.train.config.patterns import found_at
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.files.file_readers import extensions, is_data
 from gemfleet.train.errors import UserError
 
 from .address import is_git_source, parse_source
@@ -13,7 +15,6 @@ from .checkout import fetch_repository
 from .git_command import Progress
 from .objects import fetch_objects, is_object_source, parse_object_address
 
-DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 NOT_DATA = frozenset({"dataset_infos.json", "package.json"})
 
 
@@ -76,7 +77,7 @@ def _sources(train: TrainConfig) -> list[str]:
 
 def _there(path: str) -> bool:
     """Whether a path still exists. `demo` and hub ids are no paths and count as existing."""
-    return not path.startswith("/") or Path(path).exists()
+    return not path.startswith("/") or bool(found_at(path))
 
 
 def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:
@@ -91,10 +92,10 @@ def data_files(folder: Path, source: str) -> tuple[Path, Path | None]:
         return folder, None
     for place in (folder, folder / "data"):
         found = sorted(place.iterdir()) if place.is_dir() else []
-        files = [path for path in found if path.suffix.lower() in DATA_SUFFIXES and path.name not in NOT_DATA]
+        files = [path for path in found if is_data(path) and path.name not in NOT_DATA]
         if files:
             return _by_split(files, place, source)
-    raise UserError(f"{source} has no {', '.join(DATA_SUFFIXES)} file at its top or in data/")
+    raise UserError(f"{source} has no {extensions()} file at its top or in data/")
 
 
 def _by_split(files: list[Path], place: Path, source: str) -> tuple[Path, Path | None]:

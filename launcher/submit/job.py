@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gemfleet.cluster.network import why_unreachable
 from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.train.config.patterns import found_at
 from gemfleet.train.errors import UserError
 
 from .job_files import HIDDEN, Luggage
@@ -122,14 +123,15 @@ def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
     folder = luggage.folder
     for field, value in inputs.items():
         local = folder / value  # `value` itself if it is an absolute path
-        if not local.is_relative_to(folder) or not local.exists():
-            if Path(value).exists() and not Path(value).is_absolute():
+        there = found_at(local)
+        if not local.is_relative_to(folder) or not there:
+            if found_at(value) and not Path(value).is_absolute():
                 raise UserError(
                     f"{field} is {value!r}, which is in the working directory but not beside the configuration; a job "
                     f"takes only the configuration's folder {folder} along: put it there, or give its path on the head"
                 )
             continue
-        for path in [local] if local.is_file() else sorted(local.rglob("*")):
+        for path in (file for one in there for file in ([one] if one.is_file() else sorted(one.rglob("*")))):
             reason = luggage.why_not(path) if path.is_file() else None
             if reason and (reason != HIDDEN or path == local):  # a model folder may have hidden files
                 raise UserError(

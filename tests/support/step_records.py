@@ -39,4 +39,6 @@ def a_step(**changes: Any) -> StepRecord:
 
 
 def an_evaluation() -> EvalRecord:
-    return EvalRecord(step=3, total_steps=8, epoch=0.375, epochs=1.0, eval_loss=2.25, eval_runtime=0.5)
+    """Of two sets."""
+    position: dict[str, Any] = {"step": 3, "total_steps": 8, "epoch": 0.375, "epochs": 1.0}
+    return EvalRecord(**position, eval_loss=2.25, eval_runtime=0.5, eval_losses={"chat": 2.0, "code": 2.5})

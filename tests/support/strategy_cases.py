@@ -96,7 +96,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     work.mkdir(exist_ok=True)
     source = LocalBlockSource(
         examples(),
-        examples(seed=1),
+        {"eval": examples(seed=1)},
         global_batch=config.batch.global_,
         max_length=config.data.max_length,
         seed=config.seed,

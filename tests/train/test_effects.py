@@ -86,7 +86,7 @@ def train(work: Path, **change: Any) -> tuple[dict[str, torch.Tensor], list[dict
     config, notes = changed(change), Notes()
     batch = config.batch.global_
     source = LocalBlockSource(
-        examples(), examples(seed=1), global_batch=batch, max_length=64, seed=config.seed, world_size=1
+        examples(), {"eval": examples(seed=1)}, global_batch=batch, max_length=64, seed=config.seed, world_size=1
     )
     model = attach_lora(tiny_gemma3().requires_grad_(False), config.lora, config.seed, "tiny")
     Trainer(config, model, build_strategy(config), source, notes, 0, work).run()

@@ -185,7 +185,7 @@ def test_the_real_adapter_has_its_loss_on_the_plain_model(demo_model: Path, tmp_
 def plain_loss(model: Any, config: TrainConfig, tokenizer: Any) -> float:
     """Mean cross-entropy over the supervised tokens of the evaluation set."""
     source, _ = prepare_local(config.data, config.batch.global_, config.seed, tokenizer, world_size=1)
-    rows, start, total = source.eval_rows(0), 0, 0.0
+    rows, start, total = source.eval_rows(0, *source.eval_sets), 0, 0.0
     for length in rows.document_lengths:
         tokens = torch.tensor(rows.tokens[start : start + length]).long()
         targets = torch.where(torch.tensor(rows.supervised[start : start + length]), tokens, -100)

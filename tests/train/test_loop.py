@@ -15,7 +15,8 @@ import torch
 from gemfleet.launcher.result.model_card import _settings
 from gemfleet.train.checkpoint.lineage import Lineage
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.digest import data_digest, example_digests
+from gemfleet.train.data.digest import example_digests, run_digest
+from gemfleet.train.data.mixture import Mixture
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import PackedRows, WriteCheckpoint
@@ -92,7 +93,7 @@ def config(**changes: Any) -> TrainConfig:
 def source(train: TrainConfig) -> LocalBlockSource:
     held_out = examples(seed=1)
     return LocalBlockSource(
-        examples(), held_out, global_batch=train.batch.global_, max_length=64, seed=train.seed, world_size=1
+        examples(), {"eval": held_out}, global_batch=train.batch.global_, max_length=64, seed=train.seed, world_size=1
     )
 
 
@@ -141,14 +142,14 @@ def test_evaluation_has_its_own_number_of_rows(tmp_path: Path, monkeypatch: pyte
     asked: list[int] = []
     (tmp_path / "run").mkdir()
     run = trainer(config(evaluation={"micro": 7}), MemoryReporter(tmp_path / "run"), tmp_path / "work")
-    rows = run.source.eval_rows(0)
+    rows = run.source.eval_rows(0, "eval")
 
     def whole(rows: PackedRows, size: int) -> Iterator[PackedRows]:
         asked.append(size)
         yield rows
 
     monkeypatch.setattr(type(rows), "micro_batches", whole)
-    run.evaluation_loss()
+    run.evaluation_losses()
     assert asked == [7]
 
 
@@ -238,10 +239,34 @@ def test_padding_counts_as_raw_tokens_only(tmp_path: Path) -> None:
     assert sum(record["raw_tokens"] for record in steps) >= 300
 
 
+def test_each_evaluation_set_has_a_loss_and_the_mean_is_over_all_tokens(tmp_path: Path) -> None:
+    block, other = examples(seed=1), examples(seed=2).select(range(3))
+    train = config(epochs=1.0)
+    options: dict[str, Any] = {"global_batch": 3, "max_length": 64, "seed": train.seed, "world_size": 1}
+    losses = {}
+    for sets in ({"chat": block}, {"code": other}, {"chat": block, "code": other}):
+        reporter = MemoryReporter(tmp_path / "-".join(sets))
+        reporter.folder.mkdir()
+        run = trainer(train, reporter, reporter.folder / "work", LocalBlockSource(examples(), sets, **options))
+        run.run()
+        evaluations = [record for record in reporter.records if record["kind"] == "eval"]
+        history = json.loads((reporter.folder / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+        losses[tuple(sets)] = (evaluations[-1], [entry for entry in history if "eval_loss" in entry][-1])
+    both, kept = losses["chat", "code"]
+    alone = {name: losses[name,][0] for name in ("chat", "code")}
+    assert "eval_losses" not in alone["chat"]
+    assert set(losses["chat",][1]) == {"epoch", "step", "eval_loss", "eval_runtime"}
+    assert both["eval_losses"] == pytest.approx({name: record["eval_loss"] for name, record in alone.items()})
+    assert {name: kept[f"eval_{name}_loss"] for name in alone} == both["eval_losses"]
+    tokens = {"chat": block.supervised_tokens, "code": other.supervised_tokens}
+    mean = sum(tokens[name] * both["eval_losses"][name] for name in tokens) / sum(tokens.values())
+    assert both["eval_loss"] == kept["eval_loss"] == pytest.approx(mean)
+
+
 def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
     train = config()
     block: TokenBlock = examples()
-    only_training = LocalBlockSource(block, None, global_batch=3, max_length=64, seed=1, world_size=1)
+    only_training = LocalBlockSource(block, {}, global_batch=3, max_length=64, seed=1, world_size=1)
     result = trainer(train, MemoryReporter(tmp_path), tmp_path / "work", only_training).run()
     assert result.eval_loss is None
     assert result.train_loss is not None
@@ -266,11 +291,13 @@ def test_one_step_of_the_defaults_changes_the_adapter(tmp_path: Path) -> None:
 
 
 def other(block: TokenBlock, kind: str) -> TokenBlock:
-    """The same examples in another order, the first few of them, or one of them with another token."""
+    """The same examples, in another order, the first few of them, or one of them with another token."""
     if kind == "reordered":
         return block.select(range(len(block))[::-1])
     if kind == "cut":
         return block.select(range(5))
+    if kind != "edited":
+        return block
     tokens = block.tokens.copy()
     tokens[3] += 1
     return TokenBlock(tokens, block.supervised, block.offsets)
@@ -288,7 +315,7 @@ def resumed(folder: Path, lineage: Lineage, **changes: Any) -> TrainResult:
 def first_epoch(tmp_path: Path) -> tuple[Path, Lineage]:
     folder = tmp_path / "run"
     folder.mkdir()
-    lineage = Lineage("base", data_digest([example_digests(examples())]))
+    lineage = Lineage("base", run_digest([example_digests(examples())], "", []))
     run = trainer(config(epochs=1.0), MemoryReporter(folder), folder / "work")
     run.lineage = lineage
     assert run.run().steps == 3
@@ -325,6 +352,8 @@ def test_steps_or_tensors_that_mean_something_else_are_refused_in_any_case(
         ("reordered", "the data has changed: the same examples are in another order"),
         ("cut", "the data has changed: it has 5 examples, it had 8"),
         ("edited", "the data has changed: as many examples, but other ones"),
+        ("mixed", r"the mixture of train\.data\.train has changed: it is 4 examples, 4 examples, it was one set"),
+        ("evaluated", r"the examples of train\.data\.eval have changed"),
     ],
 )
 def test_going_on_with_something_else_is_refused_or_said(
@@ -339,7 +368,10 @@ def test_going_on_with_something_else_is_refused_or_said(
     elif kind == "base":
         lineage = replace(lineage, base="another")
     else:
-        lineage = replace(lineage, data=data_digest([example_digests(other(examples(), kind))]))
+        mixture = Mixture((4, 4) if kind == "mixed" else (8,)).describe()
+        evaluation = [example_digests(examples(seed=1))] if kind == "evaluated" else []
+        data = run_digest([example_digests(other(examples(), kind))], mixture, evaluation)
+        lineage = replace(lineage, data=data)
     with pytest.raises(UserError, match=sentence + r".* --accept-changes"):
         resumed(folder, lineage, **changes)
     assert resumed(folder, replace(lineage, accept_changes=True), **changes).steps == 6

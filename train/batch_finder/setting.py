@@ -73,7 +73,9 @@ def first_steps(source: BlockSource, config: TrainConfig, world_size: int) -> li
 
 def search_limits(source: BlockSource, config: TrainConfig, world_size: int, budget_s: float) -> SearchLimits:
     largest = largest_rows(source, config, world_size)
-    return SearchLimits(largest, config.batch.probe_timeout_s, source.has_eval, config.evaluation.micro, budget_s)
+    return SearchLimits(
+        largest, config.batch.probe_timeout_s, bool(source.eval_sets), config.evaluation.micro, budget_s
+    )
 
 
 def group_settings(config: TrainConfig) -> GroupSettings:

@@ -98,15 +98,21 @@ def _other_inputs(made_from: Mapping[str, Any], lineage: Lineage) -> list[str]:
     if made_from.get("base") and lineage.base and made_from["base"] != lineage.base:
         found.append("the weights of the base (train.model) are other ones")
     if made_from.get("data") and lineage.data:
-        before = DataDigest(**made_from["data"])
-        if before != lineage.data:
-            found.append(_other_data(before, lineage.data))
+        found += _other_data(DataDigest(**made_from["data"]), lineage.data)
     return found
 
 
-def _other_data(before: DataDigest, now: DataDigest) -> str:
+def _other_data(before: DataDigest, now: DataDigest) -> list[str]:
+    found = []
     if before.examples != now.examples:
-        return f"the data has changed: it has {now.examples:,} examples, it had {before.examples:,}"
-    if before.unordered == now.unordered:
-        return "the data has changed: the same examples are in another order"
-    return "the data has changed: as many examples, but other ones"
+        found.append(f"the data has changed: it has {now.examples:,} examples, it had {before.examples:,}")
+    elif before.unordered != now.unordered:
+        found.append("the data has changed: as many examples, but other ones")
+    elif before.ordered != now.ordered:
+        found.append("the data has changed: the same examples are in another order")
+    elif before.mixture != now.mixture:
+        sets, had = now.mixture or "one set", before.mixture or "one set"
+        found.append(f"the mixture of train.data.train has changed: it is {sets}, it was {had}")
+    if None not in (before.evaluation, now.evaluation) and before.evaluation != now.evaluation:
+        found.append("the examples of train.data.eval have changed")
+    return found

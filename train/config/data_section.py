@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from .chat_template import is_template, read_template
+from .patterns import folder_of, is_pattern
 from .strict import MOST, StrictModel
 
 DataFormat = Literal["auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca"]
@@ -46,7 +47,8 @@ class DataSetConfig(StrictModel):
         str,
         Field(
             min_length=1,
-            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub id",
+            description="`demo`, a .jsonl/.json/.csv/.parquet file (also .gz or .zst), a folder or pattern of such, "
+            "a `datasets` folder, or a hub id",
         ),
     ]
     name: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="null: the file's name")] = (
@@ -111,8 +113,8 @@ class DataConfig(StrictModel):
     train: Annotated[
         OneOrMore,
         Field(
-            description="`demo`, a .jsonl/.json/.csv/.parquet file, a folder of such, a `datasets` folder, or a hub "
-            "id; or a list of data sets, each a path or a mapping"
+            description="`demo`, a .jsonl/.json/.csv/.parquet file (also .gz or .zst), a folder or pattern of such, "
+            "a `datasets` folder, or a hub id; or a list of data sets, each a path or a mapping"
         ),
     ]
     eval: Annotated[
@@ -318,5 +320,8 @@ def _replaced(field: str, value: str | list[DataSetConfig], paths: Mapping[str, 
 
 
 def _name(path: str, given: str | None) -> str:
-    """A data set's name: the one given, else the last part of its path without an ending."""
-    return given or Path(path.rstrip("/")).name.partition(".")[0] or path
+    """A data set's name: the one given, else the last part of its path without an ending.
+
+    Of a pattern it is the last part before the pattern: `data` of `data/*.jsonl`.
+    """
+    return given or Path(folder_of(path) if is_pattern(path) else path).name.partition(".")[0] or path

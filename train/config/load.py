@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .errors import explain, shown
+from .patterns import found_at
 from .schema import TrainConfig
 
 MAX_FILE_BYTES = 1 << 20
@@ -50,7 +51,7 @@ def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
     folder = config_path.resolve().parent
 
     def found(value: str) -> str:
-        if Path(value).expanduser().exists() or not (folder / value).exists():
+        if found_at(value) or not found_at(folder / value):
             return value
         return str(folder / value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,17 @@ Digests = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class DataDigest:
-    """Digests of all usable examples, their tokens and supervision: one with their order, one without it."""
+    """Digests of all usable examples, their tokens and supervision: one with their order, one without it.
+
+    mixture: sizes and shares of several sets to train on; empty for one set
+    evaluation: a digest of the sets of `train.data.eval`; empty where there are none; None: not known
+    """
 
     examples: int
     ordered: str
     unordered: str
+    mixture: str = ""
+    evaluation: str | None = None
 
 
 def example_digests(block: TokenBlock) -> Digests:
@@ -32,6 +38,12 @@ def example_digests(block: TokenBlock) -> Digests:
         content = tokens[part].tobytes() + supervised[part].tobytes()
         found[index] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     return found
+
+
+def run_digest(train: Iterable[Digests], mixture: str, evaluation: Iterable[Digests]) -> DataDigest:
+    """The digest of all that a run reads. train, evaluation: of each block; mixture: see `Mixture.describe`"""
+    scored = data_digest(evaluation)
+    return replace(data_digest(train), mixture=mixture, evaluation=scored.ordered if scored.examples else "")
 
 
 def data_digest(parts: Iterable[Digests]) -> DataDigest:

@@ -44,6 +44,12 @@ class TokenBlock:
     def supervised_tokens(self) -> int:
         return int(self.supervised.sum())
 
+    @property
+    def counts(self) -> Ints:
+        """Tokens and supervised tokens of each example, int64 [N, 2]."""
+        sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])
+        return np.stack([self.lengths, np.diff(sums[self.offsets])], axis=1)
+
     def select(self, indices: Sequence[int] | Ints) -> TokenBlock:
         """The examples at `indices`, in that order."""
         index = np.asarray(indices, dtype=np.int64)
@@ -62,24 +68,25 @@ class TokenBlock:
         )
 
 
-def epoch_order(examples: int, seed: int, epoch: int) -> Ints:
+def epoch_order(examples: int, seed: int, epoch: int, number: int = 0) -> Ints:
     """The order of all examples in one epoch: a permutation of `range(examples)`, int64.
 
+    number: of the data set, as each of several has permutations of its own
     Sorts by raw Philox output, whose stream numpy guarantees for every version and platform.
     """
-    keys = np.random.Philox(np.random.SeedSequence([seed, epoch])).random_raw(examples)
+    keys = np.random.Philox(np.random.SeedSequence([seed, epoch, number])).random_raw(examples)
     return np.argsort(keys, kind="stable").astype(np.int64)
 
 
-def split_eval(examples: int, fraction: float, seed: int) -> tuple[Ints, Ints]:
-    """Splits examples by the seed into (train, eval) indices, each ascending.
+def split_eval(examples: int, fraction: float, seed: int, number: int = 0) -> tuple[Ints, Ints]:
+    """Splits examples by the seed into (train, eval) indices, each ascending. number: see `epoch_order`
 
     If the fraction is above 0 and there are two examples or more, both sides get at least one.
     """
     count = 0
     if fraction > 0 and examples >= 2:
         count = min(max(1, round(examples * fraction)), examples - 1)
-    order = epoch_order(examples, seed, _EVAL_STREAM)
+    order = epoch_order(examples, seed, _EVAL_STREAM, number)
     return np.sort(order[count:]), np.sort(order[:count])
 
 

@@ -1,4 +1,4 @@
-"""Opens a data set: the demonstration, a file, a folder, or one of Hugging Face."""
+"""Opens a data set: the demonstration, a file, several by a pattern, a folder, or one of Hugging Face."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..config.data_section import DataSet
+from ..config.patterns import is_pattern
 from ..errors import UserError, first_line
-from .file_readers import READERS, named_rows, open_file
-from .folders import files_of_split, refuse_split
+from .files.file_readers import is_data, named_rows, open_file
+from .files.folders import FolderFiles, files_of_pattern, files_of_split, refuse_split
 from .rows import BadRow, Row, Rows
 
 __all__ = ["LOOKAHEAD", "BadRow", "Row", "RowSource", "is_hub_id", "open_rows", "open_set"]
@@ -33,7 +34,7 @@ class RowSource:
 
 
 def open_rows(source: str, split: str = "train", limit: int | None = None) -> RowSource:
-    """Opens `demo`, `demo:LANGUAGE`, a file, a folder or a hub id. Raises UserError if it is missing, unknown or empty.
+    """Opens `demo`, `demo:LANGUAGE`, a file, a pattern, a folder or a hub id. Raises UserError if there are no rows.
 
     The columns are those of the first readable rows; none if no row can be read.
     """
@@ -76,6 +77,8 @@ def _open(source: str, split: str) -> Opened:
     if path.is_file():
         refuse_split(path, split)
         return Opened(*open_file(path))
+    if is_pattern(source):
+        return _open_files(files_of_pattern(source, split))
     if not is_hub_id(source):
         raise UserError(f"the data file {source} does not exist; check train.data and the folder you started in")
     return Opened(*_open_hub(source, split))
@@ -84,15 +87,19 @@ def _open(source: str, split: str) -> Opened:
 def is_hub_id(source: str) -> bool:
     """Whether a source can only mean a data set of Hugging Face: not the demonstration, nothing here, and no path."""
     path = Path(source).expanduser()
-    if source == "demo" or source.startswith("demo:") or path.exists():
+    if source == "demo" or source.startswith("demo:") or path.exists() or is_pattern(source):
         return False
-    return not (source.startswith((".", "/", "~")) or path.suffix.lower() in READERS or source.count("/") > 1)
+    return not (source.startswith((".", "/", "~")) or is_data(path) or source.count("/") > 1)
 
 
 def _open_folder(folder: Path, split: str) -> Opened:
     if (folder / "dataset_dict.json").is_file() or (folder / "dataset_info.json").is_file():
         return Opened(*_open_saved_dataset(folder, split))
-    files = files_of_split(folder, split)
+    return _open_files(files_of_split(folder, split))
+
+
+def _open_files(files: FolderFiles) -> Opened:
+    """The rows of several files, one after the other."""
     opened = [open_file(path) for path in files.read]
     totals = [total for _, total in opened]
     return Opened(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..config.data_section import DataConfig
+from ..config.data_section import DataConfig, DataSet
 from ..errors import UserError
 from .digest import DataDigest
+from .packing import Ints
 from .tokenizing import LeftOut
 
 NAMED = 3  # so many rows are named for each reason; the rest are counted
@@ -24,23 +25,65 @@ class Reason:
 
 @dataclass
 class DataReport:
-    """Counts over the training data and, if there is any, the evaluation data.
+    """Counts over one data set, or over all that a run trains on.
 
     format: which columns were read, as `train.data.format` names it; empty until the data is opened
+    name: of one of several sets; share: what the configuration gives it of every epoch
+    repeats: how often an epoch has each of its examples, on average
+    sets, eval_sets: the sets of a run, where there are several
     """
 
     source: str
     format: str = ""
+    name: str = ""
     rows: int = 0
     examples: int = 0
     eval_examples: int = 0
     tokens: int = 0
     supervised_tokens: int = 0
     truncated: int = 0
+    share: float | None = None
+    repeats: float = 1.0
     left_out: dict[str, Reason] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unused: set[str] = field(default_factory=set)
+    sets: list[DataReport] = field(default_factory=list)
+    eval_sets: list[DataReport] = field(default_factory=list)
     digest: DataDigest | None = None
+
+    @staticmethod
+    def of_set(data: DataSet) -> DataReport:
+        """An empty report of one data set."""
+        return DataReport(data.path, name=data.name, share=data.share)
+
+    @staticmethod
+    def of_run(source: str, sets: Sequence[DataReport], eval_sets: Sequence[DataReport]) -> DataReport:
+        """The report of a run. source: what all its sets are called; sets: to train on; eval_sets: of `train.data.eval`
+
+        The report of a single set has no parts.
+        """
+        whole = DataReport(source, sets[0].format)
+        for part in sets:
+            whole.merge(part)
+            whole.examples += part.examples
+            whole.eval_examples += part.eval_examples
+            whole.tokens += part.tokens
+            whole.supervised_tokens += part.supervised_tokens
+        whole.sets = list(sets) if len(sets) > 1 else []
+        whole.eval_sets = list(eval_sets) if len(eval_sets) > 1 else []
+        whole.notes = [*(sets[0].notes if len(sets) == 1 else []), *filter(None, (one.aside() for one in eval_sets))]
+        whole.eval_examples += sum(one.examples for one in eval_sets)
+        return whole
+
+    def use(self, train: Ints, eval_examples: int, epoch_examples: int) -> None:
+        """Counts what of the set is used.
+
+        train: tokens and supervised tokens of each example to train on, int64 [N, 2]
+        eval_examples: those that are held out; epoch_examples: those that an epoch has of this set
+        """
+        self.examples, self.eval_examples = len(train), eval_examples
+        self.tokens, self.supervised_tokens = train.sum(axis=0).tolist()
+        self.repeats = epoch_examples / len(train)
 
     @property
     def left_out_count(self) -> int:
@@ -59,7 +102,7 @@ class DataReport:
             self.notes.append(sentence)
 
     def merge(self, other: DataReport) -> None:
-        """Adds the counts of another part of the same data set."""
+        """Adds the counts of rows of another part of the data."""
         self.rows += other.rows
         self.truncated += other.truncated
         self.unused |= other.unused
@@ -69,7 +112,7 @@ class DataReport:
             reason.first += part.first[: NAMED - len(reason.first)]
 
     def summary(self) -> str:
-        """The report for a person, in a few sentences."""
+        """The report for a person, in a few sentences; a line for each set where there are several."""
         parts = [
             f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on "
             f"and {self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, "
@@ -78,10 +121,21 @@ class DataReport:
         if self.truncated:
             parts.append(f"{self.truncated:,} were cut off at max_length.")
         if self.left_out:
-            parts.append(f"{self.left_out_count:,} rows were left out: {self.reasons()}.")
-        return " ".join([*parts, *self._asides()])
+            why = "." if self.sets else f": {self.reasons()}."  # the sets say why
+            parts.append(f"{self.left_out_count:,} rows were left out{why}")
+        lines = [" ".join([*parts, *self._asides()])]
+        lines += [f"- {one.name}: {one._in_an_epoch()}{one.summary()}" for one in self.sets]
+        lines += [f"- evaluation set {one.name}: {one.source}, {one.examples:,} examples." for one in self.eval_sets]
+        return "\n".join(lines)
+
+    def _in_an_epoch(self) -> str:
+        if self.share is None:
+            return ""
+        return f"{self.share:.1%} of an epoch, each example {self.repeats:.3g} times; "
 
     def _asides(self) -> list[str]:
+        if self.sets:  # they say it themselves
+            return self.notes
         named = ", ".join(sorted(self.unused)[:UNUSED_NAMED]) + (", …" if len(self.unused) > UNUSED_NAMED else "")
         return [*self.notes, *([f"Not used of the rows: {named}."] if self.unused else [])]
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from ..config.home import open_as_umask_says
 from ..errors import UserError
 from ..interfaces import WriteCheckpoint
-from ..step.record import points
+from ..step.record import points, spoken_loss
 
 
 class LocalReporter:
@@ -92,7 +92,7 @@ def line_of(record: Mapping[str, Any]) -> str:
     """A line for a person: `step 12/40  epoch 0.30  loss 2.3105  lr 1.9e-04  812 tokens/s  1:02 left`."""
     position = f"step {record['step']}/{record['total_steps']}  epoch {record['epoch']:.2f}"
     if record["kind"] == "eval":
-        return f"{position}  evaluation loss {record['eval_loss']:.4f}"
+        return f"{position}  evaluation loss {spoken_loss(record)}"
     minutes, seconds = divmod(round(record["seconds_left"]), 60)
     return (
         f"{position}  loss {record['loss']:.4f}  lr {record['learning_rate']:.1e}  "

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.file_readers import LFS_POINTER
+from ..data.files.file_readers import LFS_POINTER
 from ..errors import UserError
 
 INDEX_FILE = "model.safetensors.index.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, Literal, get_type_hints
 
@@ -13,7 +13,7 @@ TAG_GROUPS = {"step": "train", "eval": "eval"}
 class Chart:
     """Where the board draws a figure. Figures with the same title share a chart.
 
-    line: the name of its curve; a figure with an entry for each rank has a curve for each, named by the rank
+    line: the name of its curve; a figure with an entry for each rank or set has a curve for each, named by it
     from_zero: whether the axis of values begins at zero
     compared: whether the page that compares runs draws it too
     """
@@ -33,6 +33,7 @@ class Figure:
     unit: such as `tokens/s`; `1` for a plain number or a share; empty for text
     text: one sentence
     per_rank: whether the value is a list with an entry for each rank
+    per_set: whether the value is an object with an entry for each evaluation set
     over_run: how the API tells it for a run that has ended: the mean, median or maximum of its steps, or the value of
         its newest step. None: the API's document of a run lacks it, or has it under another name.
     curve: whether TensorBoard draws it
@@ -49,6 +50,7 @@ class Figure:
     kind: str = ""
     type: Any = None
     per_rank: bool = False
+    per_set: bool = False
     over_run: Literal["mean", "median", "max", "newest"] | None = None
     curve: bool = False
     chart: Chart | None = None
@@ -61,6 +63,14 @@ class Figure:
     def tag(self) -> str:
         """The name of its curve in TensorBoard: `train/loss`, `eval/loss`."""
         return f"{TAG_GROUPS[self.kind]}/{self.name.removeprefix('eval_')}"
+
+    def values(self, record: Mapping[str, Any]) -> Iterator[tuple[str | None, float]]:
+        """The numbers that a record has of it, each with its rank or set; None where there is but one."""
+        kept = record.get(self.name)
+        several = dict(enumerate(kept or [])) if self.per_rank else (kept or {}) if self.per_set else {None: kept}
+        for name, value in several.items():
+            if isinstance(value, int | float):
+                yield None if name is None else str(name), float(value)
 
 
 def measured(unit: str, text: str, default: Any = MISSING, **places: Any) -> Any:

@@ -218,11 +218,20 @@ class EvalRecord(Record):
 
     eval_loss: float = measured(
         "nats/token",
-        "Mean cross-entropy of the evaluation set's supervised tokens; null where it is infinite.",
+        "Mean cross-entropy of all evaluation sets' supervised tokens; null where it is infinite.",
         curve=True,
         chart=Chart("Loss", "evaluation", from_zero=False),
         tile="Evaluation loss",
         gauge="eval_loss",
+    )
+    eval_losses: Mapping[str, float] | None = measured(
+        "nats/token",
+        "The evaluation loss of each set, by its name; only where there are several.",
+        default=None,
+        per_set=True,
+        curve=True,
+        chart=Chart("Loss", from_zero=False),
+        gauge="eval_set_loss",
     )
     eval_runtime: float = measured("s", "Wall time of the evaluation.")
     eval_perplexity: float = derived(
@@ -232,6 +241,14 @@ class EvalRecord(Record):
 
 STEP_FIGURES = figures(StepRecord)
 FIGURES: tuple[Figure, ...] = (*STEP_FIGURES, *figures(EvalRecord))
+
+
+def spoken_loss(record: Mapping[str, Any]) -> str:
+    """The loss of an evaluation for a person: `1.9021`; `1.9021 (chat 1.8000, code 2.1000)` of several sets."""
+    sets = ", ".join(f"{name} {value:.4f}" for name, value in (record.get("eval_losses") or {}).items())
+    return f"{record['eval_loss']:.4f}" + (f" ({sets})" if sets else "")
+
+
 CURVES = tuple(found for found in FIGURES if found.curve)
 # How a figure of a run that has ended is made of its steps, by the figure's name: `mean`, `median` or `max`.
 OVER_RUN = {found.name: str(found.over_run) for found in STEP_FIGURES if found.over_run in ("mean", "median", "max")}
@@ -239,9 +256,14 @@ SUITE_FIGURES = tuple(found.name for found in STEP_FIGURES if found.suites)
 
 
 def points(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """TensorBoard's tags and values of one record; `<tag>/rank-<n>` for a figure with an entry for each rank."""
+    """TensorBoard's tags and values of one record; `<tag>/rank-<n>` or `<tag>/<set>` for a figure with several."""
     for figure in CURVES:
-        kept = record.get(figure.name)
-        for rank, value in enumerate(kept or []) if figure.per_rank else [(0, kept)]:
-            if isinstance(value, int | float):
-                yield f"{figure.tag}/rank-{rank}" if figure.per_rank else figure.tag, float(value)
+        for name, value in figure.values(record):
+            tag = (
+                figure.tag
+                if name is None
+                else f"{figure.tag}/rank-{name}"
+                if figure.per_rank
+                else f"{figure.tag}/{name}"
+            )
+            yield tag, value

@@ -12,8 +12,8 @@ const CHART_UNITS = { bytes: ["GiB", 2 ** 30] }; // what a chart is drawn in, an
 const MOST_IN_LEGEND = COLORS.length * DASHES.length; // more lines than that look alike; pointing at one names it
 
 /** A chart of figures over steps, which share a unit; `figures` are as the API describes them, `lines` are names.
- * add(index, step, value) puts a point on a line, and addRanks(step, values) one on the line of each rank, which is made
- * when it is first heard of. */
+ * add(index, step, value) puts a point on a line, and addSeveral(step, values) one on the line of each rank or set, by
+ * its name, which is made when it is first heard of. */
 export class Chart {
   constructor(title, figures, lines) {
     const [{ chart, unit }] = figures;
@@ -32,11 +32,13 @@ export class Chart {
 
   /** Put what a record has of this chart's figures: a line each. */
   take(record) {
-    this.figures.forEach((figure, index) => {
-      if (figure.kind !== record.kind) return;
-      if (figure.per_rank) this.addRanks(record.step, record[figure.name]);
-      else this.add(index, record.step, record[figure.name]);
-    });
+    let index = 0; // of a line that a figure has to itself: they come before those of ranks and sets
+    for (const figure of this.figures) {
+      const value = figure.kind === record.kind ? record[figure.name] : undefined;
+      if (figure.per_rank) this.addSeveral(record.step, (value ?? []).map((one, rank) => [`rank ${rank}`, one]));
+      else if (figure.per_set) this.addSeveral(record.step, Object.entries(value ?? {}));
+      else this.add(index++, record.step, value);
+    }
   }
 
   add(index, step, value) {
@@ -45,13 +47,17 @@ export class Chart {
     this.timer ??= setTimeout(() => this.draw(), REDRAW_MILLISECONDS);
   }
 
-  addRanks(step, values) {
-    for (let rank = this.lines.length; rank < (values ?? []).length; rank++) {
-      const color = COLORS[rank % COLORS.length];
-      const dash = DASHES[Math.floor(rank / COLORS.length) % DASHES.length];
-      this.lines.push({ name: `rank ${rank}`, color, dash, points: new Map() });
+  addSeveral(step, values) {
+    for (const [name, value] of values) {
+      let index = this.lines.findIndex((line) => line.several && line.name === name);
+      if (index < 0) {
+        index = this.lines.length;
+        const color = COLORS[index % COLORS.length];
+        const dash = DASHES[Math.floor(index / COLORS.length) % DASHES.length];
+        this.lines.push({ name, color, dash, several: true, points: new Map() });
+      }
+      this.add(index, step, value);
     }
-    (values ?? []).forEach((value, rank) => this.add(rank, step, value));
   }
 
   /** Say why there are no points, for as long as there are none. */
@@ -105,7 +111,8 @@ export function chartsOf(figures) {
   const drawnOnes = figures.filter((figure) => figure.chart);
   return [...new Set(drawnOnes.map((figure) => figure.chart.title))].map((title) => {
     const members = drawnOnes.filter((figure) => figure.chart.title === title);
-    return new Chart(title, members, members.filter((figure) => !figure.per_rank).map((figure) => figure.chart.line));
+    const alone = members.filter((figure) => !figure.per_rank && !figure.per_set);
+    return new Chart(title, members, alone.map((figure) => figure.chart.line));
   });
 }
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import ray
-from gemfleet.train.data.packing import PackedBlock, TokenBlock, pack_steps
+from gemfleet.train.data.packing import PackedBlock
 from gemfleet.train.interfaces import PackedRows, StepRows
 
 
@@ -14,10 +14,10 @@ class RayBlockSource:
     """A `BlockSource` over packed blocks in the object store. Picklable. Each process fetches one block ahead."""
 
     def __init__(
-        self, steps_per_epoch: int, first_step: int, steps_per_block: int, blocks: list[Any], evaluation: Any | None
+        self, steps_per_epoch: int, first_step: int, steps_per_block: int, blocks: list[Any], evaluation: dict[str, Any]
     ) -> None:
         """first_step: of the first block; blocks: references to `PackedBlock`s of `steps_per_block` steps each
-        evaluation: a reference to the `PackedBlock` of the evaluation set
+        evaluation: for each evaluation set, by its name, a reference to its `PackedBlock`
         """
         self._state = (steps_per_epoch, first_step, steps_per_block, blocks, evaluation)
         self._steps_per_epoch, self._first_step, self._steps_per_block = steps_per_epoch, first_step, steps_per_block
@@ -33,8 +33,8 @@ class RayBlockSource:
         return self._steps_per_epoch
 
     @property
-    def has_eval(self) -> bool:
-        return self._evaluation is not None
+    def eval_sets(self) -> tuple[str, ...]:
+        return tuple(self._evaluation)
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """See `BlockSource.step`. Raises IndexError for a step that was not packed."""
@@ -44,11 +44,9 @@ class RayBlockSource:
             raise IndexError(f"step {step_in_epoch} of epoch {epoch} was not prepared")
         return self._fetch(block).step(within, rank)
 
-    def eval_rows(self, rank: int) -> PackedRows:
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
         """See `BlockSource.eval_rows`."""
-        if self._evaluation is None:
-            return pack_steps([TokenBlock.concatenate([])], rank + 1, 1).step(0, rank).rows
-        block: PackedBlock = ray.get(self._evaluation)
+        block: PackedBlock = ray.get(self._evaluation[name])
         return block.step(0, rank).rows
 
     def _fetch(self, block: int) -> PackedBlock:

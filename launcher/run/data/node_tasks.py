@@ -25,7 +25,7 @@ def tokenise_task(
     """Tokenise one chunk of rows. Returns its block, and the counts, the digests and the report of its examples.
 
     columns: of the data; folders: for each Ray node id, the folder there with the tokenizer
-    counts: int64 [examples, 2], tokens and supervised tokens
+    counts: see `TokenBlock.counts`
     """
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
@@ -35,9 +35,7 @@ def tokenise_task(
     done = tokenize_rows(chunk, encoder)
     report = DataReport(data.path, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)
-    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(done.block.supervised, dtype=np.int64)])
-    counts = np.stack([done.block.lengths, np.diff(sums[done.block.offsets])], axis=1)
-    return done.block, (counts, example_digests(done.block), report)
+    return done.block, (done.block.counts, example_digests(done.block), report)
 
 
 @lru_cache(maxsize=2)

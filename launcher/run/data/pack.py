@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.packing import Ints, epoch_order, step_indices, steps_per_epoch
+from gemfleet.train.data.packing import Ints, step_indices, steps_per_epoch
 
 from .block_source import RayBlockSource
 from .node_tasks import pack_task
@@ -38,23 +38,25 @@ def pack_on_cluster(
     def submit(tokenised: TokenisedSet, chosen: list[Ints]) -> Any:
         return pack.remote(tokenised.blocks, tokenised.starts, chosen, world_size, config.data.max_length)
 
-    evaluation = submit(prepared.evaluation[0], [prepared.evaluation[1]]) if prepared.evaluation else None
-    examples = _step_examples(prepared.train, steps, per_epoch, global_batch, config.seed)
+    evaluation = {name: submit(scored, [chosen]) for name, (scored, chosen) in prepared.evaluation.items()}
+    examples = _step_examples(prepared, steps, per_epoch, global_batch, config.seed)
     blocks = []
     for first in range(0, len(steps), per_block):
         blocks.append(submit(prepared.tokenised, [next(examples) for _ in steps[first : first + per_block]]))
-    _wait_all([*blocks, *([evaluation] if evaluation is not None else [])], "Packing", progress)
+    _wait_all([*blocks, *evaluation.values()], "Packing", progress)
     return RayBlockSource(per_epoch, start_step, per_block, blocks, evaluation)
 
 
-def _step_examples(train: Ints, steps: range, per_epoch: int, global_batch: int, seed: int) -> Iterator[Ints]:
+def _step_examples(
+    prepared: PreparedData, steps: range, per_epoch: int, global_batch: int, seed: int
+) -> Iterator[Ints]:
     """The examples of each step, as indices into the tokenised set."""
-    known, order = -1, train
+    known, order = -1, prepared.train
     for step in steps:
         epoch, step_in_epoch = divmod(step, per_epoch)
         if epoch != known:
-            known, order = epoch, epoch_order(len(train), seed, epoch)
-        yield train[step_indices(order, step_in_epoch, global_batch)]
+            known, order = epoch, prepared.mixture.order(seed, epoch)
+        yield prepared.train[step_indices(order, step_in_epoch, global_batch)]
 
 
 def _wait_all(references: Sequence[Any], description: str, progress: Progress | None) -> None:

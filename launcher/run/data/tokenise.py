@@ -6,17 +6,18 @@ The driver reads the rows. It holds lengths and references, never tokens. Ranks 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from gemfleet.train.config.data_section import DataConfig, DataSet, listed
+from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.digest import data_digest
-from gemfleet.train.data.packing import Ints, split_eval
+from gemfleet.train.data.digest import Digests, run_digest
+from gemfleet.train.data.mixture import Mixture, divide
+from gemfleet.train.data.packing import Ints
 from gemfleet.train.data.readers import open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import choose_format
@@ -35,71 +36,86 @@ PENDING_PER_CPU = 2  # tasks in flight, so that the driver does not read far ahe
 
 @dataclass(frozen=True)
 class TokenisedSet:
-    """A tokenised data set in the object store.
+    """A tokenised data set in the object store, or several, one after the other.
 
     blocks: a reference to a `TokenBlock` for each chunk of rows, in the order of the data
     starts: int64 [blocks + 1], the number of examples before each block
     counts: int64 [examples, 2], tokens and supervised tokens of each example
+    digests: of the examples of each block
     """
 
     blocks: list[Any]
     starts: Ints
     counts: Ints
+    digests: list[Digests]
+
+    @staticmethod
+    def joined(sets: Sequence[TokenisedSet]) -> TokenisedSet:
+        """All examples of the sets, in order."""
+        sizes = [np.diff(one.starts) for one in sets]
+        return TokenisedSet(
+            [block for one in sets for block in one.blocks],
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes), dtype=np.int64)]),
+            np.concatenate([one.counts for one in sets]),
+            [digests for one in sets for digests in one.digests],
+        )
 
 
 @dataclass(frozen=True)
 class PreparedData:
     """Tokenised examples and their use.
 
-    train: int64, the indices of those to train on; evaluation: a set and the indices of its examples to score
+    train: int64, the indices of those to train on, set by set; mixture: of these sets, with indices into `train`
+    evaluation: by the name of each evaluation set, a tokenised set and the indices of its examples to score
     """
 
     tokenised: TokenisedSet
     train: Ints
-    evaluation: tuple[TokenisedSet, Ints] | None
+    mixture: Mixture
+    evaluation: dict[str, tuple[TokenisedSet, Ints]]
     report: DataReport
 
 
 def tokenise_on_cluster(
     config: TrainConfig, tokenizer_folders: Mapping[str, str], progress: Progress | None = None
 ) -> PreparedData:
-    """Read the data on this node, tokenise it on the cluster, and split off the evaluation set.
+    """Read the data on this node, tokenise it on the cluster, and split off the evaluation sets.
 
     tokenizer_folders: for each Ray node id (hex) that may work, the folder there with the tokenizer
-    Raises UserError when no example is left to train on, or when no node with the tokenizer has a CPU.
+    Raises UserError when a set has no example left, or when no node with the tokenizer has a CPU.
     """
     data = config.data
-    report = DataReport(data.spoken())
-    tokenised = _tokenise(data.train_sets(), tokenizer_folders, report, progress)
-    evaluation: tuple[TokenisedSet, Ints] | None = None
-    if eval_sets := data.eval_sets():
-        eval_report = DataReport(listed([found.path for found in eval_sets]))
-        eval_set = _tokenise(eval_sets, tokenizer_folders, eval_report, progress)
-        report.note(eval_report.aside())
-        train = np.arange(len(tokenised.counts), dtype=np.int64)
-        evaluation = (eval_set, np.arange(len(eval_set.counts), dtype=np.int64))
-    else:
-        train, held_out = split_eval(len(tokenised.counts), data.eval_fraction, config.seed)
-        evaluation = (tokenised, held_out) if len(held_out) else None
-    report.examples, report.eval_examples = len(train), len(evaluation[1]) if evaluation else 0
-    report.tokens, report.supervised_tokens = tokenised.counts[train].sum(axis=0).tolist()
-    return PreparedData(tokenised, train, evaluation, report)
+    sets, eval_sets = data.train_sets(), data.eval_sets()
+    found, reports = zip(*(_tokenise(one, tokenizer_folders, progress) for one in sets), strict=True)
+    scored = [_tokenise(one, tokenizer_folders, progress) for one in eval_sets]
+    fraction = 0.0 if eval_sets else data.eval_fraction
+    division = divide(sets, [one.counts for one in found], fraction, config.seed, reports)
+    tokenised = TokenisedSet.joined(found)
+    evaluation = {name: (tokenised, held_out) for name, held_out in division.held_out.items()}
+    for one, (evaluated, _) in zip(eval_sets, scored, strict=True):
+        evaluation[one.name] = (evaluated, np.arange(len(evaluated.counts), dtype=np.int64))
+    report = DataReport.of_run(data.spoken(), reports, [part for _, part in scored])
+    eval_digests = [digests for evaluated, _ in scored for digests in evaluated.digests]
+    report.digest = run_digest(tokenised.digests, division.mixture.describe(), eval_digests)
+    return PreparedData(tokenised, division.train, division.mixture, evaluation, report)
 
 
-def _tokenise(
-    sets: list[DataSet], folders: Mapping[str, str], report: DataReport, progress: Progress | None
-) -> TokenisedSet:
-    """Tokenise all sets, one after the other, into one."""
-    blocks: list[Any] = []
-    summaries: list[Any] = []
-    for data in sets:
-        for block, summary in _tokenise_one(data, folders, report, progress):
-            blocks.append(block)
-            summaries.append(summary)
-    return _collect(blocks, summaries, sets[0].section, report)
+def _tokenise(data: DataSet, folders: Mapping[str, str], progress: Progress | None) -> tuple[TokenisedSet, DataReport]:
+    """Tokenise one data set. Raises UserError if it has no example left."""
+    report = DataReport.of_set(data)
+    parts = _tokenise_chunks(data, folders, report, progress)
+    summaries = _get([summary for _, summary in parts])
+    for _, _, part in summaries:
+        report.merge(part)
+    counts = np.concatenate([np.empty((0, 2), np.int64), *(found for found, _, _ in summaries)])
+    report.examples = len(counts)
+    report.check(data.section)
+    sizes = [len(found) for found, _, _ in summaries]
+    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
+    return TokenisedSet([block for block, _ in parts], starts, counts, [digests for _, digests, _ in summaries]), report
 
 
-def _tokenise_one(
+def _tokenise_chunks(
     data: DataSet, folders: Mapping[str, str], report: DataReport, progress: Progress | None
 ) -> list[tuple[Any, Any]]:
     """References to the block and the summary of each chunk of one data set. See `tokenise_task`."""
@@ -131,21 +147,6 @@ def _tokenise_one(
         settle(PENDING_PER_CPU * cpus)
     settle(0)
     return parts
-
-
-def _collect(blocks: list[Any], summaries: list[Any], data: DataConfig, report: DataReport) -> TokenisedSet:
-    parts = []
-    digests = []
-    for counts, digest, part in _get(summaries):
-        parts.append(counts)
-        digests.append(digest)
-        report.merge(part)
-    report.digest = data_digest(digests)
-    counts = np.concatenate([np.empty((0, 2), np.int64), *parts])
-    report.examples = len(counts)
-    report.check(data)
-    starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([len(part) for part in parts], dtype=np.int64)])
-    return TokenisedSet(blocks, starts, counts)
 
 
 def _worker_nodes(folders: Mapping[str, str]) -> tuple[list[str], int]:

@@ -53,8 +53,10 @@ def shown_in(place: str) -> list[Figure]:
 
 
 def values_of(figure: Figure) -> list[tuple[str, float]]:
-    """Of the record: by rank (`0`, `1`, …) where each has its own, else one of no name; without those of no value."""
+    """Of the record: by rank (`0`, `1`, …) or set (`chat`), else one of no name; without those of no value."""
     value = RECORDS[figure.kind][figure.name]
+    if figure.per_set:
+        return list(value.items())
     named = [(str(rank), one) for rank, one in enumerate(value)] if figure.per_rank else [("", value)]
     return [(rank, one) for rank, one in named if one is not None]
 
@@ -72,9 +74,9 @@ def test_tensorboard_draws_it_in_a_run_and_without_one(home: Path, tmp_path: Pat
         for record in RECORDS.values():
             reporter.log_step(record)
     wanted = {
-        f"{figure.tag}/rank-{rank}" if rank else figure.tag: value
+        "/".join(filter(None, [figure.tag, f"rank-{name}" if figure.per_rank else name])): value
         for figure in shown_in("curve")
-        for rank, value in values_of(figure)
+        for name, value in values_of(figure)
     }
     (in_a_run,) = (home / "runs" / RUN / "runs").iterdir()
     for folder in (in_a_run, tmp_path / "tensorboard"):
@@ -101,7 +103,11 @@ def test_prometheus_has_it(live: Live) -> None:
     families = {f.name: f for f in text_string_to_metric_families(live.client.get("/metrics").text)}
     for figure in shown_in("gauge"):
         family = families[f"gemfleet_{figure.gauge}"]
-        found = [(s.labels.get("rank", ""), s.value) for s in family.samples if s.labels["run"] == RUN]
+        found = [
+            (s.labels.get("set" if figure.per_set else "rank", ""), s.value)
+            for s in family.samples
+            if s.labels["run"] == RUN
+        ]
         assert found == values_of(figure), figure.name
         assert family.documentation == figure.text
 
@@ -143,7 +149,9 @@ def test_the_board_shows_it(live: Live, tmp_path: Path) -> None:
         charts = wait_for(partial(drawn_charts, browser))
         for figure in shown_in("chart"):
             assert figure.chart is not None
-            lines = [f"rank {rank}" for rank, _ in values_of(figure)] if figure.per_rank else [figure.chart.line]
+            names = [name for name, _ in values_of(figure)]
+            ranks = [f"rank {name}" for name in names]
+            lines = ranks if figure.per_rank else names if figure.per_set else [figure.chart.line]
             assert set(lines) <= set(charts[figure.chart.title]), figure.name
         tiles = dict(zip(*[iter(text_of(browser, ".facts").split("\n"))] * 2, strict=True))
         for figure in shown_in("tile"):

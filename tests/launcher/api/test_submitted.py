@@ -14,6 +14,7 @@ from gemfleet.launcher.api.problems import ApiError
 from gemfleet.launcher.api.refusals import refused
 from gemfleet.launcher.api.submissions import checked_config
 from gemfleet.launcher.config.schema import LaunchConfig
+from gemfleet.train.config.data_section import DataSetConfig
 from pydantic import BaseModel
 from support.servers.api_live import Live
 
@@ -37,22 +38,26 @@ def with_value(field: str, value: Any) -> dict[str, Any]:
     *sections, last = field.split(".")
     section = content
     for name in sections:
-        inner = section.get(name)
-        inner = inner if isinstance(inner, dict) else {}
-        section[name] = inner
-        section = inner
+        if name.endswith("[0]"):
+            section[name[:-3]] = [{"path": "demo"}]
+            section = section[name[:-3]][0]
+        else:
+            inner = section.get(name)
+            inner = inner if isinstance(inner, dict) else {}
+            section[name] = inner
+            section = inner
     section[last] = value
     return content
 
 
 def text_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Every field that takes any text, dotted; those of choices and patterns too."""
+    """Every field that takes any text, dotted; those of choices and patterns too, and of the first of a list."""
     for name, field in model.model_fields.items():
         dotted = f"{prefix}{field.alias or name}"
         kinds = list(flat(field.annotation))
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from text_fields(kind, f"{dotted}.")
+                yield from text_fields(kind, f"{dotted}[0]." if kind is DataSetConfig else f"{dotted}.")
         if str in kinds:
             yield dotted
 
@@ -107,6 +112,25 @@ def test_results_go_to_allowed_places_only(kind: str, repository: str, place: st
     assert problems(content, Allowed(deliveries=(place,))) == {}
     assert problems(content, Allowed(sources=(place,))) != {}
     assert problems(content, Allowed(deliveries=(place + "x",))) != {}
+
+
+@pytest.mark.parametrize("field", ["train.data.train", "train.data.eval"])
+def test_every_data_set_of_a_list_and_every_pattern_stays_where_it_is_allowed(tmp_path: Path, field: str) -> None:
+    root = tmp_path / "root"
+    (root / "set").mkdir(parents=True)
+    allowed = Allowed(roots=(root,), sources=("git+https://host/ok",))
+    pattern, deeper = str(root / "set" / "*.jsonl.gz"), str(root / "**" / "[ab].jsonl")
+    good = ["demo", {"path": "git+https://host/ok/data"}, {"path": pattern, "weight": 2}, deeper, "owner/name"]
+    assert problems(with_value(field, good), allowed) == {}
+    assert problems(with_value(field, pattern), allowed) == {}
+    for value in (
+        *("/etc/*.conf", f"{root}/*/../../x.jsonl", f"{root}x/*.jsonl", "../*.jsonl", "~/*.jsonl", "data/*.jsonl"),
+        *("git+https://host/evil", "s3://bucket/*.jsonl", "loader.py", "/etc/passwd"),
+    ):
+        assert list(problems(with_value(field, ["demo", value]), allowed)) == [f"{field}[1]"], value
+        assert list(problems(with_value(field, ["demo", {"path": value}]), allowed)) == [f"{field}[1].path"], value
+    (root / "set" / "out").symlink_to("/etc")
+    assert "link that leads out" in problems(with_value(field, pattern), allowed)[field]
 
 
 def test_hub_ids_and_the_packaged_demo_pass() -> None:

@@ -54,7 +54,10 @@ def publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publication:
     recorder = RunRecorder(str(tmp_path), "run-1", points)
     recorder.push(0, [STEP], {"node": "n", "address": "a", "pid": 1})
     names = written_names(config, config)
-    facts = {"data": public_name(config.data.train), "data_report": renamed(f"{config.data.train}: 2 rows.", names)}
+    facts = {
+        "data": public_name(str(config.data.train)),
+        "data_report": renamed(f"{config.data.train}: 2 rows.", names),
+    }
     return Publication(run, checkpoint, base, str(base), OutputConfig(merge=True), facts, names)
 
 

@@ -66,7 +66,7 @@ def test_sources_become_folders(roots: Path, tmp_path: Path) -> None:
     model = pushed(roots, "model", {"config.json": b"{}"})
     config = TrainConfig.model_validate({"model": model, "data": {"train": data}})
     fetched = fetch_sources(config, tmp_path / "cache")
-    assert Path(fetched.data.train).read_bytes() == Path(str(fetched.data.eval)).read_bytes() == rows
+    assert Path(str(fetched.data.train)).read_bytes() == Path(str(fetched.data.eval)).read_bytes() == rows
     assert (Path(fetched.model) / "config.json").is_file()
     assert fetch_sources(fetched, tmp_path / "cache") == fetched
 
@@ -82,7 +82,7 @@ def test_a_run_that_goes_on_keeps_its_commits(roots: Path, tmp_path: Path) -> No
     git(files, "push", "--quiet", "origin", "HEAD:main")
     assert fetch_sources(config, tmp_path / "cache") != first
     assert fetch_once(config, tmp_path / "cache", tmp_path / "memory.json") == first
-    Path(first.data.train).unlink()
+    Path(str(first.data.train)).unlink()
     with pytest.raises(UserError, match="source has changed since"):
         fetch_once(config, tmp_path / "cache", tmp_path / "memory.json")
 

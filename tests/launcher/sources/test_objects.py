@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import pickle
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, fetch_sources
 from gemfleet.launcher.sources.objects import ObjectAddress, checked_name, fetch_objects, parse_object_address
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.readers import Row, open_set
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import check_model_folder
 from support.servers.s3_objects import one_bucket, put
@@ -67,7 +69,7 @@ def test_sources_become_folders_once_until_they_change(tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     first = fetch_sources(config, tmp_path, lambda *facts: seen.append(facts))
     assert (Path(first.model) / "deep" / "w.safetensors").stat().st_size == 9_000_000
-    assert Path(first.data.train).read_bytes() == Path(str(first.data.eval)).read_bytes() == ROWS
+    assert Path(str(first.data.train)).read_bytes() == Path(str(first.data.eval)).read_bytes() == ROWS
     assert (8, 8, "MiB") in seen
     seen.clear()
     assert fetch_sources(config, tmp_path, lambda *facts: seen.append(facts)) == first
@@ -77,14 +79,36 @@ def test_sources_become_folders_once_until_they_change(tmp_path: Path) -> None:
     fetch_once(config, tmp_path, memory)
     put({"data/train.jsonl": ROWS * 2})
     assert fetch_once(config, tmp_path, memory).data == first.data  # a run that goes on keeps its data
-    assert Path(fetch_sources(config, tmp_path).data.train).read_bytes() == ROWS * 2
+    assert Path(str(fetch_sources(config, tmp_path).data.train)).read_bytes() == ROWS * 2
+
+
+@pytest.mark.usefixtures("s3")
+def test_every_data_set_of_a_list_is_fetched_and_kept(tmp_path: Path) -> None:
+    put({"chat/train.jsonl.gz": gzip.compress(ROWS), "chat/test.jsonl": ROWS, "code.jsonl": ROWS * 2})
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "a.jsonl").write_bytes(ROWS)
+    sets = [{"path": "s3://bucket/chat/", "weight": 3}, {"path": f"{tmp_path}/here/*.jsonl", "weight": 1}]
+    data = {"train": sets, "eval": ["demo", {"path": "s3://bucket/code.jsonl"}]}
+    config = TrainConfig.model_validate({"model": "demo", "data": data})
+    memory = tmp_path / "memory.json"
+    fetched = fetch_once(config, tmp_path, memory).data
+    first, second = fetched.train_sets()
+    assert (Path(first.path).name, first.share, second.path) == ("train.jsonl.gz", 0.75, f"{tmp_path}/here/*.jsonl")
+    assert list(open_set(first).rows) == [Row("train.jsonl.gz line 1", {"text": "a cat"})]
+    demo, code = fetched.eval_sets()
+    assert (demo.path, code.name, Path(code.path).read_bytes()) == ("demo", "code", ROWS * 2)
+    put({"code.jsonl": ROWS})
+    assert fetch_once(config, tmp_path, memory).data == fetched  # a run that goes on keeps its data
+    (tmp_path / "here" / "a.jsonl").unlink()
+    with pytest.raises(UserError, match=r"\*\.jsonl is gone, and its source has changed since"):
+        fetch_once(config, tmp_path, memory)
 
 
 @pytest.mark.usefixtures("s3")
 def test_one_file_is_data_too(tmp_path: Path) -> None:
     put({"data/train.jsonl": ROWS, "data/train.jsonl.bak": b"x"})
     config = TrainConfig.model_validate({"model": "demo", "data": {"train": "s3://bucket/data/train.jsonl"}})
-    fetched = Path(fetch_sources(config, tmp_path).data.train)
+    fetched = Path(str(fetch_sources(config, tmp_path).data.train))
     assert (fetched.name, fetched.read_bytes()) == ("train.jsonl", ROWS)
     assert [path.name for path in fetched.parent.iterdir()] == ["train.jsonl"]
 

@@ -117,6 +117,23 @@ def test_data_that_cannot_travel_is_refused_before_anything_is_sent(tmp_path: Pa
         job.check_inputs_travel(config, Luggage(path.parent))
 
 
+def test_every_data_set_of_a_list_has_to_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = ["rows.jsonl", {"path": "shards/*.jsonl", "name": "shards"}]
+    files = {"rows.jsonl": 10, "shards/a.jsonl": 10, "shards/b.jsonl": 10}
+    path, config = folder_with(tmp_path, files, data={"train": sets, "eval": ["rows.jsonl", "here*.jsonl"]})
+    job.check_inputs_travel(config, Luggage(path.parent))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here-1.jsonl").touch()
+    with pytest.raises(UserError, match=r"train\.data\.eval\[1\]\.path is 'here.*not beside the configuration"):
+        job.check_inputs_travel(config, Luggage(path.parent))
+    (tmp_path / "here-1.jsonl").rename(path.parent / "here-1.jsonl")
+    (path.parent / "shards" / "b.jsonl").write_bytes(b"x" * (11 << 20))
+    with pytest.raises(
+        UserError, match=r"train\.data\.train\[1\]\.path is '.*shards/.*', whose b\.jsonl does not travel"
+    ):
+        job.check_inputs_travel(config, Luggage(path.parent))
+
+
 def test_data_in_the_working_directory_only_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, config = folder_with(tmp_path, {}, data={"train": "here.jsonl"})
     monkeypatch.chdir(tmp_path)

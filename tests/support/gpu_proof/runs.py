@@ -85,7 +85,7 @@ def source_of(stage: Stage, config: TrainConfig) -> BlockSource:
     block = random_documents(stage.shape.vocabulary, np.maximum(lengths, 1).tolist(), 1)
     return LocalBlockSource(
         block,
-        None,
+        {},
         global_batch=config.batch.global_,
         max_length=config.data.max_length,
         seed=config.seed,

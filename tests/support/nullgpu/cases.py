@@ -102,7 +102,7 @@ def source_of(config: TrainConfig) -> LocalBlockSource:
     """Documents of very unequal lengths: one token, some, and nearly a row."""
     return LocalBlockSource(
         documents(64, (1, 2, 40, 90, 200)),
-        documents(8, (20, 100, 250), seed=1),
+        {"eval": documents(8, (20, 100, 250), seed=1)},
         global_batch=config.batch.global_,
         max_length=config.data.max_length,
         seed=config.seed,
@@ -165,7 +165,7 @@ def runs_out_of_memory(model: str, folder: str, changes: dict[str, Any]) -> tupl
     config = configuration(model, **{"batch": {"global": 256, "micro": 2}, "max_steps": 1, **changes})
     source = LocalBlockSource(
         documents(256, (250,)),
-        documents(256, (250,), seed=1),
+        {"eval": documents(256, (250,), seed=1)},
         global_batch=256,
         max_length=config.data.max_length,
         seed=config.seed,

@@ -30,7 +30,7 @@ def one_bucket() -> Iterator[None]:
 def put(objects: dict[str, bytes]) -> None:
     """Objects of the bucket by key."""
     for key, content in objects.items():
-        with object_filesystem("s3", BUCKET).open_output_stream(f"{BUCKET}/{key}") as stream:
+        with object_filesystem("s3", BUCKET).open_output_stream(f"{BUCKET}/{key}", compression=None) as stream:
             stream.write(content)
 
 

@@ -24,7 +24,7 @@ H200 = RankDevices(2, 140 * GIB, "cuda", "bf16", "NVIDIA H200")
 class Source:
     """Steps of so many full rows on every rank."""
 
-    has_eval = False
+    eval_sets = ()
 
     def __init__(self, rows: int = 8, steps: int = 100, length: int = 256) -> None:
         self._rows = worst_rows(rows, length, 100)
@@ -33,7 +33,7 @@ class Source:
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         return StepRows(self._rows, 16, self._tokens, self._tokens)
 
-    def eval_rows(self, rank: int) -> PackedRows:
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
         return self._rows
 
 

@@ -30,7 +30,7 @@ CONFIG = TrainConfig.model_validate(
 
 
 def source(ranks: int = 2) -> LocalBlockSource:
-    return LocalBlockSource(examples(), None, global_batch=8, max_length=40, seed=1, world_size=ranks)
+    return LocalBlockSource(examples(), {}, global_batch=8, max_length=40, seed=1, world_size=ranks)
 
 
 def test_the_steps_are_those_of_the_rank_that_all_wait_for() -> None:

@@ -39,7 +39,9 @@ def test_weights_become_shares() -> None:
 
 def test_evaluation_sets_have_no_limit_and_a_file_is_read_whole(tmp_path: Any) -> None:
     (tmp_path / "rows.jsonl").write_text("{}")
-    data = DataConfig(train="x", eval=[str(tmp_path / "rows.jsonl"), "hub/id"], limit=3, split="validation")
+    data = DataConfig.model_validate(
+        {"train": "x", "eval": [str(tmp_path / "rows.jsonl"), "hub/id"], "limit": 3, "split": "validation"}
+    )
     assert [(entry.name, entry.limit, entry.split) for entry in data.eval_sets()] == [
         ("rows", None, "train"),
         ("id", None, "validation"),
@@ -64,7 +66,7 @@ def test_lists_that_make_no_sense_are_refused(options: dict[str, Any], message: 
 
 
 def test_paths_are_replaced_by_their_fields() -> None:
-    data = DataConfig(train=["a", {"path": "b", "weight": 1}][:1], eval="c")
+    data = DataConfig.model_validate({"train": ["a"], "eval": "c"})
     assert data.paths() == {"train.data.train[0].path": "a", "train.data.eval": "c"}
     other = data.with_paths({"train.data.train[0].path": "/a", "train.data.eval": "/c"})
     assert list(other.paths().values()) == ["/a", "/c"]

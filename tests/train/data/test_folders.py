@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from gemfleet.train.config.data_section import DataConfig
-from gemfleet.train.data.folders import files_of_split
+from gemfleet.train.data.files.folders import files_of_split
 from gemfleet.train.data.readers import Row, open_rows
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
@@ -71,6 +71,26 @@ def test_a_single_file_has_no_splits(tmp_path: Path) -> None:
         open_rows("demo", "test")
     assert texts(folder / "test.jsonl") == ["test.jsonl"]
     assert texts(folder / "test.jsonl", split="test") == ["test.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "split", "read"),
+    [
+        ("*.jsonl", "train", ["train.jsonl"]),
+        ("*.jsonl", "validation", ["dev.jsonl"]),
+        ("*[tv].jsonl", "train", None),
+        ("test*", "train", ["test.jsonl"]),
+        ("[m-t]o*", "train", ["more.jsonl"]),
+        ("[m-t]o*", "test", None),
+    ],
+)
+def test_a_pattern_hears_the_split_too(tmp_path: Path, pattern: str, split: str, read: list[str] | None) -> None:
+    folder = folder_of(tmp_path / "data", "train.jsonl", "test.jsonl", "dev.jsonl", "more.jsonl")
+    if read is None:
+        with pytest.raises(UserError, match=rf"split is '{split}', but the pattern .* has "):
+            texts(folder / pattern, split=split)
+    else:
+        assert texts(folder / pattern, split=split) == read
 
 
 def test_what_is_not_read_is_named_to_the_person(tmp_path: Path) -> None:

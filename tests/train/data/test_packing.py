@@ -35,7 +35,7 @@ def test_each_step_trains_its_own_examples_whatever_the_world_size(
     lengths: list[int], global_batch: int, world_size: int, seed: int
 ) -> None:
     source = LocalBlockSource(
-        block_of(lengths), None, global_batch=global_batch, max_length=MAX_LENGTH, seed=seed, world_size=world_size
+        block_of(lengths), {}, global_batch=global_batch, max_length=MAX_LENGTH, seed=seed, world_size=world_size
     )
     order = epoch_order(len(lengths), seed, 2)
     seen: list[int] = []

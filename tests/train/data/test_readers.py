@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +34,67 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
+def packed(path: Path, compression: str, parts: int = 1) -> Path:
+    """The file, compressed as so many parts end to end; it takes the place of the original."""
+    import pyarrow as pa
+
+    codec, content = pa.Codec({"gz": "gzip", "zst": "zstd"}[compression]), path.read_bytes()
+    packed = path.with_name(f"{path.name}.{compression}")
+    cuts = [len(content) * number // parts for number in range(parts + 1)]
+    pieces = [content[first:last] for first, last in itertools.pairwise(cuts)]
+    with packed.open("wb") as file:
+        for piece in pieces:
+            part = path.with_name("part")
+            with pa.CompressedOutputStream(str(part), codec.name) as stream:
+                stream.write(piece)
+            file.write(part.read_bytes())
+            part.unlink()
+    path.unlink()
+    return packed
+
+
+@pytest.mark.parametrize("compression", ["", "gz", "zst"])
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
-def test_each_file_kind(tmp_path: Path, kind: str) -> None:
+def test_each_file_kind(tmp_path: Path, kind: str, compression: str) -> None:
     path = write(tmp_path, kind)
+    path = packed(path, compression, parts=2) if compression else path
     assert values(str(path)) == ROWS
     assert open_rows(str(path)).columns == ("prompt", "completion")
     assert values(str(path), limit=1) == ROWS[:1]
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+def test_a_compressed_file_that_is_damaged_is_one_sentence(tmp_path: Path, compression: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": str(number * 7919)}) + "\n" for number in range(9000)))
+    path = packed(path, compression)
+    whole = path.read_bytes()
+    for content in (whole[:-50], b'{"text": "not packed at all"}\n' * 9):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=rf"rows\.jsonl\.{compression} cannot be unpacked \(.*\); fetch"):
+            list(open_rows(str(path)).rows)
+
+
+def test_a_pattern_is_its_files_in_order(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / "deep" / name).mkdir(parents=True)
+        write(tmp_path / "deep" / name, "jsonl")
+    packed(tmp_path / "deep" / "a" / "rows.jsonl", "gz")
+    write(tmp_path / "deep", "csv")
+    (tmp_path / "deep" / "notes.txt").write_text("x")
+    source = open_rows(str(tmp_path / "deep" / "**" / "*.*"))
+    assert [row.name for row in source.rows] == [
+        *("rows.jsonl.gz line 1", "rows.jsonl.gz line 3", "rows.jsonl line 1", "rows.jsonl line 3"),
+        *("rows.csv line 2", "rows.csv line 3"),
+    ]
+    assert source.note == "Not read: notes.txt."
+    assert values(str(tmp_path / "deep" / "?" / "rows.jsonl*"), limit=3) == [*ROWS, ROWS[0]]
+    (tmp_path / "[1].jsonl").write_text('{"text": "a name, not a pattern"}')
+    assert values(str(tmp_path / "[1].jsonl")) == [{"text": "a name, not a pattern"}]
+    with pytest.raises(UserError, match=r"no \.jsonl, .* file fits the pattern .*\*\.tsv; check it"):
+        open_rows(str(tmp_path / "*.tsv"))
+    with pytest.raises(UserError, match=r"fits the pattern .*\*\.txt \(it fits notes\.txt\)"):
+        open_rows(str(tmp_path / "deep" / "*.txt"))
 
 
 def test_a_folder_is_its_files_in_order_and_a_saved_data_set_is_read(tmp_path: Path) -> None:
@@ -215,7 +271,7 @@ def test_parquet_text_that_is_not_utf8_is_a_named_row(tmp_path: Path) -> None:
 def test_a_file_that_fails_while_it_is_read_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from gemfleet.train.data import file_readers
+    from gemfleet.train.data.files import file_readers
 
     def fails(path: Path) -> tuple[Iterator[Row], int]:
         def rows() -> Iterator[Row]:

@@ -163,14 +163,14 @@ def test_rows_left_out_are_counted_by_reason_and_named(tmp_path: Path) -> None:
     }
     assert "8 rows read" in report.summary()
     assert "1 no completion (train.jsonl line 6)" in report.summary()
-    assert source.has_eval
+    assert source.eval_sets == ("train",)
     assert source.steps_per_epoch == 2
-    assert source.eval_rows(0).row_count == 1
+    assert source.eval_rows(0, "train").row_count == 1
     with pytest.raises(UserError, match=r"4 of 8 rows .* set train\.data\.bad_rows: skip"):
         prepare_local(data.model_copy(update={"bad_rows": "fail"}), 2, 0, tokenizer, 1)
     cut = data.model_copy(update={"too_long": "truncate", "eval_fraction": 0.0})
     source, report = prepare_local(cut, 2, 0, tokenizer, 1)
-    assert not source.has_eval
+    assert not source.eval_sets
     assert report.left_out["nothing supervised within max_length 24"].count == 1
     with pytest.raises(UserError, match=r"all 8 rows of .* 5 longer than max_length 3 .*raise train\.data\.max_length"):
         prepare_local(data.model_copy(update={"max_length": 3}), 2, 0, tokenizer, 1)

@@ -99,7 +99,7 @@ def test_a_run_from_the_saved_folder_learns(folder: Path, tmp_path: Path, quanti
         "quantization": quantization,
     }
     config = TrainConfig.model_validate(values)
-    source = LocalBlockSource(examples(), examples(), global_batch=8, max_length=64, seed=1, world_size=1)
+    source = LocalBlockSource(examples(), {"eval": examples()}, global_batch=8, max_length=64, seed=1, world_size=1)
     with LocalReporter(tmp_path, 0, resume=False) as reporter:
         result = run_training(config, folder, source, reporter, 0, 0, tmp_path)
         saved = load_file(reporter.checkpoint_folder(result.steps) / "adapter_model.safetensors")

@@ -40,7 +40,7 @@ def test_utilisation_is_of_all_ranks_devices_and_unknown_without_a_data_sheet() 
 class OneStep:
     """Documents of 10 and 6 tokens in one row, five of them scored; and a reporter that keeps the step's record."""
 
-    steps_per_epoch, has_eval = 1, False
+    steps_per_epoch, eval_sets = 1, ()
 
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
@@ -53,7 +53,7 @@ class OneStep:
         )
         return StepRows(rows, 2, TOKENS, SUPERVISED)
 
-    def eval_rows(self, rank: int) -> PackedRows:
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
         raise AssertionError("nothing is evaluated")
 
     def log_step(self, record: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ class InstantProbe:
 class Source:
     """One step of so many rows on every rank."""
 
-    steps_per_epoch, has_eval = 1, True
+    steps_per_epoch, eval_sets = 1, ("eval",)
 
     def __init__(self, rows: int) -> None:
         self._rows = worst_rows(rows, 8, 100)
@@ -79,7 +79,7 @@ class Source:
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         return StepRows(self._rows, 1, 1, 1)
 
-    def eval_rows(self, rank: int) -> PackedRows:
+    def eval_rows(self, rank: int, name: str) -> PackedRows:
         return self._rows
 
 

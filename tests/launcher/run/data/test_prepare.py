@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import tempfile
@@ -48,7 +49,7 @@ def config_of(folder: Path, rows: int = 70, **data: Any) -> TrainConfig:
     lines = [json.dumps({"prompt": f"what is {i} ", "completion": "the answer " * (1 + i % 9)}) for i in range(rows)]
     path.write_text("\n".join([*lines[:20], "{broken", *lines[20:], '{"prompt": "alone"}']))
     return TrainConfig.model_validate(
-        {"model": "demo", "data": {"train": str(path), "max_length": 64, **data}, "batch": {"global": 8}, "epochs": 2.5}
+        {"model": "demo", "data": {"train": str(path), "max_length": 64} | data, "batch": {"global": 8}, "epochs": 2.5}
     )
 
 
@@ -57,12 +58,19 @@ def assert_same(one: Any, other: Any) -> None:
         np.testing.assert_array_equal(left, right)
 
 
+@pytest.mark.parametrize("kind", ["one set", "held out of each", "evaluation sets"])
 def test_the_cluster_prepares_what_one_process_does(
-    folders: dict[str, str], tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folders: dict[str, str], tokenizer_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     from transformers import AutoTokenizer
 
     config = config_of(tmp_path)
+    if kind != "one set":
+        more = tmp_path / "more.jsonl"
+        more.write_text("".join(json.dumps({"text": f"more {number}"}) + "\n" for number in range(20)))
+        sets = [{"path": str(more), "weight": 3}, {"path": config.data.train, "weight": 1}]
+        evaluation = [str(more), config.data.train] if kind == "evaluation sets" else None
+        config = config_of(tmp_path, train=sets, eval=evaluation)
     monkeypatch.setattr(pack, "MAX_STEPS_PER_BLOCK", 3)  # several blocks, crossing epochs
     monkeypatch.setattr(tokenise, "chunks", lambda source: chunks_of(source, 16))
     prepared = tokenise.tokenise_on_cluster(config, folders)
@@ -72,7 +80,8 @@ def test_the_cluster_prepares_what_one_process_does(
         source = pack.pack_on_cluster(prepared, config, world_size, start)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
         assert prepared.report == report
-        assert (copy.steps_per_epoch, copy.has_eval) == (local.steps_per_epoch, True)
+        assert (copy.steps_per_epoch, copy.eval_sets) == (local.steps_per_epoch, local.eval_sets)
+        assert len(local.eval_sets) == (1 if kind == "one set" else 2)
         total = config.total_steps(local.steps_per_epoch)
         for step in range(start, total):
             epoch, within = divmod(step, local.steps_per_epoch)
@@ -80,8 +89,8 @@ def test_the_cluster_prepares_what_one_process_does(
                 one, other = copy.step(epoch, within, rank), local.step(epoch, within, rank)
                 assert_same(one.rows, other.rows)
                 assert astuple(one)[1:] == astuple(other)[1:]
-        for rank in range(world_size):
-            assert_same(copy.eval_rows(rank), local.eval_rows(rank))
+        for rank, name in itertools.product(range(world_size), local.eval_sets):
+            assert_same(copy.eval_rows(rank, name), local.eval_rows(rank, name))
         assert len(copy._held) <= 2
         with pytest.raises(IndexError, match="was not prepared"):
             copy.step(9, 0, 0)
@@ -100,7 +109,7 @@ def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: di
     source, report = pack.pack_on_cluster(prepared, config, 1), prepared.report
     assert (report.examples, report.eval_examples) == (70, 70)
     assert source.step(0, 1, 0).step_examples == 8
-    assert len(source.eval_rows(0).document_lengths) == 70
+    assert len(source.eval_rows(0, "train").document_lengths) == 70
 
 
 def test_nothing_left_and_no_node_to_work_on_are_one_sentence_each(folders: dict[str, str], tmp_path: Path) -> None:

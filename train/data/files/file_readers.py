@@ -1,16 +1,18 @@
-"""Reads the rows of one data file: JSON lines, JSON, CSV or Parquet."""
+"""Reads the rows of one data file: JSON lines, JSON, CSV or Parquet, perhaps compressed."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ..errors import UserError, first_line
-from .rows import BadRow, Row, Rows, checked_row
+from ...errors import UserError, first_line
+from ..rows import BadRow, Row, Rows, checked_row
+from .compressed import CODECS, compression, ending, open_bytes
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CSV_CELL_CHARACTERS = 2**28  # Python's own limit of 131,072 would cut a long text in two
@@ -22,15 +24,25 @@ def open_file(path: Path) -> tuple[Rows, int | None]:
 
     Raises UserError, now or while rows are read, for a fault of the whole file.
     """
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(ending(path))
     if reader is None:
-        raise UserError(f"the data file {path} has an unknown extension; gemfleet reads {', '.join(READERS)}")
+        raise UserError(f"the data file {path} has an unknown extension; gemfleet reads {extensions()}")
     try:
         _refuse_pointer(path)
         rows, total = reader(path)
     except OSError as error:
         raise _unreadable(path, error) from error
     return _guarded(path, rows), total
+
+
+def is_data(path: Path) -> bool:
+    """Whether the name is that of a data file."""
+    return ending(path) in READERS
+
+
+def extensions() -> str:
+    """All extensions that are read, for a sentence."""
+    return f"{', '.join(READERS)}, each also with {' or '.join(CODECS)}"
 
 
 def _guarded(path: Path, rows: Rows) -> Rows:
@@ -41,6 +53,8 @@ def _guarded(path: Path, rows: Rows) -> Rows:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
+    if compression(path) and error.errno is None:
+        return UserError(f"the data file {path} cannot be unpacked ({first_line(error)}); fetch or compress it again")
     return UserError(
         f"the data file {path} cannot be read ({error.strerror or error}); check its permissions and its disk"
     )
@@ -54,11 +68,13 @@ def _refuse_pointer(path: Path) -> None:
 
 def _read_jsonl(path: Path) -> tuple[Rows, int | None]:
     def rows() -> Rows:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _json_row(f"{path.name} line {number}", line)
 
+    if compression(path):  # to count would be to unpack it twice
+        return rows(), None
     with path.open("rb") as file:
         total = sum(1 for line in file if line.strip())
     return rows(), total
@@ -98,7 +114,8 @@ def _first_twice(names: Iterable[str]) -> str | None:
 
 def _read_json(path: Path) -> tuple[Rows, int | None]:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
+        with open_bytes(path) as file:
+            content = json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_unique_keys)
     except _TwiceError as error:
         raise UserError(f"the data file {path} has the key {error.args[0]!r} twice in an object; keep one") from error
     except (ValueError, RecursionError) as error:
@@ -146,7 +163,7 @@ def _csv_records(path: Path) -> Iterator[tuple[int, list[str] | csv.Error]]:
     """
     csv.field_size_limit(CSV_CELL_CHARACTERS)
     # Bytes that are not UTF-8 become lone surrogates, so one bad row does not end the file.
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+    with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
         while True:
             begins = reader.line_num + 1
@@ -181,7 +198,8 @@ def _read_parquet(path: Path) -> tuple[Rows, int | None]:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        # Its table of contents stands at the end, so a compressed one is unpacked in memory.
+        file = pq.ParquetFile(pa.BufferReader(open_bytes(path).read()) if compression(path) else path)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"the data file {path} is not a readable Parquet file ({error})") from error
     _refuse_twice(path, file.schema_arrow.names)

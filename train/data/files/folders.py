@@ -1,4 +1,4 @@
-"""Chooses the files of a data folder that are one split, by their names: a run never trains on test data."""
+"""Chooses the files of a folder or pattern that are one split, by their names: a run never trains on test data."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import UserError
-from .file_readers import READERS
+from ...config.patterns import found_at
+from ...errors import UserError
+from .compressed import unpacked_name
+from .file_readers import extensions, is_data
 
 # The words in file names by which Hugging Face's `datasets` tells splits apart.
 SPLIT_WORDS = {
@@ -41,25 +43,55 @@ def files_of_split(folder: Path, split: str) -> FolderFiles:
     if not data:
         besides = f" (it holds {listed(there)})" if there else ""
         raise UserError(
-            f"the data folder {folder} has no {', '.join(READERS)} file in it{besides}, nor is it a saved data set"
+            f"the data folder {folder} has no {extensions()} file in it{besides}, nor is it a saved data set"
         )
-    named = {path: split_of(path, split) for path in data}
-    splits = sorted({name for name in named.values() if name})
-    read = [path for path in data if named[path] == canonical(split)] if splits else data
+    splits = _splits(data, split)
+    read = [path for path in data if split_of(path, split) == canonical(split)] if splits else data
     if not read or (not splits and canonical(split) != "train"):
-        found = f"files of {', '.join(map(repr, splits))}" if splits else "no file that is named after a split"
-        raise UserError(
-            f"train.data.split is {split!r}, but the data folder {folder} has {found} ({listed(data)}); "
-            "name one of those, or name the file itself in train.data.train"
-        )
+        raise _no_such_split(f"the data folder {folder}", split, splits, data)
     return FolderFiles(read, [path for path in there if path not in read])
+
+
+def files_of_pattern(pattern: str, split: str) -> FolderFiles:
+    """The files that fit a pattern, sorted. Raises UserError if there are none, or none of `split`.
+
+    Files that are all of one split are read whatever it is, as a single file is. Of files of several splits, only
+    those of `split` are read.
+    """
+    there = found_at(pattern)
+    data = [path for path in there if _is_data(path)]
+    if not data:
+        besides = f" (it fits {listed(there)})" if there else ""
+        raise UserError(
+            f"no {extensions()} file fits the pattern {pattern}{besides}; check it and the folder you started in"
+        )
+    splits = _splits(data, split)
+    named_all = canonical(split) == "train" and len(splits) < 2
+    read = data if named_all else [path for path in data if split_of(path, split) == canonical(split)]
+    if not read:
+        raise _no_such_split(f"the pattern {pattern}", split, splits, data)
+    return FolderFiles(read, [path for path in there if path not in read])
+
+
+def _splits(data: list[Path], asked: str) -> list[str]:
+    """The splits after which the files are named."""
+    return sorted({name for path in data if (name := split_of(path, asked))})
+
+
+def _no_such_split(where: str, split: str, splits: list[str], data: list[Path]) -> UserError:
+    found = f"files of {', '.join(map(repr, splits))}" if splits else "no file that is named after a split"
+    return UserError(
+        f"train.data.split is {split!r}, but {where} has {found} ({listed(data)}); "
+        "name one of those, or name the file itself in train.data.train"
+    )
 
 
 def split_of(path: Path, asked: str) -> str | None:
     """The split that a file's name contains: `train-00000-of-00002.parquet` is `train`. `asked` counts as a split."""
-    parts = re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", path.stem.lower())
+    stem = unpacked_name(path).stem.lower()
+    parts = re.split(r"[^a-z0-9]+|(?<=[a-z])(?=[0-9])", stem)
     words = [re.sub(ENDINGS, "", part) for part in parts]
-    if asked.lower() in words or asked.lower() == path.stem.lower():
+    if asked.lower() in words or asked.lower() == stem:
         return canonical(asked)
     return next((split for split, names in SPLIT_WORDS.items() if not set(names).isdisjoint(words)), None)
 
@@ -85,4 +117,4 @@ def listed(paths: list[Path]) -> str:
 
 
 def _is_data(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in READERS
+    return path.is_file() and is_data(path)
