@@ -9,7 +9,6 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import (
     Ints,
     divide_among_ranks,
-    epoch_order,
     pack_rows,
     step_indices,
     steps_per_epoch,
@@ -60,9 +59,9 @@ def _round_width(least: float) -> int:
 
 
 def describe_epoch(counts: Ints, train: TrainConfig, ranks: int) -> Epoch | None:
-    """An epoch over examples; None if there are none. counts: int64 [examples, 2], tokens and supervised tokens of each
+    """The first epoch; None if it has no examples. counts: see `describe`
 
-    How full rows are is computed for the steps of the first examples in the run's own order.
+    How full rows are is computed for the steps of its first examples.
     """
     if not len(counts):
         return None
@@ -70,8 +69,7 @@ def describe_epoch(counts: Ints, train: TrainConfig, ranks: int) -> Epoch | None
     steps = steps_per_epoch(len(counts), global_batch)
     tokens, supervised = counts.sum(axis=0).tolist()
     sample = range(min(steps, max(1, PACKED_EXAMPLES // global_batch)))
-    order = epoch_order(len(counts), train.seed, 0)
-    chosen = [counts[step_indices(order, step, global_batch), 0] for step in sample]
+    chosen = [step_indices(counts[:, 0], step, global_batch) for step in sample]
     rows = sum(_rows_of_step(lengths, ranks, train.data.max_length) for lengths in chosen)
     return Epoch(
         examples=len(counts),

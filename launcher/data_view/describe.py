@@ -19,8 +19,8 @@ def describe(
 ) -> DataView:
     """The description, yet without examples.
 
-    ranks: of the run; counts: int64 [examples, 2], tokens and supervised tokens of each example of an epoch
-    notes: sentences on how the data was opened
+    ranks: of the run; notes: sentences on how the data was opened
+    counts: int64 [examples, 2], tokens and supervised tokens of each example of the first epoch, in its order
     """
     return DataView(
         model=train.model,

@@ -12,7 +12,7 @@ from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import MOST
-from gemfleet.train.data.packing import Ints, TokenBlock, split_eval
+from gemfleet.train.data.packing import Ints, TokenBlock, epoch_order, split_eval
 from gemfleet.train.data.readers import BadRow, Row, RowSource, is_hub_id, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -63,7 +63,8 @@ def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
         describe_set(data.name, "eval", one.report) for data, one in zip(train.data.eval_sets(), scored, strict=True)
     ]
     notes = [note for found in (*trained, *scored) for note in found.report.notes]
-    view = describe(train, ranks, sets, np.concatenate(counts), notes)
+    chosen = np.concatenate(counts)
+    view = describe(train, ranks, sets, chosen[epoch_order(len(chosen), train.seed, 0)], notes)
     return view.model_copy(update={"limit": reading.limit, "examples": shown})
 
 

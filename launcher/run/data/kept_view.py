@@ -16,7 +16,7 @@ from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.packing import TokenBlock
+from gemfleet.train.data.packing import TokenBlock, epoch_order
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .tokenise import PreparedData
@@ -53,7 +53,10 @@ def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, rank
     """Write the description. examples: the reference of `ask_examples`. A run goes on where this fails."""
     report = prepared.report
     counts = prepared.tokenised.counts[prepared.train]
-    view = describe(train, ranks, [describe_set(report.source, "train", report)], counts, report.notes)
+    counts = counts[epoch_order(len(counts), train.seed, 0)]
+    held_out = len(prepared.tokenised.counts) - len(prepared.train)
+    trained = describe_set(report.source, "train", report).model_copy(update={"held_out": held_out})
+    view = describe(train, ranks, [trained], counts, report.notes)
     with suppress(Exception):  # a node that died, or a tokenizer that no package reads: the run itself tells of those
         view = view.model_copy(update={"examples": ray.get(examples, timeout=WAIT_SECONDS)})
     new = run_folder / f".{DATA_FILE}.new"

@@ -1,0 +1,48 @@
+"""What a run keeps of its data is what `gemfleet data` says of it before."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import ray
+from gemfleet.launcher.data_view.gather import Reading, gather
+from gemfleet.launcher.data_view.view import DataView
+from gemfleet.launcher.run.data.kept_view import ask_examples, keep_view
+from gemfleet.launcher.run.data.tokenise import tokenise_on_cluster
+from gemfleet.train.config.schema import TrainConfig
+from support.tiny_tokenizer import tiny_tokenizer
+
+
+def rows_file(path: Path, rows: int, words: int) -> str:
+    lines = [
+        json.dumps({"prompt": f"what is {i} ", "completion": "the answer " * (1 + i % words)}) for i in range(rows)
+    ]
+    path.write_text("\n".join([*lines, "{broken"]))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_the_kept_description_is_that_of_one_process(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path / "tokenizer")
+    data = {"train": rows_file(tmp_path / "rows.jsonl", 70, 9), "eval": rows_file(tmp_path / "eval.jsonl", 20, 5)}
+    train = TrainConfig.model_validate({"model": "demo", "data": {**data, "max_length": 64}, "batch": {"global": 8}})
+    with tempfile.TemporaryDirectory(prefix="gf-ray-", dir="/tmp") as folder:  # short: sockets live in it
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, _temp_dir=folder)
+        try:
+            folders = {node["NodeID"]: str(tmp_path / "tokenizer") for node in ray.nodes()}
+            prepared = tokenise_on_cluster(train, folders)
+            keep_view(tmp_path, train, prepared, 2, ask_examples(prepared, folders))
+        finally:
+            ray.shutdown()
+    kept = DataView.model_validate_json((tmp_path / "data.json").read_bytes())
+    said = gather(train, Reading(tokenizer), 2)
+    assert (kept.epoch, kept.lengths) == (said.epoch, said.lengths)
+    trained = [one for one in said.sets if one.use == "train"]
+    assert [one.model_copy(update={"name": ""}) for one in kept.sets] == [
+        one.model_copy(update={"name": ""}) for one in trained
+    ]
+    assert [example.name for example in kept.examples] == [f"example {number} of 70" for number in (1, 24, 47, 70)]
+    assert kept.examples[0].spans == said.examples[0].spans
