@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE, TURN_END
-from gemfleet.train.data.templates.rendered import answer_end
+from gemfleet.train.data.templates.rendered import answer_end, template_with_bos
 from gemfleet.train.model.base_check import load_tokenizer
 
 TOKENIZER_FILES = (
@@ -39,13 +39,19 @@ def copy_companions(source: Path, target: Path, padding_side: str | None = None,
     none. Empty: the data are no chats, so the base's template stays.
     """
     copy_tokenizer(source, target, padding_side)
-    own = template not in ("", "gemma", "tokenizer")
-    if own or (template == "gemma" and not has_template(source)):
-        (target / TEMPLATE_FILE).write_text(template if own else CHAT_TEMPLATE, encoding="utf-8")
-    content = generation_config(
-        source, "" if template in ("", "gemma") else answer_end(load_tokenizer(source), template)
-    )
+    written, end = _template_and_end(source, template)
+    if written:
+        (target / TEMPLATE_FILE).write_text(written, encoding="utf-8")
+    content = generation_config(source, end)
     (target / GENERATION_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _template_and_end(source: Path, template: str) -> tuple[str, str]:
+    """The chat template to write, empty if the base's own stays, and the end of its answers where it is not Gemma's."""
+    if template in ("", "gemma"):
+        return (CHAT_TEMPLATE if template and not has_template(source) else ""), ""
+    tokenizer = load_tokenizer(source)
+    return template_with_bos(tokenizer, template), answer_end(tokenizer, template)
 
 
 def copy_processor(source: Path, target: Path) -> None:

@@ -20,6 +20,7 @@ from gemfleet.train.model.gemma import attach_lora, load_base_model
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
 from support.tiny_tokenizer import tiny_tokenizer
+from transformers import AutoTokenizer
 
 END_OF_TURN = 5  # of the tiny tokenizer
 
@@ -159,5 +160,6 @@ def test_a_template_of_ones_own_and_its_end_are_published(tmp_path: Path) -> Non
     own = "{% for m in messages %}{{ m.content }}<unk>{% endfor %}"
     (tmp_path / "out").mkdir()
     copy_companions(model, tmp_path / "out", template=own)
-    assert (tmp_path / "out" / "chat_template.jinja").read_text() == own
+    ids = AutoTokenizer.from_pretrained(tmp_path / "out").apply_chat_template([{"role": "user", "content": "a"}])
+    assert ids["input_ids"] == [2, *AutoTokenizer.from_pretrained(model)("a<unk>")["input_ids"]]
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == [1, END_OF_TURN, 3]

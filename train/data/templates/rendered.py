@@ -121,8 +121,7 @@ class ChatTemplate:
 
     def answer_end(self) -> str:
         """See `answer_end`."""
-        question, answer = Message("user", "beta"), Message("assistant", ANSWERS[0], supervised=True)
-        rendered = self.render(Conversation((question, answer)))
+        rendered = self.render(Conversation(tuple(_probe(1, None))))
         (span,) = rendered.spans or (Span(0, 0, 0),)
         return rendered.text[span.start : span.end].partition(ANSWERS[0])[2]
 
@@ -148,6 +147,13 @@ def answer_end(tokenizer: Any, chosen: str) -> str:
         return ""
     end = ChatTemplate(tokenizer, chosen).answer_end()
     return end.strip() or end
+
+
+def template_with_bos(tokenizer: Any, chosen: str) -> str:
+    """A template that gives the ids of the training by itself, with `<bos>` in front. chosen: see `answer_end`"""
+    text = ChatTemplate(tokenizer, chosen).render(Conversation(tuple(_probe(1, None)))).text
+    template = str(tokenizer.get_chat_template()) if chosen == "tokenizer" else chosen
+    return template if text.startswith(tokenizer.bos_token) else "{{- bos_token }}" + template
 
 
 def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
