@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gemfleet.cluster.redaction import printable
 from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import MOST
-from gemfleet.train.data.packing import Ints, TokenBlock, epoch_order, split_eval
+from gemfleet.train.data.mixture import divide
+from gemfleet.train.data.packing import Ints, TokenBlock
 from gemfleet.train.data.readers import BadRow, Row, RowSource, is_hub_id, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -51,21 +53,36 @@ class Reading:
 
 def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     """The description of a run's data. Raises UserError for data that is missing, or of another kind than is asked."""
-    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
+    sets, eval_sets = train.data.train_sets(), train.data.eval_sets()
     shown: list[Example] = []
-    trained = [_read(data, reading, shown) for data in train.data.train_sets()]
-    scored = [_read(data, replace(reading, examples=0), shown) for data in train.data.eval_sets()]
-    counts = [found.keep(split_eval(len(found.counts), fraction, train.seed)[0]) for found in trained]
-    sets = [
-        describe_set(data.name, "train", one.report) for data, one in zip(train.data.train_sets(), trained, strict=True)
-    ]
-    sets += [
-        describe_set(data.name, "eval", one.report) for data, one in zip(train.data.eval_sets(), scored, strict=True)
-    ]
-    notes = [note for found in (*trained, *scored) for note in found.report.notes]
-    chosen = np.concatenate(counts)
-    view = describe(train, ranks, sets, chosen[epoch_order(len(chosen), train.seed, 0)], notes)
-    return view.model_copy(update={"limit": reading.limit, "examples": shown})
+    trained = [_read(data, reading, shown) for data in sets]
+    scored = [_read(data, replace(reading, examples=0), shown) for data in eval_sets]
+    usable = [(data, one) for data, one in zip(sets, trained, strict=True) if len(one.counts)]
+    epoch = _first_epoch(train, usable) if usable else np.empty((0, 2), np.int64)
+    views = [describe_set("train", one.report) for one in trained]
+    views += [describe_set("eval", one.report) for one in scored]
+    notes = [note for one in (*trained, *scored) for note in one.report.notes]
+    view = describe(train, ranks, views, epoch, notes)
+    refused = _refused(train, [one.report for one in (*trained, *scored)])
+    return view.model_copy(update={"limit": reading.limit, "examples": shown, "refused": refused})
+
+
+def _refused(train: TrainConfig, reports: Sequence[DataReport]) -> str:
+    """Why a run would not train on this data; empty if it would."""
+    for report in reports:
+        try:
+            report.check(train.data)
+        except UserError as refusal:
+            return printable(str(refusal))
+    return ""
+
+
+def _first_epoch(train: TrainConfig, sets: Sequence[tuple[DataSet, _Counted]]) -> Ints:
+    """The examples of the first epoch as the run mixes its sets: int64 [examples, 2], tokens and supervised tokens."""
+    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
+    counts, reports = [one.counts for _, one in sets], [one.report for _, one in sets]
+    division = divide([data for data, _ in sets], counts, fraction, train.seed, reports)
+    return np.concatenate(counts)[division.train[division.mixture.order(train.seed, 0)]]
 
 
 def first_rows(train: TrainConfig) -> DataView | str:
@@ -118,14 +135,7 @@ class _Counted:
     """One set. counts: int64 [examples, 2], tokens and supervised tokens of each usable example"""
 
     report: DataReport
-    counts: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
-
-    def keep(self, chosen: Ints) -> Ints:
-        """Train on these examples alone; the others are held out. Returns their counts."""
-        kept = self.counts[chosen]
-        self.report.examples, self.report.eval_examples = len(kept), len(self.counts) - len(kept)
-        self.report.tokens, self.report.supervised_tokens = kept.sum(axis=0).tolist()
-        return kept
+    counts: Ints
 
 
 def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
@@ -133,18 +143,20 @@ def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
     limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
     source = open_set(replace(data, limit=min(limits, default=None)))
     encoder = reading.encoder(data, source.columns)
-    found = _Counted(DataReport(data.path, format=encoder.format if encoder else ""))
-    found.report.note(source.note)
-    counts, wanted = [found.counts], reading.examples
+    report = DataReport.of_set(data)
+    report.format = encoder.format if encoder else ""
+    report.note(source.note)
+    counts, wanted = [np.empty((0, 2), np.int64)], reading.examples
     for chunk in _chunks(source, reading.progress):
-        block, names = _tokenise(chunk, encoder, found.report)
-        counts.append(_counts_of(block))
+        block, names = _tokenise(chunk, encoder, report)
+        counts.append(block.counts)
         for index, name in enumerate(names[:wanted]):
             shown.append(example_of(name, block.select([index]), reading.tokenizer))
         wanted -= min(wanted, len(names))
-    found.counts = np.concatenate(counts)
-    found.keep(np.arange(len(found.counts)))
-    return found
+    found = np.concatenate(counts)
+    report.examples = len(found)
+    report.tokens, report.supervised_tokens = found.sum(axis=0).tolist()
+    return _Counted(report, found)
 
 
 def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataReport) -> tuple[TokenBlock, list[str]]:
@@ -156,11 +168,6 @@ def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataRe
     report.add_left_out(done.left_out)
     left = {row.name for row in done.left_out}
     return done.block, [row.name for row in chunk if row.name not in left]
-
-
-def _counts_of(block: TokenBlock) -> Ints:
-    sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(block.supervised, dtype=np.int64)])
-    return np.stack([block.lengths, np.diff(sums[block.offsets])], axis=1)
 
 
 def _chunks(source: RowSource, progress: Progress | None) -> Iterator[list[Row | BadRow]]:

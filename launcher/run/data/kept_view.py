@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.data.packing import TokenBlock, epoch_order
+from gemfleet.train.data.packing import TokenBlock
+from gemfleet.train.data.report import DataReport
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .tokenise import PreparedData
@@ -52,14 +54,19 @@ def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: M
 def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, ranks: int, examples: Any) -> None:
     """Write the description. examples: the reference of `ask_examples`. A run goes on where this fails."""
     report = prepared.report
-    counts = prepared.tokenised.counts[prepared.train]
-    counts = counts[epoch_order(len(counts), train.seed, 0)]
-    held_out = len(prepared.tokenised.counts) - len(prepared.train)
-    trained = describe_set(report.source, "train", report).model_copy(update={"held_out": held_out})
-    view = describe(train, ranks, [trained], counts, report.notes)
+    epoch = prepared.tokenised.counts[prepared.train[prepared.mixture.order(train.seed, 0)]]
+    sets = [describe_set("train", one) for one in report.sets or [_alone(train, prepared)]]
+    sets += [describe_set("eval", one) for one in report.eval_sets]
+    view = describe(train, ranks, sets, epoch, report.notes)
     with suppress(Exception):  # a node that died, or a tokenizer that no package reads: the run itself tells of those
         view = view.model_copy(update={"examples": ray.get(examples, timeout=WAIT_SECONDS)})
     new = run_folder / f".{DATA_FILE}.new"
     with suppress(OSError):  # the disk is full: the run waits for room where it has to
         new.write_text(view.model_dump_json(), encoding="utf-8")
         os.replace(new, run_folder / DATA_FILE)
+
+
+def _alone(train: TrainConfig, prepared: PreparedData) -> DataReport:
+    """The report of a single set, without the examples of an evaluation set."""
+    held_out = len(prepared.tokenised.counts) - len(prepared.train)
+    return replace(prepared.report, name=train.data.train_sets()[0].name, eval_examples=held_out)
