@@ -13,7 +13,6 @@ import numpy as np
 import ray
 from gemfleet.launcher.data_view.describe import describe, describe_set
 from gemfleet.launcher.data_view.spans import example_of
-from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
@@ -21,6 +20,7 @@ from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.data.report import DataReport
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .node_tasks import node_tokenizer
 from .tokenise import PreparedData
 
 EXAMPLES = 4
@@ -43,7 +43,7 @@ def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
 
 def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
     """The texts of some examples. blocks: references to their `TokenBlock`s"""
-    tokenizer = quick_tokenizer(Path(folders[ray.get_runtime_context().get_node_id()]))
+    tokenizer = node_tokenizer(folders[ray.get_runtime_context().get_node_id()])
     found = []
     for name, number, index in places:
         block: TokenBlock = ray.get(blocks[number])
