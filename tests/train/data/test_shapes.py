@@ -20,6 +20,8 @@ from support.tiny_tokenizer import tiny_tokenizer
 
 WORDS = st.text(alphabet="ab <>/é한😀\n\t{}\"'", min_size=1, max_size=12).filter(str.strip)
 FLAGS = st.sampled_from([None, None, True, False])
+TURNS = "{% for m in messages %}[{{ m.role }}]\n{{ m.content }}<eos>\n{% endfor %}"
+TURNS += "{% if add_generation_prompt %}[assistant]\n{% endif %}"
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}}]
 
 
@@ -120,6 +122,7 @@ def test_masks_equal_a_reference_for_every_shape(
     plain = not tools and all(message["role"] != "call" for message in chat)
     if plain:
         assert encode(tokenizer, rows[0], train_on=train_on, chat_template=CHAT_TEMPLATE) == wanted
+        check_own_template(tokenizer, rows[0], chat, learned, train_on)
         prompt, completion = rows[0]["messages"][:-1], rows[0]["messages"][-1:]
         pair = {"prompt": prompt, "completion": completion}
         assert encode(tokenizer, pair, train_on=train_on) == wanted
@@ -128,6 +131,21 @@ def test_masks_equal_a_reference_for_every_shape(
         history = [list(pair) for pair in zip(texts[:-2:2], texts[1:-2:2], strict=True)]
         row = {"instruction": texts[-2], "input": "", "output": texts[-1], "history": history, "system": system}
         assert encode(tokenizer, row, train_on=train_on) == wanted
+
+
+def check_own_template(
+    tokenizer: Any, row: dict[str, Any], chat: list[dict[str, Any]], learned: set[int], train_on: str
+) -> None:
+    """The ids are transformers', and the supervised text is the answers with their ends."""
+    found = encode(tokenizer, row, train_on=train_on, chat_template=TURNS)
+    answers = [chat[index]["content"] for index in sorted(learned)]
+    if isinstance(found, str):  # white space at an answer's start is one token with the line break before it
+        assert not answers or any(answer[0].isspace() for answer in answers)
+        return
+    ids, mask = found
+    assert ids[1:] == tokenizer.apply_chat_template(row["messages"], chat_template=TURNS)["input_ids"]
+    text = tokenizer.decode([token for token, marked in zip(ids, mask, strict=True) if marked])
+    assert text == "".join(f"{answer}<eos>" for answer in answers)
 
 
 CHAT = [{"role": role, "content": text} for role, text in [("user", "hi"), ("assistant", "a"), ("user", "and")]]

@@ -166,7 +166,7 @@ def test_a_token_across_an_answers_border_leaves_the_row_out(tiny: Any) -> None:
     (whole,) = tiny("the", add_special_tokens=False)["input_ids"]
     assert tiny.decode([whole]) == "the"
     left_out = encode(tiny, [PLAIN[0], {"role": "assistant", "content": "e"}], joined)
-    assert left_out.detail == "a token crosses the border of an answer"
+    assert left_out.detail == "one token, 'the', crosses the border of an answer"
 
 
 def test_a_template_is_tried_before_anything_starts(tmp_path: Path) -> None:

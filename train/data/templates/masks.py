@@ -58,8 +58,9 @@ def _supervise(row: Rendered, ids: list[int], offsets: list[tuple[int, int]], bo
             while first > 0 and offsets[first - 1][1] > span.start:
                 first -= 1
             for index in range(first, bisect_left(starts, span.end)):
-                if _crosses(span, *offsets[index], row.text):
-                    return RowError(INEXACT, "a token crosses the border of an answer")
+                start, end = offsets[index]
+                if _crosses(span, start, end, row.text):
+                    return RowError(INEXACT, f"one token, {row.text[start:end]!r}, crosses the border of an answer")
                 mask[index] = True
     return missing + ids, [False] * len(missing) + mask
 
