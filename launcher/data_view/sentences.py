@@ -58,7 +58,7 @@ def _epoch_facts(epoch: Epoch) -> dict[str, str]:
     run = "" if epoch.steps_of_run == epoch.steps else f"; {epoch.steps_of_run:,} in the whole run"
     ranks = "1 rank" if epoch.ranks == 1 else f"{epoch.ranks} ranks"
     return {
-        "tokens": f"{epoch.tokens:,} in {epoch.examples:,} examples to train on, "
+        "tokens": f"{epoch.tokens:,} in {epoch.examples:,} example{'' if epoch.examples == 1 else 's'} of an epoch, "
         f"{share(epoch.supervised_tokens, epoch.tokens)} of them supervised",
         "packing": f"{epoch.rows:,.1f} rows of {epoch.row_tokens:,} tokens a step, {epoch.fill:.0%} full, on {ranks}",
         "epoch": f"{epoch.steps:,} step{'' if epoch.steps == 1 else 's'} of {epoch.global_batch:,} examples, "

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from gemfleet.cluster.redaction import redact_text
+from gemfleet.train.config.data_section import listed
 from gemfleet.train.data.shapes.choice import CHATS
 
 from .card_usage import usage
@@ -85,10 +86,18 @@ def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]
 
 def _data(card: CardFacts, train: Mapping[str, Any]) -> str:
     data = train["data"]
-    source = _named(str(card.facts.get("data", data["train"])))
-    held_out = "an evaluation set of its own" if data["eval"] else f"a seeded {data['eval_fraction']:.0%} held out"
+    told = card.facts.get("data")
+    source = _named(str(told)) if told else listed([_named(path) for path in _paths(data["train"])])
+    evaluated = _paths(data["eval"]) if data["eval"] else []
+    own = "an evaluation set of its own" if len(evaluated) == 1 else f"{len(evaluated)} evaluation sets of its own"
+    held_out = own if evaluated else f"a seeded {data['eval_fraction']:.0%} held out"
     report = f"\n\n{card.facts['data_report']}" if card.facts.get("data_report") else ""
     return f"`{source}`, with {held_out}; examples of at most {data['max_length']} tokens.{report}"
+
+
+def _paths(sets: str | list[dict[str, Any]]) -> list[str]:
+    """The paths of a written `train.data.train` or `train.data.eval`."""
+    return [sets] if isinstance(sets, str) else [entry["path"] for entry in sets]
 
 
 def _losses(state: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ class Mixture:
         """Sizes and shares, for the digest of a run's data; empty for one set."""
         if len(self.sizes) == 1:
             return ""
-        shares = [""] * len(self.sizes) if self.shares is None else [f" at {share:.4%}" for share in self.shares]
+        shares = [""] * len(self.sizes) if self.shares is None else [f" at {100 * share:.6g}%" for share in self.shares]
         return ", ".join(f"{size:,} examples{share}" for size, share in zip(self.sizes, shares, strict=True))
 
 

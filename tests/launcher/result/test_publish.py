@@ -23,7 +23,7 @@ HISTORY = [
     {"epoch": 0.0, "step": 0, "eval_loss": 6.2, "eval_runtime": 0.1},
     {"epoch": 0.5, "step": 1, "loss": 6.1, "grad_norm": 1.0, "learning_rate": 1e-3},
     {"epoch": 1.0, "step": 2, "loss": 5.5, "grad_norm": 1.0, "learning_rate": 1e-4},
-    {"epoch": 1.0, "step": 2, "eval_loss": 5.4, "eval_runtime": 0.1},
+    {"epoch": 1.0, "step": 2, "eval_loss": 5.4, "eval_chat_loss": 5.3, "eval_my.code_loss": 5.5, "eval_runtime": 0.1},
 ]
 FACTS = {"data": "git+https://host/rows.git#main", "ranks": "2 ranks", "device": "A CPU", "tokens_per_second": 1234.0}
 
@@ -82,7 +82,7 @@ def test_the_card_is_filled_in(run: Path) -> None:
     assert "None" not in card
     for fact in (
         *("git@host:group/model.git", "https://host/rows.git", "1,234", "A CPU", "2 ranks", "4,321 tokens seen"),
-        *("| step 2, evaluation | 5.4000 |", "| training, mean of 2 steps | 5.8000 |"),
+        *("| step 2, evaluation | 5.4000 |", "| step 2, my.code | 5.5000 |", "| training, mean of 2 steps | 5.8000 |"),
         *("![training and evaluation loss](loss.svg)", "| chrf | 12.5 |"),
         *("r 16", "0.0002, linear", "gemma/terms", "2 of 2 optimizer steps"),
     ):

@@ -37,6 +37,11 @@ def test_weights_become_shares() -> None:
     assert [entry.share for entry in sets(train=["a", "b"])] == [None, None]
 
 
+def test_a_set_is_named_after_its_file_or_the_folder_of_its_pattern() -> None:
+    paths = ["a/rows.jsonl.gz", "shards/*.jsonl", "x/[ab]/**/*.csv", "*.jsonl", "owner/name", "folder/"]
+    assert [entry.name for entry in sets(train=paths)] == ["rows", "shards", "x", "*.jsonl", "name", "folder"]
+
+
 def test_evaluation_sets_have_no_limit_and_a_file_is_read_whole(tmp_path: Any) -> None:
     (tmp_path / "rows.jsonl").write_text("{}")
     data = DataConfig.model_validate(

@@ -13,7 +13,7 @@ from gemfleet.train.data.mixture import Mixture, distinct, interleaved
 from gemfleet.train.data.packing import epoch_order
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import LocalBlockSource, prepare_local
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.tiny_tokenizer import tiny_tokenizer
 
@@ -22,6 +22,7 @@ def set_of(mixture: Mixture, order: Any) -> Any:
     return np.searchsorted(np.cumsum(mixture.sizes), order, side="right")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=8), st.integers(0, 600))
 def test_each_set_is_within_one_example_of_its_share_in_every_prefix(parts: list[int], length: int) -> None:
     turns = interleaved(parts, length)
@@ -30,6 +31,7 @@ def test_each_set_is_within_one_example_of_its_share_in_every_prefix(parts: list
     assert np.all(np.abs(had - due) < 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=5), st.integers(0, 2**40), st.integers(0, 3))
 def test_without_shares_an_epoch_has_each_example_once(sizes: list[int], seed: int, epoch: int) -> None:
     mixture = Mixture(tuple(sizes))
@@ -41,6 +43,7 @@ def test_without_shares_an_epoch_has_each_example_once(sizes: list[int], seed: i
         np.testing.assert_array_equal(order, epoch_order(sizes[0], seed, epoch))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(1, 9)), min_size=2, max_size=4), st.integers(0, 99))
 def test_with_shares_a_set_repeats_only_when_all_of_it_was_had(sets: list[tuple[int, int]], seed: int) -> None:
     weights = [weight for _, weight in sets]
