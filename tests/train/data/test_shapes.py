@@ -215,6 +215,7 @@ def test_results_and_the_question_after_them_are_one_turn(tokenizer: Any) -> Non
         ({"messages": [{**CHAT[0], "tool_calls": [{"function": {"name": "f"}}]}]}, "not the assistant's"),
         ({"messages": CHAT[:2], "tools": "search"}, "tools that are not JSON"),
         ({"messages": CHAT[:2], "tools": [{"type": "function"}]}, "tools of which one has no name"),
+        ({"messages": CHAT[:2], "tools": TOOLS, "functions": TOOLS}, "both tools and functions"),
         ({"messages": [{"role": "system", "content": "a"}, *CHAT], "system": "b"}, "beside a system message"),
         ({"instruction": "", "output": "a"}, "instruction is empty"),
         ({"instruction": "q", "output": ""}, "output is empty"),

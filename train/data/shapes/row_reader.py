@@ -85,8 +85,8 @@ class RowReader:
     def _tools(self, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         """The functions that the assistant may call; `functions` is OpenAI's earlier name for the column."""
         name = self._names.tools if values.get(self._names.tools) else "functions"
-        if self._format == "alpaca":
-            name = self._names.tools
+        if name != "functions" and values.get("functions"):
+            raise RowError(f"both {name} and functions")
         found = values.get(name)
         try:
             found = (json.loads(found) if isinstance(found, str) and found.strip() else found) or []
