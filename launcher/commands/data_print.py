@@ -73,11 +73,12 @@ def brackets(console: Console) -> tuple[str, str]:
 
 
 def _print_sets(sets: Sequence[SetView]) -> None:
-    names = ("set", "use", "rows", "used", "left out", "tokens", "supervised")
+    names = ("set", "use", "rows", "used", "left out", "in an epoch", "tokens", "supervised")
     rows = []
     for found in sets:
         left = sum(reason.count for reason in found.left_out)
-        numbers = [f"{number:,}" for number in (found.rows, found.examples + found.held_out, left, found.tokens)]
+        numbers = [f"{number:,}" for number in (found.rows, found.examples + found.held_out, left)]
+        numbers += [f"{found.epoch_examples:,}" if found.use == "train" else "", f"{found.tokens:,}"]
         rows.append([Text(found.name), found.use, *numbers, share(found.supervised_tokens, found.tokens)])
     print_table(names, rows)
 

@@ -32,16 +32,17 @@ def describe(
     )
 
 
-def describe_set(name: str, use: Literal["train", "eval"], report: DataReport) -> SetView:
-    """One set, by its report. Its name is the configuration's."""
+def describe_set(use: Literal["train", "eval"], report: DataReport) -> SetView:
+    """One set, by its report."""
     return SetView(
-        name=name,
+        name=report.name,
         path=printable(report.source),
         use=use,
         format=report.format,
         rows=report.rows,
         examples=report.examples,
         held_out=report.eval_examples,
+        epoch_examples=round(report.examples * report.repeats) if use == "train" else 0,
         tokens=report.tokens,
         supervised_tokens=report.supervised_tokens,
         truncated=report.truncated,

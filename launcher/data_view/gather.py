@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from gemfleet.cluster.redaction import printable
 from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
@@ -52,30 +53,36 @@ class Reading:
 
 def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     """The description of a run's data. Raises UserError for data that is missing, or of another kind than is asked."""
-    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
+    sets, eval_sets = train.data.train_sets(), train.data.eval_sets()
     shown: list[Example] = []
-    trained = [_read(data, reading, shown) for data in train.data.train_sets()]
-    scored = [_read(data, replace(reading, examples=0), shown) for data in train.data.eval_sets()]
-    counts = _first_epoch(train, fraction, trained)
-    sets = [
-        describe_set(data.name, "train", one.report) for data, one in zip(train.data.train_sets(), trained, strict=True)
-    ]
-    sets += [
-        describe_set(data.name, "eval", one.report) for data, one in zip(train.data.eval_sets(), scored, strict=True)
-    ]
-    notes = [note for found in (*trained, *scored) for note in found.report.notes]
-    view = describe(train, ranks, sets, counts, notes)
-    return view.model_copy(update={"limit": reading.limit, "examples": shown})
+    trained = [_read(data, reading, shown) for data in sets]
+    scored = [_read(data, replace(reading, examples=0), shown) for data in eval_sets]
+    usable = [(data, one) for data, one in zip(sets, trained, strict=True) if len(one.counts)]
+    epoch = _first_epoch(train, usable) if usable else np.empty((0, 2), np.int64)
+    views = [describe_set("train", one.report) for one in trained]
+    views += [describe_set("eval", one.report) for one in scored]
+    notes = [note for one in (*trained, *scored) for note in one.report.notes]
+    view = describe(train, ranks, views, epoch, notes)
+    refused = _refused(train, [one.report for one in (*trained, *scored)])
+    return view.model_copy(update={"limit": reading.limit, "examples": shown, "refused": refused})
 
 
-def _first_epoch(train: TrainConfig, fraction: float, trained: list[_Counted]) -> Ints:
-    """The counts of the first epoch's examples, in its order; none where a set has none. See `divide`."""
-    counts = [found.counts for found in trained]
-    if not all(map(len, counts)):
-        return np.empty((0, 2), np.int64)
-    reports = [found.report for found in trained]
-    division = divide(train.data.train_sets(), counts, fraction, train.seed, reports)
-    return np.concatenate(counts)[division.train][division.mixture.order(train.seed, 0)]
+def _refused(train: TrainConfig, reports: Sequence[DataReport]) -> str:
+    """Why a run would not train on this data; empty if it would."""
+    for report in reports:
+        try:
+            report.check(train.data)
+        except UserError as refusal:
+            return printable(str(refusal))
+    return ""
+
+
+def _first_epoch(train: TrainConfig, sets: Sequence[tuple[DataSet, _Counted]]) -> Ints:
+    """The examples of the first epoch as the run mixes its sets: int64 [examples, 2], tokens and supervised tokens."""
+    fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
+    counts, reports = [one.counts for _, one in sets], [one.report for _, one in sets]
+    division = divide([data for data, _ in sets], counts, fraction, train.seed, reports)
+    return np.concatenate(counts)[division.train[division.mixture.order(train.seed, 0)]]
 
 
 def first_rows(train: TrainConfig) -> DataView | str:
@@ -128,7 +135,7 @@ class _Counted:
     """One set. counts: int64 [examples, 2], tokens and supervised tokens of each usable example"""
 
     report: DataReport
-    counts: Ints = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    counts: Ints
 
 
 def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
@@ -136,19 +143,20 @@ def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
     limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
     source = open_set(replace(data, limit=min(limits, default=None)))
     encoder = reading.encoder(data, source.columns)
-    found = _Counted(DataReport(data.path, format=encoder.format if encoder else ""))
-    found.report.note(source.note)
-    counts, wanted = [found.counts], reading.examples
+    report = DataReport.of_set(data)
+    report.format = encoder.format if encoder else ""
+    report.note(source.note)
+    counts, wanted = [np.empty((0, 2), np.int64)], reading.examples
     for chunk in _chunks(source, reading.progress):
-        block, names = _tokenise(chunk, encoder, found.report)
+        block, names = _tokenise(chunk, encoder, report)
         counts.append(block.counts)
         for index, name in enumerate(names[:wanted]):
             shown.append(example_of(name, block.select([index]), reading.tokenizer))
         wanted -= min(wanted, len(names))
-    found.counts = np.concatenate(counts)
-    found.report.examples = len(found.counts)
-    found.report.tokens, found.report.supervised_tokens = found.counts.sum(axis=0).tolist()
-    return found
+    found = np.concatenate(counts)
+    report.examples = len(found)
+    report.tokens, report.supervised_tokens = found.sum(axis=0).tolist()
+    return _Counted(report, found)
 
 
 def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataReport) -> tuple[TokenBlock, list[str]]:

@@ -44,7 +44,8 @@ def facts_of(view: DataView) -> dict[str, str]:
     }
     if truncated := sum(found.truncated for found in trained):
         facts["cut off"] = f"{truncated:,} at train.data.max_length"
-    facts |= _epoch_facts(view.epoch)
+    facts |= {"refused": view.refused} if view.refused else {}
+    facts |= _epoch_facts(view.epoch) if view.epoch else {}
     if held := sum(found.held_out for found in trained):
         facts["evaluation"] = f"{held:,} of the rows used are held out"
     if unused := sorted({name for found in trained for name in found.unused}):
@@ -53,13 +54,11 @@ def facts_of(view: DataView) -> dict[str, str]:
     return facts | ({"note": " ".join(view.notes)} if view.notes else {})
 
 
-def _epoch_facts(epoch: Epoch | None) -> dict[str, str]:
-    if epoch is None:
-        return {"epoch": "nothing to train on: a run would be refused"}
+def _epoch_facts(epoch: Epoch) -> dict[str, str]:
     run = "" if epoch.steps_of_run == epoch.steps else f"; {epoch.steps_of_run:,} in the whole run"
     ranks = "1 rank" if epoch.ranks == 1 else f"{epoch.ranks} ranks"
     return {
-        "tokens": f"{epoch.tokens:,} in {epoch.examples:,} examples to train on, "
+        "tokens": f"{epoch.tokens:,} in {epoch.examples:,} example{'' if epoch.examples == 1 else 's'} of an epoch, "
         f"{share(epoch.supervised_tokens, epoch.tokens)} of them supervised",
         "packing": f"{epoch.rows:,.1f} rows of {epoch.row_tokens:,} tokens a step, {epoch.fill:.0%} full, on {ranks}",
         "epoch": f"{epoch.steps:,} step{'' if epoch.steps == 1 else 's'} of {epoch.global_batch:,} examples, "

@@ -45,6 +45,7 @@ class SetView(BaseModel):
     rows: Annotated[int, Field(description="rows read")]
     examples: Annotated[int, Field(description="usable rows, without those that are held out for evaluation")]
     held_out: Annotated[int, Field(description="usable rows that are held out for evaluation")] = 0
+    epoch_examples: Annotated[int, Field(description="examples of it that an epoch has; some of them repeated")] = 0
     tokens: Annotated[int, Field(description="of the examples; those held out do not count")]
     supervised_tokens: int
     truncated: Annotated[int, Field(description="examples cut off at max_length")] = 0
@@ -91,7 +92,8 @@ class DataView(BaseModel):
     limit: int | None = None
     sets: list[SetView]
     lengths: Annotated[Lengths | None, Field(description="of the examples to train on; null: there are none")]
-    epoch: Annotated[Epoch | None, Field(description="null: there is nothing to train on")]
+    epoch: Annotated[Epoch | None, Field(description="the first one; null: there is nothing to train on")]
     time: Annotated[str, Field(description="how long the plan expects training to take; empty: was not asked")] = ""
+    refused: Annotated[str, Field(description="why a run would refuse this data; empty: it would not")] = ""
     notes: list[str]
     examples: list[Example]

@@ -30,15 +30,15 @@ function factsOf(view, trained) {
   const words = [["Data", trained.map((set) => `${set.path} (${set.format})`).join(", ")],
     ["Rows read of each set", view.limit && `only the first ${number(view.limit)}`],
     ["Not used", [...new Set(trained.flatMap((set) => set.unused))].join(", ")], ["Time", view.time]];
-  return h("div", {},
+  return h("div", {}, view.refused ? h("p", { class: "problem" }, view.refused) : null,
     ...words.filter(([, value]) => value).map(([name, value]) => h("p", { class: "said" }, h("b", {}, `${name}: `), value)),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))));
 }
 
 function setsTable(sets) {
-  const heads = ["Set", "Use", "Rows", "Used", "Left out", "Tokens", "Supervised"].map((name) => [name]);
+  const heads = ["Set", "Use", "Rows", "Used", "Left out", "In an epoch", "Tokens", "Supervised"].map((name) => [name]);
   const body = h("tbody", {}, ...sets.map((set) => h("tr", {}, ...[set.name, set.use, number(set.rows), number(usedOf(set)),
-    number(sum(set.left_out, (reason) => reason.count)), number(set.tokens), share(set.supervised_tokens, set.tokens)]
+    number(sum(set.left_out, (reason) => reason.count)), set.use === "train" ? number(set.epoch_examples) : "–", number(set.tokens), share(set.supervised_tokens, set.tokens)]
     .map((text) => h("td", {}, text)))));
   return h("section", {}, h("h3", {}, "Sets"), table("Each data set", heads, body));
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -13,13 +14,14 @@ import numpy as np
 import ray
 from gemfleet.launcher.data_view.describe import describe, describe_set
 from gemfleet.launcher.data_view.spans import example_of
-from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import TokenBlock
+from gemfleet.train.data.report import DataReport
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .node_tasks import node_tokenizer
 from .tokenise import PreparedData
 
 EXAMPLES = 4
@@ -42,7 +44,7 @@ def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
 
 def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
     """The texts of some examples. blocks: references to their `TokenBlock`s"""
-    tokenizer = quick_tokenizer(Path(folders[ray.get_runtime_context().get_node_id()]))
+    tokenizer = node_tokenizer(folders[ray.get_runtime_context().get_node_id()])
     found = []
     for name, number, index in places:
         block: TokenBlock = ray.get(blocks[number])
@@ -56,15 +58,10 @@ def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, rank
     examples: the reference of `ask_examples`. Returns the thread that waits for them.
     """
     report = prepared.report
-    counts = prepared.tokenised.counts[prepared.train][prepared.mixture.order(train.seed, 0)]
-    held_out = len(prepared.tokenised.counts) - len(prepared.train)
-    sets = [describe_set(part.name, "train", part) for part in report.sets]
-    sets += [describe_set(part.name, "eval", part) for part in report.eval_sets]
-    if not report.sets:
-        whole = describe_set(report.source, "train", report).model_copy(update={"held_out": held_out})
-        sets.insert(0, whole)
-    notes = [*report.notes, *(note for part in report.sets for note in part.notes)]
-    view = describe(train, ranks, sets, counts, notes)
+    epoch = prepared.tokenised.counts[prepared.train[prepared.mixture.order(train.seed, 0)]]
+    sets = [describe_set("train", one) for one in report.sets or [_alone(train, prepared)]]
+    sets += [describe_set("eval", one) for one in report.eval_sets]
+    view = describe(train, ranks, sets, epoch, report.notes)
     _write(run_folder, view)
 
     def add_examples() -> None:
@@ -82,3 +79,9 @@ def _write(run_folder: Path, view: DataView) -> None:
     with suppress(OSError):  # the disk is full: the run waits for room where it has to
         new.write_text(view.model_dump_json(), encoding="utf-8")
         os.replace(new, run_folder / DATA_FILE)
+
+
+def _alone(train: TrainConfig, prepared: PreparedData) -> DataReport:
+    """The report of a single set, without the examples of an evaluation set."""
+    held_out = len(prepared.tokenised.counts) - len(prepared.train)
+    return replace(prepared.report, name=train.data.train_sets()[0].name, eval_examples=held_out)

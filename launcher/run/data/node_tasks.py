@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.data.digest import Digests, example_digests
 from gemfleet.train.data.packing import Ints, PackedBlock, TokenBlock, pack_steps
@@ -31,7 +32,7 @@ def tokenise_task(
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
     folder = folders[node]
-    encoder = Encoder(_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
+    encoder = Encoder(node_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
     done = tokenize_rows(chunk, encoder)
     report = DataReport(data.path, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
     report.add_left_out(done.left_out)
@@ -39,11 +40,10 @@ def tokenise_task(
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(folder: str) -> Any:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the task has one CPU
-    from gemfleet.train.model.base_check import load_tokenizer  # slow to import, and only this task needs it
-
-    return load_tokenizer(Path(folder))
+def node_tokenizer(folder: str) -> Any:
+    """The tokenizer of a folder on this node, for all tasks of this process."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a task has one CPU
+    return quick_tokenizer(Path(folder))
 
 
 def pack_task(blocks: list[Any], starts: Ints, steps: list[Ints], world_size: int, max_length: int) -> PackedBlock:

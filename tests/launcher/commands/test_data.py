@@ -77,7 +77,19 @@ def test_time_is_told_for_gpus_of_the_table_alone(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match="--gpu is 'abacus'"):
         output_of("--gpu", "abacus")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert json.loads(output_of("--json"))["time"].startswith("not known: ")
+    assert json.loads(output_of("--json"))["time"].startswith("not known: the plan knows no speed of CPUs")
+
+
+@pytest.mark.parametrize(("gpu", "said"), [("NVIDIA H100 80GB HBM3", " on 2 x h100, "), ("Abacus 9", "not known: ")])
+def test_time_is_told_for_the_gpus_of_this_machine(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, gpu: str, said: str
+) -> None:
+    program = workplace / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\necho '{gpu}, 81559 MiB'\necho '{gpu}, 81559 MiB'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/bin:/usr/bin")
+    assert said in json.loads(output_of("--json"))["time"]
 
 
 @pytest.mark.usefixtures("workplace")

@@ -39,22 +39,27 @@ def train_of(folder: Path, rows: list[Any] | None = None, **data: Any) -> TrainC
     return TrainConfig.model_validate({"model": "demo", "data": section, "batch": {"global": 8}, "epochs": 2})
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_it_counts_what_the_runs_source_trains_on(tmp_path: Path, tokenizer: Any, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "weights"), [(1, None), (3, None), (2, (3, 1))])
+def test_it_counts_what_the_runs_source_trains_on(tmp_path: Path, tokenizer: Any, ranks: int, weights: Any) -> None:
     train = train_of(tmp_path)
+    if weights:
+        (tmp_path / "prose.jsonl").write_text("\n".join(json.dumps({"text": f"the cat {i}"}) for i in range(50)))
+        paths = [str(tmp_path / name) for name in ("rows.jsonl", "prose.jsonl")]
+        train = train_of(tmp_path, train=[{"path": p, "weight": w} for p, w in zip(paths, weights, strict=True)])
     view = gather(train, Reading(tokenizer), ranks)
     source, report = prepare_local(train.data, 8, train.seed, tokenizer, ranks)
     assert view.epoch is not None
     assert view.lengths is not None
-    (one,) = view.sets
-    assert (one.rows, one.examples, one.held_out) == (report.rows, report.examples, report.eval_examples)
-    assert (view.epoch.tokens, view.epoch.supervised_tokens) == (report.tokens, report.supervised_tokens)
+    totals = np.array([(one.rows, one.examples, one.held_out, one.tokens) for one in view.sets]).sum(axis=0).tolist()
+    assert totals == [report.rows, report.examples, report.eval_examples, report.tokens]
     assert view.epoch.steps == source.steps_per_epoch
     assert view.epoch.steps_of_run == 2 * source.steps_per_epoch
     steps = [[source.step(0, step, rank).rows for rank in range(ranks)] for step in range(source.steps_per_epoch)]
     packed = sum(rows.row_count for step in steps for rows in step)
+    assert view.epoch.tokens == sum(len(rows.tokens) for step in steps for rows in step)
+    assert view.epoch.supervised_tokens == sum(rows.supervised_tokens for step in steps for rows in step)
     assert view.epoch.rows == pytest.approx(packed / len(steps))
-    assert view.epoch.fill == pytest.approx(report.tokens / (packed * 64))
+    assert view.epoch.fill == pytest.approx(view.epoch.tokens / (packed * 64))
     assert sum(bucket.count for bucket in view.lengths.histogram) == report.examples
 
 
@@ -73,7 +78,9 @@ def test_rows_left_out_are_counted_and_named(tmp_path: Path, tokenizer: Any) -> 
 def test_nothing_to_train_on_is_said(tmp_path: Path, tokenizer: Any) -> None:
     view = gather(train_of(tmp_path, ["{broken"]), Reading(tokenizer), 1)
     assert (view.epoch, view.lengths, view.examples) == (None, None, [])
-    assert "a run would be refused" in facts_of(view)["epoch"]
+    assert facts_of(view)["refused"].startswith("all 1 rows of ")
+    whole = gather(train_of(tmp_path, ["{broken", {"text": "a"}], bad_rows="fail"), Reading(tokenizer), 1)
+    assert "bad_rows: skip" in whole.refused
     assert "Data: " in page(view)
 
 
@@ -88,6 +95,7 @@ def test_several_sets_are_told_apart_and_only_so_many_rows_are_read(tmp_path: Pa
         ("prose", "eval", "text", 10, 0),
     ]
     assert [example.name for example in view.examples] == ["rows.jsonl line 1", "prose.jsonl line 1"]
+    assert [one.epoch_examples for one in view.sets] == [10, 5, 0]
     assert "only the first 10 rows" in facts_of(view)["rows"]
 
 
