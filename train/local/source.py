@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from ..config.data_section import DataConfig, DataSet
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 CHUNK_ROWS = 1000
+CHUNKS = 64  # a list is at most about this part of the rows read so far
+CHUNK_CHARACTERS = 8_000_000
 
 
 class LocalBlockSource:
@@ -107,9 +108,20 @@ def prepare_local(
     return source, report
 
 
-def chunks(source: RowSource, size: int = CHUNK_ROWS) -> Iterator[list[Row | BadRow]]:
-    """The rows of a source, in lists of at most `size`."""
-    while chunk := list(islice(source.rows, size)):
+def chunks(source: RowSource) -> Iterator[list[Row | BadRow]]:
+    """The rows of a source, in lists of at least CHUNK_ROWS, unless they hold many characters.
+
+    Lists grow with the rows read, so that few rows are shared among all who tokenise, and many become few blocks.
+    """
+    chunk: list[Row | BadRow] = []
+    characters = 0
+    for read, row in enumerate(source.rows, 1):
+        chunk.append(row)
+        characters += len(str(row.values)) if isinstance(row, Row) else 0
+        if len(chunk) >= max(CHUNK_ROWS, read // CHUNKS) or characters >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk
 
 

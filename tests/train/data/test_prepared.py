@@ -14,8 +14,9 @@ from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.data.prepared.key import set_key
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
+from gemfleet.train.data.readers import Row, RowSource
 from gemfleet.train.data.report import DataReport
-from gemfleet.train.local.source import LocalBlockSource, prepare_local
+from gemfleet.train.local.source import LocalBlockSource, chunks, prepare_local
 from support.tiny_tokenizer import tiny_tokenizer
 from transformers import AutoTokenizer
 
@@ -136,3 +137,14 @@ def test_blocks_are_whole_examples_in_order(tmp_path: Path) -> None:
     whole = TokenBlock.concatenate(parts)
     assert np.array_equal(whole.tokens, block.tokens)
     assert np.array_equal(whole.supervised, block.supervised)
+
+
+def test_chunks_grow_with_the_rows_and_end_at_many_characters() -> None:
+    def sizes(rows: int, text: str) -> list[int]:
+        found = (Row(f"row {number}", {"text": text}) for number in range(rows))
+        return [len(chunk) for chunk in chunks(RowSource("x", found, None, ("text",)))]
+
+    assert sizes(2500, "a") == [1000, 1000, 500]
+    assert sum(sizes(300_000, "a")) == 300_000
+    assert len(sizes(300_000, "a")) < 200
+    assert sizes(100, "a" * 1_000_000) == [8] * 12 + [4]

@@ -73,7 +73,7 @@ def test_the_cluster_prepares_what_one_process_does(
         evaluation = [str(more), config.data.train] if kind == "evaluation sets" else None
         config = config_of(tmp_path, train=sets, eval=evaluation)
     monkeypatch.setattr(pack, "MAX_STEPS_PER_BLOCK", 3)  # several blocks, crossing epochs
-    monkeypatch.setattr(tokenise, "chunks", lambda source: chunks_of(source, 16))
+    monkeypatch.setattr("gemfleet.train.local.source.CHUNK_ROWS", 16)
     prepared = tokenise.tokenise_on_cluster(config, folders)
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     cache = PreparedCache(PreparedStore(tmp_path / "cache", 2**30), tokenizer_folder)
@@ -100,12 +100,6 @@ def test_the_cluster_prepares_what_one_process_does(
         assert len(copy._held) <= 2
         with pytest.raises(IndexError, match="was not prepared"):
             copy.step(9, 0, 0)
-
-
-def chunks_of(source: Any, size: int) -> Any:
-    from gemfleet.train.local.source import chunks
-
-    return chunks(source, size)
 
 
 def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:
