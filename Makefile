@@ -22,6 +22,7 @@ PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-p
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
+BESIDE := -n 2 --dist loadfile
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
 KILLS := 180
@@ -36,11 +37,12 @@ demo: $(INSTALLED) ## fine-tune the real Gemma 3 270M with LoRA on question-answ
 
 test: check ## check, then every test but those of the targets below and those that need a GPU
 	@echo "== tests"
-	$(BIN)/python -m pytest -m '$(EVERYDAY)' --durations=10
+	$(BIN)/python -m pytest $(BESIDE) -m '$(EVERYDAY) and not slow'
+	$(BIN)/python -m pytest -m '$(EVERYDAY) and slow' --durations=10
 
 test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
 	@echo "== quick tests"
-	$(BIN)/python -m pytest -m '$(EVERYDAY) and not slow'
+	$(BIN)/python -m pytest $(BESIDE) -m '$(EVERYDAY) and not slow'
 
 test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in all pairs, through Ray; lean loading; the real model quantised; S3
 	@echo "== long tests"

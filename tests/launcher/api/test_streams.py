@@ -228,6 +228,7 @@ def test_a_page_gets_the_newest_of_many_events(live: Live, monkeypatch: pytest.M
     assert shown == [*(f"note {number}" for number in range(21, 30)), "stopped"]
 
 
+@pytest.mark.slow
 def test_a_burst_is_told_whole_and_not_remembered_whole(
     live: Live, most_rows: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,8 @@ import pytest
 from gemfleet.launcher.run import signals
 from gemfleet.launcher.run.signals import ENDING, EndingSignals
 
+pytestmark = pytest.mark.slow  # they send signals to their own process, which has to be the only one of the tests
+
 
 @pytest.fixture
 def ours() -> Iterator[EndingSignals]:

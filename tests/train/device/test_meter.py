@@ -44,6 +44,7 @@ def test_the_device_is_looked_at_once_a_second(monkeypatch: pytest.MonkeyPatch) 
     assert source.looks == 2
 
 
+@pytest.mark.slow
 def test_a_cpu_rank_tells_its_resident_set_and_its_use_of_its_cores() -> None:
     source, size, grown = CpuSource(), 64 * 2**20, []
     for _ in range(5):  # meanwhile the kernel may take pages back that other tests left behind
