@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from gemfleet.train.errors import UserError
 
 from .options import Config, Json, Overrides
 
@@ -52,6 +53,8 @@ def data(
 
     loaded = _fetched(load_config(config, overrides or []))
     if row is not None:
+        if html is not None:
+            raise UserError("--row shows one row here, and --html writes a page of all data; leave one of them out")
         from gemfleet.launcher.data_view.gather import one_row
 
         with _reading(loaded.train.model, None, 0) as how:
@@ -61,10 +64,7 @@ def data(
     with _reading(loaded.train.model, rows, examples) as how:
         view = _view(loaded, how, gpu)
     if html is not None:
-        from gemfleet.launcher.data_view.page import page
-
-        html.write_text(page(view), encoding="utf-8")
-        typer.echo(f"page: {html}", err=True)
+        _write_page(view, html)
     if as_json:
         typer.echo(view.model_dump_json(indent=2))
     elif html is None:
@@ -107,6 +107,16 @@ def _view(config: LaunchConfig, how: Reading, gpu: str | None) -> DataView:
     view = gather(config.train, how, ranks_of(config.cluster.workers) or 1)
     time = training_time(config, view.epoch, gpu) if view.epoch and how.limit is None else ""
     return view.model_copy(update={"time": time})
+
+
+def _write_page(view: DataView, file: Path) -> None:
+    from gemfleet.launcher.data_view.page import page
+
+    try:
+        file.write_text(page(view), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--html is {file}, which cannot be written ({error.strerror or error})") from error
+    typer.echo(f"page: {file}", err=True)
 
 
 def _show_row(example: Example, as_json: bool) -> None:

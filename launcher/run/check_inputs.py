@@ -20,7 +20,7 @@ from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
 from gemfleet.train.data.templates.rendered import custom_template
 from gemfleet.train.data.text_only import refuse_media
 from gemfleet.train.data.tokenizing import choose_format
-from gemfleet.train.data.unheard import refuse_unheard
+from gemfleet.train.data.unheard import refuse_unheard, without_ignored
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.base_check import check_base, load_tokenizer
 from gemfleet.train.model.gemma import lora_targets
@@ -114,5 +114,6 @@ def check_data(data: DataSet) -> None:
     row_format = choose_format(data, source.columns)
     for row in islice(source.rows, LOOKAHEAD):
         if isinstance(row, Row):
-            refuse_media(row, data)
-            refuse_unheard(row, data, row_format)
+            heard = without_ignored(row, data)
+            refuse_media(heard, data)
+            refuse_unheard(heard, data, row_format)

@@ -55,7 +55,10 @@ class DataSetConfig(StrictModel):
         None
     )
     weight: Annotated[
-        float | None, Field(gt=0, description="share of the examples of every epoch, relative to the other sets'")
+        float | None,
+        Field(
+            gt=0, allow_inf_nan=False, description="share of the examples of every epoch, relative to the other sets'"
+        ),
     ] = None
     share: Annotated[
         float | None, Field(gt=0, lt=1, description="share of the examples of every epoch; all sets' shares sum to 1")

@@ -10,7 +10,7 @@ from typing import Any
 from ..config.data_section import DataSet
 from ..config.patterns import is_pattern
 from ..errors import UserError, first_line
-from .files.file_readers import is_data, named_rows, open_file
+from .files.file_readers import is_data, named_rows, open_file, own_fields
 from .files.folders import FolderFiles, files_of_pattern, files_of_split, refuse_split
 from .rows import BadRow, Row, Rows
 
@@ -162,7 +162,7 @@ def _dataset_rows(loaded: Any, name: str) -> Rows:
     """The rows of a `datasets.Dataset`. Raises UserError if one of them has no Python value."""
     number = 0
     try:
-        for row in named_rows(loaded, f"{name} row"):
+        for row in named_rows(map(own_fields, loaded), f"{name} row"):
             number += 1
             yield row
     except Exception as error:  # the library raises many kinds for a damaged file

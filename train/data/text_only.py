@@ -17,8 +17,7 @@ PART_TYPES = {**MEDIA, "input_image": MEDIA["image"], "input_audio": MEDIA["audi
 def refuse_media(row: Row, data: DataSet) -> None:
     """Raises UserError if a row holds more than text, in a column or inside a message."""
     names = data.columns
-    left_aside = {*filter(None, names.model_dump().values()), *data.section.ignore_columns}
-    found = _media_column(row.values, left_aside)
+    found = _media_column(row.values, set(filter(None, names.model_dump().values())))
     for name in message_columns(data):
         found = found or _media_in_messages(name, row.values.get(name), names.content or "content")
     if found:
@@ -29,11 +28,11 @@ def refuse_media(row: Row, data: DataSet) -> None:
         )
 
 
-def _media_column(values: dict[str, Any], left_aside: Collection[str]) -> tuple[str, str] | None:
+def _media_column(values: dict[str, Any], texts: Collection[str]) -> tuple[str, str] | None:
     """A column of media that is not empty, and its kind. Mixed data sets often have empty ones."""
     for name, value in values.items():
         kind = MEDIA.get(name.lower().removesuffix("s"))
-        if kind and value and name not in left_aside:
+        if kind and value and name not in texts:
             return kind, f"in the column {name!r}"
     return None
 

@@ -21,7 +21,7 @@ from .templates.masks import Rendered
 from .templates.rendered import ChatTemplate, custom_template
 from .templates.segments import Encoded, Segment, SegmentEncoder
 from .text_only import refuse_media
-from .unheard import refuse_unheard
+from .unheard import refuse_unheard, without_ignored
 
 __all__ = ["Encoder", "LeftOut", "Tokenised", "choose_format", "tokenize_rows"]
 
@@ -115,10 +115,11 @@ def tokenize_rows(rows: Iterable[Row | BadRow], encoder: Encoder | None) -> Toke
             left_out.append(LeftOut(row.name, row.reason, row.detail))
             continue
         assert encoder is not None
-        refuse_media(row, encoder.data)
-        unused |= refuse_unheard(row, encoder.data, encoder.format)
+        heard = without_ignored(row, encoder.data)
+        refuse_media(heard, encoder.data)
+        unused |= refuse_unheard(heard, encoder.data, encoder.format)
         try:
-            good.append((row.name, encoder.prepare(row.values)))
+            good.append((row.name, encoder.prepare(heard.values)))
         except RowError as error:
             left_out.append(LeftOut(row.name, error.reason, error.detail))
     if encoder is None:

@@ -12,7 +12,7 @@ from ..config.data_section import DataSet
 from ..errors import UserError
 from .rows import Row
 from .shapes.choice import RowFormat, message_columns, preference_sentence, used_columns, verdict_sentence
-from .shapes.messages import heard_keys
+from .shapes.messages import heard_keys, message_keys
 
 # Names that OpenAI, trl, Axolotl, LLaMA-Factory and Alpaca use.
 TELLING_COLUMNS = frozenset(
@@ -66,15 +66,32 @@ TELLING_KEYS = frozenset(
 AS_USUAL = {"weight": 1, "weights": 1, "sample_weight": 1, "loss_weight": 1, "train": True, "training": True}
 
 
+def without_ignored(row: Row, data: DataSet) -> Row:
+    """The row without what `ignore_columns` names: neither heard nor refused. Roles and contents of messages stay."""
+    ignored, lists = set(data.section.ignore_columns), message_columns(data)
+    if not ignored:
+        return row
+    values = {name: value for name, value in row.values.items() if name not in ignored}
+    for name in lists:
+        if isinstance(values.get(name), list):
+            values[name] = [_without_keys(message, ignored, data) for message in values[name]]
+    return Row(row.name, values)
+
+
+def _without_keys(message: Any, ignored: set[str], data: DataSet) -> Any:
+    if not isinstance(message, dict):
+        return message
+    gone = ignored.difference(message_keys(message, data.columns))
+    return {key: value for key, value in message.items() if key not in gone}
+
+
 def refuse_unheard(row: Row, data: DataSet, row_format: RowFormat) -> set[str]:
     """The columns and keys that are merely not used. Raises UserError for one that would change what is trained on.
 
-    Empty values and `ignore_columns` are passed over.
+    Empty values are passed over.
     """
     unused = set()
     for where, name, value in _spoken(row, data, used_columns(data, row_format)):
-        if name in data.section.ignore_columns:
-            continue
         column = where == name
         if name.lower() in (TELLING_COLUMNS if column else TELLING_KEYS):
             _refuse(row, data, name, value, column)

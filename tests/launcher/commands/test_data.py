@@ -72,6 +72,19 @@ def test_json_and_a_page_hold_the_same(workplace: Path) -> None:
 
 
 @pytest.mark.usefixtures("workplace")
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--html", "gone/page.html"], r"--html is gone/page\.html, which cannot be written \(No such file"),
+        (["--html", "page.html", "--row", "1"], "--row shows one row here, and --html .*; leave one of them out"),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_one_sentence(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        output_of(*arguments)
+
+
+@pytest.mark.usefixtures("workplace")
 def test_time_is_told_for_gpus_of_the_table_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "by arithmetic, not measured" in json.loads(output_of("--json", "--gpu", "h100"))["time"]
     with pytest.raises(UserError, match="--gpu is 'abacus'"):

@@ -60,6 +60,7 @@ def test_evaluation_sets_have_no_limit_and_a_file_is_read_whole(tmp_path: Any) -
         ({"train": [{"path": "a", "weight": 1}, "b"]}, "a weight for a and none for b"),
         ({"train": [{"path": "a", "share": 0.5}, {"path": "b", "share": 0.6}]}, "sum to 1.1"),
         ({"train": [{"path": "a", "share": 0.5, "weight": 1}]}, "both `weight` and `share`"),
+        ({"train": [{"path": "a", "weight": float("inf")}, {"path": "b", "weight": 1}]}, "finite number"),
         ({"train": "a", "eval": [{"path": "b", "weight": 1}]}, "evaluation scores every example once"),
         ({"train": "a", "eval": ["x/b.jsonl", "y/b.jsonl"]}, "two sets named 'b'"),
         ({"train": [{"path": "a", "folder": "b"}]}, "folder"),

@@ -13,7 +13,7 @@ import pytest
 from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.data.prepared.key import set_key
-from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
+from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore, prepared_cache
 from gemfleet.train.data.readers import Row, RowSource
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.local.source import LocalBlockSource, chunks, prepare_local
@@ -95,13 +95,23 @@ def test_a_damaged_set_is_prepared_again(tmp_path: Path, tokenizer_folder: Path,
     (kept,) = cache.store.kept()
     file = tmp_path / "cache" / kept.key / name
     content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 255
+    place = content.index(b'"rows": 41') + 9 if name == "about.json" else len(content) // 2
+    content[place] ^= 1
     file.write_bytes(content)
     (data,) = DataConfig(train=str(path), max_length=64).train_sets()
     assert cache.find(cache.key(data), data) is None
     _, again = prepared(path, cache)
     assert again.digest == told.digest
     assert cache.find(cache.key(data), data) is not None
+
+
+def test_a_cache_that_cannot_be_made_keeps_nothing(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path / "home"))
+    (tmp_path / "home").write_text("a file where the folder should be")
+    _, told = prepared(written(tmp_path / "rows.jsonl"), prepared_cache(LIMIT, tokenizer_folder))
+    assert told.examples == 36
 
 
 def test_the_least_recently_used_sets_go(tmp_path: Path) -> None:

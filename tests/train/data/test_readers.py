@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gemfleet.train.data.readers import BadRow, Row, open_rows
@@ -228,13 +230,50 @@ def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_header_that_is_no_text_and_a_pointer_of_git_lfs_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_bytes("text,more\na,b\n".encode("utf-16"))
+    (tmp_path / "rows.csv").write_bytes("text,größe\na,b\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"header of the data file .* is not CSV in UTF-8"):
         open_rows(str(tmp_path / "rows.csv"))
     for kind in ("jsonl", "json", "csv", "parquet"):
         (tmp_path / f"rows.{kind}").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
         with pytest.raises(UserError, match=rf"rows\.{kind} is a pointer of git-lfs"):
             open_rows(str(tmp_path / f"rows.{kind}"))
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json", "rows.csv"])
+@pytest.mark.parametrize(
+    ("pack", "sentence"),
+    [
+        (gzip.compress, r"packed with gzip; add \.gz"),
+        (lambda content: b"\x28\xb5\x2f\xfd" + content, r"packed with zstd; add \.zst"),
+        (lambda content: content.decode().encode("utf-16"), "in UTF-16; save it in UTF-8"),
+        (lambda content: b"PAR1" + content, r"in Parquet; name it \.parquet"),
+        (lambda content: b"PK\x03\x04" + content, "a ZIP archive; unpack it"),
+    ],
+)
+def test_content_of_another_kind_than_the_name_says_is_named(
+    tmp_path: Path, name: str, pack: Any, sentence: str
+) -> None:
+    (tmp_path / name).write_bytes(pack(b'{"text": "a"}\n'))
+    with pytest.raises(UserError, match=rf"the data file .*{name} is {sentence}"):
+        open_rows(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_table_gives_an_object_no_fields_of_other_rows(tmp_path: Path, saved: bool) -> None:
+    import datasets
+    import pyarrow.parquet as pq
+
+    rows = [
+        {"tools": [{"name": "f", "arguments": {"x": 1}}]},
+        {"tools": [{"name": "g", "arguments": {"y": [None, 2]}}]},
+    ]
+    table = datasets.Dataset.from_list([*rows, {"tools": None}])
+    if saved:
+        table.save_to_disk(str(tmp_path / "rows.parquet"))
+    else:
+        pq.write_table(table.data.table, tmp_path / "rows.parquet")
+    found = [row.values for row in open_rows(str(tmp_path / "rows.parquet")).rows if isinstance(row, Row)]
+    assert found == [*rows, {"tools": None}]
 
 
 def test_parquet_that_is_damaged_inside_is_one_sentence(tmp_path: Path) -> None:

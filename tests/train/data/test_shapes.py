@@ -159,6 +159,10 @@ def test_names_of_columns_keys_and_roles_can_be_given(tokenizer: Any) -> None:
     }
     assert supervised_text(tokenizer, row, **options) == "hello<end_of_turn>"
     assert "a role that has no meaning here" in encode(tokenizer, row, columns=options["columns"])
+    shared = {"conversations": [{"who": "human", "value": "hi"}, {"who": "gpt", "value": "hello"}]}
+    assert supervised_text(tokenizer, shared, columns={"role": "who"}) == "hello<end_of_turn>"
+    mixed = [{"role": None, "content": None, **as_sharegpt(message)} for message in CHAT[:2]]
+    assert encode(tokenizer, {"messages": mixed}) == encode(tokenizer, {"messages": CHAT[:2]})
     with pytest.raises(ValidationError, match="roles"):
         DataConfig.model_validate({"train": "rows", "roles": {"bot": "machine"}})
 
@@ -203,9 +207,24 @@ def test_results_and_the_question_after_them_are_one_turn(tokenizer: Any) -> Non
     )
 
 
+def test_results_stand_in_the_order_of_their_calls(tokenizer: Any) -> None:
+    calls = [{"id": name, "function": {"name": name, "arguments": "null"}} for name in "ab"]
+    results = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in "ab"]
+    start = [CHAT[0], {"role": "assistant", "tool_calls": calls}]
+    there, back = ({"messages": [*start, *order, CHAT[1]]} for order in (results, results[::-1]))
+    assert encode(tokenizer, back) == encode(tokenizer, there)
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
+        *(
+            (
+                {"messages": [CHAT[0], {"role": "assistant", "function_call": {"name": "f", "arguments": wrong}}]},
+                "no JSON",
+            )
+            for wrong in (0, False, [1], "[1]")
+        ),
         ({"conversations": [{"from": "human", "value": "a"}, {"from": "function_call", "value": "f(x)"}]}, "not JSON"),
         ({"messages": [CHAT[0], {"role": "assistant", "tool_calls": [{"id": "1"}]}]}, "without a function's name"),
         (

@@ -90,6 +90,17 @@ def test_ids_are_those_of_transformers_with_system_turns_and_tools(tokenizer: An
     assert learned == call * (SAID[2] in chat) + " It is\n\n3. [end]hello[end]"
 
 
+def test_arguments_reach_a_template_as_objects(tiny: Any) -> None:
+    function = {"name": "add", "arguments": '{"x": 1}'}  # as OpenAI has them
+    chat = [SAID[1], {"role": "assistant", "content": None, "tool_calls": [{**CALL, "function": function}]}]
+    assert encode(tiny, chat, CHATML) == encode(tiny, [SAID[1], SAID[2]], CHATML)
+    escaped = CHATML.replace(
+        '{{ m.content or "" }}', "{{ m.content | tojson if m.role == 'tool' else m.content or '' }}"
+    )
+    result = [{**SAID[3], "content": '{"sum": "3"}'}, SAID[6]]
+    assert encode(tiny, [*chat, *result], escaped)[1].endswith("hello[end]")
+
+
 def test_gemmas_own_template_gives_the_same_as_gemmas_turns(tokenizer: Any) -> None:
     chat = SAID[:2] + SAID[4:]
     ours = encode(tokenizer, chat, "gemma")
@@ -130,11 +141,8 @@ def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(t
         ("{% for %}", "a conversation that the chat template refuses .*; correct it, or set it to gemma"),
         ("{{ raise_exception('no chats') }}", r"refuses \(no chats\)"),
         ("{{ ''.__class__.__mro__ }}{{ messages | map(attribute='__class__') | list }}", "chat template refuses"),
-        (
-            "{{ messages[-1].content }}",
-            "told apart .*; mark answers in it .*, or set train.data.train_on: last, or",
-        ),
-        ("{% for m in messages %}{{ m.role }}{% endfor %}", "message 2 is not in the text"),
+        ("{{ messages[-1].content }}", "does not write .message 1 is 'user'.; correct it"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "message 2 is not in the text"),
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}x{% endgeneration %}",
             "message 2 is not in the text",
@@ -155,6 +163,11 @@ def test_rows_that_a_template_cannot_take_are_left_out(tiny: Any, tmp_path: Path
     assert encode(added, [{"role": "user", "content": "an [end]"}, PLAIN[1]], CHATML).detail == "[end]"
     assert "roles must alternate" in encode(tiny, PLAIN[1:], CHAT_TEMPLATE).detail
     assert encode(tiny, PLAIN, CHAT_TEMPLATE, tools=TOOLS).reason == "tools that the chat template does not write"
+    unheard = CHATML.replace(
+        "[{{ m.role }}]", "{% if m.role in ('system', 'tool') %}{% continue %}{% endif %}[{{ m.role }}]"
+    )
+    assert encode(tiny, [SAID[0], *PLAIN], unheard).detail == "message 1 is 'system'"
+    assert encode(tiny, [*SAID[1:3], {**SAID[3], "content": "three"}, SAID[4]], unheard).detail == "message 3 is 'tool'"
     called = encode(tiny, [SAID[1], {**SAID[2], "content": ""}], CHAT_TEMPLATE)
     assert called.reason == "tool_calls that the chat template does not write"
 

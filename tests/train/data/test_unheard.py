@@ -106,6 +106,17 @@ def test_what_would_change_the_training_is_refused(
     check_inputs(config.model_copy(update={"data": aside}))
 
 
+def test_what_is_ignored_is_as_if_it_were_not_there(tokenizer: Any) -> None:
+    call = {"tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    wrong = {"messages": [USER, {**ANSWER, "weight": 0, **call}], "system": "s", "tools": [{"name": "f"}]}
+    ignored = ("weight", "tool_calls", "system", "tools", "role")  # roles are needed, so they stay
+    (data,) = DataConfig(train="rows", ignore_columns=ignored).train_sets()
+    found = tokenize_rows([Row("row 1", wrong)], Encoder(tokenizer, data, wrong))
+    expected = tokenize_rows([Row("row 1", CHAT)], Encoder(tokenizer, data, CHAT))
+    assert (found.block.tokens.tolist(), found.unused) == (expected.block.tokens.tolist(), frozenset())
+    assert supervised_text(tokenizer, ALPACA, ignore_columns=("input",)) == "3<end_of_turn>"
+
+
 def test_alpacas_input_is_refused_where_columns_name_the_rest(tmp_path: Path, tokenizer: Any) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{json.dumps({**ALPACA, 'input': ''})}\n{json.dumps(ALPACA)}")

@@ -15,6 +15,16 @@ from ..rows import BadRow, Row, Rows, checked_row
 from .compressed import CODECS, compression, ending, open_bytes
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+# What a file begins with whose name promises a text, and what it is then. The rest of a sentence says the remedy.
+OTHERS = {
+    LFS_POINTER: "a pointer of git-lfs, not the data; fetch it with `git lfs pull`",
+    b"\x1f\x8b": "packed with gzip; add .gz to its name",
+    b"\x28\xb5\x2f\xfd": "packed with zstd; add .zst to its name",
+    b"PAR1": "in Parquet; name it .parquet",
+    b"PK\x03\x04": "a ZIP archive; unpack it",
+    b"\xff\xfe": "in UTF-16; save it in UTF-8",
+    b"\xfe\xff": "in UTF-16; save it in UTF-8",
+}
 CSV_CELL_CHARACTERS = 2**28  # Python's own limit of 131,072 would cut a long text in two
 PARQUET_BATCH_ROWS = 1024
 
@@ -28,7 +38,7 @@ def open_file(path: Path) -> tuple[Rows, int | None]:
     if reader is None:
         raise UserError(f"the data file {path} has an unknown extension; gemfleet reads {extensions()}")
     try:
-        _refuse_pointer(path)
+        _refuse_others(path)
         rows, total = reader(path)
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -60,10 +70,13 @@ def _unreadable(path: Path, error: OSError) -> UserError:
     )
 
 
-def _refuse_pointer(path: Path) -> None:
+def _refuse_others(path: Path) -> None:
+    """Raises UserError for content of another kind than the name says. What is packed or Parquet is checked later."""
     with path.open("rb") as file:
-        if file.read(len(LFS_POINTER)) == LFS_POINTER:
-            raise UserError(f"the data file {path} is a pointer of git-lfs, not the data; fetch it with `git lfs pull`")
+        begin = file.read(max(map(len, OTHERS)))
+    found = next((sentence for mark, sentence in OTHERS.items() if begin.startswith(mark)), None)
+    if found and (found.startswith("a pointer") or not (compression(path) or ending(path) == ".parquet")):
+        raise UserError(f"the data file {path} is {found}")
 
 
 def _read_jsonl(path: Path) -> tuple[Rows, int | None]:
@@ -225,7 +238,7 @@ def _read_parquet(path: Path) -> tuple[Rows, int | None]:
 def _parquet_rows(batch: Any, name: str, before: int) -> Rows:
     """The rows of a record batch. A row without a Python value, as with text that is not UTF-8, is a BadRow."""
     try:
-        values = batch.to_pylist()
+        values = [own_fields(row) for row in batch.to_pylist()]
     except Exception:  # the library has many kinds of errors, and one row can cause it: look at each row alone
         for index in range(batch.num_rows):
             yield _parquet_row(batch.slice(index, 1), f"{name} row {before + index + 1}")
@@ -234,9 +247,23 @@ def _parquet_rows(batch: Any, name: str, before: int) -> Rows:
         yield Row(f"{name} row {number}", row)
 
 
+def own_fields(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of a table without the null fields of its structs.
+
+    There, every object has the fields of all objects in its column: those of others, as of other tools, are null.
+    """
+    return {name: _own(value) for name, value in row.items()}
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _own(inner) for name, inner in value.items() if inner is not None}
+    return [_own(inner) for inner in value] if isinstance(value, list) else value
+
+
 def _parquet_row(batch: Any, name: str) -> Row | BadRow:
     try:
-        return Row(name, batch.to_pylist()[0])
+        return Row(name, own_fields(batch.to_pylist()[0]))
     except UnicodeDecodeError as error:
         return BadRow(name, "not valid UTF-8", f"byte {error.start + 1}")
     except Exception as error:

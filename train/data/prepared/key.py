@@ -14,7 +14,7 @@ from typing import Any
 from ...config.data_section import DataSet
 from ..readers import files_of
 
-FORMAT = 1  # raise it when the same rows become other tokens, or the files of a prepared set change
+FORMAT = 2  # raise it when the same rows become other tokens, or the files of a prepared set change
 # What says where a set is, or what is done with its examples later. All other settings are part of the key.
 NOT_OF_THE_TOKENS = {"section", "field", "settings", "path", "name", "share"}
 NOT_OF_THE_ROWS = {"train", "eval", "eval_fraction", "cache", "bad_rows", *(one.name for one in fields(DataSet))}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...config.data_section import DataSet
-from ...config.home import cache_folder, gemfleet_home
+from ...config.home import gemfleet_home
 from ..digest import Digests
 from ..packing import Ints, TokenBlock
 from ..report import DataReport, Reason
@@ -88,14 +88,14 @@ class PreparedStore:
         place = self.folder / key
         try:
             about = json.loads((place / ABOUT).read_text())
-            if about["format"] != FORMAT:
+            if about.pop("checksum") != _checksum_of(about) or about["format"] != FORMAT:
                 return None
             files = {name: (place / name).open("rb") for name in FILES}
-            if any(_checksum(files[name]) != about["checksums"][name] for name in FILES):
+            if any(_checksum_of_file(files[name]) != about["checksums"][name] for name in FILES):
                 return None
             os.utime(place / ABOUT)
             return PreparedSet(about, files, data)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
     def save(self, key: str, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport) -> None:
@@ -109,7 +109,7 @@ class PreparedStore:
             try:
                 about = _write(work, blocks, digests, report)
                 if about["bytes"] <= self.limit_bytes:
-                    (work / ABOUT).write_text(json.dumps(about))
+                    (work / ABOUT).write_text(json.dumps({**about, "checksum": _checksum_of(about)}))
                     shutil.rmtree(self.folder / key, ignore_errors=True)  # absent, or damaged
                     work.rename(self.folder / key)
             finally:
@@ -186,7 +186,7 @@ def prepared_folder() -> Path:
 
 def prepared_cache(limit_bytes: int, tokenizer_folder: Path) -> PreparedCache:
     """The cache of this head."""
-    return PreparedCache(PreparedStore(cache_folder("data"), limit_bytes), tokenizer_folder)
+    return PreparedCache(PreparedStore(prepared_folder(), limit_bytes), tokenizer_folder)
 
 
 def _write(folder: Path, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport) -> dict[str, Any]:
@@ -217,7 +217,11 @@ def _append(
         counts["bytes"] += len(content)
 
 
-def _checksum(file: BinaryIO) -> int:
+def _checksum_of(about: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(about, sort_keys=True).encode())
+
+
+def _checksum_of_file(file: BinaryIO) -> int:
     found = 0
     file.seek(0)
     while content := file.read(BYTES_READ):

@@ -29,9 +29,11 @@ class ToolCall:
         """The arguments by name. Raises RowError if they are no JSON object."""
         found = self.arguments
         try:
-            found = json.loads(found) if isinstance(found, str) and found.strip() else found or {}
+            found = json.loads(found.strip() or "null") if isinstance(found, str) else found
         except ValueError as error:
             raise RowError("a tool call whose arguments are not JSON", self.name) from error
+        if found is None or found == []:  # as PHP writes an empty object
+            return {}
         if not isinstance(found, dict):
             raise RowError("a tool call whose arguments are no JSON object", self.name)
         return found

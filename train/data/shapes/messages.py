@@ -31,9 +31,15 @@ ROLES = {
 
 
 def message_keys(message: Mapping[str, Any], columns: ColumnsConfig) -> tuple[str, str]:
-    """The keys of a message's role and content."""
-    sharegpt = "role" not in message and "from" in message
-    return columns.role or ("from" if sharegpt else "role"), columns.content or ("value" if sharegpt else "content")
+    """The keys of a message's role and content. A table of mixed rows has all four, two of them null."""
+    return (
+        columns.role or _there(message, "role", "from"),
+        columns.content or _there(message, "content", "value"),
+    )
+
+
+def _there(message: Mapping[str, Any], usual: str, sharegpt: str) -> str:
+    return sharegpt if message.get(usual) is None and message.get(sharegpt) is not None else usual
 
 
 def heard_keys(message: Mapping[str, Any], columns: ColumnsConfig, roles: Mapping[str, str]) -> set[str]:

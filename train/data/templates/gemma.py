@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from ..shapes.conversation import Conversation, Message, RowError
 from ..shapes.turns import NOT_ALTERNATING
@@ -80,7 +81,7 @@ def chat_segments(conversation: Conversation) -> list[Segment]:
     """The segments of a conversation after `<bos>`. Raises RowError for messages that Gemma's template refuses."""
     system, messages = _split_system(conversation)
     segments: list[Segment] = []
-    for position, turn in enumerate(_turns(messages)):
+    for position, turn in enumerate(_turns(_in_order_of_calls(messages))):
         if turn.role != ("user", "model")[position % 2]:
             raise RowError(NOT_ALTERNATING, f"message {turn.message.number} is {turn.message.role!r}")
         header = f"{turn.role}\n{system if position == 0 else ''}"
@@ -107,6 +108,17 @@ def _split_system(conversation: Conversation) -> tuple[str, Sequence[Message]]:
         if not messages:
             raise RowError("a system message and nothing else")
     return "".join(f"{part}\n\n" for part in parts), messages
+
+
+def _in_order_of_calls(messages: Sequence[Message]) -> list[Message]:
+    """Puts the results of several calls in the order of the calls: nothing else tells which result is whose."""
+    found = list(messages)
+    for index, message in enumerate(messages):
+        called = [call.id for call in message.calls]
+        results = list(takewhile(lambda one: one.role == "tool", messages[index + 1 :])) if called else []
+        if all(result.call_id in called for result in results):
+            found[index + 1 : index + 1 + len(results)] = sorted(results, key=lambda one: called.index(one.call_id))
+    return found
 
 
 def _turns(messages: Sequence[Message]) -> Iterator[_Turn]:

@@ -41,12 +41,14 @@ class ChatTemplate:
         messages, tools = [_as_dict(message) for message in conversation.messages], list(conversation.tools)
         self._refuse_special(messages, tools)
         self._refuse_unwritten(messages, tools)
+        text, marks = self._text(messages, tools)
+        for message in conversation.messages:
+            _refuse_dropped(message, text)
         if conversation.whole:
-            return Rendered(self._text(messages, tools)[0], None)
+            return Rendered(text, None)
         answers = [i for i, message in enumerate(conversation.messages) if message.supervised]
         if MARKS.search(self._template(tools)):
-            return self._marked(conversation.messages, messages, tools)
-        text = self._text(messages, tools)[0]
+            return _marked(conversation.messages, text, marks)
         spans = tuple(self._compared(text, messages, tools, index) for index in answers)
         for index, span in zip(answers, spans, strict=True):
             _refuse_elsewhere(conversation.messages[index], text[span.start : span.reach])
@@ -80,16 +82,6 @@ class ChatTemplate:
         except Exception as error:  # a template may raise anything
             raise RowError("a conversation that the chat template refuses", first_line(error)) from error
         return texts[0], marks[0] if marks else []
-
-    def _marked(self, said: Sequence[Message], messages: list[dict[str, Any]], tools: list[Any]) -> Rendered:
-        text, marks = self._text(messages, tools)
-        answers = [message for message in said if message.role == "assistant"]
-        if len(marks) != len(answers):
-            raise RowError(INEXACT, f"{len(marks)} generation marks for {len(answers)} answers")
-        pairs = list(zip(answers, marks, strict=True))
-        for message, (start, end) in pairs:
-            _refuse_elsewhere(message, text[start:end])
-        return Rendered(text, tuple(Span(start, end, end) for message, (start, end) in pairs if message.supervised))
 
     def _compared(self, text: str, messages: list[dict[str, Any]], tools: list[Any], index: int) -> Span:
         """The span of one answer, by what comes before it and what it ends."""
@@ -180,6 +172,23 @@ def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
         yield Message("assistant", ANSWERS[number], 2 * number + 2, supervised=learned)
 
 
+def _marked(said: Sequence[Message], text: str, marks: Sequence[tuple[int, int]]) -> Rendered:
+    answers = [message for message in said if message.role == "assistant"]
+    if len(marks) != len(answers):
+        raise RowError(INEXACT, f"{len(marks)} generation marks for {len(answers)} answers")
+    pairs = list(zip(answers, marks, strict=True))
+    for message, (start, end) in pairs:
+        _refuse_elsewhere(message, text[start:end])
+    return Rendered(text, tuple(Span(start, end, end) for message, (start, end) in pairs if message.supervised))
+
+
+def _refuse_dropped(message: Message, text: str) -> None:
+    """Raises RowError if a template writes nothing of a message that is no answer. Some write results as JSON texts."""
+    parts = [] if message.role == "assistant" else [part.strip() for part in message.parts]
+    if any(part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text for part in parts):
+        raise RowError("text that the chat template does not write", f"message {message.number} is {message.role!r}")
+
+
 def _refuse_elsewhere(message: Message, text: str) -> None:
     """Raises RowError if the text of an answer does not hold the message."""
     words = [*message.parts, *(call.name for call in message.calls)]
@@ -197,15 +206,17 @@ def _controls(tokenizer: Any, chosen: str) -> re.Pattern[str]:
 
 
 def _as_dict(message: Message) -> dict[str, Any]:
-    """A message as transformers takes it: keys without a value are left out."""
+    """A message as transformers takes it: keys without a value are left out.
+
+    Arguments are objects, as its documentation has them. Most templates would write OpenAI's text of them as a string.
+    """
     content = message.content
     found: dict[str, Any] = {
         "role": message.role,
         "content": content if isinstance(content, str) else [{"type": "text", "text": part} for part in content],
         "tool_calls": [
-            {"type": "function", "function": {"name": call.name, "arguments": call.arguments}, "id": call.id}
-            if call.id
-            else {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            {"type": "function", "function": {"name": call.name, "arguments": call.parameters()}}
+            | ({"id": call.id} if call.id else {})
             for call in message.calls
         ],
         "name": message.name,
