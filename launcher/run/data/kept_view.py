@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,7 +17,6 @@ from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import TokenBlock
-from gemfleet.train.data.report import DataReport
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .node_tasks import node_tokenizer
@@ -57,11 +55,11 @@ def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, rank
 
     examples: the reference of `ask_examples`. Returns the thread that waits for them.
     """
-    report = prepared.report
     epoch = prepared.tokenised.counts[prepared.train[prepared.mixture.order(train.seed, 0)]]
-    sets = [describe_set("train", one) for one in report.sets or [_alone(train, prepared)]]
-    sets += [describe_set("eval", one) for one in report.eval_sets]
-    view = describe(train, ranks, sets, epoch, report.notes)
+    sets = [describe_set("train", one) for one in prepared.sets]
+    sets += [describe_set("eval", one) for one in prepared.eval_sets]
+    notes = [note for one in (*prepared.sets, *prepared.eval_sets) for note in one.notes]
+    view = describe(train, ranks, sets, epoch, notes)
     _write(run_folder, view)
 
     def add_examples() -> None:
@@ -79,9 +77,3 @@ def _write(run_folder: Path, view: DataView) -> None:
     with suppress(OSError):  # the disk is full: the run waits for room where it has to
         new.write_text(view.model_dump_json(), encoding="utf-8")
         os.replace(new, run_folder / DATA_FILE)
-
-
-def _alone(train: TrainConfig, prepared: PreparedData) -> DataReport:
-    """The report of a single set, without the examples of an evaluation set."""
-    held_out = len(prepared.tokenised.counts) - len(prepared.train)
-    return replace(prepared.report, name=train.data.train_sets()[0].name, eval_examples=held_out)
