@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from .chat_template import is_template, read_template
 from .patterns import folder_of, is_pattern
@@ -68,6 +76,12 @@ class DataSetConfig(StrictModel):
     supervise_prompt: bool | None = None
     split: str | None = None
     limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what differs from `train.data`, so that a list stays readable."""
+        said: dict[str, Any] = serialize(self)
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def _listed(value: Any) -> Any:

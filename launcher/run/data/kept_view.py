@@ -33,11 +33,19 @@ def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
     places: list[Place] = []
     for number in np.unique(np.linspace(0, len(train) - 1, EXAMPLES).astype(int)).tolist():
         block = int(np.searchsorted(starts, train[number], side="right")) - 1
-        places.append((f"example {number + 1:,} of {len(train):,}", block, int(train[number] - starts[block])))
+        places.append((_name(prepared, number), block, int(train[number] - starts[block])))
     blocks = {block: prepared.tokenised.blocks[block] for _, block, _ in places}
     where = NodeAffinitySchedulingStrategy(min(folders), soft=True)
     task = ray.remote(examples_task).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
     return task.remote(blocks, places, dict(folders))
+
+
+def _name(prepared: PreparedData, number: int) -> str:
+    """What an example is called, by its index in `PreparedData.train`."""
+    sizes = prepared.mixture.sizes
+    owner = int(np.searchsorted(np.cumsum(sizes), number, side="right"))
+    name = f"example {number - sum(sizes[:owner]) + 1:,} of {sizes[owner]:,}"
+    return name if len(sizes) == 1 else f"{prepared.sets[owner].name}, {name}"
 
 
 def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
