@@ -51,7 +51,7 @@ def test_the_kept_description_is_that_of_one_process(tmp_path: Path, several: bo
     assert (kept.epoch, kept.lengths) == (said.epoch, said.lengths)
     assert kept.sets == said.sets
     assert [one.name for one in kept.examples][::3] == (
-        ["rows, example 1 of 50", "more, example 20 of 20"] if several else ["example 1 of 50", "example 50 of 50"]
+        ["rows, example 1 of 45", "more, example 18 of 18"] if several else ["example 1 of 50", "example 50 of 50"]
     )
     assert len(kept.examples) == 4
     assert kept.examples[0].spans == said.examples[0].spans
