@@ -9,6 +9,7 @@ import typer
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.private import keep_private
 from gemfleet.train.errors import UserError
+from gemfleet.train.quiet import hide_known_lines
 
 from .commands.batch_cache import batch_cache
 from .commands.bench import PASSES_ON, bench
@@ -73,6 +74,7 @@ def options(
 def main() -> None:
     """The console script. An error that the user can put right is one sentence and exit code 2, without a traceback."""
     keep_private()
+    hide_known_lines()  # DeepSpeed writes to stdout, where a program may read JSON
     sys.stdout, sys.stderr = plain(sys.stdout), plain(sys.stderr)
     try:
         app()

@@ -7,7 +7,7 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
+from .step.history import last_evaluated_step, losses_at, mean_loss_since_last
 from .step.record import EvalRecord, StepRecord
 from .step.schedule import learning_rate_at
 from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
@@ -273,7 +274,9 @@ class Trainer:
                 lineage=self.lineage,
             )
         self._saved_step = self.progress.step
-        self.reporter.save_checkpoint(self.progress.step, write, self.metrics_of_this_step())
+        self.reporter.save_checkpoint(
+            self.progress.step, write, losses_at(self.progress.log_history, self.progress.step)
+        )
         self._saving_seconds += time.perf_counter() - started
 
     def resume(self) -> None:
@@ -286,7 +289,7 @@ class Trainer:
             self.progress = load_checkpoint(folder, self.model, self.strategy, self.config, self.lineage)
             self.progress.total_steps = total_steps
             self._saved_step = self.progress.step
-            self._evaluated_step = self._last_evaluated_step()
+            self._evaluated_step = last_evaluated_step(self.progress.log_history)
             for entry in self.progress.log_history[-1:]:
                 for change in entry.get("accepted_changes", ()):
                     log.warning("going on although %s", change)
@@ -312,11 +315,6 @@ class Trainer:
         done = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
         return {**done, "epochs": self.config.epochs}
 
-    def metrics_of_this_step(self) -> dict[str, float]:
-        """The `loss` and `eval_loss` of this step, as far as there are any, for the checkpoint's manifest."""
-        entries = [entry for entry in self.progress.log_history[-2:] if entry["step"] == self.progress.step]
-        return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
-
     def adapter_digest(self) -> bytes:
         """A digest of every bit of the adapters. Collective."""
         digest = hashlib.blake2b(digest_size=16)
@@ -337,24 +335,10 @@ class Trainer:
             adapter_changed=adapter_changed,
         )
 
-    def _last_evaluated_step(self) -> int | None:
-        steps = [entry["step"] for entry in self.progress.log_history if "eval_loss" in entry]
-        return steps[-1] if steps else None
-
 
 def sum_of(losses: Sequence[torch.Tensor]) -> float:
     """The sum of a device's scalars in fp64. It waits for the device once, however many there are."""
     return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
-
-
-def mean_loss_since_last(history: Sequence[Mapping[str, Any]], loss: float) -> float:
-    """The mean of this step's loss and of those in the history after its newest `mean_loss`."""
-    losses = [loss]
-    for entry in reversed(history):
-        if "mean_loss" in entry:
-            break
-        losses += [entry["loss"]] if "loss" in entry else []
-    return math.fsum(losses) / len(losses)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -51,9 +51,9 @@ def _launch_shown(config: LaunchConfig, path: Path, beginning: Beginning, batch_
     from gemfleet.launcher.result.delivery.errors import DeliveryError
     from gemfleet.launcher.run.launch import launch
     from gemfleet.launcher.run.outcome import TrainingFailedError
-    from gemfleet.train.quiet import KNOWN_LINES, hide_known_lines
+    from gemfleet.train.quiet import hide_known_lines
 
-    hide_known_lines((*KNOWN_LINES, RAY_LINE))
+    hide_known_lines((RAY_LINE,))
     display = open_display()
     try:
         return launch(config, path, display, beginning, batch_cache)

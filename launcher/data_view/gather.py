@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,12 @@ from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import MOST
 from gemfleet.train.data.mixture import divide
-from gemfleet.train.data.packing import Ints, TokenBlock
-from gemfleet.train.data.readers import BadRow, Row, RowSource, is_hub_id, open_set
+from gemfleet.train.data.packing import Ints
+from gemfleet.train.data.readers import is_hub_id, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
 from gemfleet.train.errors import UserError
+from gemfleet.train.local.source import tokenised_chunks
 from gemfleet.train.model.resolve import embedding_rows
 
 from .describe import describe, describe_set
@@ -29,7 +30,6 @@ from .view import DataView, Example
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-CHUNK_ROWS = 500
 FIRST_ROWS = 100  # for a short look
 
 
@@ -141,38 +141,15 @@ class _Counted:
 def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
     """Read and count one set, and add its first examples to `shown`."""
     limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
-    source = open_set(replace(data, limit=min(limits, default=None)))
-    encoder = reading.encoder(data, source.columns)
-    report = DataReport.of_set(data)
-    report.format = encoder.format if encoder else ""
-    report.note(source.note)
+    data, report = replace(data, limit=min(limits, default=None)), DataReport.of_set(data)
     counts, wanted = [np.empty((0, 2), np.int64)], reading.examples
-    for chunk in _chunks(source, reading.progress):
-        block, names = _tokenise(chunk, encoder, report)
-        counts.append(block.counts)
-        for index, name in enumerate(names[:wanted]):
-            shown.append(example_of(name, block.select([index]), reading.tokenizer))
-        wanted -= min(wanted, len(names))
+    for chunk, done in tokenised_chunks(data, report, reading.tokenizer, reading.embedding_rows, reading.progress):
+        counts.append(done.block.counts)
+        left = {row.name for row in done.left_out}
+        names = [row.name for row in chunk if row.name not in left][:wanted]
+        for index, name in enumerate(names):
+            shown.append(example_of(name, done.block.select([index]), reading.tokenizer))
+        wanted -= len(names)
     found = np.concatenate(counts)
-    report.examples = len(found)
-    report.tokens, report.supervised_tokens = found.sum(axis=0).tolist()
+    report.count(found)
     return _Counted(report, found)
-
-
-def _tokenise(chunk: list[Row | BadRow], encoder: Encoder | None, report: DataReport) -> tuple[TokenBlock, list[str]]:
-    """Tokenise a chunk and report its rows. Returns its block, and the name of each example."""
-    done = tokenize_rows(chunk, encoder)
-    report.rows += len(chunk)
-    report.truncated += done.truncated
-    report.unused |= done.unused
-    report.add_left_out(done.left_out)
-    left = {row.name for row in done.left_out}
-    return done.block, [row.name for row in chunk if row.name not in left]
-
-
-def _chunks(source: RowSource, progress: Progress | None) -> Iterator[list[Row | BadRow]]:
-    task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
-    while chunk := list(islice(source.rows, CHUNK_ROWS)):
-        yield chunk
-        if progress is not None and task is not None:
-            progress.update(task, advance=len(chunk))

@@ -57,8 +57,8 @@ def _sentence(config: LaunchConfig, epoch: Epoch, device: Device, ranks: int) ->
     if not report.choice.fits:
         return f"not on {on}: {report.choice.reason}"
     seconds = report.speed.step_seconds
-    total = spoken_duration(seconds * epoch.steps_of_run)
-    return f"about {total} for {epoch.steps_of_run:,} steps of {seconds:.2f} s on {on}, by arithmetic, not measured"
+    total, step = spoken_duration(seconds * epoch.steps_of_run), f"{seconds:.{2 if seconds >= 0.1 else 4}f} s"
+    return f"about {total} for {epoch.steps_of_run:,} steps of {step} on {on}, by arithmetic, not measured"
 
 
 def spoken_duration(seconds: float) -> str:

@@ -8,36 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from .chat_template import is_template, read_template
+from .data_format import ColumnsConfig, DataFormat, Name, Roles, TrainOn
 from .patterns import folder_of, is_pattern
 from .strict import MOST, Size, StrictModel, parse_bytes
-
-DataFormat = Literal["auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca"]
-TrainOn = Literal["all", "last", "completion"]
-Roles = dict[str, Literal["system", "user", "assistant", "tool", "function_call"]]
-Name = Annotated[str, Field(min_length=1)]
-
-
-class ColumnsConfig(StrictModel):
-    """The name of each column. A column that the data lacks is an error only if the format in use reads it."""
-
-    text: Name = "text"
-    prompt: Name = "prompt"
-    completion: Name = "completion"
-    messages: Name = "messages"
-    conversations: Name = "conversations"
-    instruction: Name = "instruction"
-    input: Name = "input"
-    output: Name = "output"
-    history: Name = "history"
-    system: Name = "system"
-    tools: Name = "tools"
-    role: Annotated[Name | None, Field(description="key of a message; null: `role`, or ShareGPT's `from`")] = None
-    content: Annotated[Name | None, Field(description="key of a message; null: `content`, or ShareGPT's `value`")] = (
-        None
-    )
 
 
 class DataSetConfig(StrictModel):
@@ -71,6 +55,12 @@ class DataSetConfig(StrictModel):
     supervise_prompt: bool | None = None
     split: str | None = None
     limit: Annotated[int | None, Field(gt=0, le=MOST, description="use only the first N rows")] = None
+
+    @model_serializer(mode="wrap")
+    def _what_is_said(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Only what differs from `train.data`, so that a list stays readable."""
+        said: dict[str, Any] = serialize(self)
+        return {name: value for name, value in said.items() if value is not None}
 
 
 def _listed(value: Any) -> Any:

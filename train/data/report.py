@@ -9,7 +9,7 @@ from ..config.data_section import DataConfig, DataSet
 from ..errors import UserError
 from .digest import DataDigest
 from .packing import Ints
-from .tokenizing import LeftOut
+from .tokenizing import LeftOut, Tokenised
 
 NAMED = 3  # so many rows are named for each reason; the rest are counted
 UNUSED_NAMED = 12  # columns
@@ -81,9 +81,21 @@ class DataReport:
         train: tokens and supervised tokens of each example to train on, int64 [N, 2]
         eval_examples: those that are held out; epoch_examples: those that an epoch has of this set
         """
-        self.examples, self.eval_examples = len(train), eval_examples
-        self.tokens, self.supervised_tokens = train.sum(axis=0).tolist()
+        self.count(train)
+        self.eval_examples = eval_examples
         self.repeats = epoch_examples / len(train)
+
+    def count(self, examples: Ints) -> None:
+        """Counts usable examples. examples: tokens and supervised tokens of each, int64 [N, 2]"""
+        self.examples = len(examples)
+        self.tokens, self.supervised_tokens = examples.sum(axis=0).tolist()
+
+    def add(self, done: Tokenised, rows: int) -> None:
+        """Adds a batch of rows by what became of them. rows: how many they were"""
+        self.rows += rows
+        self.truncated += done.truncated
+        self.unused |= done.unused
+        self.add_left_out(done.left_out)
 
     @property
     def left_out_count(self) -> int:

@@ -13,7 +13,7 @@ from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per
 from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
-from ..data.tokenizing import Encoder, tokenize_rows
+from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
 from ..interfaces import PackedRows, StepRows
 
 if TYPE_CHECKING:
@@ -135,28 +135,30 @@ def _prepared(cache: PreparedCache | None, data: DataSet, **options: Any) -> tup
         if cache is not None:
             cache.save(key, [block], example_digests(block), report)
     report.check(data.section)
+    report.count(block.counts)
     return block, report
 
 
-def _tokenise(
-    data: DataSet, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
-) -> tuple[TokenBlock, DataReport]:
+def _tokenise(data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
     """One block of all usable rows, in their order, and a report that counts the others."""
-    source, report = open_set(data), DataReport.of_set(data)
+    report = DataReport.of_set(data)
+    block = TokenBlock.concatenate([done.block for _, done in tokenised_chunks(data, report, **options)])
+    report.examples = len(block)
+    return block, report
+
+
+def tokenised_chunks(
+    data: DataSet, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
+) -> Iterator[tuple[list[Row | BadRow], Tokenised]]:
+    """The rows of a set, in their order, chunk by chunk with what became of them. `report` counts all but examples."""
+    source = open_set(data)
     report.note(source.note)
     encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
     report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
-    blocks: list[TokenBlock] = []
     for chunk in chunks(source):
         done = tokenize_rows(chunk, encoder)
-        blocks.append(done.block)
-        report.rows += len(chunk)
-        report.truncated += done.truncated
-        report.unused |= done.unused
-        report.add_left_out(done.left_out)
+        report.add(done, len(chunk))
+        yield chunk, done
         if progress is not None and task is not None:
             progress.update(task, advance=len(chunk))
-    block = TokenBlock.concatenate(blocks)
-    report.examples = len(block)
-    return block, report

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -18,7 +17,6 @@ from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import TokenBlock
-from gemfleet.train.data.report import DataReport
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .node_tasks import node_tokenizer
@@ -35,11 +33,19 @@ def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
     places: list[Place] = []
     for number in np.unique(np.linspace(0, len(train) - 1, EXAMPLES).astype(int)).tolist():
         block = int(np.searchsorted(starts, train[number], side="right")) - 1
-        places.append((f"example {number + 1:,} of {len(train):,}", block, int(train[number] - starts[block])))
+        places.append((_name(prepared, number), block, int(train[number] - starts[block])))
     blocks = {block: prepared.tokenised.blocks[block] for _, block, _ in places}
     where = NodeAffinitySchedulingStrategy(min(folders), soft=True)
     task = ray.remote(examples_task).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
     return task.remote(blocks, places, dict(folders))
+
+
+def _name(prepared: PreparedData, number: int) -> str:
+    """What an example is called, by its index in `PreparedData.train`."""
+    sizes = prepared.mixture.sizes
+    owner = int(np.searchsorted(np.cumsum(sizes), number, side="right"))
+    name = f"example {number - sum(sizes[:owner]) + 1:,} of {sizes[owner]:,}"
+    return name if len(sizes) == 1 else f"{prepared.sets[owner].name}, {name}"
 
 
 def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
@@ -57,11 +63,11 @@ def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, rank
 
     examples: the reference of `ask_examples`. Returns the thread that waits for them.
     """
-    report = prepared.report
     epoch = prepared.tokenised.counts[prepared.train[prepared.mixture.order(train.seed, 0)]]
-    sets = [describe_set("train", one) for one in report.sets or [_alone(train, prepared)]]
-    sets += [describe_set("eval", one) for one in report.eval_sets]
-    view = describe(train, ranks, sets, epoch, report.notes)
+    sets = [describe_set("train", one) for one in prepared.sets]
+    sets += [describe_set("eval", one) for one in prepared.eval_sets]
+    notes = [note for one in (*prepared.sets, *prepared.eval_sets) for note in one.notes]
+    view = describe(train, ranks, sets, epoch, notes)
     _write(run_folder, view)
 
     def add_examples() -> None:
@@ -79,9 +85,3 @@ def _write(run_folder: Path, view: DataView) -> None:
     with suppress(OSError):  # the disk is full: the run waits for room where it has to
         new.write_text(view.model_dump_json(), encoding="utf-8")
         os.replace(new, run_folder / DATA_FILE)
-
-
-def _alone(train: TrainConfig, prepared: PreparedData) -> DataReport:
-    """The report of a single set, without the examples of an evaluation set."""
-    held_out = len(prepared.tokenised.counts) - len(prepared.train)
-    return replace(prepared.report, name=train.data.train_sets()[0].name, eval_examples=held_out)

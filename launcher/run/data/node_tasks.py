@@ -34,8 +34,8 @@ def tokenise_task(
     folder = folders[node]
     encoder = Encoder(node_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
     done = tokenize_rows(chunk, encoder)
-    report = DataReport(data.path, rows=len(chunk), truncated=done.truncated, unused=set(done.unused))
-    report.add_left_out(done.left_out)
+    report = DataReport(data.path)
+    report.add(done, len(chunk))
     return done.block, (done.block.counts, example_digests(done.block), report)
 
 

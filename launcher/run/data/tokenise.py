@@ -68,6 +68,7 @@ class PreparedData:
 
     train: int64, the indices of those to train on, set by set; mixture: of these sets, with indices into `train`
     evaluation: by the name of each evaluation set, a tokenised set and the indices of its examples to score
+    report: of the whole run; sets, eval_sets: of each set to train on, and of each of `train.data.eval`
     reused: the sets that came from the cache
     """
 
@@ -76,6 +77,8 @@ class PreparedData:
     mixture: Mixture
     evaluation: dict[str, tuple[TokenisedSet, Ints]]
     report: DataReport
+    sets: tuple[DataReport, ...]
+    eval_sets: tuple[DataReport, ...]
     reused: tuple[str, ...] = ()
 
 
@@ -114,10 +117,13 @@ def tokenise_on_cluster(
     evaluation = {name: (tokenised, held_out) for name, held_out in division.held_out.items()}
     for one, (evaluated, _) in zip(eval_sets, scored, strict=True):
         evaluation[one.name] = (evaluated, np.arange(len(evaluated.counts), dtype=np.int64))
-    report = DataReport.of_run(data.spoken(), reports, [part for _, part in scored])
+    eval_reports = tuple(part for _, part in scored)
+    report = DataReport.of_run(data.spoken(), reports, eval_reports)
     eval_digests = [digests for evaluated, _ in scored for digests in evaluated.digests]
     report.digest = run_digest(tokenised.digests, division.mixture.describe(), eval_digests)
-    return PreparedData(tokenised, division.train, division.mixture, evaluation, report, tuple(reused))
+    return PreparedData(
+        tokenised, division.train, division.mixture, evaluation, report, tuple(reports), eval_reports, tuple(reused)
+    )
 
 
 def _from_cache(kept: PreparedSet, data: DataSet) -> tuple[TokenisedSet, DataReport]:
@@ -130,7 +136,9 @@ def _from_cache(kept: PreparedSet, data: DataSet) -> tuple[TokenisedSet, DataRep
         counts.append(block.counts)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
     digests = np.split(kept.digests, starts[1:-1])
-    return TokenisedSet(blocks, starts, np.concatenate(counts), digests), kept.report
+    found = TokenisedSet(blocks, starts, np.concatenate(counts), digests)
+    kept.report.count(found.counts)
+    return found, kept.report
 
 
 def _tokenise(data: DataSet, folders: Mapping[str, str], progress: Progress | None) -> tuple[TokenisedSet, DataReport]:
@@ -141,7 +149,7 @@ def _tokenise(data: DataSet, folders: Mapping[str, str], progress: Progress | No
     for _, _, part in summaries:
         report.merge(part)
     counts = np.concatenate([np.empty((0, 2), np.int64), *(found for found, _, _ in summaries)])
-    report.examples = len(counts)
+    report.count(counts)
     report.check(data.section)
     sizes = [len(found) for found, _, _ in summaries]
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])

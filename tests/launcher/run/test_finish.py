@@ -34,7 +34,7 @@ def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     result: dict[str, Any] = {"device": "A CPU", "stopped": False}
     nothing: Any = None
     report = DataReport("/cache/d", rows=5, examples=5)
-    data = PreparedData(nothing, nothing, nothing, {}, report)
+    data = PreparedData(nothing, nothing, nothing, {}, report, (), ())
     ground = Ground(Placement(2, 1.0, 0, "PACK"), Path("m"), {}, data, nothing)
     trained = Trained(train("m", "d"), Path("c"), ground, result)
     asked = train("demo", "git+https://host/d.git")

@@ -25,6 +25,11 @@ def test_one_path_is_one_set_with_the_sections_settings() -> None:
     assert (only.field, only.settings) == ("train.data.train", "train.data")
 
 
+def test_a_list_is_written_as_short_as_it_was_said() -> None:
+    said = DataConfig(train=[{"path": "b.csv", "weight": 2}]).model_dump()
+    assert said["train"] == [{"path": "b.csv", "weight": 2}]
+
+
 def test_a_set_overrides_what_the_section_says() -> None:
     first, second = sets(train=["a.jsonl", {"path": "b.csv", "format": "text", "limit": 7}], limit=3, format="messages")
     assert (first.format, first.limit, second.format, second.limit) == ("messages", 3, "text", 7)

@@ -49,6 +49,9 @@ def test_the_kept_description_is_that_of_one_process(tmp_path: Path, several: bo
     kept = DataView.model_validate_json((tmp_path / "data.json").read_bytes())
     said = gather(train, Reading(tokenizer), 2)
     assert (kept.epoch, kept.lengths) == (said.epoch, said.lengths)
-    assert kept.sets == [one for one in said.sets if one.use == "train"]
+    assert kept.sets == said.sets
+    assert [one.name for one in kept.examples][::3] == (
+        ["rows, example 1 of 45", "more, example 18 of 18"] if several else ["example 1 of 50", "example 50 of 50"]
+    )
     assert len(kept.examples) == 4
     assert kept.examples[0].spans == said.examples[0].spans
