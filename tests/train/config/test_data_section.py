@@ -26,7 +26,7 @@ def test_one_path_is_one_set_with_the_sections_settings() -> None:
 
 
 def test_a_list_is_written_as_short_as_it_was_said() -> None:
-    said = DataConfig(train=[{"path": "b.csv", "weight": 2}]).model_dump()
+    said = DataConfig.model_validate({"train": [{"path": "b.csv", "weight": 2}]}).model_dump()
     assert said["train"] == [{"path": "b.csv", "weight": 2}]
 
 
