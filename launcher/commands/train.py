@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from gemfleet.launcher.config.schema import LaunchConfig
     from gemfleet.launcher.run.beginning import Beginning
 
-EXAMPLE_CHARACTERS = 600  # of the example that a dry run shows
-
 
 def train(
     config: Config,
@@ -119,7 +117,7 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     from gemfleet.launcher.plan.this_machine import describe_here
     from gemfleet.train.config.home import gemfleet_home
 
-    from .data_print import legend, print_example
+    from .data_print import MOST_CHARACTERS, legend, print_example
     from .tables import open_console, print_facts, print_text
 
     plan, view = describe_here(config, gemfleet_home() / "runs"), first_rows(config.train)
@@ -134,4 +132,4 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     if not isinstance(view, str):
         print_text(f"\n{legend(open_console())}")
         for example in view.examples[:1]:
-            print_example(example, EXAMPLE_CHARACTERS)
+            print_example(example, MOST_CHARACTERS)

@@ -128,22 +128,17 @@ def chunks(source: RowSource) -> Iterator[list[Row | BadRow]]:
 def _prepared(cache: PreparedCache | None, data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
     """One block of all usable examples of a set, from the cache if they are there, and the set's report."""
     key = None if cache is None else cache.key(data)
-    if cache is not None and (found := cache.find(key, data)):
-        block, report = TokenBlock.concatenate(list(found.blocks())), found.report
+    kept = None if cache is None else cache.find(key, data)
+    if kept is not None:
+        parts, report = list(kept.blocks()), kept.report
     else:
-        block, report = _tokenise(data, **options)
-        if cache is not None:
-            cache.save(key, [block], example_digests(block), report)
-    report.check(data.section)
+        report = DataReport.of_set(data)
+        parts = [done.block for _, done in tokenised_chunks(data, report, **options)]
+    block = TokenBlock.concatenate(parts)
     report.count(block.counts)
-    return block, report
-
-
-def _tokenise(data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
-    """One block of all usable rows, in their order, and a report that counts the others."""
-    report = DataReport.of_set(data)
-    block = TokenBlock.concatenate([done.block for _, done in tokenised_chunks(data, report, **options)])
-    report.examples = len(block)
+    if cache is not None and kept is None:
+        cache.save(key, [block], example_digests(block), report)
+    report.check(data.section)
     return block, report
 
 
