@@ -226,15 +226,16 @@ class DataConfig(StrictModel):
         if isinstance(self.train, str):
             return [self._whole("train", self.train, self.split, self.limit)]
         total = sum(entry.weight or entry.share or 0 for entry in self.train)
+        names = distinct([_name(entry.path, entry.name) for entry in self.train])
         return [
             self._member(
                 f"train[{index}]",
-                entry,
+                entry.model_copy(update={"name": name}),
                 self.split,
                 self.limit,
                 share=(entry.weight or entry.share or 0) / total if total else None,
             )
-            for index, entry in enumerate(self.train)
+            for index, (entry, name) in enumerate(zip(self.train, names, strict=True))
         ]
 
     def eval_sets(self) -> list[DataSet]:
@@ -312,6 +313,17 @@ class DataConfig(StrictModel):
 def listed(paths: Sequence[str]) -> str:
     """Paths as in `a.jsonl, b.jsonl and c.jsonl`."""
     return " and ".join(filter(None, [", ".join(paths[:-1]), paths[-1]]))
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names, numbered from the second on where they are equal: `rows`, `rows-2`. A number is not given twice."""
+    found: list[str] = []
+    for index, name in enumerate(names):
+        number, taken = 1, {*found, *names[index + 1 :]} if name in found else set(found)
+        while (numbered := name if number == 1 else f"{name}-{number}") in taken:
+            number += 1
+        found.append(numbered)
+    return found
 
 
 def _replaced(field: str, value: str | list[DataSetConfig], paths: Mapping[str, str]) -> str | list[DataSetConfig]:

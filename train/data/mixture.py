@@ -103,20 +103,11 @@ def divide(
         mixture,
         np.concatenate([start + mine for start, (mine, _) in zip(starts, split, strict=False)]),
         {
-            name: start + held_out
-            for name, start, (_, held_out) in zip(distinct([found.name for found in sets]), starts, split, strict=False)
+            found.name: start + held_out
+            for found, start, (_, held_out) in zip(sets, starts, split, strict=False)
             if len(held_out)
         },
     )
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered from the second on where they are equal: `rows`, `rows-2`."""
-    found: list[str] = []
-    for name in names:
-        number = 1 + sum(other == name for other in names[: len(found)])
-        found.append(name if number == 1 else f"{name}-{number}")
-    return found
 
 
 def interleaved(parts: Sequence[int], length: int) -> Ints:

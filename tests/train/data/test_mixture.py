@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gemfleet.train.config.data_section import DataConfig
-from gemfleet.train.data.mixture import Mixture, distinct, interleaved
+from gemfleet.train.data.mixture import Mixture, interleaved
 from gemfleet.train.data.packing import epoch_order
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import LocalBlockSource, prepare_local
@@ -137,8 +137,15 @@ def test_evaluation_sets_keep_their_names(tmp_path: Path, two_sets: list[Any]) -
     assert report.summary().endswith(f"- evaluation set exam: {two_sets[1]['path']}, 8 examples.")
 
 
-def test_equal_names_are_numbered() -> None:
-    assert distinct(["rows", "rows", "chat", "rows"]) == ["rows", "rows-2", "chat", "rows-3"]
+def test_sets_of_one_name_are_numbered_everywhere(tmp_path: Path) -> None:
+    for part in "ab":
+        (tmp_path / part).mkdir()
+    paths = [written(tmp_path / "a", "rows", 10), written(tmp_path / "b", "rows", 10), written(tmp_path, "rows-2", 10)]
+    data = DataConfig.model_validate({"train": paths})
+    assert [one.name for one in data.train_sets()] == ["rows", "rows-3", "rows-2"]
+    source, report = prepared(tmp_path, 1, {"train": paths})
+    assert [one.name for one in report.sets] == ["rows", "rows-3", "rows-2"]
+    assert source.eval_sets == ("rows", "rows-3", "rows-2")
 
 
 @pytest.mark.parametrize("change", ["weight", "order", "eval"])

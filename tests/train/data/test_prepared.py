@@ -75,13 +75,15 @@ def test_what_decides_the_tokens_decides_the_key(tmp_path: Path, tokenizer_folde
     content = path.read_bytes()
     path.write_bytes(content.replace(b"answer 7", b"answer 8"))
     others.append(key())
-    other = tokenizer_folder / "special_tokens_map.json"
-    other.write_text("{}")
-    try:
-        os.utime(other)
-        others.append(key())
-    finally:
-        other.unlink()
+    for name in ("special_tokens_map.json", "additional_chat_templates/tool_use.jinja"):
+        other = tokenizer_folder / name
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("{}")
+        try:
+            os.utime(other)
+            others.append(key())
+        finally:
+            other.unlink()
     assert len({first, *others}) == 1 + len(others)
     (hub,) = DataConfig(train="someone/data").train_sets()
     assert set_key(hub, tokenizer_folder) is None

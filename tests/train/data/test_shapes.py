@@ -167,6 +167,14 @@ def test_names_of_columns_keys_and_roles_can_be_given(tokenizer: Any) -> None:
         DataConfig.model_validate({"train": "rows", "roles": {"bot": "machine"}})
 
 
+def test_parts_of_openais_responses_are_text(tokenizer: Any) -> None:
+    parts = [
+        {"role": "user", "content": [{"type": "input_text", "text": "hi"}]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "a"}]},
+    ]
+    assert encode(tokenizer, {"messages": parts}) == encode(tokenizer, {"messages": CHAT[:2]})
+
+
 def test_turns_of_one_role_are_joined_if_asked(tokenizer: Any) -> None:
     row = {"messages": [*CHAT, {"role": "user", "content": "then"}, {"role": "assistant", "content": "b"}]}
     assert encode(tokenizer, row) == "roles that do not alternate user, assistant"

@@ -145,7 +145,7 @@ def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(t
         ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "message 2 is not in the text"),
         (
             "{% for m in messages %}{{ m.content }}{% endfor %}{% generation %}x{% endgeneration %}",
-            "message 2 is not in the text",
+            "message 2 is not in the text .*; let its {% generation %} marks hold each answer .*, or set it to gemma",
         ),
         ("tokenizer", "the model's tokenizer has no chat template"),
     ],
@@ -153,6 +153,16 @@ def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(t
 def test_a_template_that_cannot_be_trained_with_is_refused(tiny: Any, template: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         encode(tiny, PLAIN, template)
+
+
+def test_a_tokenizer_with_several_templates_needs_one_for_chats(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer(tmp_path)
+    tokenizer.chat_template = {"tool_use": CHATML}
+    with pytest.raises(UserError, match=r"has no chat template named 'default' \(it has 'tool_use'\); set it to gemma"):
+        encode(tokenizer, PLAIN, "tokenizer")
+    tokenizer.chat_template = {"default": LINES, "tool_use": CHATML}
+    assert encode(tokenizer, PLAIN, "tokenizer") == encode(tokenizer, PLAIN, LINES)
+    assert encode(tokenizer, PLAIN, "tokenizer", tools=TOOLS) == encode(tokenizer, PLAIN, CHATML, tools=TOOLS)
 
 
 def test_rows_that_a_template_cannot_take_are_left_out(tiny: Any, tmp_path: Path) -> None:

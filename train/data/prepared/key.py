@@ -22,10 +22,14 @@ LIBRARIES = ("gemfleet", "transformers", "tokenizers", "pyarrow")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
     "config.json",  # for the rows of the embedding
 )
 
@@ -60,7 +64,7 @@ def file_digest(path: Path) -> str:
 
 def tokenizer_digest(folder: Path) -> str:
     """A digest of the files that decide what a tokenizer does."""
-    there = [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    there = [path for name in TOKENIZER_FILES for path in sorted(folder.glob(name)) if path.is_file()]
     return _digest_of(tuple((str(path), path.stat().st_mtime_ns) for path in there))
 
 

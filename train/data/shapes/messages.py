@@ -10,6 +10,7 @@ from ...config.data_format import ColumnsConfig
 from .conversation import Message, Role, RowError, ToolCall
 
 TARGET_KEYS = ("weight", "train", "training")  # of a message: OpenAI's, and Axolotl's two names
+TEXT_PARTS = ("text", "input_text", "output_text")  # OpenAI's two ways
 CALL = "function_call"  # the role of an answer that is the JSON of one or more calls
 ROLES = {
     "system": "system",
@@ -56,7 +57,8 @@ def read_messages(value: Any, columns: ColumnsConfig, roles: Mapping[str, str], 
     Raises RowError for a list that cannot be used.
     """
     if not isinstance(value, list) or not value:
-        raise RowError("messages that are not a list with at least one message")
+        found = "an empty list" if value == [] else f"a {type(value).__name__}"
+        raise RowError("messages that are not a list with at least one message", found)
     return [_message(message, number, columns, roles) for number, message in enumerate(value, first)]
 
 
@@ -125,9 +127,9 @@ def _part_text(part: Any) -> str:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
+    if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
-    raise RowError("message content that is not text", f"a {type(part).__name__}")
+    raise RowError("message content that is not text", f"a part of type {str(kind)[:40]!r}")
 
 
 def _calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:

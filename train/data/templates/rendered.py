@@ -30,12 +30,9 @@ class ChatTemplate:
         """chosen: `tokenizer`, or a template. Raises UserError if it is no template."""
         self._tokenizer, self._chosen = tokenizer, chosen
         self._controls = _controls(tokenizer, chosen)
-        self._spaced: bool | None = None
-        if chosen == "tokenizer" and not tokenizer.chat_template:
-            raise UserError(
-                f"{FIELD} is tokenizer, but the model's tokenizer has no chat template; set it to gemma, or to a "
-                "Jinja file"
-            )
+        self._spaced: dict[str, bool] = {}  # by template
+        if chosen == "tokenizer":
+            _refuse_missing(tokenizer.chat_template)
 
     def render(self, conversation: Conversation) -> Rendered:
         """The conversation with its spans. Raises RowError if the template refuses it or hides where answers are."""
@@ -48,7 +45,7 @@ class ChatTemplate:
         if conversation.whole:
             return Rendered(text, None)
         answers = [i for i, message in enumerate(conversation.messages) if message.supervised]
-        if MARKS.search(self._template(tools)):
+        if self.has_marks(tools):
             return _marked(conversation.messages, text, marks)
         spans = tuple(self._compared(text, messages, tools, index) for index in answers)
         for index, span in zip(answers, spans, strict=True):
@@ -58,6 +55,10 @@ class ChatTemplate:
     def encode(self, rows: Sequence[Rendered]) -> list[Encoded | RowError]:
         """See `encode_rendered`."""
         return encode_rendered(rows, self._tokenizer)
+
+    def has_marks(self, tools: Sequence[Any] = ()) -> bool:
+        """Whether the template says itself where answers are."""
+        return bool(MARKS.search(self._template(list(tools))))
 
     def _template(self, tools: list[Any]) -> str:
         if self._chosen != "tokenizer":
@@ -90,16 +91,17 @@ class ChatTemplate:
         after = self._text(messages[: index + 1], tools)[0]
         if not after.startswith(before) or not text.startswith(after):
             raise RowError(INEXACT, f"the template writes message {index + 1} in another way when more follows")
-        end = len(after) if self._ends_in_space() else max(len(before), len(after.rstrip()))
+        end = len(after) if self._ends_in_space(tools) else max(len(before), len(after.rstrip()))
         return Span(len(before), end, len(after))
 
-    def _ends_in_space(self) -> bool:
+    def _ends_in_space(self, tools: list[Any]) -> bool:
         """Whether nothing but white space ends an answer, so that it is supervised."""
-        if self._spaced is None:
+        template = self._template(tools)
+        if template not in self._spaced:
             question = {"role": "user", "content": "beta"}
-            text = self._text([question, {"role": "assistant", "content": ANSWERS[0]}], [])[0]
-            self._spaced = text.rstrip().endswith(ANSWERS[0])
-        return self._spaced
+            text = self._text([question, {"role": "assistant", "content": ANSWERS[0]}], tools)[0]
+            self._spaced[template] = text.rstrip().endswith(ANSWERS[0])
+        return self._spaced[template]
 
     def _refuse_special(self, messages: list[dict[str, Any]], tools: list[Any]) -> None:
         if found := self._controls.search(json.dumps([messages, tools], ensure_ascii=False, default=str)):
@@ -158,12 +160,19 @@ def check_template(template: ChatTemplate, train_on: TrainOn | None) -> None:
             if isinstance(encoded, RowError):
                 raise encoded
         except RowError as error:
-            remedy = "correct it" if error.reason != INEXACT else "mark answers in it by {% generation %}"
-            if error.reason == INEXACT and train_on in (None, "all"):
-                remedy += ", or set train.data.train_on: last"
+            remedy = _remedy(template, error, train_on)
             raise UserError(
                 f"{FIELD} cannot be trained with: {error.reason} ({error.detail}); {remedy}, or set it to gemma"
             ) from error
+
+
+def _remedy(template: ChatTemplate, error: RowError, train_on: TrainOn | None) -> str:
+    if error.reason != INEXACT:
+        return "correct it"
+    if template.has_marks():
+        return "let its {% generation %} marks hold each answer with its end, and nothing else"
+    last = ", or set train.data.train_on: last" if train_on in (None, "all") else ""
+    return "mark answers in it by {% generation %}" + last
 
 
 def _probe(turns: int, train_on: TrainOn | None) -> Iterator[Message]:
@@ -181,6 +190,16 @@ def _marked(said: Sequence[Message], text: str, marks: Sequence[tuple[int, int]]
     for message, (start, end) in pairs:
         _refuse_elsewhere(message, text[start:end])
     return Rendered(text, tuple(Span(start, end, end) for message, (start, end) in pairs if message.supervised))
+
+
+def _refuse_missing(found: str | dict[str, str] | None) -> None:
+    """Raises UserError for a tokenizer without a template for chats. It may have several by name."""
+    if not found or (isinstance(found, dict) and "default" not in found):
+        named = f" named 'default' (it has {', '.join(map(repr, found))})" if found else ""
+        raise UserError(
+            f"{FIELD} is tokenizer, but the model's tokenizer has no chat template{named}; set it to gemma, or to a "
+            "Jinja file"
+        )
 
 
 def _refuse_dropped(message: Message, text: str) -> None:
