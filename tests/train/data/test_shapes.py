@@ -216,7 +216,7 @@ def test_results_and_the_question_after_them_are_one_turn(tokenizer: Any) -> Non
 
 
 def test_results_stand_in_the_order_of_their_calls(tokenizer: Any) -> None:
-    calls = [{"id": name, "function": {"name": name, "arguments": "null"}} for name in "ab"]
+    calls = [{"id": name, "function": {"name": name, "arguments": "{}"}} for name in "ab"]
     results = [{"role": "tool", "content": f"of {name}", "tool_call_id": name} for name in "ab"]
     start = [CHAT[0], {"role": "assistant", "tool_calls": calls}]
     there, back = ({"messages": [*start, *order, CHAT[1]]} for order in (results, results[::-1]))
