@@ -50,13 +50,14 @@ def test_a_cpu_rank_tells_its_resident_set_and_its_use_of_its_cores() -> None:
     for _ in range(5):  # meanwhile the kernel may take pages back that other tests left behind
         before = source.read()
         held = np.ones(size, np.uint8)
-        time.sleep(0.05)
         after = source.read()
         grown.append(after.memory_bytes - before.memory_bytes)
         del held
-    assert any(growth == pytest.approx(size, rel=0.2) for growth in grown), grown
+    assert any(size / 2 < growth < 2 * size for growth in grown), grown
     assert before.memory_bytes < before.memory_total_bytes
-    assert after.utilisation < 0.9  # it slept most of the time
+    source.read()
+    time.sleep(0.2)
+    assert source.read().utilisation < 0.9
     end = time.process_time() + 0.05
     while time.process_time() < end:
         pass
