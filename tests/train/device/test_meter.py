@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import time
 
 import numpy as np
@@ -49,10 +50,11 @@ def test_a_cpu_rank_tells_its_resident_set_and_its_use_of_its_cores() -> None:
     source, size, grown = CpuSource(), 64 * 2**20, []
     for _ in range(5):  # meanwhile the kernel may take pages back that other tests left behind
         before = source.read()
-        held = np.ones(size, np.uint8)
+        held = mmap.mmap(-1, size)  # not from memory that other tests have freed and the process still has
+        np.frombuffer(held, np.uint8)[:] = 1
         after = source.read()
         grown.append(after.memory_bytes - before.memory_bytes)
-        del held
+        held.close()
     assert any(size / 2 < growth < 2 * size for growth in grown), grown
     assert before.memory_bytes < before.memory_total_bytes
     source.read()
