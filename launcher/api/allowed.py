@@ -12,7 +12,7 @@ from glob import has_magic
 from pathlib import Path
 
 from gemfleet.train.config.chat_template import is_template
-from gemfleet.train.config.patterns import folder_of
+from gemfleet.train.config.paths import folder_of
 
 from .folders import leads_out, real_path
 

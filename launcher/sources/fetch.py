@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gemfleet.train.config.patterns import found_at
+from gemfleet.train.config.paths import found_at
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.files.file_readers import extensions, is_data
 from gemfleet.train.errors import UserError

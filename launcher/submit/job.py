@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from gemfleet.cluster.network import why_unreachable
 from gemfleet.launcher.config.schema import LaunchConfig
-from gemfleet.train.config.patterns import found_at
+from gemfleet.train.config.paths import found_at
 from gemfleet.train.errors import UserError
 
 from .job_files import HIDDEN, Luggage

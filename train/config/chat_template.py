@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MAX_FILE_BYTES = 1 << 20
+from .paths import read_small_file
 
 
 def is_template(text: str) -> bool:
@@ -17,18 +17,7 @@ def read_template(path: str, beside: Path | None) -> str:
 
     Raises ValueError, whose message says what is wrong with the file.
     """
-    file = Path(path).expanduser()
-    if not file.exists() and beside is not None:
-        file = beside / path
-    if not file.is_file():
-        raise ValueError(f"{path!r} is not a file; give gemma, tokenizer, or the path of a Jinja file")
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path!r} cannot be read ({error.strerror or error}); check its permissions") from None
-    if len(text) > MAX_FILE_BYTES:
-        raise ValueError(f"{path!r} is larger than 1 MiB; give a chat template")
+    text = read_small_file(path, beside, "gemma, tokenizer, or the path of a Jinja file", "a chat template")
     try:
         content = text.decode()
     except UnicodeDecodeError:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from .chat_template import is_template, read_template
 from .data_format import ColumnsConfig, DataFormat, Name, Roles, TrainOn
-from .patterns import folder_of, is_pattern
+from .paths import folder_of, is_pattern
 from .strict import MOST, Size, StrictModel, parse_bytes
 
 

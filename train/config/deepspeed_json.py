@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .paths import read_small_file
+
 Json = dict[str, Any]
-MAX_FILE_BYTES = 1 << 20
 REDUCE_BUCKET_VALUES = 5 * 10**8  # DeepSpeed's default
 
 
@@ -36,18 +37,9 @@ def read_deepspeed_json(path: str, beside: Path | None = None) -> Json:
 
     Raises ValueError, whose message says what is wrong with the file.
     """
-    file = Path(path).expanduser()
-    if not file.exists() and beside is not None:
-        file = beside / path
-    if not file.is_file():
-        raise ValueError(f"{path!r} is not a file; give the path of a DeepSpeed JSON, or its content as a section")
-    try:
-        with file.open("rb") as opened:
-            text = opened.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path!r} cannot be read ({error.strerror or error}); check its permissions") from None
-    if len(text) > MAX_FILE_BYTES:
-        raise ValueError(f"{path!r} is larger than 1 MiB; give a DeepSpeed configuration")
+    text = read_small_file(
+        path, beside, "the path of a DeepSpeed JSON, or its content as a section", "a DeepSpeed configuration"
+    )
     try:
         content = json.loads(text.decode())
     except RecursionError:

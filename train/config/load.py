@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from ..errors import UserError
 from .errors import explain, shown
-from .patterns import found_at
+from .paths import found_at
 from .schema import TrainConfig
 
 MAX_FILE_BYTES = 1 << 20

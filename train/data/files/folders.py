@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...config.patterns import found_at
+from ...config.paths import found_at
 from ...errors import UserError
 from .compressed import unpacked_name
 from .file_readers import extensions, is_data
