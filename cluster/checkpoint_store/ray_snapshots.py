@@ -6,8 +6,10 @@ closed after all writes succeeded. A stream that was dropped, or that failed, pu
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +18,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType, PyFi
 
 from ..head import HeadActor
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+ROOM_SECONDS = 600.0
+ROOM_PAUSE_SECONDS = 1.0
 TYPES = {"file": FileType.File, "directory": FileType.Directory, "absent": FileType.NotFound}
 
 
@@ -86,7 +91,15 @@ class StoreFileSystemHandler(FileSystemHandler):  # type: ignore[misc]
         raise NotImplementedError("the store keeps whole files; nothing of Ray Train appends to one")
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        return self.store.call("file_call", method, *arguments)
+        """Call a method of `StoredFiles`; wait on a full disk, because Ray ends a run without its snapshot."""
+        deadline = time.monotonic() + ROOM_SECONDS
+        while True:
+            try:
+                return self.store.call("file_call", method, *arguments)
+            except OSError as error:
+                if error.errno not in FULL or time.monotonic() > deadline:
+                    raise
+                time.sleep(ROOM_PAUSE_SECONDS)
 
 
 class _Upload(io.RawIOBase):

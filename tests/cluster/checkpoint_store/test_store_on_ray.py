@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 import pickle
 import threading
 import time
@@ -18,6 +20,7 @@ import pytest
 import ray
 from gemfleet.cluster import head as head_module
 from gemfleet.cluster.checkpoint_store import client as client_module
+from gemfleet.cluster.checkpoint_store import ray_snapshots
 from gemfleet.cluster.checkpoint_store.actor import start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.ray_snapshots import StoreFileSystemHandler, store_filesystem
@@ -203,6 +206,33 @@ def test_the_handler_pickles_and_stays_equal(filesystem: pyarrow.fs.PyFileSystem
     assert StoreFileSystemHandler(HeadActor("another")) != filesystem.handler
     copies[0].create_dir("pickled")
     assert filesystem.get_file_info("pickled").type == pyarrow.fs.FileType.Directory
+
+
+class FullStore(HeadActor):
+    """A store whose disk is full for the first calls."""
+
+    def __init__(self, full_for: int, error: int = errno.ENOSPC) -> None:
+        super().__init__("full")
+        self.left, self.error = full_for, error
+        self.done: list[str] = []
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise OSError(self.error, os.strerror(self.error))
+        self.done.append(str(arguments[0]))
+
+
+def test_a_snapshot_waits_for_room_on_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_snapshots, "ROOM_PAUSE_SECONDS", 0.0)
+    store = FullStore(full_for=3)
+    StoreFileSystemHandler(store).create_dir("run", True)
+    assert store.done == ["make_folder"]
+    with pytest.raises(PermissionError):
+        StoreFileSystemHandler(FullStore(1, errno.EACCES)).create_dir("run", True)
+    monkeypatch.setattr(ray_snapshots, "ROOM_SECONDS", 0.0)
+    with pytest.raises(OSError, match="No space left"):
+        StoreFileSystemHandler(FullStore(10**9)).create_dir("run", True)
 
 
 def test_only_a_stream_that_was_closed_in_order_publishes(filesystem: pyarrow.fs.PyFileSystem) -> None:
