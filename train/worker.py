@@ -14,9 +14,10 @@ from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .interfaces import BlockSource, Reporter
 from .kernels.attention import check_attention
 from .kernels.capabilities import choose
-from .loop import Trainer, TrainResult
+from .loop import Trainer
 from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
+from .step.outcome import TrainResult
 from .strategies import build_strategy
 from .strategies.base import Strategy
 

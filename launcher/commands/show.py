@@ -20,6 +20,8 @@ def show(run: Run, as_json: Json = False) -> None:
     """
     import json
 
+    from gemfleet.cluster.registry.event_kinds import EventKind
+
     from .local_runs import open_registry, run_folder
 
     registry = open_registry()
@@ -32,7 +34,8 @@ def show(run: Run, as_json: Json = False) -> None:
         "newest_eval": registry.latest_metrics(found.id, "eval"),
         "ranks": registry.ranks(found.id),
         "checkpoints": registry.checkpoints(found.id),
-        "events": registry.events(found.id),
+        "events": (events := registry.events(found.id)),
+        "published": next((e["data"]["reason"] for e in reversed(events) if e["kind"] == EventKind.PUBLISHED), None),
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -56,6 +59,7 @@ def _print(facts: dict[str, Any]) -> None:
         "evaluation": f"loss {spoken_loss(evaluation)} at step {evaluation['step']}" if evaluation else "",
         "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
+        "published": facts["published"] or "",
         "folder": facts["folder"],
     }
     print_facts({name: value for name, value in lines.items() if value})

@@ -19,6 +19,7 @@ from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
+from .chosen import Picked
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
 from .public_names import base_reference, copy_board, without_paths
@@ -42,6 +43,7 @@ class Publication:
     base:       what the person called the base model
     facts:      see `CardFacts`
     names:      what to write in place of paths of this machine
+    picked:     why that checkpoint, and the history of the whole run; None: as far as the checkpoint knows it
     """
 
     run_folder: Path
@@ -51,6 +53,7 @@ class Publication:
     output: OutputConfig
     facts: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    picked: Picked | None = None
 
     @property
     def template(self) -> str:
@@ -91,14 +94,17 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
         write_merged(publication, folder / "merged", progress)
     write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
-    (folder / "loss.svg").write_text(loss_plot(history))
-    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+    chosen = publication.picked.chosen if publication.picked else None
+    (folder / "loss.svg").write_text(loss_plot(history, chosen.step if chosen else None))
+    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts, chosen)))
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:
     """Write the adapter, history, configuration and tokenizer into an existing folder."""
     for name in PUBLISHED:
         shutil.copyfile(publication.checkpoint / name, folder / name)
+    if publication.picked is not None:
+        (folder / TRAINER_STATE_FILE).write_bytes(publication.picked.history)
     copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.template)
     clean_folder(publication, folder)
 

@@ -17,6 +17,8 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
+from gemfleet.launcher.result.chosen import refuse_unsaved
+from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
@@ -28,7 +30,7 @@ from .batch_search.search import find_micro
 from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected
-from .finish import Trained, finish, newest_checkpoint
+from .finish import Trained, finish, picked_checkpoint
 from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
 from .prepared import prepare_data, stage
@@ -85,14 +87,16 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
             ground = prepare_data(run, settled, placement, model, folders)
+            refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
             fitted = fit(run, ready, ground)
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))
         raise_failure(run, fitted)
         result = fitted.snapshot["result"]
-        checkpoint = None if ready.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
-        return finish(run, Trained(settled, checkpoint, fitted.ground, result), fitted.interrupted)
+        with shelf_of(run.folder) as shelf:
+            picked = None if ready.max_steps == 0 else picked_checkpoint(run, shelf, result)
+            return finish(run, Trained(settled, picked, fitted.ground, result), fitted.interrupted)
 
 
 def tell_what_differs(run: RunSession) -> None:

@@ -21,8 +21,9 @@ from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import PackedRows, WriteCheckpoint
 from gemfleet.train.local.source import LocalBlockSource
-from gemfleet.train.loop import Trainer, TrainResult
+from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora
+from gemfleet.train.step.outcome import TrainResult
 from gemfleet.train.strategies import build_strategy
 from safetensors.torch import load_file
 from support.reference_step import examples

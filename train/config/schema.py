@@ -104,6 +104,10 @@ class CheckpointConfig(StrictModel):
     """When a rank saves the full state. It also saves at the end of training and when it is stopped."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
+    best: Annotated[
+        bool,
+        Field(description="save too after an evaluation that is the best so far; not where `every` is `never`"),
+    ] = True
 
 
 class EvalConfig(StrictModel):

@@ -25,6 +25,20 @@ def losses_at(history: History, step: int) -> dict[str, float]:
     return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
 
+def evaluation_losses(history: History, metric: str = "eval_loss") -> list[tuple[int, float]]:
+    """The step and loss of each evaluation, the oldest first. metric: `eval_loss`, or `eval_NAME_loss` of one set"""
+    return [(entry["step"], entry[metric]) for entry in history if metric in entry]
+
+
+def best_evaluation(history: History) -> tuple[int, float] | None:
+    """The step and loss of the lowest finite evaluation loss after the first step, the earliest of equals; else None.
+
+    The evaluation before the first step scores what training began with, and no checkpoint is of it.
+    """
+    found = [(step, loss) for step, loss in evaluation_losses(history) if step and math.isfinite(loss)]
+    return min(found, key=lambda evaluation: evaluation[1], default=None)
+
+
 def last_evaluated_step(history: History) -> int | None:
     """The step of the newest evaluation; None if there is none."""
     return next((entry["step"] for entry in reversed(history) if "eval_loss" in entry), None)

@@ -36,7 +36,7 @@ def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     report = DataReport("/cache/d", rows=5, examples=5)
     data = PreparedData(nothing, nothing, nothing, {}, report, (), ())
     ground = Ground(Placement(2, 1.0, 0, "PACK"), Path("m"), {}, data, nothing)
-    trained = Trained(train("m", "d"), Path("c"), ground, result)
+    trained = Trained(train("m", "d"), None, ground, result)
     asked = train("demo", "git+https://host/d.git")
     steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
     facts = card_facts(asked, steps, trained, {"/cache/d": "git+https://host/d.git"})
