@@ -20,6 +20,11 @@ from .chosen import Chosen
 from .public_names import base_reference, is_hub_id, public_name
 
 EVAL_SET = re.compile(r"eval_(.+)_loss")  # of an entry in the history: the loss of one of several evaluation sets
+ENDED = {
+    "stopped": " The run was stopped before its end.",
+    "interrupted": " The run was interrupted before its end.",
+    "failed": " The run failed before its end.",
+}
 TERMS = "https://ai.google.dev/gemma/terms"
 
 
@@ -77,9 +82,7 @@ def _front_matter(base: str) -> str:
 
 
 def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    ended = (
-        "" if card.facts.get("state") in (None, "succeeded") else f" The run was {card.facts['state']} before its end."
-    )
+    ended = ENDED.get(str(card.facts.get("state")), "")
     return (
         f"Supervised fine-tuning of `{_named(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
         f"{_words(train['lora']['target_modules'])}, {state['global_step']} of {state['max_steps']} optimizer steps, "

@@ -27,6 +27,7 @@ from .tokenizer_files import copy_companions, copy_processor
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
+KEPT_FILE = "result.json"  # in a run's folder: what a result needs beside a checkpoint, see `again.py`
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
 LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
@@ -88,7 +89,7 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
         copy_board(publication.run_folder / "runs", folder / "runs")
-    if (publication.run_folder / "predictions").is_dir():
+    if has_answers(publication):
         shutil.copytree(publication.run_folder / "predictions", folder, dirs_exist_ok=True)
     if publication.output.merge:
         write_merged(publication, folder / "merged", progress)
@@ -97,6 +98,24 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     chosen = publication.picked.chosen if publication.picked else None
     (folder / "loss.svg").write_text(loss_plot(history, chosen.step if chosen else None))
     (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts, chosen)))
+
+
+def kept(run_folder: Path) -> dict[str, Any]:
+    """What is kept of a run for its result; empty where there is nothing."""
+    try:
+        content = json.loads((run_folder / KEPT_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def has_answers(publication: Publication) -> bool:
+    """Whether the run has answers of the checkpoint that is published."""
+    if not (publication.run_folder / "predictions").is_dir() or publication.picked is None:
+        return (publication.run_folder / "predictions").is_dir()
+    newest = json.loads(publication.picked.history)["global_step"]
+    predicted: int = kept(publication.run_folder).get("predicted", newest)
+    return predicted == publication.picked.chosen.step
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:

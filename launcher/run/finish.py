@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.result.again import keep, median_speed
 from gemfleet.launcher.result.chosen import Picked, pick
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
 from gemfleet.launcher.result.predict import predict_on_cluster, write_predictions
@@ -111,6 +111,8 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
         arguments = (ground.source, checkpoint, ground.folders, size, config, trained.train)
         predictions = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.eval_loss)
+    if trained.picked is not None:
+        keep(run.folder, {"predicted": trained.picked.chosen.step})
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     run.display.phase("publishing")
 
@@ -118,9 +120,10 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
 def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     """Publish the result and return its folder. Deliver it, unless somebody stopped the run. Raises DeliveryError."""
     asked, config = run.config.train, run.config.output
-    steps = run.registry.metrics(run.id, kind="step")
     names = written_names(asked, trained.train)
-    facts = card_facts(asked, steps, trained, names)
+    facts = early_facts(asked, trained.ground, names) | late_facts(
+        run.registry.metrics(run.id, kind="step"), trained.result
+    )
     picked = trained.picked
     if picked is None:
         output = publish_evaluation(run.folder, asked, facts)
@@ -137,21 +140,31 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     return output
 
 
-def card_facts(
-    asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained, names: Mapping[str, str]
-) -> dict[str, Any]:
-    """What the model card says beyond the checkpoint's own files.
+def keep_early_facts(run: RunSession, train: TrainConfig, ground: Ground) -> None:
+    """Keep in the run's folder what its result needs, so that `gemfleet publish` can make it whatever happens."""
+    asked = run.config.train
+    names = written_names(asked, train)
+    keep(run.folder, {"model": str(ground.model), "names": names, "facts": early_facts(asked, ground, names)})
 
-    steps: the records of all steps; names: what to write in place of paths of this machine
+
+def early_facts(asked: TrainConfig, ground: Ground, names: Mapping[str, str]) -> dict[str, Any]:
+    """What the model card says beyond the checkpoint's own files, as far as it is known before training.
+
+    names: what to write in place of paths of this machine
     """
-    rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": listed([public_name(found.path) for found in asked.data.train_sets()]),
-        "format": trained.ground.data.report.format,
+        "format": ground.data.report.format,
         "chat_template": asked.data.chat_template,
-        "data_report": renamed(trained.ground.data.report.summary(), names),
-        "ranks": trained.ground.placement.describe(),
-        "device": trained.result.get("device"),
-        "tokens_per_second": float(statistics.median(rates)) if rates else None,
-        "state": "stopped" if trained.stopped else "succeeded",
+        "data_report": renamed(ground.data.report.summary(), names),
+        "ranks": ground.placement.describe(),
+    }
+
+
+def late_facts(steps: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model card says of how training went. steps: the records of all; result: rank 0's `TrainResult`"""
+    return {
+        "device": result.get("device"),
+        "tokens_per_second": median_speed(steps),
+        "state": "stopped" if result["stopped"] else "succeeded",
     }

@@ -30,7 +30,7 @@ from .batch_search.search import find_micro
 from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected
-from .finish import Trained, finish, picked_checkpoint
+from .finish import Trained, finish, keep_early_facts, picked_checkpoint
 from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
 from .prepared import prepare_data, stage
@@ -87,6 +87,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
             ground = prepare_data(run, settled, placement, model, folders)
+            keep_early_facts(run, settled, ground)
             refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
             fitted = fit(run, ready, ground)
