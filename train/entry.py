@@ -88,6 +88,9 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),
         )
+    problem = None if config.early_stopping is None else config.early_stopping.problem(source.eval_sets)
+    if problem:
+        raise UserError(problem)
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
@@ -110,7 +113,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
         )
         where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
-        print(f"{result.steps} steps; {losses}{where}")
+        print(*filter(None, [result.stopped_early, f"{result.steps} steps; {losses}{where}"]), sep="\n")
 
 
 @contextmanager

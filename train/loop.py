@@ -23,7 +23,8 @@ from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
-from .step.history import best_evaluation, last_evaluated_step, losses_at, mean_loss_since_last
+from .step.early_stopping import early_end
+from .step.history import best_evaluation, last_evaluated_step, losses_at, mean_loss_since_last, told_early_end
 from .step.outcome import UNCHANGED, TrainResult
 from .step.record import EvalRecord, StepRecord
 from .step.schedule import learning_rate_at
@@ -68,10 +69,12 @@ class Trainer:
         self.resume()
         if self.progress.step == 0:
             self.evaluate()
-        before = self.adapter_digest() if self.progress.step < self.progress.total_steps else None
+        done = self.progress.step == self.progress.total_steps or self.early_end() is not None
+        before = None if done else self.adapter_digest()
         stopped = before is not None and self.train()
         if not stopped:
             self.evaluate()
+            self.remember_early_end()
         self.save()
         changed = before is None or self.adapter_digest() != before
         if not changed:
@@ -81,7 +84,10 @@ class Trainer:
         return self.result(stopped, changed)
 
     def train(self) -> bool:
-        """Runs optimizer steps to the last one (returns False), or until a rank is asked to stop (True). Collective."""
+        """Runs optimizer steps until a rank is asked to stop (returns True), or to the last one (False). Collective.
+
+        The last one is that of the configuration, or one whose evaluation ends training early.
+        """
         with StepPrefetcher(self.source, self.rank, self.progress.step, self.progress.total_steps) as steps:
             for index, rows in steps:
                 self.clock.start()
@@ -90,6 +96,8 @@ class Trainer:
                     return True
                 if self.is_due(self.config.evaluation.every):
                     self.evaluate()
+                    if self.early_end():
+                        return False
                 if self.save_is_due():
                     self.save()
         return False
@@ -201,6 +209,19 @@ class Trainer:
             record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds, eval_losses=several)
             self.reporter.log_step(record.to_dict())
 
+    def early_end(self) -> str | None:
+        """Why training ends now, before its last step; None if it goes on."""
+        done = self.progress
+        if done.step == done.total_steps or last_evaluated_step(done.log_history) != done.step:
+            return None
+        return early_end(done.log_history, self.config.early_stopping, done.total_steps)
+
+    def remember_early_end(self) -> None:
+        sentence = self.early_end()
+        if sentence is not None and told_early_end(self.progress.log_history) is None:
+            log.info("%s", sentence)
+            self.remember({"stopped_early": sentence})
+
     def evaluation_losses(self) -> tuple[float, dict[str, float]]:
         """The mean cross-entropy per supervised token of all evaluation sets, and that of each. Collective."""
         parts = [part for name in self.source.eval_sets for part in self.evaluation_sums(name)]
@@ -293,7 +314,7 @@ class Trainer:
         every = self.config.logging.every
         return self.is_due(every) or (every != "never" and self.progress.step == self.progress.total_steps)
 
-    def remember(self, entry: dict[str, float]) -> None:
+    def remember(self, entry: dict[str, Any]) -> None:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
     def position(self) -> dict[str, Any]:
@@ -310,7 +331,8 @@ class Trainer:
 
     def result(self, stopped: bool, adapter_changed: bool = True) -> TrainResult:
         done = self.progress
-        return TrainResult.of(done.log_history, done.step, done.total_steps, stopped, adapter_changed)
+        early = None if stopped else self.early_end()
+        return TrainResult.of(done.log_history, done.step, done.total_steps, stopped, adapter_changed, early)
 
 
 def sum_of(losses: Sequence[torch.Tensor]) -> float:

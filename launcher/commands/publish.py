@@ -88,10 +88,11 @@ def late_facts(registry: RunRegistry, run_id: str, picked: Picked) -> dict[str, 
     import json
 
     from gemfleet.launcher.result.again import median_speed
+    from gemfleet.launcher.runs.repair import ended_early
 
     history = json.loads(picked.history)
     results = [event["data"] for event in registry.events(run_id) if event["kind"] == "result"]
-    whole = history["global_step"] >= history["max_steps"]
+    whole = history["global_step"] >= history["max_steps"] or ended_early(history)
     return {
         "device": results[-1].get("device") if results else None,
         "tokens_per_second": median_speed(registry.metrics(run_id, kind="step")),

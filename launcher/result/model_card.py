@@ -83,6 +83,8 @@ def _front_matter(base: str) -> str:
 
 def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     ended = ENDED.get(str(card.facts.get("state")), "")
+    early = state["log_history"][-1].get("stopped_early") if state["log_history"] else None
+    ended = f" Training {early}." if early else ended
     return (
         f"Supervised fine-tuning of `{_named(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
         f"{_words(train['lora']['target_modules'])}, {state['global_step']} of {state['max_steps']} optimizer steps, "

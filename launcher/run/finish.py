@@ -79,6 +79,8 @@ def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
     """Predict, publish, deliver, and end the run as succeeded or stopped. Raises TrainingFailedError, DeliveryError."""
     if trained.result.get("adapter_changed") is False:
         run.tell(EventKind.UNCHANGED, UNCHANGED)
+    if early := trained.result.get("stopped_early"):
+        run.tell(EventKind.STOPPED_EARLY, early)
     predict_answers(run, trained)
     try:
         output = publish_and_deliver(run, trained)

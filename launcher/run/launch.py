@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -88,6 +88,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 model, folders = stage(run, settled)
             ground = prepare_data(run, settled, placement, model, folders)
             keep_early_facts(run, settled, ground)
+            refuse_unknown_metric(settled, ground.source.eval_sets)
             refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
             fitted = fit(run, ready, ground)
@@ -98,6 +99,13 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
         with shelf_of(run.folder) as shelf:
             picked = None if ready.max_steps == 0 else picked_checkpoint(run, shelf, result)
             return finish(run, Trained(settled, picked, fitted.ground, result), fitted.interrupted)
+
+
+def refuse_unknown_metric(train: TrainConfig, eval_sets: Sequence[str]) -> None:
+    """Raise UserError if early stopping looks at a set that turned out to have no examples."""
+    problem = None if train.early_stopping is None else train.early_stopping.problem(eval_sets)
+    if problem:
+        raise UserError(problem)
 
 
 def tell_what_differs(run: RunSession) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.schema import LaunchConfig
@@ -33,8 +34,10 @@ def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> st
         return None
     step = registry.latest_metrics(run_id, "step")
     steps = f" after {step['step']} of {step['total_steps']} steps" if step else ""
+    told = [event["data"] for event in registry.events(run_id) if event["kind"] == EventKind.RESULT]
+    early = ", as early stopping said" if told and told[-1].get("stopped_early") else ""
     return (
-        f"{run_id} has succeeded{steps}, so nothing is left to do; its result is in {folder / 'output'}. "
+        f"{run_id} has succeeded{steps}{early}, so nothing is left to do; its result is in {folder / 'output'}. "
         "To train on, ask for more: --set train.epochs=N"
     )
 

@@ -21,7 +21,7 @@ def mean_loss_since_last(history: History, loss: float) -> float:
 
 def losses_at(history: History, step: int) -> dict[str, float]:
     """The `loss` and `eval_loss` of the newest step, as far as there are any, for the checkpoint's manifest."""
-    entries = [entry for entry in history[-2:] if entry["step"] == step]
+    entries = [entry for entry in history[-3:] if entry["step"] == step]
     return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
 
 
@@ -37,6 +37,12 @@ def best_evaluation(history: History) -> tuple[int, float] | None:
     """
     found = [(step, loss) for step, loss in evaluation_losses(history) if step and math.isfinite(loss)]
     return min(found, key=lambda evaluation: evaluation[1], default=None)
+
+
+def told_early_end(history: History) -> str | None:
+    """Why training ended early, if it did so after the newest step. It is the history's last entry then."""
+    sentence = history[-1].get("stopped_early") if history else None
+    return None if sentence is None else str(sentence)
 
 
 def last_evaluated_step(history: History) -> int | None:

@@ -19,6 +19,7 @@ class TrainResult:
 
     eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
     adapter_changed: False if no step since the start, or since the last resume, changed the adapters
+    stopped_early: why training ended before its last step, see `early_end`
     """
 
     steps: int
@@ -28,10 +29,17 @@ class TrainResult:
     eval_loss: float | None
     train_loss: float | None
     adapter_changed: bool = True
+    stopped_early: str | None = None
 
     @classmethod
     def of(
-        cls, history: History, steps: int, total_steps: int, stopped: bool, adapter_changed: bool = True
+        cls,
+        history: History,
+        steps: int,
+        total_steps: int,
+        stopped: bool,
+        adapter_changed: bool = True,
+        stopped_early: str | None = None,
     ) -> TrainResult:
         """The result of a run that did `steps` of `total_steps`, with its losses from the history."""
         evaluations = [loss for _, loss in evaluation_losses(history)]
@@ -44,4 +52,5 @@ class TrainResult:
             eval_loss=evaluations[-1] if evaluations else None,
             train_loss=math.fsum(losses) / len(losses) if losses else None,
             adapter_changed=adapter_changed,
+            stopped_early=stopped_early,
         )

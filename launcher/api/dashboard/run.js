@@ -151,9 +151,9 @@ function statusOf(run, figures, act, problem) {
     "Time left": clock(progress.eta_seconds), ...tilesOf(run, figures), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
-    Model: run.model ?? "–",
+    Model: run.model ?? "–", ...(run.published ? { Published: run.published } : {}),
   };
-  const why = run.waiting_for ?? run.reason;
+  const why = run.waiting_for || run.reason || run.stopped_early;
   const asked = run.stop_requested && !ended;
   return [
     h("div", { class: "top" }, stateLabel(run.status), run.status === "succeeded" ? null : ended

@@ -142,7 +142,8 @@ def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
     """Show the figures of the whole run in place of those of its last step."""
     if step := snapshot["step"]:
         figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
-        run.display.advance(step["step"], step["total_steps"], figures)
+        early = (snapshot["result"] or {}).get("stopped_early")
+        run.display.advance(step["step"], step["step"] if early else step["total_steps"], figures)
 
 
 def ask_to_stop(run: RunSession) -> None:

@@ -203,3 +203,12 @@ def test_a_checkpoint_resumes_under_every_strategy_on_other_ranks(
 def test_a_rank_holds_its_share_of_the_base(laboratory: Laboratory, name: str) -> None:
     for held, whole in laboratory.pool(2).run(base_bytes, laboratory.model, STRATEGIES[name]):
         assert held <= 0.51 * whole
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_early_stopping_ends_all_ranks_at_the_same_step(laboratory: Laboratory, ranks: int) -> None:
+    """No loss falls by ten, so the second evaluation, after the second epoch of three steps, is the last."""
+    changes = {"early_stopping": {"patience": 1, "min_delta": 10.0}}
+    folder = str(laboratory.run_folder("early", ranks, "off"))
+    outcomes = laboratory.pool(ranks).run(train_case, laboratory.model, folder, changes)
+    assert [max(outcome.losses) for outcome in outcomes] == [6] * ranks
