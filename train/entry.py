@@ -76,6 +76,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
     config, settled = settle_here(config, model_folder, local_rank, ranks_on_node)
     tokenizer = load_tokenizer(model_folder)
     check_base(model_folder)
+    adapter = starting_adapter(config, model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
         source, report = prepare_local(
@@ -107,6 +108,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             Path(work),
             report.digest,
             accept_changes,
+            adapter,
         )
     if rank == 0:
         losses = (
@@ -114,6 +116,23 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
         )
         where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
         print(*filter(None, [result.stopped_early, f"{result.steps} steps; {losses}{where}"]), sep="\n")
+
+
+def starting_adapter(config: TrainConfig, model_folder: Path) -> Path | None:
+    """The checked folder of `train.adapter`, a folder or a hub id; None where training begins with a new adapter."""
+    from .checkpoint.lineage import base_digest
+    from .model.base_check import check_base
+    from .model.gemma import lora_targets
+    from .model.starting_adapter import check_its_base, check_options, check_tensors, resolve_adapter_folder
+
+    if config.adapter is None:
+        return None
+    folder, base = resolve_adapter_folder(config.adapter), check_base(model_folder)
+    check_options(folder, config.lora)
+    check_tensors(folder, base, lora_targets(base, config.lora.target_modules))
+    if note := check_its_base(folder, config.model, base_digest(model_folder)):
+        print(note, file=sys.stderr)
+    return folder
 
 
 @contextmanager

@@ -133,6 +133,8 @@ def _settings(train: Mapping[str, Any], state: Mapping[str, Any]) -> Iterable[tu
     yield "LoRA", f"r {lora['r']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"
     yield "seed", train["seed"]
     for entry in state["log_history"]:
+        if began := entry.get("began_with"):
+            yield "goes on from the adapter of", began
         if changes := entry.get("accepted_changes"):
             yield f"changed when it was resumed at step {entry['step']}", "; ".join(changes)
     yield "strategy, precision asked for", f"{train['strategy']}, {train['precision']}"

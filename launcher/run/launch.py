@@ -33,10 +33,11 @@ from .connect import connected
 from .finish import Trained, finish, keep_early_facts, picked_checkpoint
 from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
-from .prepared import prepare_data, stage
+from .prepared import prepare_data, stage, stage_adapter
 from .resume import check_resume, nothing_left
 from .session import END_ROOM_SECONDS, RunSession
 from .signals import SIGNALS
+from .starting_adapter import with_adapter, with_kept_adapter
 from .strategy import settle
 from .training.controller import Fitted, fit
 from .training.ray_trainer import first_cause
@@ -58,6 +59,8 @@ def launch(
     resumed = beginning.run_id if isinstance(beginning, Resumed) else None
     if resumed and (sentence := nothing_left(registry_of(gemfleet_home()), resumed, config)):
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
+    if beginning.run_id is not None:
+        config = with_kept_adapter(config, gemfleet_home() / "runs" / beginning.run_id)
     if not isinstance(beginning, Submitted):
         check_everything(config)
     if isinstance(beginning, Resumed):
@@ -69,7 +72,7 @@ def launch(
         if isinstance(beginning, Submitted):
             check_everything(config)
             check_resume(config.train, run.folder, run.accepts_changes)
-        resolved = with_clones(config, run.folder, display).train
+        resolved = with_adapter(with_clones(config, run.folder, display).train, run.folder)
         return carry_out(run, resolved, batch_cache)
 
 
@@ -86,7 +89,8 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 placement = preflight(run)
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
-            ground = prepare_data(run, settled, placement, model, folders)
+                adapters = stage_adapter(run, settled, model, {})
+            ground = prepare_data(run, settled, placement, model, folders, adapters)
             keep_early_facts(run, settled, ground)
             refuse_unknown_metric(settled, ground.source.eval_sets)
             refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)

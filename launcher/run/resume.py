@@ -18,6 +18,8 @@ from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 
+from .starting_adapter import adapter_origin
+
 NOT_WORK = {"name", "cluster", "api"}  # sections that change where a run is carried out, but not its result
 
 
@@ -59,5 +61,6 @@ def check_resume(train: TrainConfig, run_folder: Path, accept_changes: bool) -> 
     name = f"checkpoint-{newest.step}"
     refuse_other_shapes(name, made, train)
     base = Path(train.model).expanduser()
-    lineage = Lineage(base_digest(base) if base.is_dir() else None, None, accept_changes)
+    adapter = adapter_origin(train)
+    lineage = Lineage(base_digest(base) if base.is_dir() else None, None, accept_changes, adapter)
     return changes_since(name, made, train, lineage)

@@ -30,7 +30,7 @@ def names_remote_sources(train: TrainConfig) -> bool:
 
 def check_sources(train: TrainConfig) -> None:
     """Raise UserError for an address that fetching would refuse. Called before anything starts."""
-    for source in _sources(train):
+    for source in (*_sources(train), *filter(None, [train.adapter])):
         if is_git_source(source):
             parse_source(source)
         elif is_object_source(source):

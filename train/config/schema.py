@@ -135,10 +135,7 @@ class EarlyStoppingConfig(StrictModel):
     def problem(self, sets: Sequence[str]) -> str | None:
         """Why the loss cannot be known with these evaluation sets, in a sentence with the remedy; None if it can."""
         if not sets:
-            return (
-                "train.early_stopping needs evaluations, but there is no evaluation set; give train.data.eval, or "
-                "train.data.eval_fraction above 0"
-            )
+            return "train.early_stopping needs an evaluation set; give train.data.eval, or an eval_fraction above 0"
         names = ["eval_loss", *(f"eval_{name}_loss" for name in sets if len(sets) > 1)]
         if self.metric in names:
             return None
@@ -197,6 +194,13 @@ class TrainConfig(StrictModel):
     model: Annotated[
         str, Field(min_length=1, description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")
     ]
+    adapter: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="go on from this adapter: a run of this head, a folder, a Hugging Face id, git+… or s3://…",
+        ),
+    ] = None
     data: DataConfig
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig()

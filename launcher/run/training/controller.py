@@ -119,7 +119,8 @@ def fit_thread(
     settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
-    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
+    changes, adapters = run.accepts_changes, ground.adapters
+    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, changes, adapters)
     thread = FitThread(build_trainer(task, settings))
     thread.start()
     return thread

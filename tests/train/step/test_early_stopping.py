@@ -70,7 +70,7 @@ def test_the_sentence_and_the_metric_of_one_set() -> None:
     ("changes", "problem"),
     [
         ({"evaluation": {"every": "never"}}, r"train\.evaluation\.every is never"),
-        ({"data": {"train": "a.jsonl", "eval_fraction": 0.0}}, "there is no evaluation set"),
+        ({"data": {"train": "a.jsonl", "eval_fraction": 0.0}}, "needs an evaluation set"),
         ({"early_stopping": {"patience": 1, "metric": "eval_a_loss"}}, "give eval_loss"),
         (
             {"data": {"train": ["a.jsonl", "b.jsonl"]}, "early_stopping": {"patience": 1, "metric": "eval_c_loss"}},
