@@ -115,6 +115,12 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
         )
         where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
+        if (
+            result.best_step
+            and result.best_step < result.steps
+            and reporter.checkpoint_folder(result.best_step).is_dir()
+        ):
+            where += f"; the best by evaluation loss: {reporter.checkpoint_folder(result.best_step)}"
         print(*filter(None, [result.stopped_early, f"{result.steps} steps; {losses}{where}"]), sep="\n")
 
 

@@ -87,9 +87,6 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         before = f"{result['eval_loss_before']:.4f} -> " if result["total_steps"] else ""
         evaluated = f"; evaluation loss {before}{result['eval_loss']:.4f}"
     print_text(f"{outcome.run_id} {outcome.state} after {result['steps']} of {result['total_steps']} steps{evaluated}")
-    for told in (result.get("stopped_early"), result.get("published") and f"published {result['published']}"):
-        if told:
-            print_text(told)
     figures = result.get("figures") or {}
     if "tokens_per_second" in figures:
         speed = f"{figures['tokens_per_second']:,.0f} tokens/s at the median"

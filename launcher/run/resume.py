@@ -18,7 +18,7 @@ from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 
-from .starting_adapter import adapter_origin
+from .starting_adapter import adapter_origin, with_kept_adapter
 
 NOT_WORK = {"name", "cluster", "api"}  # sections that change where a run is carried out, but not its result
 
@@ -29,10 +29,10 @@ def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> st
     if registry.get_run(run_id).state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
         return None
     try:
-        asked_before = load_config(folder / RESOLVED_FILE)
+        asked_before = with_kept_adapter(load_config(folder / RESOLVED_FILE), folder)
     except UserError:  # another version of gemfleet wrote it
         return None
-    if _work(asked_before) != _work(config):
+    if _work(asked_before) != _work(with_kept_adapter(config, folder)):
         return None
     step = registry.latest_metrics(run_id, "step")
     steps = f" after {step['step']} of {step['total_steps']} steps" if step else ""

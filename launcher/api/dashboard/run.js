@@ -151,7 +151,7 @@ function statusOf(run, figures, act, problem) {
     "Time left": clock(progress.eta_seconds), ...tilesOf(run, figures), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
-    Model: run.model ?? "–", ...(run.published ? { Published: run.published } : {}),
+    Model: run.model ?? "–",
   };
   const why = run.waiting_for || run.reason || run.stopped_early;
   const asked = run.stop_requested && !ended;
@@ -161,6 +161,7 @@ function statusOf(run, figures, act, problem) {
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
     why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
+    run.published ? h("p", { class: "quiet" }, `Published: ${run.published}`) : null,
     progressBar(progress, "progress"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
   ].filter(Boolean);

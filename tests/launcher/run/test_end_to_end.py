@@ -179,7 +179,7 @@ def test_a_run_that_gets_worse_publishes_its_best_and_another_goes_on_from_it(
     assert f"| goes on from the adapter of | run {run.id}, step {best} |" in (went_on / "README.md").read_text()
     made = json.loads((went_on / "training_config.json").read_text())["made_from"]
     assert made["adapter"]["name"] == f"run {run.id}, step {best}"
-    refused = ends(
-        gemfleet(workplace, home, "resume", newer.id, "--set", "train.adapter=null", "--set", "train.epochs=1"), 2
-    )
+    assert "nothing is left to do" in ends(gemfleet(workplace, home, "resume", newer.id))
+    changes = ("--set", "train.adapter=null", "--set", "train.epochs=1")
+    refused = ends(gemfleet(workplace, home, "resume", newer.id, *changes), 2)
     assert f"training began with run {run.id}, step {best}, now train.adapter is a new adapter" in refused
