@@ -26,14 +26,12 @@ ORIGIN_FILE = "origin.json"
 FILES = (CONFIG_FILE, WEIGHTS_FILE, MADE_FILE, ORIGIN_FILE)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
-# Options of peft that change what an adapter computes, and the values that change nothing.
-PLAIN: dict[str, tuple[Any, ...]] = {
-    "bias": ("none",),
-    **dict.fromkeys(("use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out"), (False,)),
-    **dict.fromkeys(("rank_pattern", "alpha_pattern"), ({},)),
-    **dict.fromkeys(("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters"), ([],)),
-    **dict.fromkeys(("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config"), ([],)),
-}
+# Options of peft that change what an adapter computes, unless they are empty, false, or `none`.
+UNTRAINED = (
+    *("bias", "use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern"),
+    *("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters"),
+    *("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config"),
+)
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")  # values of init_lora_weights
 
 
@@ -92,9 +90,9 @@ def check_options(folder: Path, lora: LoraConfig) -> None:
     config = _json(folder / CONFIG_FILE)
     if config.get("peft_type", "LORA") != "LORA":
         raise UserError(f"train.adapter is {folder}, of the kind {config['peft_type']}; gemfleet trains LORA only")
-    for option, plain in PLAIN.items():
+    for option in UNTRAINED:
         value = config.get(option)
-        if value and value not in plain:
+        if value and value != "none":
             raise UserError(
                 f"train.adapter is {folder}, whose {option} is {value}; gemfleet does not train that. Merge the "
                 "adapter into its base, and train a new one on that"
