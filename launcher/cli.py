@@ -24,6 +24,7 @@ from .commands.init import init
 from .commands.logs import logs
 from .commands.plan import plan
 from .commands.prune import prune
+from .commands.publish import publish
 from .commands.push import push
 from .commands.repair import repair
 from .commands.resume import resume
@@ -41,7 +42,7 @@ from .plain_output import plain
 
 COMMANDS = (
     *(init, data, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, repair, push, serve, tensorboard, doctor, schema, version),
+    *(checkpoints, prune, repair, publish, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2
 

@@ -76,6 +76,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
     config, settled = settle_here(config, model_folder, local_rank, ranks_on_node)
     tokenizer = load_tokenizer(model_folder)
     check_base(model_folder)
+    adapter = starting_adapter(config, model_folder)
     before = resident_bytes()
     with _bars(rank) as progress:
         source, report = prepare_local(
@@ -88,6 +89,9 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),
         )
+    problem = None if config.early_stopping is None else config.early_stopping.problem(source.eval_sets)
+    if problem:
+        raise UserError(problem)
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
@@ -104,13 +108,37 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             Path(work),
             report.digest,
             accept_changes,
+            adapter,
         )
     if rank == 0:
         losses = (
             f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
         )
         where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
-        print(f"{result.steps} steps; {losses}{where}")
+        if (
+            result.best_step
+            and result.best_step < result.steps
+            and reporter.checkpoint_folder(result.best_step).is_dir()
+        ):
+            where += f"; the best by evaluation loss: {reporter.checkpoint_folder(result.best_step)}"
+        print(*filter(None, [result.stopped_early, f"{result.steps} steps; {losses}{where}"]), sep="\n")
+
+
+def starting_adapter(config: TrainConfig, model_folder: Path) -> Path | None:
+    """The checked folder of `train.adapter`, a folder or a hub id; None where training begins with a new adapter."""
+    from .checkpoint.lineage import base_digest
+    from .model.base_check import check_base
+    from .model.gemma import lora_targets
+    from .model.starting_adapter import check_its_base, check_options, check_tensors, resolve_adapter_folder
+
+    if config.adapter is None:
+        return None
+    folder, base = resolve_adapter_folder(config.adapter), check_base(model_folder)
+    check_options(folder, config.lora)
+    check_tensors(folder, base, lora_targets(base, config.lora.target_modules))
+    if note := check_its_base(folder, config.model, base_digest(model_folder)):
+        print(note, file=sys.stderr)
+    return folder
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import math
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,36 +23,15 @@ from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told
 from .errors import NonFiniteLossError
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
-from .step.history import last_evaluated_step, losses_at, mean_loss_since_last
+from .step.early_stopping import early_end
+from .step.history import best_evaluation, last_evaluated_step, losses_at, mean_loss_since_last, told_early_end
+from .step.outcome import UNCHANGED, TrainResult
 from .step.record import EvalRecord, StepRecord
 from .step.schedule import learning_rate_at
 from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
 
 log = logging.getLogger("gemfleet.train")
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """How training ended. A loss is the mean over supervised tokens; None if there is none.
-
-    eval_loss: over the evaluation set; train_loss: the mean of all steps' losses
-    adapter_changed: False if no step since the start, or since the last resume, changed the adapters
-    """
-
-    steps: int
-    total_steps: int
-    stopped: bool
-    eval_loss_before: float | None
-    eval_loss: float | None
-    train_loss: float | None
-    adapter_changed: bool = True
-
-
-UNCHANGED = (
-    "the adapter is what it was before training: no step changed it, so it adds nothing to what it began with; look at "
-    "train.optim.learning_rate and train.lora"
-)
 
 
 class Trainer:
@@ -90,11 +68,15 @@ class Trainer:
         """Trains from the newest checkpoint, or from the start, to the last step or a request to stop. Collective."""
         self.resume()
         if self.progress.step == 0:
+            if (origin := self.lineage.adapter) and origin.digest:
+                self.remember({"began_with": origin.name})
             self.evaluate()
-        before = self.adapter_digest() if self.progress.step < self.progress.total_steps else None
+        done = self.progress.step == self.progress.total_steps or self.early_end() is not None
+        before = None if done else self.adapter_digest()
         stopped = before is not None and self.train()
         if not stopped:
             self.evaluate()
+            self.remember_early_end()
         self.save()
         changed = before is None or self.adapter_digest() != before
         if not changed:
@@ -104,7 +86,10 @@ class Trainer:
         return self.result(stopped, changed)
 
     def train(self) -> bool:
-        """Runs optimizer steps to the last one (returns False), or until a rank is asked to stop (True). Collective."""
+        """Runs optimizer steps until a rank is asked to stop (returns True), or to the last one (False). Collective.
+
+        The last one is that of the configuration, or one whose evaluation ends training early.
+        """
         with StepPrefetcher(self.source, self.rank, self.progress.step, self.progress.total_steps) as steps:
             for index, rows in steps:
                 self.clock.start()
@@ -113,7 +98,9 @@ class Trainer:
                     return True
                 if self.is_due(self.config.evaluation.every):
                     self.evaluate()
-                if self.is_due(self.config.checkpoint.every):
+                    if self.early_end():
+                        return False
+                if self.save_is_due():
                     self.save()
         return False
 
@@ -217,14 +204,25 @@ class Trainer:
         loss, by_set = self.evaluation_losses()
         seconds = time.perf_counter() - started
         self._evaluated_step = self.progress.step
-        if self.progress.best_eval_loss is None or loss < self.progress.best_eval_loss:
-            self.progress.best_eval_loss, self.progress.best_step = loss, self.progress.step
         several = by_set if len(by_set) > 1 else None
         named = {f"eval_{name}_loss": value for name, value in (several or {}).items()}
         self.remember({"eval_loss": loss, **named, "eval_runtime": seconds})
         if self.rank == 0:
             record = EvalRecord(**self.position(), eval_loss=loss, eval_runtime=seconds, eval_losses=several)
             self.reporter.log_step(record.to_dict())
+
+    def early_end(self) -> str | None:
+        """Why training ends now, before its last step; None if it goes on."""
+        done = self.progress
+        if done.step == done.total_steps or last_evaluated_step(done.log_history) != done.step:
+            return None
+        return early_end(done.log_history, self.config.early_stopping, done.total_steps)
+
+    def remember_early_end(self) -> None:
+        sentence = self.early_end()
+        if sentence is not None and told_early_end(self.progress.log_history) is None:
+            log.info("%s", sentence)
+            self.remember({"stopped_early": sentence})
 
     def evaluation_losses(self) -> tuple[float, dict[str, float]]:
         """The mean cross-entropy per supervised token of all evaluation sets, and that of each. Collective."""
@@ -302,12 +300,23 @@ class Trainer:
         interval = self.source.steps_per_epoch if every == "epoch" else every
         return self.progress.step % int(interval) == 0
 
+    def save_is_due(self) -> bool:
+        """Whether to save now: by the interval, or since this step's evaluation is the best so far.
+
+        Not after the last step, which is saved together with its evaluation.
+        """
+        config, step = self.config.checkpoint, self.progress.step
+        if step == self.progress.total_steps or config.every == "never":
+            return False
+        best = best_evaluation(self.progress.log_history) if config.best else None
+        return self.is_due(config.every) or (best is not None and best[0] == step)
+
     def log_is_due(self) -> bool:
         """Whether the finished step logs the mean loss. The last step always does, unless the interval is `never`."""
         every = self.config.logging.every
         return self.is_due(every) or (every != "never" and self.progress.step == self.progress.total_steps)
 
-    def remember(self, entry: dict[str, float]) -> None:
+    def remember(self, entry: dict[str, Any]) -> None:
         self.progress.log_history.append({"epoch": self.progress.epoch, "step": self.progress.step, **entry})
 
     def position(self) -> dict[str, Any]:
@@ -323,17 +332,9 @@ class Trainer:
         return digest.digest()
 
     def result(self, stopped: bool, adapter_changed: bool = True) -> TrainResult:
-        evaluations = [e["eval_loss"] for e in self.progress.log_history if "eval_loss" in e]
-        losses = [e["loss"] for e in self.progress.log_history if "loss" in e]
-        return TrainResult(
-            steps=self.progress.step,
-            total_steps=self.progress.total_steps,
-            stopped=stopped,
-            eval_loss_before=evaluations[0] if evaluations else None,
-            eval_loss=evaluations[-1] if evaluations else None,
-            train_loss=math.fsum(losses) / len(losses) if losses else None,
-            adapter_changed=adapter_changed,
-        )
+        done = self.progress
+        early = None if stopped else self.early_end()
+        return TrainResult.of(done.log_history, done.step, done.total_steps, stopped, adapter_changed, early)
 
 
 def sum_of(losses: Sequence[torch.Tensor]) -> float:

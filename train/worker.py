@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from .checkpoint.lineage import Lineage, base_digest
+from .checkpoint.lineage import NEW, Lineage, base_digest
 from .config.precision import precision_note
 from .config.schema import TrainConfig
 from .data.digest import DataDigest
@@ -14,9 +14,11 @@ from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .interfaces import BlockSource, Reporter
 from .kernels.attention import check_attention
 from .kernels.capabilities import choose
-from .loop import Trainer, TrainResult
+from .loop import Trainer
 from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
+from .model.starting_adapter import origin_of
+from .step.outcome import TrainResult
 from .strategies import build_strategy
 from .strategies.base import Strategy
 
@@ -33,11 +35,13 @@ def run_training(
     work_folder: Path,
     data: DataDigest | None = None,
     accept_changes: bool = False,
+    adapter_folder: Path | None = None,
 ) -> TrainResult:
     """Loads the model, attaches adapters, and trains. Collective over all ranks of the default process group.
 
     model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank only
     data: the digest of all usable examples; accept_changes: resume also from a checkpoint with another lineage
+    adapter_folder: of the adapter to go on from, checked; None: a new one
     """
     facts = current_device(local_rank)
     dtype = choose_dtype(config.precision, facts)
@@ -46,20 +50,23 @@ def run_training(
         log.warning("%s", note)
     check_attention(config.attention, facts.device, dtype)
     apply_memory_limit(config.batch, facts.device)
-    model, strategy = prepare_model(config, model_folder, facts)
-    lineage = Lineage(base_digest(model_folder), data, accept_changes)
+    model, strategy = prepare_model(config, model_folder, facts, adapter_folder)
+    origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
+    lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)
     trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder, lineage)
     with told_out_of_memory(config.batch.rows_per_pass):
         return trainer.run()
 
 
-def prepare_model(config: TrainConfig, model_folder: Path, facts: DeviceFacts) -> tuple[TrainableModel, Strategy]:
+def prepare_model(
+    config: TrainConfig, model_folder: Path, facts: DeviceFacts, adapter_folder: Path | None = None
+) -> tuple[TrainableModel, Strategy]:
     """The model with its adapters, and the strategy that will take it over. Training and probes both use it."""
     dtype = choose_dtype(config.precision, facts)
     check_base(model_folder)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
-    model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder))
+    model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder), adapter_folder)
     choices = choose(config, facts.device, dtype)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -104,6 +105,12 @@ class Manifest:
                 _compare(path, entry)
             except OSError as error:
                 raise StoreError(f"{path} cannot be read ({error.strerror or error})") from error
+
+
+def least(manifests: Sequence[Manifest], metric: str) -> Manifest | None:
+    """The checkpoint with the lowest finite value of a metric, the first of equals; None where none has one."""
+    measured = [m for m in manifests if math.isfinite(m.metrics.get(metric, math.nan))]
+    return min(measured, key=lambda m: m.metrics[metric], default=None)
 
 
 def _compare(path: Path, entry: FileEntry) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import StoreError
-from .manifest import Manifest
+from .manifest import Manifest, least
 
 LOOKS = 5
 COMMITTED = re.compile(r"checkpoint-(?P<step>\d+)")
@@ -108,6 +108,10 @@ class Shelf(ABC):
         except StoreError:
             return False
 
+    def problem(self, manifest: Manifest) -> str | None:
+        """What is wrong with a checkpoint; None when every file verifies."""
+        return self._problem(manifest)
+
     def committed(self, step: int) -> Manifest | None:
         """The checkpoint of this step; None when it is not here or not whole."""
         try:
@@ -175,7 +179,6 @@ def doomed_steps(manifests: Sequence[Manifest], keep: int, best_of: str | None) 
 
     manifests: by ascending step; best_of: the metric, None for no metric
     """
-    measured = [m for m in manifests if best_of is not None and best_of in m.metrics]
-    best = min(measured, key=lambda m: m.metrics[best_of or ""], default=None)
+    best = None if best_of is None else least(manifests, best_of)
     old = manifests[: max(0, len(manifests) - max(1, keep))]
     return [m.step for m in old if best is None or m.step != best.step]

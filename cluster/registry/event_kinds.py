@@ -17,6 +17,8 @@ class EventKind(StrEnum):
     STRATEGY = "strategy"  # the driver: what the plan chose, and why
     MIXED_GPUS = "mixed_gpus"  # the driver
     UNCHANGED = "unchanged"  # the driver: no step changed the adapter
+    PUBLISHED = "published"  # the driver or `gemfleet publish`: step, eval_loss, reason
+    STOPPED_EARLY = "stopped_early"  # the driver: training ended before its last step
     DELIVERED = "delivered"  # the driver
     BATCH_PLANNED = "batch_planned"  # the driver: rows, reason
     BATCH_CACHED = "batch_cached"  # the driver: variant, rows, key

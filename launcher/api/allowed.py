@@ -126,6 +126,7 @@ def _deepspeed(text: str, allowed: Allowed) -> str | None:
 
 _RULES: dict[str, Rule] = {
     "train.model": _source,
+    "train.adapter": _source,
     "train.data.train": _source,
     "train.data.eval": _source,
     "train.data.train[]": _source,

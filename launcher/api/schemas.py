@@ -137,6 +137,20 @@ class RunDetail(RunSummary):
     ranks: list[Rank]
     last_checkpoint: Annotated[Checkpoint | None, Field(description="the newest one that is whole")] = None
     checkpoint_totals: CheckpointTotals
+    stopped_early: Annotated[
+        str | None,
+        Field(
+            description="why a run that succeeded ended before its last step",
+            examples=["stopped early at step 40 of 200: eval_loss did not fall below 1.87 of step 25 in 3 evaluations"],
+        ),
+    ] = None
+    published: Annotated[
+        str | None,
+        Field(
+            description="which checkpoint the result is of, and why",
+            examples=["step 40 of 60: lowest evaluation loss 1.8700 (last: 2.0300 at step 60)"],
+        ),
+    ] = None
     restarts: int
     events_url: str
     metrics_url: str

@@ -41,17 +41,19 @@ from .schemas import (
 BATCH_EVENTS = (EventKind.BATCH_PLANNED, EventKind.BATCH_FOUND, EventKind.BATCH_CACHED)
 
 
-def progress_of(step: Mapping[str, Any] | None, ended: bool) -> Progress:
+def progress_of(step: Mapping[str, Any] | None, state: RunState) -> Progress:
+    """How far a run is. One that succeeded is done, also where it ended early."""
     if step is None:
         return Progress()
     total = step.get("total_steps", 0)
+    reached = 1.0 if state is RunState.SUCCEEDED else step["step"] / total if total else 0.0
     return Progress(
         step=step["step"],
         total_steps=total,
         epoch=step.get("epoch", 0.0),
         epochs=step.get("epochs", 0.0),
-        fraction=min(1.0, step["step"] / total) if total else 0.0,
-        eta_seconds=None if ended else step.get("seconds_left"),
+        fraction=min(1.0, reached),
+        eta_seconds=None if state.is_terminal else step.get("seconds_left"),
     )
 
 
@@ -69,7 +71,7 @@ def summary_fields(
         "updated_at": int(run.updated_at),
         "finished_at": None if run.ended_at is None else int(run.ended_at),
         "stop_requested": run.stop_requested,
-        "progress": progress_of(step, run.state.is_terminal),
+        "progress": progress_of(step, run.state),
         "loss": redact(figures.get("loss", (step or {}).get("loss"))),
         "eval_loss": redact((evaluation or {}).get("eval_loss")),
     }
@@ -85,6 +87,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
     batch = reader.last_event(run.id, *BATCH_EVENTS)
     strategy = reader.last_event(run.id, EventKind.STRATEGY)
+    published = reader.last_event(run.id, EventKind.PUBLISHED)
     figures = reader.end_figures(run.id)
     known = redact({**(step or {}), **figures})
     throughput = {figure.name: known.get(figure.name) for figure in THROUGHPUT}
@@ -100,11 +103,20 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         ranks=[rank_view(row) for row in reader.ranks(run.id)],
         last_checkpoint=last_whole_checkpoint(reader, run.id, folder, prefix),
         checkpoint_totals=checkpoint_totals(reader, run.id),
+        stopped_early=stopped_early(reader, run),
+        published=redact_text(published["data"]["reason"]) if published else None,
         restarts=reader.restarts(run.id),
         events_url=f"{prefix}/events",
         metrics_url=f"{prefix}/metrics",
         checkpoints_url=f"{prefix}/checkpoints",
     )
+
+
+def stopped_early(reader: RegistryReader, run: Run) -> str | None:
+    """Why a run that succeeded ended before its last step."""
+    event = reader.last_event(run.id, EventKind.RESULT) if run.state is RunState.SUCCEEDED else None
+    sentence = event["data"].get("stopped_early") if event else None
+    return redact_text(sentence) if sentence else None
 
 
 def waiting_for(reader: RegistryReader, run: Run) -> str | None:

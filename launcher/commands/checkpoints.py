@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from .options import Json, Run
-
-if TYPE_CHECKING:
-    from gemfleet.launcher.result.publish import Publication
 
 
 class Action(StrEnum):
@@ -98,6 +95,7 @@ def _copy(
 ) -> None:
     import json
 
+    from gemfleet.launcher.result.again import adapter_publication
     from gemfleet.launcher.result.export import export_adapter, export_merged, pull, verified_checkpoint
     from gemfleet.launcher.runs.checkpoints import shelf_of
     from gemfleet.train.errors import UserError
@@ -114,32 +112,8 @@ def _copy(
             written = pull(checkpoint, manifest, destination)
         else:
             export = export_merged if merged else export_adapter
-            written = export(_publication(folder, checkpoint), destination)
+            written = export(adapter_publication(folder, checkpoint), destination)
     if as_json:
         typer.echo(json.dumps({"step": manifest.step, "folder": str(written.resolve())}))
     else:
         typer.echo(f"checkpoint-{manifest.step}: {written}")
-
-
-def _publication(run_folder: Path, checkpoint: Path) -> Publication:
-    """The checkpoint with its base model. Finds the model as a new launch of the run would."""
-    from gemfleet.launcher.config.load import load_config
-    from gemfleet.launcher.config.schema import OutputConfig
-    from gemfleet.launcher.result.public_names import written_names
-    from gemfleet.launcher.result.publish import Publication
-    from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
-    from gemfleet.train.model.resolve import resolve_model_folder
-
-    train = load_config(run_folder / RESOLVED_FILE).train
-    launched = launch_folder(run_folder)
-
-    def found(source: str) -> str:
-        return str(launched / source) if source != "demo" and (launched / source).exists() else source
-
-    data = train.data.with_paths({field: found(path) for field, path in train.data.paths().items()})
-    used = train.model_copy(update={"model": found(train.model), "data": data})
-    names = written_names(used, used) | written_names(train, train)
-    facts = {"format": train.data.format, "chat_template": train.data.chat_template}
-    return Publication(
-        run_folder, checkpoint, resolve_model_folder(used.model), used.model, OutputConfig(), facts, names
-    )

@@ -37,6 +37,7 @@ def resume(
     from gemfleet.launcher.run.beginning import Resumed, Submitted
     from gemfleet.launcher.run.check_inputs import check_everything
     from gemfleet.launcher.run.resume import check_resume, nothing_left
+    from gemfleet.launcher.run.starting_adapter import with_kept_adapter
     from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
     from gemfleet.train.errors import UserError
 
@@ -48,7 +49,7 @@ def resume(
     if not (folder / RESOLVED_FILE).is_file():
         raise UserError(f"{folder} has no {RESOLVED_FILE}; start the run anew with `gemfleet train CONFIG`")
     os.chdir(launch_folder(folder))
-    config = load_config(folder / RESOLVED_FILE, overrides or [])
+    config = with_kept_adapter(load_config(folder / RESOLVED_FILE, overrides or []), folder)
     if dry_run:
         sentence = None if reopened else nothing_left(registry, found.id, config)
         if sentence is None:

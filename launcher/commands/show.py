@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import Json, Run
+from .options import Json
+from .options import Run as RunName
+
+if TYPE_CHECKING:
+    from gemfleet.cluster.registry.run_registry import Run
 
 
-def show(run: Run, as_json: Json = False) -> None:
+def show(run: RunName, as_json: Json = False) -> None:
     """Show one run: its state, newest figures, ranks, checkpoints and events.
 
     Examples:
@@ -19,6 +23,8 @@ def show(run: Run, as_json: Json = False) -> None:
       gemfleet show demo-2026 --json
     """
     import json
+
+    from gemfleet.cluster.registry.event_kinds import EventKind
 
     from .local_runs import open_registry, run_folder
 
@@ -32,12 +38,20 @@ def show(run: Run, as_json: Json = False) -> None:
         "newest_eval": registry.latest_metrics(found.id, "eval"),
         "ranks": registry.ranks(found.id),
         "checkpoints": registry.checkpoints(found.id),
-        "events": registry.events(found.id),
+        "events": (events := registry.events(found.id)),
+        "stopped_early": early_end(found, events),
+        "published": next((e["data"]["reason"] for e in reversed(events) if e["kind"] == EventKind.PUBLISHED), None),
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
         _print(facts)
+
+
+def early_end(run: Run, events: list[dict[str, Any]]) -> str | None:
+    """Why a run that succeeded ended before its last step."""
+    results = [event["data"] for event in events if event["kind"] == "result" and run.state == "succeeded"]
+    return results[-1].get("stopped_early") if results else None
 
 
 def _print(facts: dict[str, Any]) -> None:
@@ -56,6 +70,8 @@ def _print(facts: dict[str, Any]) -> None:
         "evaluation": f"loss {spoken_loss(evaluation)} at step {evaluation['step']}" if evaluation else "",
         "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
+        "published": facts["published"] or "",
+        "early end": facts["stopped_early"] or "",
         "folder": facts["folder"],
     }
     print_facts({name: value for name, value in lines.items() if value})

@@ -78,7 +78,7 @@ def facts_of(run: RunDetail) -> dict[str, str]:
 
     progress, rates = run.progress, (run.throughput and run.throughput.model_extra) or {}
     known: dict[str, str | None] = {
-        "why": run.waiting_for or run.reason or None,
+        "why": run.waiting_for or run.reason or run.stopped_early,
         "step": f"{progress.step} of {progress.total_steps}" if progress.total_steps else None,
         "epoch": f"{progress.epoch:.2f} of {progress.epochs:g}" if progress.epochs else None,
         "time left": None if progress.eta_seconds is None else clock_time(progress.eta_seconds),
@@ -87,6 +87,7 @@ def facts_of(run: RunDetail) -> dict[str, str]:
         "tokens/s": f"{rates['tokens_per_second']:,.0f}" if rates.get("tokens_per_second") else None,
         "memory": size(rates["peak_memory_bytes"]) if rates.get("peak_memory_bytes") else None,
         "checkpoint": f"step {run.last_checkpoint.step}, {run.last_checkpoint.state}" if run.last_checkpoint else None,
+        "published": run.published,
         "restarts": str(run.restarts) if run.restarts else None,
     }
     return {name: value for name, value in known.items() if value is not None}

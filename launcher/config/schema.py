@@ -10,10 +10,11 @@ from typing import Annotated, Literal
 from gemfleet.launcher.sources.address import BRANCH_PATTERN
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import StrictModel
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .cluster import ClusterConfig
 
+PublishedStep = Literal["best", "last"] | Annotated[int, Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
@@ -54,6 +55,13 @@ class DeliverConfig(StrictModel):
 class OutputConfig(StrictModel):
     """What the run publishes at its end, and where."""
 
+    checkpoint: Annotated[
+        PublishedStep,
+        Field(
+            description="`best`: of the lowest evaluation loss, the last where nothing is evaluated; `last`; or a "
+            "number of optimizer steps"
+        ),
+    ] = "best"
     merge: Annotated[bool, Field(description="write the base with the adapter added too, to `merged/`")] = False
     tensorboard: Annotated[bool, Field(description="publish the TensorBoard files with the result")] = True
     padding_side: Annotated[
@@ -109,3 +117,13 @@ class LaunchConfig(StrictModel):
     output: OutputConfig = OutputConfig()
     predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None
     api: ApiConfig = ApiConfig()
+
+    @model_validator(mode="after")
+    def _the_published_checkpoint_stays(self) -> LaunchConfig:
+        step, keep = self.output.checkpoint, self.cluster.keep_checkpoints
+        if isinstance(step, int) and keep is not None:
+            raise ValueError(
+                f"output.checkpoint is {step}, but cluster.keep_checkpoints is {keep}, which may remove that "
+                "checkpoint; leave keep_checkpoints out, or publish best or last"
+            )
+        return self

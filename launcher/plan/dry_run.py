@@ -38,7 +38,8 @@ def describe_plan(config: LaunchConfig, runs_folder: Path, settled: Settled | No
     facts = local_model_facts(train.model)
     return {
         "model": train.model if facts is None else _model_sentence(train.model, facts),
-        "adapters": _adapter_sentence(train.lora, facts),
+        "adapters": _adapter_sentence(train.lora, facts)
+        + ("" if train.adapter is None else f"; goes on from {train.adapter}"),
         "data": f"{train.data.spoken()}, rows of at most {train.data.max_length} tokens, format {train.data.format}",
         "ranks": _ranks_sentence(cluster.workers, cluster.gpus_per_worker),
         "strategy": _strategy_sentence(config, facts, settled),

@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from gemfleet.train.data.digest import DataDigest
 from gemfleet.train.device.out_of_memory import OutOfMemoryError
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
-from gemfleet.train.loop import TrainResult
+from gemfleet.train.step.outcome import TrainResult
 
 from .outbox import Outbox, OutboxLogHandler
 from .reporter import RayReporter
@@ -53,6 +53,7 @@ class RankTask:
 
     model_folders: the model's folder on each node, by Ray node id
     data, accept_changes: see `run_training`
+    adapter_folders: as model_folders, of the adapter to go on from; empty: a new one
     """
 
     config: TrainConfig
@@ -63,6 +64,7 @@ class RankTask:
     faults: FaultPolicy
     data: DataDigest | None = None
     accept_changes: bool = False
+    adapter_folders: Mapping[str, str] = field(default_factory=dict)
 
 
 def train_rank(settings: dict[str, Any]) -> None:
@@ -106,7 +108,7 @@ def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult
     try:
         return run_training(
             task.config,
-            model_folder(task),
+            here(task.model_folders, "model"),
             task.source,
             reporter,
             rank,
@@ -114,6 +116,7 @@ def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult
             work,
             task.data,
             task.accept_changes,
+            here(task.adapter_folders, "adapter") if task.adapter_folders else None,
         )
     finally:
         watchdog.close()
@@ -144,12 +147,12 @@ def identity() -> dict[str, Any]:
     return {"node": node, "address": ray.util.get_node_ip_address(), "pid": os.getpid()}
 
 
-def model_folder(task: RankTask) -> Path:
-    """The model's folder on this rank's node. Raises RuntimeError where the model was not staged."""
+def here(folders: Mapping[str, str], what: str) -> Path:
+    """The folder of the model or adapter on this rank's node. Raises RuntimeError where it was not staged."""
     node = ray.get_runtime_context().get_node_id()
-    if node not in task.model_folders:
-        raise RuntimeError(f"the model was not staged to node {node}, which joined after the run began")
-    return Path(task.model_folders[node])
+    if node not in folders:
+        raise RuntimeError(f"the {what} was not staged to node {node}, which joined after the run began")
+    return Path(folders[node])
 
 
 @contextmanager

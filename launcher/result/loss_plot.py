@@ -11,15 +11,18 @@ TRAIN_COLOUR, EVAL_COLOUR = "#3b6fb6", "#c4572f"
 Point = tuple[float, float]
 
 
-def loss_plot(history: Sequence[Mapping[str, Any]]) -> str:
-    """An SVG with the training loss as a line and the evaluation loss as points. history: `log_history`"""
+def loss_plot(history: Sequence[Mapping[str, Any]], published: int | None = None) -> str:
+    """An SVG with the training loss as a line and the evaluation loss as points.
+
+    history: `log_history`; published: the step to mark, None for no mark
+    """
     train = [(float(entry["step"]), float(entry["loss"])) for entry in history if "loss" in entry]
     evaluation = [(float(entry["step"]), float(entry["eval_loss"])) for entry in history if "eval_loss" in entry]
     points = train + evaluation
     if not points:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no losses were recorded", "middle")])
     scale = _Scale(points)
-    parts = [_axes(scale)]
+    parts = [_axes(scale), *([] if published is None else [_mark(scale, published)])]
     if train:
         path = " ".join(f"{scale.x(x):.1f},{scale.y(y):.1f}" for x, y in train)
         parts.append(f'<polyline fill="none" stroke="{TRAIN_COLOUR}" stroke-width="1.5" points="{path}"/>')
@@ -29,6 +32,13 @@ def loss_plot(history: Sequence[Mapping[str, Any]]) -> str:
     parts += [_text(WIDTH - RIGHT, 16, "training loss", "end", TRAIN_COLOUR)]
     parts += [_text(WIDTH - RIGHT - 100, 16, "evaluation loss", "end", EVAL_COLOUR)] if evaluation else []
     return _svg(parts)
+
+
+def _mark(scale: _Scale, step: int) -> str:
+    x, y = f"{scale.x(step):.1f}", HEIGHT - BOTTOM - 6
+    line = f'<line x1="{x}" x2="{x}" y1="{TOP}" y2="{HEIGHT - BOTTOM}" stroke="#444444" stroke-dasharray="4 3"/>'
+    left = scale.x(step) < WIDTH / 2
+    return line + _text(scale.x(step) + (5 if left else -5), y, f"published: step {step}", "start" if left else "end")
 
 
 class _Scale:

@@ -16,9 +16,15 @@ from gemfleet.train.config.data_section import listed
 from gemfleet.train.data.shapes.choice import CHATS
 
 from .card_usage import usage
+from .chosen import Chosen
 from .public_names import base_reference, is_hub_id, public_name
 
 EVAL_SET = re.compile(r"eval_(.+)_loss")  # of an entry in the history: the loss of one of several evaluation sets
+ENDED = {
+    "stopped": " The run was stopped before its end.",
+    "interrupted": " The run was interrupted before its end.",
+    "failed": " The run failed before its end.",
+}
 TERMS = "https://ai.google.dev/gemma/terms"
 
 
@@ -27,11 +33,13 @@ class CardFacts:
     """folder: the published one, complete but for the card; base: what the person called the base model
     facts: `data`, `format`, `chat_template`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be
     missing
+    chosen: the checkpoint that is published, and why; None: not known
     """
 
     folder: Path
     base: str
     facts: Mapping[str, Any]
+    chosen: Chosen | None = None
 
 
 def model_card(card: CardFacts) -> str:
@@ -46,7 +54,7 @@ def model_card(card: CardFacts) -> str:
         "## Use\n",
         usage(card.base, _format(card.facts), (card.folder / "merged").is_dir()),
         "## Data\n\n" + _data(card, train),
-        "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state),
+        "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state, card.chosen),
         "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
         "## Hardware and speed\n\n" + _table(("", ""), _hardware(card.facts)),
         _predictions(card.folder / "metrics.json"),
@@ -74,13 +82,14 @@ def _front_matter(base: str) -> str:
 
 
 def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]) -> str:
-    ended = (
-        "" if card.facts.get("state") in (None, "succeeded") else f" The run was {card.facts['state']} before its end."
-    )
+    ended = ENDED.get(str(card.facts.get("state")), "")
+    early = state["log_history"][-1].get("stopped_early") if state["log_history"] else None
+    ended = f" Training {early}." if early else ended
     return (
         f"Supervised fine-tuning of `{_named(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "
         f"{_words(train['lora']['target_modules'])}, {state['global_step']} of {state['max_steps']} optimizer steps, "
         f"{state['num_input_tokens_seen']:,} tokens seen.{ended}"
+        + (f"\n\nPublished is {card.chosen.reason}." if card.chosen else "")
     )
 
 
@@ -100,12 +109,13 @@ def _paths(sets: str | list[dict[str, Any]]) -> list[str]:
     return [sets] if isinstance(sets, str) else [entry["path"] for entry in sets]
 
 
-def _losses(state: Mapping[str, Any]) -> str:
+def _losses(state: Mapping[str, Any], chosen: Chosen | None) -> str:
     evaluations = [entry for entry in state["log_history"] if "eval_loss" in entry]
     losses = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
     rows = []
     for entry in evaluations:
-        rows.append((f"step {entry['step']}, evaluation", f"{entry['eval_loss']:.4f}"))
+        mark = " (published)" if chosen and entry["step"] == chosen.step else ""
+        rows.append((f"step {entry['step']}, evaluation{mark}", f"{entry['eval_loss']:.4f}"))
         by_set = ((found.group(1), value) for key, value in entry.items() if (found := EVAL_SET.fullmatch(key)))
         rows += [(f"step {entry['step']}, {name}", f"{value:.4f}") for name, value in by_set]
     if losses:
@@ -123,6 +133,8 @@ def _settings(train: Mapping[str, Any], state: Mapping[str, Any]) -> Iterable[tu
     yield "LoRA", f"r {lora['r']}, alpha {lora['alpha']:g}, dropout {lora['dropout']:g}"
     yield "seed", train["seed"]
     for entry in state["log_history"]:
+        if began := entry.get("began_with"):
+            yield "goes on from the adapter of", began
         if changes := entry.get("accepted_changes"):
             yield f"changed when it was resumed at step {entry['step']}", "; ".join(changes)
     yield "strategy, precision asked for", f"{train['strategy']}, {train['precision']}"

@@ -19,6 +19,7 @@ from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
+from .chosen import Picked
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
 from .public_names import base_reference, copy_board, without_paths
@@ -26,6 +27,7 @@ from .tokenizer_files import copy_companions, copy_processor
 
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
+KEPT_FILE = "result.json"  # in a run's folder: what a result needs beside a checkpoint, see `again.py`
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
 LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
@@ -42,6 +44,7 @@ class Publication:
     base:       what the person called the base model
     facts:      see `CardFacts`
     names:      what to write in place of paths of this machine
+    picked:     why that checkpoint, and the history of the whole run; None: as far as the checkpoint knows it
     """
 
     run_folder: Path
@@ -51,6 +54,7 @@ class Publication:
     output: OutputConfig
     facts: Mapping[str, Any] = field(default_factory=dict)
     names: Mapping[str, str] = field(default_factory=dict)
+    picked: Picked | None = None
 
     @property
     def template(self) -> str:
@@ -85,20 +89,41 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     copy_request(publication.run_folder, folder)
     if publication.output.tensorboard and (publication.run_folder / "runs").is_dir():
         copy_board(publication.run_folder / "runs", folder / "runs")
-    if (publication.run_folder / "predictions").is_dir():
+    if has_answers(publication):
         shutil.copytree(publication.run_folder / "predictions", folder, dirs_exist_ok=True)
     if publication.output.merge:
         write_merged(publication, folder / "merged", progress)
     write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
-    (folder / "loss.svg").write_text(loss_plot(history))
-    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+    chosen = publication.picked.chosen if publication.picked else None
+    (folder / "loss.svg").write_text(loss_plot(history, chosen.step if chosen else None))
+    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts, chosen)))
+
+
+def kept(run_folder: Path) -> dict[str, Any]:
+    """What is kept of a run for its result; empty where there is nothing."""
+    try:
+        content = json.loads((run_folder / KEPT_FILE).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def has_answers(publication: Publication) -> bool:
+    """Whether the run has answers of the checkpoint that is published."""
+    if not (publication.run_folder / "predictions").is_dir() or publication.picked is None:
+        return (publication.run_folder / "predictions").is_dir()
+    newest = json.loads(publication.picked.history)["global_step"]
+    predicted: int = kept(publication.run_folder).get("predicted", newest)
+    return predicted == publication.picked.chosen.step
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:
     """Write the adapter, history, configuration and tokenizer into an existing folder."""
     for name in PUBLISHED:
         shutil.copyfile(publication.checkpoint / name, folder / name)
+    if publication.picked is not None:
+        (folder / TRAINER_STATE_FILE).write_bytes(publication.picked.history)
     copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.template)
     clean_folder(publication, folder)
 

@@ -27,6 +27,8 @@ from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.hub_lookup import look_up_data, look_up_model
 from gemfleet.train.model.resolve import check_context, check_model_folder
 
+from .starting_adapter import check_starting_adapter
+
 Check = Callable[[], object]
 
 
@@ -80,6 +82,7 @@ def input_checks(train: TrainConfig) -> list[Check]:
     return [
         *([] if is_remote(train.model) else [partial(check_model, train)]),
         *(partial(check_data, data) for data in sets if not is_remote(data.path)),
+        partial(check_starting_adapter, train),
         partial(check_deepspeed, train),
     ]
 

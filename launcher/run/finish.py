@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import statistics
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.checkpoint_store.shelf import Shelf
+from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.result.again import keep, median_speed
+from gemfleet.launcher.result.chosen import Picked, pick
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
 from gemfleet.launcher.result.predict import predict_on_cluster, write_predictions
 from gemfleet.launcher.result.public_names import public_name, renamed, written_names
@@ -19,7 +22,7 @@ from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.loop import UNCHANGED
+from gemfleet.train.step.outcome import UNCHANGED
 
 from .outcome import Outcome, TrainingFailedError
 from .prepared import Ground
@@ -33,12 +36,12 @@ ROOM_SECONDS = 120.0
 class Trained:
     """What training left.
 
-    train: the settings it trained with; checkpoint: the newest, None where nothing was trained
+    train: the settings it trained with; picked: the checkpoint to publish, None where nothing was trained
     ground: of the last fit; result: rank 0's `TrainResult`
     """
 
     train: TrainConfig
-    checkpoint: Path | None
+    picked: Picked | None
     ground: Ground
     result: dict[str, Any]
 
@@ -46,24 +49,38 @@ class Trained:
     def stopped(self) -> bool:
         return bool(self.result["stopped"])
 
+    @property
+    def eval_loss(self) -> float | None:
+        """Of the checkpoint to publish; of the base where nothing was trained."""
+        return self.result["eval_loss"] if self.picked is None else self.picked.chosen.eval_loss
 
-def newest_checkpoint(run: RunSession, store: StoreClient, result: dict[str, Any] | None) -> Path:
-    """The folder of the newest verified checkpoint. Raises TrainingFailedError where there is none."""
+
+def picked_checkpoint(run: RunSession, shelf: Shelf, result: dict[str, Any] | None) -> Picked:
+    """The checkpoint that `output.checkpoint` asks for. Raises TrainingFailedError where there is none."""
     run.enter(RunState.PUBLISHING, "publishing")
-    newest, damaged = store.newest_verified()
+    try:
+        picked, damaged = pick(shelf, run.config.output.checkpoint)
+    except StoreError as error:
+        message = (
+            f"training ended, but its result cannot be published: {error}; `gemfleet publish {run.id}` does it later"
+        )
+        raise TrainingFailedError(message, run.folder / "logs") from error
+    if not result:
+        raise TrainingFailedError("training ended, but no rank told its result", run.folder / "logs")
     for sentence in damaged:
         run.note(f"a damaged checkpoint is passed over: {sentence}")
-    if newest is None or not result:
-        raise TrainingFailedError("training ended, but no checkpoint of it is on the head", run.folder / "logs")
-    if newest.step != result["steps"]:
-        run.note(f"the newest whole checkpoint is of step {newest.step}; training ended at step {result['steps']}")
-    return store.at_hand(newest.step)
+    newest = json.loads(picked.history)["global_step"]
+    if newest != result["steps"]:
+        run.note(f"the newest whole checkpoint is of step {newest}; training ended at step {result['steps']}")
+    return picked
 
 
 def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
     """Predict, publish, deliver, and end the run as succeeded or stopped. Raises TrainingFailedError, DeliveryError."""
     if trained.result.get("adapter_changed") is False:
         run.tell(EventKind.UNCHANGED, UNCHANGED)
+    if early := trained.result.get("stopped_early"):
+        run.tell(EventKind.STOPPED_EARLY, early)
     predict_answers(run, trained)
     try:
         output = publish_and_deliver(run, trained)
@@ -73,14 +90,16 @@ def finish(run: RunSession, trained: Trained, interrupted: bool) -> Outcome:
     state = RunState.STOPPED if trained.stopped else RunState.SUCCEEDED
     SIGNALS.ending()
     run.settle(state)
-    return Outcome(run.id, state, output, interrupted, {**trained.result, "figures": run.registry.figures(run.id)})
+    published = None if trained.picked is None else trained.picked.chosen.reason
+    facts = {"published": published, "figures": run.registry.figures(run.id)}
+    return Outcome(run.id, state, output, interrupted, {**trained.result, **facts})
 
 
 def predict_answers(run: RunSession, trained: Trained) -> None:
     """Answer the evaluation set, if the configuration asks for it and nobody stopped the run."""
     config = run.config.predict
-    if config is None and trained.checkpoint is None:
-        write_predictions(run.folder / "predictions", [], trained.result["eval_loss"])
+    if config is None and trained.picked is None:
+        write_predictions(run.folder / "predictions", [], trained.eval_loss)
     if config is None or trained.stopped:
         return
     run.display.phase("predicting")
@@ -90,9 +109,12 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
     predictions = []
     if ground.source.eval_sets:
-        arguments = (ground.source, trained.checkpoint, ground.folders, size, config, trained.train)
+        checkpoint = None if trained.picked is None else trained.picked.folder
+        arguments = (ground.source, checkpoint, ground.folders, size, config, trained.train)
         predictions = predict_on_cluster(*arguments, run.display.advance)
-    metrics = write_predictions(run.folder / "predictions", predictions, trained.result["eval_loss"])
+    metrics = write_predictions(run.folder / "predictions", predictions, trained.eval_loss)
+    if trained.picked is not None:
+        keep(run.folder, {"predicted": trained.picked.chosen.step})
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     run.display.phase("publishing")
 
@@ -100,15 +122,18 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
 def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     """Publish the result and return its folder. Deliver it, unless somebody stopped the run. Raises DeliveryError."""
     asked, config = run.config.train, run.config.output
-    steps = run.registry.metrics(run.id, kind="step")
     names = written_names(asked, trained.train)
-    facts = card_facts(asked, steps, trained, names)
-    if trained.checkpoint is None:
+    facts = early_facts(asked, trained.ground, names) | late_facts(
+        run.registry.metrics(run.id, kind="step"), trained.result
+    )
+    picked = trained.picked
+    if picked is None:
         output = publish_evaluation(run.folder, asked, facts)
     else:
-        ground = trained.ground
-        publication = Publication(run.folder, trained.checkpoint, ground.model, asked.model, config, facts, names)
+        model = trained.ground.model
+        publication = Publication(run.folder, picked.folder, model, asked.model, config, facts, names, picked)
         output = publish(publication, run.display.advance)
+        run.tell(EventKind.PUBLISHED, f"published {picked.chosen.reason}", asdict(picked.chosen))
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
     elif config.deliver:
@@ -117,21 +142,31 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     return output
 
 
-def card_facts(
-    asked: TrainConfig, steps: Sequence[Mapping[str, Any]], trained: Trained, names: Mapping[str, str]
-) -> dict[str, Any]:
-    """What the model card says beyond the checkpoint's own files.
+def keep_early_facts(run: RunSession, train: TrainConfig, ground: Ground) -> None:
+    """Keep in the run's folder what its result needs, so that `gemfleet publish` can make it whatever happens."""
+    asked = run.config.train
+    names = written_names(asked, train)
+    keep(run.folder, {"model": str(ground.model), "names": names, "facts": early_facts(asked, ground, names)})
 
-    steps: the records of all steps; names: what to write in place of paths of this machine
+
+def early_facts(asked: TrainConfig, ground: Ground, names: Mapping[str, str]) -> dict[str, Any]:
+    """What the model card says beyond the checkpoint's own files, as far as it is known before training.
+
+    names: what to write in place of paths of this machine
     """
-    rates = [record["tokens_per_second"] for record in steps]
     return {
         "data": listed([public_name(found.path) for found in asked.data.train_sets()]),
-        "format": trained.ground.data.report.format,
+        "format": ground.data.report.format,
         "chat_template": asked.data.chat_template,
-        "data_report": renamed(trained.ground.data.report.summary(), names),
-        "ranks": trained.ground.placement.describe(),
-        "device": trained.result.get("device"),
-        "tokens_per_second": float(statistics.median(rates)) if rates else None,
-        "state": "stopped" if trained.stopped else "succeeded",
+        "data_report": renamed(ground.data.report.summary(), names),
+        "ranks": ground.placement.describe(),
+    }
+
+
+def late_facts(steps: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model card says of how training went. steps: the records of all; result: rank 0's `TrainResult`"""
+    return {
+        "device": result.get("device"),
+        "tokens_per_second": median_speed(steps),
+        "state": "stopped" if result["stopped"] else "succeeded",
     }

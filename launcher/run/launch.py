@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
+from gemfleet.launcher.result.chosen import refuse_unsaved
+from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
@@ -28,13 +30,14 @@ from .batch_search.search import find_micro
 from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected
-from .finish import Trained, finish, newest_checkpoint
+from .finish import Trained, finish, keep_early_facts, picked_checkpoint
 from .outcome import Outcome, StoppedBeforeFit, TrainingFailedError
 from .preflight import preflight
-from .prepared import prepare_data, stage
+from .prepared import prepare_data, stage, stage_adapter
 from .resume import check_resume, nothing_left
 from .session import END_ROOM_SECONDS, RunSession
 from .signals import SIGNALS
+from .starting_adapter import with_adapter, with_kept_adapter
 from .strategy import settle
 from .training.controller import Fitted, fit
 from .training.ray_trainer import first_cause
@@ -56,6 +59,8 @@ def launch(
     resumed = beginning.run_id if isinstance(beginning, Resumed) else None
     if resumed and (sentence := nothing_left(registry_of(gemfleet_home()), resumed, config)):
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
+    if beginning.run_id is not None:
+        config = with_kept_adapter(config, gemfleet_home() / "runs" / beginning.run_id)
     if not isinstance(beginning, Submitted):
         check_everything(config)
     if isinstance(beginning, Resumed):
@@ -67,7 +72,7 @@ def launch(
         if isinstance(beginning, Submitted):
             check_everything(config)
             check_resume(config.train, run.folder, run.accepts_changes)
-        resolved = with_clones(config, run.folder, display).train
+        resolved = with_adapter(with_clones(config, run.folder, display).train, run.folder)
         return carry_out(run, resolved, batch_cache)
 
 
@@ -84,15 +89,27 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 placement = preflight(run)
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
-            ground = prepare_data(run, settled, placement, model, folders)
+                adapters = stage_adapter(run, settled, model, {})
+            ground = prepare_data(run, settled, placement, model, folders, adapters)
+            keep_early_facts(run, settled, ground)
+            refuse_unknown_metric(settled, ground.source.eval_sets)
+            refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
             fitted = fit(run, ready, ground)
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))
         raise_failure(run, fitted)
         result = fitted.snapshot["result"]
-        checkpoint = None if ready.max_steps == 0 else newest_checkpoint(run, fitted.store, result)
-        return finish(run, Trained(settled, checkpoint, fitted.ground, result), fitted.interrupted)
+        with shelf_of(run.folder) as shelf:
+            picked = None if ready.max_steps == 0 else picked_checkpoint(run, shelf, result)
+            return finish(run, Trained(settled, picked, fitted.ground, result), fitted.interrupted)
+
+
+def refuse_unknown_metric(train: TrainConfig, eval_sets: Sequence[str]) -> None:
+    """Raise UserError if early stopping looks at a set that turned out to have no examples."""
+    problem = None if train.early_stopping is None else train.early_stopping.problem(eval_sets)
+    if problem:
+        raise UserError(problem)
 
 
 def tell_what_differs(run: RunSession) -> None:

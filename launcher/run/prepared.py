@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemfleet.cluster.registry.run_registry import RunState
@@ -21,6 +21,7 @@ from .data.kept_view import ask_examples, keep_view
 from .data.pack import pack_on_cluster
 from .data.tokenise import PreparedData, tokenise_on_cluster
 from .session import RunSession
+from .starting_adapter import check_adapter
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Ground:
     """What the ranks of one fit need.
 
     model: the model's folder on the head; folders: its folder on each node, by node id
+    adapters: the folder of the adapter to go on from on each node; empty: a new one
     data: tokenised once for the run; source: the same data, packed for this number of ranks
     """
 
@@ -36,6 +38,7 @@ class Ground:
     folders: dict[str, str]
     data: PreparedData
     source: RayBlockSource
+    adapters: dict[str, str] = field(default_factory=dict)
 
 
 def stage(run: RunSession, train: TrainConfig) -> tuple[Path, dict[str, str]]:
@@ -47,6 +50,18 @@ def stage(run: RunSession, train: TrainConfig) -> tuple[Path, dict[str, str]]:
     if note := beside_note(folder):
         run.note(note)
     return folder, stage_to(run, folder, {})
+
+
+def stage_adapter(run: RunSession, train: TrainConfig, model: Path, known: dict[str, str]) -> dict[str, str]:
+    """Copy the adapter to go on from to all nodes but those of `known`. Empty where training begins with a new one.
+
+    Raises UserError where it does not fit the base.
+    """
+    if train.adapter is None:
+        return {}
+    if not known and (note := check_adapter(Path(train.adapter), train, model)):
+        run.note(note)
+    return stage_to(run, Path(train.adapter), known)
 
 
 def stage_to(run: RunSession, folder: Path, known: dict[str, str]) -> dict[str, str]:
@@ -63,7 +78,12 @@ def stage_to(run: RunSession, folder: Path, known: dict[str, str]) -> dict[str, 
 
 
 def prepare_data(
-    run: RunSession, train: TrainConfig, placement: Placement, model: Path, folders: dict[str, str]
+    run: RunSession,
+    train: TrainConfig,
+    placement: Placement,
+    model: Path,
+    folders: dict[str, str],
+    adapters: dict[str, str] | None = None,
 ) -> Ground:
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
@@ -77,4 +97,4 @@ def prepare_data(
     for line in data.report.summary().splitlines():
         run.note(line)
     run.heed_stop("prepared its data")
-    return Ground(placement, model, folders, data, source)
+    return Ground(placement, model, folders, data, source, adapters or {})

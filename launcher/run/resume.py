@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.schema import LaunchConfig
@@ -17,6 +18,8 @@ from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 
+from .starting_adapter import adapter_origin, with_kept_adapter
+
 NOT_WORK = {"name", "cluster", "api"}  # sections that change where a run is carried out, but not its result
 
 
@@ -26,15 +29,17 @@ def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> st
     if registry.get_run(run_id).state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
         return None
     try:
-        asked_before = load_config(folder / RESOLVED_FILE)
+        asked_before = with_kept_adapter(load_config(folder / RESOLVED_FILE), folder)
     except UserError:  # another version of gemfleet wrote it
         return None
-    if _work(asked_before) != _work(config):
+    if _work(asked_before) != _work(with_kept_adapter(config, folder)):
         return None
     step = registry.latest_metrics(run_id, "step")
     steps = f" after {step['step']} of {step['total_steps']} steps" if step else ""
+    told = [event["data"] for event in registry.events(run_id) if event["kind"] == EventKind.RESULT]
+    early = ", as early stopping said" if told and told[-1].get("stopped_early") else ""
     return (
-        f"{run_id} has succeeded{steps}, so nothing is left to do; its result is in {folder / 'output'}. "
+        f"{run_id} has succeeded{steps}{early}, so nothing is left to do; its result is in {folder / 'output'}. "
         "To train on, ask for more: --set train.epochs=N"
     )
 
@@ -56,5 +61,6 @@ def check_resume(train: TrainConfig, run_folder: Path, accept_changes: bool) -> 
     name = f"checkpoint-{newest.step}"
     refuse_other_shapes(name, made, train)
     base = Path(train.model).expanduser()
-    lineage = Lineage(base_digest(base) if base.is_dir() else None, None, accept_changes)
+    adapter = adapter_origin(train)
+    lineage = Lineage(base_digest(base) if base.is_dir() else None, None, accept_changes, adapter)
     return changes_since(name, made, train, lineage)

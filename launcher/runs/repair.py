@@ -110,8 +110,15 @@ def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
         return RunState.TRAINING
     if not published:
         return RunState.INTERRUPTED
-    done = _number(published.get("global_step"), 0) >= _number(published.get("max_steps"), 0)
+    done = _number(published.get("global_step"), 0) >= _number(published.get("max_steps"), 0) or ended_early(published)
     return RunState.SUCCEEDED if done else RunState.STOPPED
+
+
+def ended_early(state: Mapping[str, Any]) -> bool:
+    """Whether early stopping ended the training that a `trainer_state.json` is of."""
+    history = state.get("log_history")
+    last = history[-1] if isinstance(history, list) and history else None
+    return isinstance(last, dict) and "stopped_early" in last
 
 
 def _checkpoints(shelf: Shelf) -> list[CheckpointRow]:

@@ -30,7 +30,7 @@ def names_remote_sources(train: TrainConfig) -> bool:
 
 def check_sources(train: TrainConfig) -> None:
     """Raise UserError for an address that fetching would refuse. Called before anything starts."""
-    for source in _sources(train):
+    for source in (*_sources(train), *filter(None, [train.adapter])):
         if is_git_source(source):
             parse_source(source)
         elif is_object_source(source):
@@ -39,11 +39,11 @@ def check_sources(train: TrainConfig) -> None:
 
 def fetch_sources(train: TrainConfig, cache: Path, progress: Progress | None = None) -> TrainConfig:
     """Fetch all remote sources. Returns the settings with local paths in place of their addresses."""
-    model = _fetched(train.model, cache, progress)
+    model = fetch_source(train.model, cache, progress)
     data, copies = train.data, dict[str, str]()
     for field, source in data.paths().items():
         if is_remote(source):
-            files, evaluation = data_files(Path(_fetched(source, cache, progress)), source)
+            files, evaluation = data_files(Path(fetch_source(source, cache, progress)), source)
             copies[field] = str(files)
             if field == "train.data.train" and data.eval is None and evaluation is not None:
                 data = data.model_copy(update={"eval": str(evaluation)})
@@ -113,7 +113,8 @@ def _by_split(files: list[Path], place: Path, source: str) -> tuple[Path, Path |
     return rest[0], preferred
 
 
-def _fetched(source: str, cache: Path, progress: Progress | None) -> str:
+def fetch_source(source: str, cache: Path, progress: Progress | None = None) -> str:
+    """The path of a copy of a remote source. Any other source as it is."""
     if is_object_source(source):
         return str(fetch_objects(parse_object_address(source), cache, progress))
     return str(fetch_repository(parse_source(source), cache, progress)) if is_git_source(source) else source

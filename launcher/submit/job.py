@@ -119,7 +119,9 @@ def default_address() -> str:
 
 def check_inputs_travel(config: LaunchConfig, luggage: Luggage) -> None:
     """Raise UserError for a data file or model folder that does not travel with the job."""
-    inputs = config.train.data.paths() | {"train.model": config.train.model}
+    train = config.train
+    inputs = train.data.paths() | {"train.model": train.model}
+    inputs |= {} if train.adapter is None else {"train.adapter": train.adapter}
     folder = luggage.folder
     for field, value in inputs.items():
         local = folder / value  # `value` itself if it is an absolute path

@@ -21,8 +21,9 @@ from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import PackedRows, WriteCheckpoint
 from gemfleet.train.local.source import LocalBlockSource
-from gemfleet.train.loop import Trainer, TrainResult
+from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora
+from gemfleet.train.step.outcome import TrainResult
 from gemfleet.train.strategies import build_strategy
 from safetensors.torch import load_file
 from support.reference_step import examples
@@ -270,6 +271,36 @@ def test_without_evaluation_data_it_still_trains(tmp_path: Path) -> None:
     result = trainer(train, MemoryReporter(tmp_path), tmp_path / "work", only_training).run()
     assert result.eval_loss is None
     assert result.train_loss is not None
+
+
+def test_a_run_ends_early_with_its_best_saved_and_a_resumed_one_counts_on(tmp_path: Path) -> None:
+    """A rate that ruins the model; evaluated every other step, so that most evaluations are at no due checkpoint."""
+    changes: dict[str, Any] = {
+        "epochs": 20.0,
+        "optim": {"learning_rate": 1.0},
+        "evaluation": {"every": 2},
+        "checkpoint": {"every": 7},
+        "early_stopping": {"patience": 3},
+    }
+    whole, reporter = train_in(tmp_path / "whole", **changes)
+    losses = {r["step"]: r["eval_loss"] for r in reporter.records if r["kind"] == "eval" and r["step"]}
+    best = min(losses, key=lambda step: losses[step])
+    assert whole.steps == best + 6 < whole.total_steps == 60
+    assert not whole.stopped
+    assert f"stopped early at step {whole.steps} of 60: eval_loss did not fall below" in str(whole.stopped_early)
+    assert best in reporter.saved
+    state = json.loads((tmp_path / "whole" / f"checkpoint-{whole.steps}" / "trainer_state.json").read_text())
+    assert (state["best_global_step"], state["best_model_checkpoint"]) == (best, f"checkpoint-{best}")
+    assert state["best_metric"] == losses[best]
+    assert state["log_history"][-1]["stopped_early"] == whole.stopped_early
+
+    train_in(tmp_path / "parts", stop_after=best + 3, **changes)
+    resumed, _ = train_in(tmp_path / "parts", **changes)
+    assert (resumed.steps, resumed.stopped_early) == (whole.steps, whole.stopped_early)
+    again, idle = train_in(tmp_path / "parts", **changes)
+    assert (again.steps, again.stopped_early, idle.losses()) == (whole.steps, whole.stopped_early, [])
+    longer, _ = train_in(tmp_path / "parts", **{**changes, "early_stopping": {"patience": 4}})
+    assert longer.steps > whole.steps
 
 
 def test_a_run_that_changes_nothing_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

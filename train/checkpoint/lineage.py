@@ -14,14 +14,18 @@ from typing import Any
 from ..config.schema import TrainConfig
 from ..data.digest import DataDigest
 from ..errors import UserError
+from ..model.starting_adapter import Origin
 from ..model.weight_files import StoredTensor, stored_tensors
 
 SAMPLE_BYTES = 4096  # so many are read at the start of each tensor of a base, and in its middle
 
 
+NEW = Origin("", "a new adapter")
+
+
 @dataclass(frozen=True)
 class Lineage:
-    """What a run is made from. base: see `base_digest`; None for base or data: not known
+    """What a run is made from. base: see `base_digest`; adapter: with which training began; None: not known
 
     accept_changes: go on from a checkpoint that was made from something else
     """
@@ -29,10 +33,12 @@ class Lineage:
     base: str | None = None
     data: DataDigest | None = None
     accept_changes: bool = False
+    adapter: Origin | None = None
 
     def facts(self) -> dict[str, Any]:
         """The part that a checkpoint stores."""
-        return {"base": self.base, "data": None if self.data is None else asdict(self.data)}
+        began = None if self.adapter in (None, NEW) else asdict(self.adapter)
+        return {"base": self.base, "data": None if self.data is None else asdict(self.data), "adapter": began}
 
 
 def base_digest(folder: Path) -> str:
@@ -97,6 +103,9 @@ def _other_inputs(made_from: Mapping[str, Any], lineage: Lineage) -> list[str]:
     found = []
     if made_from.get("base") and lineage.base and made_from["base"] != lineage.base:
         found.append("the weights of the base (train.model) are other ones")
+    before = Origin(**made_from["adapter"]) if made_from.get("adapter") else NEW
+    if lineage.adapter is not None and before.digest != lineage.adapter.digest:
+        found.append(f"training began with {before.name}, now train.adapter is {lineage.adapter.name}")
     if made_from.get("data") and lineage.data:
         found += _other_data(DataDigest(**made_from["data"]), lineage.data)
     return found

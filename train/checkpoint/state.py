@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..model.gemma import TrainableModel
+from ..step.history import best_evaluation
 from ..strategies.base import StateDict, Strategy
 from .lineage import Lineage, changes_since, refuse_other_shapes
 
@@ -48,8 +49,6 @@ class Progress:
     epoch: float = 0.0
     total_steps: int = 0
     tokens_seen: int = 0
-    best_eval_loss: float | None = None
-    best_step: int | None = None
     log_history: list[dict[str, Any]] = field(default_factory=list)
 
     def snapshot(self) -> Progress:
@@ -141,18 +140,17 @@ def _read_progress(folder: Path) -> Progress:
         epoch=position["epoch"],
         total_steps=state["max_steps"],
         tokens_seen=state["num_input_tokens_seen"],
-        best_eval_loss=state["best_metric"],
-        best_step=state["best_global_step"],
         log_history=state["log_history"],
     )
 
 
 def trainer_state(progress: Progress, config: TrainConfig) -> dict[str, Any]:
     """The content of `trainer_state.json`, which transformers' `TrainerState.load_from_json` can read."""
+    best_step, best_loss = best_evaluation(progress.log_history) or (None, None)
     return {
-        "best_global_step": progress.best_step,
-        "best_metric": progress.best_eval_loss,
-        "best_model_checkpoint": None if progress.best_step is None else f"checkpoint-{progress.best_step}",
+        "best_global_step": best_step,
+        "best_metric": best_loss,
+        "best_model_checkpoint": None if best_step is None else f"checkpoint-{best_step}",
         "epoch": progress.epoch,
         "eval_steps": config.evaluation.every if isinstance(config.evaluation.every, int) else 0,
         "global_step": progress.step,

@@ -85,6 +85,8 @@ NAMES: dict[str, str] = {
     "save_steps": "train.checkpoint.every",
     "save_strategy": "train.checkpoint.every",
     "saves_per_epoch": "`train.checkpoint.every`, a number of steps or `epoch`",
+    "early_stopping_patience": "train.early_stopping.patience",
+    "early_stopping_steps": "`train.early_stopping.patience`, a number of evaluations",
     "save_total_limit": "cluster.keep_checkpoints",
     "eval_steps": "train.evaluation.every",
     "eval_strategy": "train.evaluation.every",
@@ -168,8 +170,8 @@ REASONS: dict[str, str] = {
         "enable_liger_kernel use_liger_kernel liger_rope liger_rms_norm liger_glu_activation liger_layer_norm "
         "liger_fused_linear_cross_entropy use_unsloth plugins xformers_attention shift_attn"
     ),
-    "gemfleet does not stop early; `cluster.keep_best` keeps the best checkpoint": (
-        "early_stopping_patience early_stopping_steps load_best_model_at_end metric_for_best_model"
+    "the best checkpoint by evaluation loss is published (`output.checkpoint`)": (
+        "load_best_model_at_end metric_for_best_model"
     ),
     "gemfleet has nothing like it": (
         "neftune_noise_alpha noisy_embedding_alpha cosine_min_lr_ratio label_smoothing label_smoothing_factor "

@@ -6,6 +6,7 @@ Models are strict and frozen. A wrong value is an error that names the field; no
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
@@ -104,6 +105,10 @@ class CheckpointConfig(StrictModel):
     """When a rank saves the full state. It also saves at the end of training and when it is stopped."""
 
     every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
+    best: Annotated[
+        bool,
+        Field(description="save too after an evaluation that is the best so far; not where `every` is `never`"),
+    ] = True
 
 
 class EvalConfig(StrictModel):
@@ -113,6 +118,28 @@ class EvalConfig(StrictModel):
     micro: Annotated[
         int | None, Field(gt=0, le=MOST, description="packed rows one rank scores in one pass; null: as batch.micro")
     ] = None
+
+
+class EarlyStoppingConfig(StrictModel):
+    """When training ends before its last step: once the evaluation loss does not fall any more."""
+
+    patience: Annotated[int, Field(gt=0, le=MOST, description="evaluations in a row without a lower loss that end it")]
+    min_delta: Annotated[
+        float, Field(ge=0, description="a loss counts as lower if it is by more than this below the lowest so far")
+    ] = 0.0
+    metric: Annotated[
+        str,
+        Field(pattern=r"^eval_(.+_)?loss$", description="`eval_loss`, or `eval_NAME_loss` of one of several sets"),
+    ] = "eval_loss"
+
+    def problem(self, sets: Sequence[str]) -> str | None:
+        """Why the loss cannot be known with these evaluation sets, in a sentence with the remedy; None if it can."""
+        if not sets:
+            return "train.early_stopping needs an evaluation set; give train.data.eval, or an eval_fraction above 0"
+        names = ["eval_loss", *(f"eval_{name}_loss" for name in sets if len(sets) > 1)]
+        if self.metric in names:
+            return None
+        return f"train.early_stopping.metric is {self.metric}, which no evaluation measures; give {' or '.join(names)}"
 
 
 class LoggingConfig(StrictModel):
@@ -167,6 +194,13 @@ class TrainConfig(StrictModel):
     model: Annotated[
         str, Field(min_length=1, description="`demo` (packaged Gemma 3 270M), a folder, or a Hugging Face id")
     ]
+    adapter: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="go on from this adapter: a run of this head, a folder, a Hugging Face id, git+… or s3://…",
+        ),
+    ] = None
     data: DataConfig
     lora: LoraConfig = LoraConfig()
     batch: BatchConfig = BatchConfig()
@@ -213,6 +247,9 @@ class TrainConfig(StrictModel):
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    early_stopping: Annotated[
+        EarlyStoppingConfig | None, Field(description="null: training goes on to its last step")
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
     @model_validator(mode="after")
@@ -226,6 +263,19 @@ class TrainConfig(StrictModel):
                 "optim.schedule `constant` has no warm-up, but optim.warmup_ratio is "
                 f"{self.optim.warmup_ratio}; use `constant_with_warmup` or remove warmup_ratio"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _early_stopping_has_evaluations(self) -> TrainConfig:
+        if self.early_stopping is None:
+            return self
+        if self.evaluation.every == "never":
+            raise ValueError(
+                "train.early_stopping needs evaluations, but train.evaluation.every is never; give a number of steps"
+            )
+        sets = self.data.eval_sets() or (self.data.train_sets() if self.data.eval_fraction else [])
+        if problem := self.early_stopping.problem([found.name for found in sets]):
+            raise ValueError(problem)
         return self
 
     @model_validator(mode="after")

@@ -29,6 +29,7 @@ from ..planning import shape_of_config
 from ..planning.mixed_bits import eight_bit_projections
 from .base_check import gemma_config
 from .multimodal import base_model_class
+from .starting_adapter import load_adapter
 
 log = logging.getLogger("gemfleet.train")
 
@@ -149,8 +150,11 @@ def _language_prefix(model: Any) -> str:
     return "model.language_model.layers." if hasattr(model.model, "language_model") else "model.layers."
 
 
-def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> TrainableModel:
-    """Wraps `model` with seeded fp32 adapters (A random, B zero) and fuses their projections."""
+def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None) -> TrainableModel:
+    """Wraps `model` with fp32 adapters and fuses their projections.
+
+    adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero)
+    """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
@@ -172,6 +176,8 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if adapter is not None:
+        load_adapter(adapter, {name: p for name, p in peft_model.named_parameters() if p.requires_grad})
     fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
     share_inputs(peft_model)
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)

@@ -21,8 +21,28 @@ def mean_loss_since_last(history: History, loss: float) -> float:
 
 def losses_at(history: History, step: int) -> dict[str, float]:
     """The `loss` and `eval_loss` of the newest step, as far as there are any, for the checkpoint's manifest."""
-    entries = [entry for entry in history[-2:] if entry["step"] == step]
+    entries = [entry for entry in history[-3:] if entry["step"] == step]
     return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
+
+
+def evaluation_losses(history: History, metric: str = "eval_loss") -> list[tuple[int, float]]:
+    """The step and loss of each evaluation, the oldest first. metric: `eval_loss`, or `eval_NAME_loss` of one set"""
+    return [(entry["step"], entry[metric]) for entry in history if metric in entry]
+
+
+def best_evaluation(history: History) -> tuple[int, float] | None:
+    """The step and loss of the lowest finite evaluation loss after the first step, the earliest of equals; else None.
+
+    The evaluation before the first step scores what training began with, and no checkpoint is of it.
+    """
+    found = [(step, loss) for step, loss in evaluation_losses(history) if step and math.isfinite(loss)]
+    return min(found, key=lambda evaluation: evaluation[1], default=None)
+
+
+def told_early_end(history: History) -> str | None:
+    """Why training ended early, if it did so after the newest step. It is the history's last entry then."""
+    sentence = history[-1].get("stopped_early") if history else None
+    return None if sentence is None else str(sentence)
 
 
 def last_evaluated_step(history: History) -> int | None:

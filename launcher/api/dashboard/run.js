@@ -153,7 +153,7 @@ function statusOf(run, figures, act, problem) {
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
     Model: run.model ?? "–",
   };
-  const why = run.waiting_for ?? run.reason;
+  const why = run.waiting_for || run.reason || run.stopped_early;
   const asked = run.stop_requested && !ended;
   return [
     h("div", { class: "top" }, stateLabel(run.status), run.status === "succeeded" ? null : ended
@@ -161,6 +161,7 @@ function statusOf(run, figures, act, problem) {
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
     why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
+    run.published ? h("p", { class: "quiet" }, `Published: ${run.published}`) : null,
     progressBar(progress, "progress"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
   ].filter(Boolean);

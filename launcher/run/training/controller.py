@@ -119,7 +119,8 @@ def fit_thread(
     settings = FitSettings(f"launch-{attempts.before}", ground.placement, filesystem, "", left, attempts, callback)
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
-    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, run.accepts_changes)
+    changes, adapters = run.accepts_changes, ground.adapters
+    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, changes, adapters)
     thread = FitThread(build_trainer(task, settings))
     thread.start()
     return thread
@@ -142,7 +143,8 @@ def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
     """Show the figures of the whole run in place of those of its last step."""
     if step := snapshot["step"]:
         figures = run_facts(run.registry.figures(run.id), snapshot["eval"])
-        run.display.advance(step["step"], step["total_steps"], figures)
+        early = (snapshot["result"] or {}).get("stopped_early")
+        run.display.advance(step["step"], step["step"] if early else step["total_steps"], figures)
 
 
 def ask_to_stop(run: RunSession) -> None:

@@ -16,7 +16,7 @@ from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.run.admission import find_places
 from gemfleet.launcher.run.data.pack import pack_on_cluster
-from gemfleet.launcher.run.prepared import Ground, stage_to
+from gemfleet.launcher.run.prepared import Ground, stage_adapter, stage_to
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.schema import TrainConfig
 
@@ -104,6 +104,7 @@ def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient
         run.registry.transition(run.id, RunState.INTERRUPTED, str(error))
         raise
     folders = stage_to(run, ground.model, ground.folders)
+    adapters = stage_adapter(run, train, ground.model, ground.adapters)
     source, ranks = ground.source, placement.ranks
     if ranks != ground.placement.ranks:
         newest, _ = store.newest_verified()
@@ -111,4 +112,4 @@ def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient
     text = f"{decided.reason}; training goes on with {placement.describe()}"
     facts = {"from": ground.placement.ranks, "to": ranks, "excused": decided.excused}
     run.registry.add_event(run.id, EventKind.MOVED, text, facts)
-    return replace(ground, placement=placement, folders=folders, source=source)
+    return replace(ground, placement=placement, folders=folders, source=source, adapters=adapters)

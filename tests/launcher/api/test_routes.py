@@ -44,6 +44,17 @@ def test_a_run_tells_all_that_is_known(live: Live) -> None:
     assert live.get("/api/v1/runs/alpha-4")["reason"] == "clone of https://[hidden]@hub/x failed"
 
 
+def test_a_run_that_ended_early_is_done_and_tells_what_it_published(live: Live) -> None:
+    live.registry.add_metrics("alpha-1", [{"kind": "step", "step": 99, "total_steps": 200, "loss": 1.0}])
+    live.registry.add_event("alpha-1", "result", "", {"stopped_early": "stopped early at step 99 of 200"})
+    live.registry.add_event("alpha-1", "published", "", {"step": 60, "reason": "step 60 of 200: lowest"})
+    run = live.get("/api/v1/runs/alpha-1")
+    assert (run["progress"]["step"], run["progress"]["total_steps"], run["progress"]["fraction"]) == (99, 200, 1.0)
+    assert (run["stopped_early"], run["published"]) == ("stopped early at step 99 of 200", "step 60 of 200: lowest")
+    training = live.get("/api/v1/runs/alpha-2")
+    assert (training["stopped_early"], training["published"]) == (None, None)
+
+
 def test_a_run_that_is_not_there_is_a_problem_document(live: Live) -> None:
     answer = live.client.get("/api/v1/runs/beta")
     assert answer.headers["content-type"] == "application/problem+json"

@@ -13,11 +13,15 @@ from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.result.again import keep
+from gemfleet.train.checkpoint.lineage import base_digest
 from gemfleet.train.checkpoint.state import CHECKPOINT_FILES
 from gemfleet.train.config.schema import TrainConfig
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
 from typer.testing import CliRunner
+
+LOSSES = {4: 1.5, 8: 2.0}
 
 
 def commit(disk: CheckpointDisk, step: int, files: dict[str, bytes]) -> None:
@@ -27,7 +31,7 @@ def commit(disk: CheckpointDisk, step: int, files: dict[str, bytes]) -> None:
         disk.begin(step, disk.generation, name)
         disk.write(step, disk.generation, name, 0, np.frombuffer(content, dtype=np.uint8))
         disk.finish(step, disk.generation, entries[-1])
-    assert disk.declare(step, disk.generation, 0, entries, [0]) is not None
+    assert disk.declare(step, disk.generation, 0, entries, [0], {"eval_loss": LOSSES[step]}) is not None
 
 
 @pytest.fixture
@@ -49,12 +53,20 @@ def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     files = dict.fromkeys(CHECKPOINT_FILES, b"{}")
     (work / "rows.jsonl").write_text('{"text": "a cat"}\n')
     made = TrainConfig.model_validate({"model": "./model", "data": {"train": "rows.jsonl"}})
-    files["training_config.json"] = json.dumps({"train": made.model_dump(mode="json", by_alias=True)}).encode()
+    written = {
+        "train": made.model_dump(mode="json", by_alias=True),
+        "versions": {},
+        "made_from": {"base": base_digest(work / "model")},
+    }
+    files["training_config.json"] = json.dumps(written).encode()
     files |= {name: (tmp_path / "adapter" / name).read_bytes() for name in CHECKPOINT_FILES[:2]}
     folder = tmp_path / "home" / "runs" / "one-1"
     disk = CheckpointDisk(folder / "checkpoints")
     disk.begin_attempt()
-    for step in (4, 8):
+    history = [{"step": step, "epoch": 1.0, "loss": loss, "eval_loss": loss} for step, loss in LOSSES.items()]
+    for step in LOSSES:
+        state = {"log_history": history[: step // 4], "global_step": step, "max_steps": 8, "epoch": 1.0}
+        files["trainer_state.json"] = json.dumps({**state, "num_input_tokens_seen": 7}).encode()
         commit(disk, step, files)
     (folder / "config.resolved.yaml").write_text("train: {model: ./model, data: {train: rows.jsonl}}\n")
     (folder / "working_directory").write_text(f"{work}\n")
@@ -157,3 +169,37 @@ def test_prune_removes_nothing_unasked_and_never_the_newest_checkpoint(run_folde
     assert entry["run"] == "one-1"
     assert not run_folder.exists()
     assert [found.id for found in registry.list_runs()] == ["two-2"]
+
+
+def test_any_whole_checkpoint_is_published_without_a_cluster(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The run failed after training, as where its delivery was refused."""
+    keep(run_folder, {"facts": {"ranks": "two ranks", "data": "rows.jsonl"}, "predicted": 4})
+    (run_folder / "predictions").mkdir()
+    (run_folder / "predictions" / "metrics.json").write_text('{"chrf": 12.5}')
+    answer = json.loads(run("publish", "latest", "--json"))
+    assert (answer["step"], answer["eval_loss"]) == (4, 1.5)
+    card = (run_folder / "output" / "README.md").read_text()
+    assert "Published is step 4 of 8: lowest evaluation loss 1.5000 (last: 2.0000 at step 8)." in card
+    assert "| step 4, evaluation (published) | 1.5000 |" in card
+    assert "two ranks" in card
+    assert "chrf" in card
+    state = json.loads((run_folder / "output" / "trainer_state.json").read_text())
+    assert [entry["step"] for entry in state["log_history"]] == [4, 8]
+    assert "published: step 4" in (run_folder / "output" / "loss.svg").read_text()
+
+    said = run("publish", "latest", "--step", "8")
+    assert "answers and metrics of the run are of another checkpoint" in said
+    assert sorted(path.name for path in (run_folder / "output").glob("checkpoint-*")) == ["checkpoint-8"]
+    assert not (run_folder / "output" / "metrics.json").exists()
+    assert "published step 8 of 8: as asked" in " ".join(run("show", "latest").split())
+
+    damage(run_folder, 4)
+    assert "damaged, passed over: checkpoint-4" in run("publish", "latest")
+    assert "--step is 'x'" in fails(monkeypatch, capsys, "publish", "latest", "--step", "x")
+    assert "there are: 4, 8" in fails(monkeypatch, capsys, "publish", "latest", "--step", "5")
+    other = save_tiny_gemma3(tmp_path / "other", seed=7)
+    tiny_tokenizer(other)
+    assert "has other weights" in fails(monkeypatch, capsys, "publish", "latest", "--model", str(other))
+    assert (run_folder / "output" / "checkpoint-8").is_dir()

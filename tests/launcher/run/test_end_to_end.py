@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.data_view.view import DataView
-from support.tiny_run import ends, gemfleet, history, local_ray, make_workplace, start, states, wait_for_step
+from support.tiny_run import (
+    ends,
+    gemfleet,
+    history,
+    local_ray,
+    make_workplace,
+    start,
+    states,
+    trained_steps,
+    wait_for_step,
+)
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +144,42 @@ def test_a_loss_that_is_no_number_ends_the_run_with_code_1(workplace: Path, home
     assert "Traceback" not in output
     assert "loss" in output
     assert f"the logs of all ranks are in {home / 'runs' / run.id / 'logs'}" in output
+
+
+@pytest.mark.slow
+def test_a_run_that_gets_worse_publishes_its_best_and_another_goes_on_from_it(
+    workplace: Path, home: Path, ray_address: str
+) -> None:
+    rows = [{"prompt": f"question {i} what ", "completion": f"dog {i * 7 % 11} bird bird"} for i in range(16)]
+    (workplace / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = ("train.data.eval=./other.jsonl", "train.evaluation.every=3", "train.optim.learning_rate=0.02")
+    ends(start(workplace, home, ray_address, 3.0, (*overrides, "train.early_stopping={patience: 2}")))
+    registry = RunRegistry(home / "gemfleet.db")
+    (run,) = registry.list_runs()
+    output = home / "runs" / run.id / "output"
+    losses = {e["step"]: e["eval_loss"] for e in history(output) if "eval_loss" in e and e["step"]}
+    best, last = min(losses, key=lambda step: losses[step]), max(losses)
+    assert last == trained_steps(output)[-1] == best + 6 < 48
+    assert run.state == "succeeded"
+    assert [path.name for path in output.glob("checkpoint-*")] == [f"checkpoint-{best}"]
+    chosen = home / "runs" / run.id / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors"
+    assert (output / "adapter_model.safetensors").read_bytes() == chosen.read_bytes()
+    card, shown = (output / "README.md").read_text(), " ".join(ends(gemfleet(workplace, home, "show", run.id)).split())
+    reason = f"step {best} of 48: lowest evaluation loss {losses[best]:.4f} (last: {losses[last]:.4f} at step {last})"
+    early = f"stopped early at step {last} of 48: eval_loss did not fall below {losses[best]:.4f}"
+    assert all(sentence in text for sentence in (reason, early) for text in (card, shown))
+    again = ends(gemfleet(workplace, home, "resume", "latest"))
+    assert f"{run.id} has succeeded after {last} of 48 steps, as early stopping said" in again
+
+    ends(start(workplace, home, ray_address, 0.2, (*overrides, "train.adapter=latest", "train.seed=5")))
+    newer = registry.list_runs()[0]
+    went_on = home / "runs" / newer.id / "output"
+    before = next(entry["eval_loss"] for entry in history(went_on) if "eval_loss" in entry)
+    assert before == pytest.approx(losses[best], abs=1e-5)
+    assert f"| goes on from the adapter of | run {run.id}, step {best} |" in (went_on / "README.md").read_text()
+    made = json.loads((went_on / "training_config.json").read_text())["made_from"]
+    assert made["adapter"]["name"] == f"run {run.id}, step {best}"
+    assert "nothing is left to do" in ends(gemfleet(workplace, home, "resume", newer.id))
+    changes = ("--set", "train.adapter=null", "--set", "train.epochs=1")
+    refused = ends(gemfleet(workplace, home, "resume", newer.id, *changes), 2)
+    assert f"training began with run {run.id}, step {best}, now train.adapter is a new adapter" in refused

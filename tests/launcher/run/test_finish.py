@@ -8,7 +8,7 @@ from typing import Any
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.result.public_names import written_names
 from gemfleet.launcher.run.data.tokenise import PreparedData
-from gemfleet.launcher.run.finish import Trained, card_facts
+from gemfleet.launcher.run.finish import early_facts, late_facts
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.report import DataReport
@@ -36,11 +36,10 @@ def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     report = DataReport("/cache/d", rows=5, examples=5)
     data = PreparedData(nothing, nothing, nothing, {}, report, (), ())
     ground = Ground(Placement(2, 1.0, 0, "PACK"), Path("m"), {}, data, nothing)
-    trained = Trained(train("m", "d"), Path("c"), ground, result)
     asked = train("demo", "git+https://host/d.git")
     steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
-    facts = card_facts(asked, steps, trained, {"/cache/d": "git+https://host/d.git"})
-    assert facts["data_report"] == report.summary().replace("/cache/d", "git+https://host/d.git")
-    assert facts["tokens_per_second"] == 20.0
-    assert (facts["device"], facts["state"]) == ("A CPU", "succeeded")
-    assert card_facts(asked, [], trained, {})["tokens_per_second"] is None
+    early = early_facts(asked, ground, {"/cache/d": "git+https://host/d.git"})
+    assert early["data_report"] == report.summary().replace("/cache/d", "git+https://host/d.git")
+    late = late_facts(steps, result)
+    assert (late["device"], late["tokens_per_second"], late["state"]) == ("A CPU", 20.0, "succeeded")
+    assert late_facts([], result)["tokens_per_second"] is None

@@ -143,9 +143,10 @@ def test_a_folder_of_before_states_were_kept_in_it_tells_by_what_was_published(h
     damage(home, "deleted")
     for run_id in ("done-1", "bad-1", "live-1"):
         (home / "runs" / run_id / "state.json").unlink()
-    for run_id, step in (("done-1", 8), ("live-1", 4)):
+    early = [{"step": 4, "eval_loss": 2.0}, {"step": 4, "stopped_early": "stopped early at step 4 of 8"}]
+    for run_id, history in (("done-1", early), ("live-1", early[:1])):
         (home / "runs" / run_id / "output").mkdir()
-        state = {"global_step": step, "max_steps": 8}
+        state = {"global_step": 4, "max_steps": 8, "log_history": history}
         (home / "runs" / run_id / "output" / "trainer_state.json").write_text(json.dumps(state))
     repair(home)
     states = {run.id: run.state for run in RunRegistry(home / "gemfleet.db").list_runs()}

@@ -203,3 +203,24 @@ def test_a_checkpoint_resumes_under_every_strategy_on_other_ranks(
 def test_a_rank_holds_its_share_of_the_base(laboratory: Laboratory, name: str) -> None:
     for held, whole in laboratory.pool(2).run(base_bytes, laboratory.model, STRATEGIES[name]):
         assert held <= 0.51 * whole
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_early_stopping_ends_all_ranks_at_the_same_step(laboratory: Laboratory, ranks: int) -> None:
+    """No loss falls by ten, so the second evaluation, after the second epoch of three steps, is the last."""
+    changes = {"early_stopping": {"patience": 1, "min_delta": 10.0}}
+    folder = str(laboratory.run_folder("early", ranks, "off"))
+    outcomes = laboratory.pool(ranks).run(train_case, laboratory.model, folder, changes)
+    assert [max(outcome.losses) for outcome in outcomes] == [6] * ranks
+
+
+@pytest.mark.parametrize(("writer", "name"), [("ddp", "ddp"), ("zero-3", "fsdp2"), ("ddp", "zero-3")])
+def test_an_adapter_goes_on_where_the_run_that_made_it_ended(laboratory: Laboratory, writer: str, name: str) -> None:
+    """Other order, optimizer and schedule; the loss before its first step is that after the other run's last."""
+    ended = laboratory.whole(writer, 2)
+    adapter = laboratory.run_folder(writer, 2, "off") / "checkpoint-20"
+    changes = {**STRATEGIES[name], "adapter": str(adapter), "seed": 7, "max_steps": 1}
+    folder = str(laboratory.run_folder(f"on-{name}", 2, "off"))
+    went_on = laboratory.pool(2).run(train_case, laboratory.model, folder, changes)[0]
+    assert went_on.evaluations[0] == pytest.approx(ended.evaluations[-1], abs=1e-5)
+    assert ended.evaluations[0] != pytest.approx(ended.evaluations[-1], abs=1e-3)
