@@ -21,6 +21,7 @@ from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
+from .prompt_format import kept_format
 from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
 
@@ -92,7 +93,8 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
     (folder / "loss.svg").write_text(loss_plot(history))
-    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts)))
+    card = CardFacts(folder, publication.base, publication.facts, kept_format(publication.run_folder))
+    (folder / "README.md").write_text(model_card(card))
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:
