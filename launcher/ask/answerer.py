@@ -60,7 +60,9 @@ class Answers(Protocol):
 
 
 class Answerer:
-    """The model of a subject on this process's device."""
+    """The model of a subject on this process's device. ended: whether the newest answer has come to its own end"""
+
+    ended = True
 
     def __init__(self, subject: Subject) -> None:
         """Loads the model. Raises UserError if it does not fit into memory, or base and adapter do not fit together."""
@@ -122,7 +124,8 @@ class Answerer:
         try:
             torch.manual_seed(sampling.seed) if sampling.seed is not None else torch.seed()
             with self._model.disable_adapter() if base else nullcontext():
-                self._model.generate(**options)
+                output = self._model.generate(**options)
+            self.ended = len(output[0]) - options["input_ids"].shape[1] < sampling.max_new_tokens
         except BaseException as error:  # it is raised where the answer is read
             failures.append(error)
             options["streamer"].end()
