@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 import typer
 from gemfleet.cluster.redaction import printable
 from gemfleet.launcher.ask.answerer import Answers, Sampling
 from gemfleet.train.data.shapes.conversation import Message
+from rich.cells import cell_len
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -44,7 +46,7 @@ class Printer:
             for base in (True, False) if self._base else (False,):
                 if self._base:
                     console.print(Text(f"{BASE_NAME if base else self._name}:", style="cyan"))
-                stream(self._pieces(messages, base))
+                stream(self._pieces(messages, base), [])
         if titled:
             console.print()
 
@@ -61,15 +63,40 @@ class Printer:
         return self._answers.answer(messages, self._sampling, base)
 
 
-def stream(pieces: Iterator[str]) -> str:
-    """Print an answer as it comes, and the end of its line. Returns it."""
-    said = ""
-    for piece in pieces:
-        said += piece
-        sys.stdout.write(piece)
+def stream(pieces: Iterable[str], said: list[str]) -> None:
+    """Print an answer as it comes, and the end of its line. On a terminal, lines break between words.
+
+    said: gets the pieces, also where an error ends them
+    """
+    console = open_console()
+
+    def noted() -> Iterator[str]:
+        for piece in pieces:
+            said.append(piece)
+            yield piece
+
+    for text in wrapped(noted(), console.width) if console.is_terminal else noted():
+        sys.stdout.write(text)
         sys.stdout.flush()
     sys.stdout.write("\n")
-    return said
+
+
+def wrapped(pieces: Iterable[str], width: int) -> Iterator[str]:
+    """The pieces, with a line break before each word that would go beyond `width` cells. A wide sign is a word."""
+    column, gap, word = 0, "", ""
+    for sign in chain(chain.from_iterable(pieces), " "):
+        if word and (sign.isspace() or cell_len(sign) > 1 or cell_len(word[-1]) > 1):
+            breaks = column + len(gap) > 0 and column + cell_len(gap + word) > width
+            yield f"\n{word}" if breaks else gap + word
+            column = cell_len(word) if breaks else column + cell_len(gap + word)
+            gap, word = "", ""
+        if sign == "\n":
+            yield sign
+            column, gap = 0, ""
+        elif sign.isspace():
+            gap += sign
+        else:
+            word += sign
 
 
 def beside(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 HELP = """\
 /base         the untrained base answers the last question, too
 /reset        forget what was said
-/system TEXT  what the model is told before the first question; without TEXT, nothing
+/system TEXT  what the model is told first; without TEXT, nothing
 /help         these lines
 /exit         end, as Ctrl-D does; Ctrl-C ends an answer"""
 
@@ -42,9 +42,12 @@ def chat(
     """
     from gemfleet.launcher.ask.answerer import Sampling
 
+    from .tables import print_text
+
     with opened(run, step, model, cluster, address) as (name, answers):
-        note = "" if answers.turns else "; it was trained on prompts without turns, so each question stands alone"
-        typer.echo(f"{name}{note}. /help lists what else you can type; Ctrl-D ends.")
+        print_text(f"{name}. /help lists what else you can type; Ctrl-D ends.")
+        if not answers.turns:
+            print_text("It was trained on prompts without turns, so each question stands alone.")
         Chat(answers, Sampling(greedy, seed, max_new_tokens)).run()
 
 
@@ -83,19 +86,17 @@ class Chat:
         from gemfleet.launcher.ask.questions import conversation
         from gemfleet.train.errors import UserError
 
-        said, pieces = "", self._answers.answer(conversation(texts, self._system), self._sampling, base)
+        from .ask_print import stream
+
+        said, pieces = list[str](), self._answers.answer(conversation(texts, self._system), self._sampling, base)
         try:
-            for piece in pieces:
-                said += piece
-                typer.echo(piece, nl=False)
-                sys.stdout.flush()
+            stream(pieces, said)
         except KeyboardInterrupt:
             pieces.close()
-            typer.echo(" …", nl=False)
+            typer.echo(" …")
         except UserError as error:
-            typer.echo(f"error: {error}", nl=False)
-        typer.echo("")
-        return said
+            typer.echo(f"error: {error}")
+        return "".join(said)
 
     def _obey(self, command: str, text: str) -> None:
         if command == "/base" and self._texts:
