@@ -80,13 +80,22 @@ def answers_on_cluster(subject: Subject, address: str | None) -> Iterator[Answer
         node = choose_node(list_nodes())
         on_gpu = node.free_gpus >= 1
         placed = replace(subject, base=Path(_staged(subject.base, node)))
-        files = {name: (subject.adapter / name).read_bytes() for name in FILES if (subject.adapter / name).is_file()}
         options = {"num_cpus": 0 if on_gpu else 1, "num_gpus": int(on_gpu), "max_concurrency": 2, **only_on(node.id)}
         actor = ray.remote(AnsweringNode).options(**options).remote()
         try:
-            yield AnswersOfNode(actor, _value(actor.load.remote(placed, files, on_gpu)))
+            yield loaded(actor, placed, files_of(subject.adapter), on_gpu)
         finally:
             ray.kill(actor)
+
+
+def loaded(actor: Any, subject: Subject, files: Mapping[str, bytes], on_gpu: bool) -> AnswersOfNode:
+    """The actor's answers, once it has loaded the model. Raises the UserError that it raised."""
+    return AnswersOfNode(actor, _value(actor.load.remote(subject, files, on_gpu)))
+
+
+def files_of(adapter: Path) -> dict[str, bytes]:
+    """What a node needs of an adapter's folder, by name."""
+    return {name: (adapter / name).read_bytes() for name in FILES if (adapter / name).is_file()}
 
 
 def choose_node(nodes: Sequence[Node]) -> Node:

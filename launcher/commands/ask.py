@@ -13,6 +13,8 @@ from .options import Json
 if TYPE_CHECKING:
     from gemfleet.train.data.shapes.conversation import Message
 
+EXIT_INTERRUPTED = 130
+
 
 def ask(
     run: Asked,
@@ -53,11 +55,14 @@ def ask(
         from gemfleet.launcher.ask.answerer import Sampling
 
         printer = Printer(answers, Sampling(greedy, seed, max_new_tokens), name, base)
-        for messages in asked:
-            if as_json:
-                printer.json(messages)
-            else:
-                printer.show(messages, titled=len(asked) > 1)
+        try:
+            for messages in asked:
+                if as_json:
+                    printer.json(messages)
+                else:
+                    printer.show(messages, titled=len(asked) > 1)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _questions(given: list[str], file: Path | None) -> list[list[Message]]:

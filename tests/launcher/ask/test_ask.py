@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from gemfleet.cluster.errors import ResourcesUnavailable
+from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.redaction import printable
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.ask.on_cluster import choose_node
 from gemfleet.launcher.cli import app, main
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.errors import UserError
 from gemfleet.train.model.predict import Predictor, Question
 from support.tiny_result import tiny_base, tiny_result
+from support.tiny_run import ends, gemfleet, local_ray
 from typer.testing import CliRunner
 
 TEXT = "what is the cat"
@@ -157,3 +162,40 @@ def test_closing_an_answer_ends_its_generation(home: Path, tmp_path: Path) -> No
     pieces.close()
     assert threading.active_count() == before
     assert torch.is_grad_enabled()
+
+
+def test_an_answering_node_has_a_free_gpu_else_a_cpu() -> None:
+    def node(name: str, cpus: float, gpus: float, **more: Any) -> Node:
+        return Node(name, name, name, False, 8, 2, cpus, gpus, 0, 0, **more)
+
+    busy, slow, fast = node("busy", 0.5, 0), node("slow", 8, 0), node("fast", 0, 1)
+    assert [choose_node(nodes).id for nodes in ([busy, slow, fast], [slow, busy])] == ["fast", "slow"]
+    with pytest.raises(ResourcesUnavailable, match="no node has a free GPU or CPU"):
+        choose_node([busy, node("going", 8, 2, draining=True)])
+
+
+@pytest.mark.slow
+def test_the_cluster_answers_as_this_process_does(home: Path, tmp_path: Path) -> None:
+    """Through the command; and in an actor whose answer is closed, and which then answers the next question."""
+    import ray
+    from gemfleet.launcher.ask.answerer import Sampling
+    from gemfleet.launcher.ask.on_cluster import AnsweringNode, files_of, loaded
+    from gemfleet.launcher.ask.questions import conversation
+    from gemfleet.launcher.ask.subject import open_subject
+
+    options = ("latest", TEXT, "--base", "--json", "--max-new-tokens", "12")
+    (here,) = said(*options[:3], *options[4:])
+    with local_ray(2) as address:
+        output = ends(gemfleet(tmp_path, home, "ask", *options, "--address", address))
+        assert json.loads(output.splitlines()[-1]) == here
+        with open_subject(home / "runs" / "one-1", None, None) as subject:
+            files = files_of(subject.adapter)
+        actor = ray.remote(AnsweringNode).options(max_concurrency=2).remote()
+        with pytest.raises(UserError, match="does not fit the base"):
+            loaded(actor, subject, {}, on_gpu=False)
+        answers = loaded(actor, subject, files, on_gpu=False)
+        pieces = answers.answer(conversation([TEXT]), Sampling(max_new_tokens=100_000))
+        first = next(pieces)
+        pieces.close()
+        assert "".join(answers.answer(conversation([TEXT]), Sampling(max_new_tokens=12))) == here["answer"]
+        assert here["answer"].startswith(first)
