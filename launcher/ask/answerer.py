@@ -113,11 +113,12 @@ class Answerer:
             raise UserError(f"the model could not answer: {first_line(failures[0])}") from failures[0]
 
     def _options(self, sampling: Sampling) -> dict[str, Any]:
-        ends = self._tokenizer(self._end, add_special_tokens=False)["input_ids"]
-        several = {"stop_strings": [self._end], "tokenizer": self._tokenizer} if len(ends) > 1 else {}
+        """What `generate` gets besides the prompt. An end of several tokens is looked for in the text."""
+        several = len(self._tokenizer(self._end, add_special_tokens=False)["input_ids"]) > 1
         settings = copy.deepcopy(self._settings)
-        settings.update(max_new_tokens=sampling.max_new_tokens, **(GREEDY if sampling.greedy else {}))
-        return {"generation_config": settings, **several}
+        ends = {"stop_strings": [self._end]} if several else {}
+        settings.update(max_new_tokens=sampling.max_new_tokens, **ends, **(GREEDY if sampling.greedy else {}))
+        return {"generation_config": settings, "tokenizer": self._tokenizer}
 
     @torch.inference_mode()
     def _generate(self, options: dict[str, Any], sampling: Sampling, base: bool, failures: list[BaseException]) -> None:

@@ -98,6 +98,7 @@ def test_a_strangers_clone_knows_how_a_prompt_is_written(home: Path, tmp_path: P
     shutil.copytree(output, clone)
     shutil.copytree(model, clone / "model")  # where adapter_config.json says
     (found,) = said(str(clone), TEXT, "--max-new-tokens", "12")
+    assert ('sea?\\n"' in (output / "README.md").read_text()) != turns  # the card's code ends its prompt so, too
     asked = f"<start_of_turn>user\n{TEXT}<end_of_turn>\n<start_of_turn>model\n" if turns else f"{TEXT}\n"
     assert found == {"model": "clone", "question": TEXT, "answer": predicted(model, output, f"<bos>{asked}")}
 
