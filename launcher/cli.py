@@ -11,8 +11,10 @@ from gemfleet.cluster.private import keep_private
 from gemfleet.train.errors import UserError
 from gemfleet.train.quiet import hide_known_lines
 
+from .commands.ask import ask
 from .commands.batch_cache import batch_cache
 from .commands.bench import PASSES_ON, bench
+from .commands.chat import chat
 from .commands.checkpoints import checkpoints
 from .commands.cluster import cluster
 from .commands.convert import convert
@@ -41,7 +43,7 @@ from .commands.watch import watch
 from .plain_output import plain
 
 COMMANDS = (
-    *(init, data, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
+    *(init, data, train, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, prune, repair, publish, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2

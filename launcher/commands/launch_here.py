@@ -37,6 +37,8 @@ def launch_here(
         try:
             outcome = _launch_shown(config, path, beginning, batch_cache)
             _print_outcome(outcome, as_json)
+            if outcome.output is not None and not as_json:
+                _print_demo(outcome, config)
             if outcome.interrupted:
                 raise typer.Exit(EXIT_CODE)
         except KeyboardInterrupt:
@@ -68,6 +70,27 @@ def _launch_shown(config: LaunchConfig, path: Path, beginning: Beginning, batch_
     raise typer.Exit(1)
 
 
+def _print_demo(outcome: Outcome, config: LaunchConfig) -> None:
+    """Of the demonstration, show what its model answers before and after the training."""
+    from gemfleet.cluster.errors import ClusterError
+    from gemfleet.launcher.ask.demo import before_and_after, is_demo
+    from gemfleet.train.errors import UserError
+    from rich.text import Text
+
+    from .local_runs import run_folder
+    from .tables import print_table
+
+    if not is_demo(config) or outcome.state != "succeeded" or not (outcome.result or {}).get("total_steps"):
+        return
+    print("asking it before and after training …", file=sys.stderr)
+    try:
+        rows = [[Text(cell) for cell in row] for row in before_and_after(run_folder(outcome.run_id))]
+    except (UserError, ClusterError) as error:  # the run itself has succeeded
+        print(f"it cannot be asked: {error}", file=sys.stderr)
+        return
+    print_table(["question", "before", "after"], rows, ("question", "before", "after"))
+
+
 def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     import json
 
@@ -92,5 +115,7 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
         speed = f"{figures['tokens_per_second']:,.0f} tokens/s at the median"
         print_text(f"training loss {figures['loss']:.4f} on average, {speed}")
     typer.echo(f"{'adapter' if result['total_steps'] else 'result'}: {outcome.output}")
+    if result["total_steps"]:
+        typer.echo(f'try it: gemfleet ask {outcome.run_id} "your question"')
     typer.echo(f"curves: gemfleet tensorboard {outcome.run_id}")
     typer.echo("dashboard: gemfleet serve")

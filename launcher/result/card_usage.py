@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from .public_names import base_reference, is_hub_id, is_local
 
 QUESTION = "What can you tell me about the sea?"
@@ -15,13 +17,13 @@ FORMATS = {
 }
 
 
-def usage(base: str, row_format: str, merged: bool) -> str:
+def usage(base: str, row_format: str, merged: bool, ending: str = "") -> str:
     """Code to run in the card's folder, and a note on the format of a prompt.
 
     base: what the person called the base model; row_format: of a prompt, a key of `FORMATS`; empty where it is unknown
-    merged: whether the result has a merged model
+    merged: whether the result has a merged model; ending: white space that ends the prompts of the data
     """
-    code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format)]
+    code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format, ending)]
     notes = [FORMATS[row_format]] if row_format in FORMATS else []
     if merged:
         notes.append("`merged/` holds the base with the adapter added; this folder itself is the adapter, for peft.")
@@ -76,7 +78,7 @@ def _fetching(address: str) -> str:
     return f"first: git clone {f'--branch {branch} ' if branch else ''}{url} base"
 
 
-def _answering(row_format: str) -> list[str]:
+def _answering(row_format: str, ending: str) -> list[str]:
     """Lines that tokenise a prompt as in training, by the chat template or after `<bos>`, and print an answer."""
     if row_format in ("chat", "messages"):
         asking = [
@@ -87,7 +89,7 @@ def _answering(row_format: str) -> list[str]:
         ]
     else:
         asking = [
-            f'prompt = tokenizer.bos_token + "{QUESTION}"',
+            f"prompt = tokenizer.bos_token + {json.dumps(QUESTION + ending)}",
             'inputs = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")',
         ]
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,6 +17,7 @@ from gemfleet.train.data.shapes.choice import CHATS
 
 from .card_usage import usage
 from .chosen import Chosen
+from .prompt_format import PromptFormat
 from .public_names import base_reference, is_hub_id, public_name
 
 EVAL_SET = re.compile(r"eval_(.+)_loss")  # of an entry in the history: the loss of one of several evaluation sets
@@ -34,12 +35,14 @@ class CardFacts:
     facts: `data`, `format`, `chat_template`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be
     missing
     chosen: the checkpoint that is published, and why; None: not known
+    prompts: how the data write prompts; None: not known
     """
 
     folder: Path
     base: str
     facts: Mapping[str, Any]
     chosen: Chosen | None = None
+    prompts: PromptFormat | None = None
 
 
 def model_card(card: CardFacts) -> str:
@@ -48,11 +51,16 @@ def model_card(card: CardFacts) -> str:
     state = json.loads((card.folder / "trainer_state.json").read_text())
     train, base = written["train"], _named(card.base)
     parts = [
-        _front_matter(card.base),
+        _front_matter(card),
         f"# LoRA adapter for {base}",
         _summary(card, train, state),
         "## Use\n",
-        usage(card.base, _format(card.facts), (card.folder / "merged").is_dir()),
+        usage(
+            card.base,
+            _format(card.facts),
+            (card.folder / "merged").is_dir(),
+            card.prompts.ending if card.prompts else "",
+        ),
         "## Data\n\n" + _data(card, train),
         "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state, card.chosen),
         "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
@@ -73,11 +81,13 @@ def _format(facts: Mapping[str, Any]) -> str:
     return "messages" if facts.get("chat_template", "gemma") == "gemma" else "chat"
 
 
-def _front_matter(base: str) -> str:
-    reference = base_reference(base)
+def _front_matter(card: CardFacts) -> str:
+    """What the hub reads; and `prompts`, by which `gemfleet ask` writes a question as the training did."""
+    reference = base_reference(card.base)
     content: dict[str, Any] = {"base_model": reference} if is_hub_id(reference) else {}
     content |= {"library_name": "peft", "license": "gemma", "pipeline_tag": "text-generation"}
     content["tags"] = ["gemma3", "lora", "sft", "gemfleet"]
+    content |= {"prompts": asdict(card.prompts)} if card.prompts else {}
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"
 
 

@@ -22,6 +22,7 @@ from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 from .chosen import Picked
 from .loss_plot import loss_plot
 from .model_card import CardFacts, model_card
+from .prompt_format import kept_format
 from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
 
@@ -97,7 +98,9 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
     chosen = publication.picked.chosen if publication.picked else None
     (folder / "loss.svg").write_text(loss_plot(history, chosen.step if chosen else None))
-    (folder / "README.md").write_text(model_card(CardFacts(folder, publication.base, publication.facts, chosen)))
+    prompts = kept_format(publication.run_folder)
+    card = CardFacts(folder, publication.base, publication.facts, chosen, prompts)
+    (folder / "README.md").write_text(model_card(card))
 
 
 def kept(run_folder: Path) -> dict[str, Any]:

@@ -9,35 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from gemfleet.launcher.config.schema import OutputConfig
-from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.tokenizer_files import copy_companions, generation_config
-from gemfleet.train.checkpoint.state import Progress, save_checkpoint
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
-from gemfleet.train.model.gemma import attach_lora, load_base_model
-from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
+from support.tiny_result import tiny_base, tiny_result
 from support.tiny_tokenizer import tiny_tokenizer
 from transformers import AutoTokenizer
 
 END_OF_TURN = 5  # of the tiny tokenizer
-
-
-def make_result(folder: Path, model: Path, base: str, row_format: str, **output: Any) -> Path:
-    """A published adapter that changes the model's answers. base: what the person called the folder `model`."""
-    values = {"model": base, "data": {"train": "rows.jsonl"}, "batch": {"micro": 1}}
-    config = TrainConfig.model_validate(values)
-    trainable = attach_lora(load_base_model(model, torch.float32, torch.device("cpu")), LoraConfig(r=2), 0, base)
-    for name, parameter in trainable.adapter_parameters().items():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    adapter = {name: parameter.detach() for name, parameter in trainable.adapter_parameters().items()}
-    progress = Progress(step=1, epoch=1.0, total_steps=1, log_history=[{"epoch": 1.0, "step": 1, "loss": 6.1}])
-    save_checkpoint(folder / "checkpoint-1", trainable, adapter, {"x": torch.ones(1)}, progress, config)
-    facts = {"format": row_format}
-    return publish(Publication(folder, folder / "checkpoint-1", model, base, OutputConfig(**output), facts))
 
 
 def run_card(output: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -50,17 +29,11 @@ def run_card(output: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return names
 
 
-def text_model(folder: Path) -> Path:
-    save_tiny_gemma3(folder)
-    tiny_tokenizer(folder)
-    return folder
-
-
 @pytest.mark.parametrize("row_format", ["messages", "prompt_completion", "text", ""])
 def test_an_adapter_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row_format: str) -> None:
     """The base lies beside the card, as it says."""
-    model = text_model(tmp_path / "mine")
-    output = make_result(tmp_path / "run", model, str(model), row_format)
+    model = tiny_base(tmp_path / "mine")
+    output = tiny_result(tmp_path / "run", model, str(model), row_format)
     (output / "mine").symlink_to(model)
     names = run_card(output, monkeypatch)
     prompt = names["tokenizer"].decode(names["inputs"]["input_ids"][0])
@@ -71,11 +44,11 @@ def test_an_adapter_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_adapter_of_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = text_model(tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc")
+    model = tiny_base(tmp_path / "hub" / "models--owner--tiny" / "snapshots" / "abc")
     (tmp_path / "hub" / "models--owner--tiny" / "refs").mkdir()
     (tmp_path / "hub" / "models--owner--tiny" / "refs" / "main").write_text("abc")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    output = make_result(tmp_path / "run", model, "owner/tiny", "messages")
+    output = tiny_result(tmp_path / "run", model, "owner/tiny", "messages")
     for folder in (output, tmp_path / "run" / "checkpoint-1"):  # peft itself would write the cache's folder
         assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "owner/tiny"
     assert "base_model: owner/tiny\n" in (output / "README.md").read_text()
@@ -84,17 +57,17 @@ def test_an_adapter_of_a_hub_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_an_adapter_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The card says how to fetch the base: that command, with the repository here, comes first."""
-    model = text_model(tmp_path / "origin")
-    output = make_result(tmp_path / "run", model, "git+https://host/group/m.git#v2", "text")
+    model = tiny_base(tmp_path / "origin")
+    output = tiny_result(tmp_path / "run", model, "git+https://host/group/m.git#v2", "text")
     assert "# first: git clone --branch v2 https://host/group/m.git base\n" in (output / "README.md").read_text()
     shutil.copytree(model, output / "base")
     assert run_card(output, monkeypatch)["base"] == "./base"
 
 
 def test_the_card_of_the_demonstration_finds_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = text_model(tmp_path / "mine")
+    model = tiny_base(tmp_path / "mine")
     monkeypatch.setattr("gemfleet.train.data.demo.demo_model_folder", lambda: model)
-    output = make_result(tmp_path / "run", model, "demo", "prompt_completion")
+    output = tiny_result(tmp_path / "run", model, "demo", "prompt_completion")
     assert run_card(output, monkeypatch)["base"] == model
 
 
@@ -104,8 +77,8 @@ def test_a_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multimo
         save_tiny_multimodal(tmp_path / "mine")
         tiny_tokenizer(tmp_path / "mine")
     else:
-        text_model(tmp_path / "mine")
-    output = make_result(tmp_path / "run", tmp_path / "mine", str(tmp_path / "mine"), "messages", merge=True)
+        tiny_base(tmp_path / "mine")
+    output = tiny_result(tmp_path / "run", tmp_path / "mine", str(tmp_path / "mine"), "messages", merge=True)
     names = run_card(output, monkeypatch)
     assert names["model"].generation_config.eos_token_id == [1, END_OF_TURN]
     assert (output / "merged" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
@@ -126,14 +99,14 @@ def test_a_merged_multimodal_model_has_its_processor(tmp_path: Path) -> None:
     Gemma3Processor(Gemma3ImageProcessor(size=size), tokenizer, image_seq_length=4).save_pretrained(model)
     expected = {name for name in ("processor_config.json", "preprocessor_config.json") if (model / name).is_file()}
     assert expected
-    output = make_result(tmp_path / "run", model, str(model), "messages", merge=True)
+    output = tiny_result(tmp_path / "run", model, str(model), "messages", merge=True)
     assert {path.name for path in (output / "merged").iterdir()} >= expected
     assert not (output / "processor_config.json").exists()
     assert AutoImageProcessor.from_pretrained(output / "merged").size == AutoImageProcessor.from_pretrained(model).size
 
 
 def test_the_ends_of_an_answer(tmp_path: Path) -> None:
-    model = text_model(tmp_path / "mine")
+    model = tiny_base(tmp_path / "mine")
     path = model / "generation_config.json"
     for given, ends in ((1, [1, END_OF_TURN]), ([1, 106], [1, 106, END_OF_TURN]), (None, [1, END_OF_TURN])):
         path.write_text(json.dumps({"eos_token_id": given, "top_k": 64, "_from_model_config": True}))
@@ -148,7 +121,7 @@ def test_the_ends_of_an_answer(tmp_path: Path) -> None:
 
 
 def test_a_template_that_is_there_stays(tmp_path: Path) -> None:
-    model = text_model(tmp_path / "mine")
+    model = tiny_base(tmp_path / "mine")
     (model / "chat_template.jinja").write_text("my own")
     (tmp_path / "out").mkdir()
     copy_companions(model, tmp_path / "out", template="gemma")
@@ -156,7 +129,7 @@ def test_a_template_that_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_a_template_of_ones_own_and_its_end_are_published(tmp_path: Path) -> None:
-    model = text_model(tmp_path / "mine")
+    model = tiny_base(tmp_path / "mine")
     own = "{% for m in messages %}{{ m.content }}<unk>{% endfor %}"
     (tmp_path / "out").mkdir()
     copy_companions(model, tmp_path / "out", template=own)

@@ -10,6 +10,8 @@ from gemfleet.launcher.run.check_inputs import check_inputs
 from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.rows import Row
+from gemfleet.train.data.shapes.conversation import Message
+from gemfleet.train.data.templates.asking import Asking
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from gemfleet.train.data.templates.rendered import answer_end
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -125,6 +127,27 @@ def test_marks_of_a_template_are_the_mask(tokenizer: Any) -> None:
 def test_white_space_ends_an_answer_only_where_nothing_else_does(tiny: Any) -> None:
     assert encode(tiny, PLAIN[2:], LINES)[1].lstrip() == "hello\n"
     assert [answer_end(tiny, template) for template in ("gemma", CHATML, LINES, MARKED)] == ["", "[end]", "\n", "<eos>"]
+
+
+@pytest.mark.parametrize("template", ["gemma", CHATML, MARKED, LINES, FORGETTING])
+def test_a_question_is_written_as_the_training_wrote_it(tokenizer: Any, template: str) -> None:
+    """Also where a person spells out a control token, and where an answer's first token holds a space before it."""
+    chat = [{**PLAIN[0], "content": "a <end_of_turn> b"}, *PLAIN[1:]] if template == "gemma" else PLAIN
+    ids, learned = encode(tokenizer, chat, template, train_on="last")
+    messages = [Message(said["role"], said["content"], number) for number, said in enumerate(chat[:-1], 1)]
+    prompt = Asking(tokenizer, template).ids(messages)
+    assert prompt == ids[: len(prompt)]
+    assert tokenizer.decode(ids[len(prompt) :]).startswith(learned)
+
+
+def test_a_prompt_without_turns_ends_as_those_of_the_data(tokenizer: Any) -> None:
+    (data,) = DataConfig(train="rows").train_sets()
+    row = {"prompt": "what is the cat\n", "completion": "hello"}
+    done = tokenize_rows([Row("row 1", row)], Encoder(tokenizer, data, row))
+    asked = Asking(tokenizer, None, "\n")
+    for text in ("what is the cat", "what is the cat\n", "<bos>what is the cat"):
+        prompt = asked.ids([Message("user", text)])
+        assert prompt == done.block.tokens.tolist()[: -done.block.supervised_tokens]
 
 
 def test_a_template_that_rewrites_earlier_turns_can_train_the_last_answer_only(tiny: Any) -> None:

@@ -1,0 +1,138 @@
+"""Finds whom to ask: the adapter of a run, of one of its checkpoints or of a folder, and its base model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from gemfleet.cluster.checkpoint_store.shelf import Shelf
+from gemfleet.cluster.errors import StoreError
+from gemfleet.launcher.config.load import load_config
+from gemfleet.launcher.result.export import verified_checkpoint
+from gemfleet.launcher.result.prompt_format import PromptFormat, kept_format
+from gemfleet.launcher.runs.checkpoints import shelf_of
+from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
+from gemfleet.launcher.sources.fetch import is_remote
+from gemfleet.train.config.schema import Quantization
+from gemfleet.train.errors import UserError
+from gemfleet.train.model.resolve import resolve_model_folder
+
+ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
+FRONT_MATTER = "---\n"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An adapter and what is needed to ask it.
+
+    name:     of the run or folder, and the step
+    base:     the folder of the base model; adapter: a folder in PEFT's layout, perhaps with tokenizer and ends
+    prompts:  how prompts are written; None: as the tokenizer's template says, if it has one
+    template: `train.data.chat_template` of its training; None: it was not trained by gemfleet
+    """
+
+    name: str
+    base: Path
+    adapter: Path
+    prompts: PromptFormat | None = None
+    template: str | None = None
+    quantization: Quantization = "none"
+
+
+@contextmanager
+def open_subject(folder: Path, step: str | None, model: str | None) -> Iterator[Subject]:
+    """The subject, whose files stay while the block runs.
+
+    folder: of a run, or of an adapter; step: a number, `best` or `last` of a run, None: the published step, else the
+    newest; model: the base, None: the one that the training names
+    Raises UserError or StoreError for a checkpoint or a base that is not there.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        if step is not None:
+            raise UserError(f"--step is {step}, but {folder} is one adapter; leave it out, or name a run")
+        yield _subject(folder.resolve().name, folder, model or _base_of_adapter(folder), _card_format(folder))
+        return
+    base, prompts, published = model or _base_of_run(folder), kept_format(folder), folder / "output"
+    if step is None and (published / ADAPTER_CONFIG).is_file():
+        yield _subject(f"{folder.name}, step {_step_of(published)}", published, base, prompts)
+        return
+    with shelf_of(folder) as shelf:
+        checkpoint, manifest = verified_checkpoint(shelf, folder.name, wanted_step(shelf, folder.name, step))
+        yield _subject(f"{folder.name}, step {manifest.step}", checkpoint, base, prompts)
+
+
+def wanted_step(shelf: Shelf, run_id: str, step: str | None) -> int | None:
+    """The step that `--step` means; None for the newest. Raises UserError, or StoreError where none was evaluated."""
+    if step in (None, "last"):
+        return None
+    if step == "best":
+        measured = [found for found in shelf.manifests() if "eval_loss" in found.metrics]
+        if not measured:
+            raise StoreError(f"{run_id} has no checkpoint that was evaluated, so none is the best; give --step last")
+        return min(measured, key=lambda found: found.metrics["eval_loss"]).step
+    if not step or not step.isdecimal():
+        raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
+    return int(step)
+
+
+def _subject(name: str, adapter: Path, base: str, prompts: PromptFormat | None) -> Subject:
+    if not (adapter / ADAPTER).is_file():
+        raise UserError(f"{adapter} has no {ADAPTER}, so it is no adapter that can be asked")
+    try:
+        folder = resolve_model_folder(base)
+    except UserError as error:
+        raise UserError(f"the base model of {name} is not here ({error}); name its folder by --model") from error
+    train = _read(adapter / "training_config.json").get("train", {})
+    template = train.get("data", {}).get("chat_template")
+    return Subject(name, folder, adapter, prompts, template, train.get("quantization", "none"))
+
+
+def _base_of_run(run_folder: Path) -> str:
+    """What a new launch of the run would take for its base: the copy of a remote source, or what it names."""
+    if not (run_folder / RESOLVED_FILE).is_file():
+        raise UserError(f"{run_folder} is neither the folder of a run nor an adapter: it has no {ADAPTER_CONFIG}")
+    model = load_config(run_folder / RESOLVED_FILE).train.model
+    if is_remote(model):
+        return str(_read(run_folder / "repositories.json").get("train.model", model))
+    launched = launch_folder(run_folder) / model
+    return str(launched) if model != "demo" and launched.exists() else model
+
+
+def _base_of_adapter(adapter: Path) -> str:
+    """The base that an adapter's own files name: `demo`, a folder beside it or here, or a hub id."""
+    if _read(adapter / "training_config.json").get("train", {}).get("model") == "demo":
+        return "demo"
+    named = str(_read(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    if not named or is_remote(named):
+        raise UserError(f"{adapter} names {named or 'no base'!r} as its base; copy it here and name it by --model")
+    near = [place / named for place in (adapter, adapter.resolve().parent) if (place / named / "config.json").is_file()]
+    return str(near[0]) if near else named
+
+
+def _card_format(adapter: Path) -> PromptFormat | None:
+    """The format of prompts in the card of a published folder; None if it does not say."""
+    try:
+        text = (adapter / "README.md").read_text(encoding="utf-8")
+        front = yaml.safe_load(text.split(FRONT_MATTER)[1]) if text.startswith(FRONT_MATTER) else {}
+        prompts = front["prompts"]
+        return PromptFormat(bool(prompts["turns"]), str(prompts["ending"]))
+    except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
+        return None
+
+
+def _step_of(published: Path) -> int:
+    return int(_read(published / "trainer_state.json").get("global_step", 0))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a JSON file, empty if there is no such file. Raises UserError for one that is damaged."""
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    return content

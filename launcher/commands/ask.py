@@ -1,0 +1,79 @@
+"""`gemfleet ask`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .asking import Address, Asked, Cluster, Greedy, Model, MostTokens, Seed, Step, opened
+from .options import Json
+
+if TYPE_CHECKING:
+    from gemfleet.train.data.shapes.conversation import Message
+
+EXIT_INTERRUPTED = 130
+
+
+def ask(
+    run: Asked,
+    questions: Annotated[
+        list[str] | None, typer.Argument(metavar="QUESTION…", help="`-`: a line of standard input each.")
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", help="Questions: rows of `.jsonl` with `prompt`, `question` or `messages`, or lines."),
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Show what the untrained base answers, too.")] = False,
+    step: Step = None,
+    model: Model = None,
+    cluster: Cluster = False,
+    address: Address = None,
+    greedy: Greedy = False,
+    seed: Seed = None,
+    max_new_tokens: MostTokens = 256,
+    as_json: Json = False,
+) -> None:
+    """Ask a trained adapter one or several questions, in the format of its training.
+
+    The model answers in this process, on the CPU, unless `--cluster` is given. Answers appear as they are made. With
+    `--json` each is a line.
+
+    Examples:
+
+      gemfleet ask latest "What is the capital of Portugal?"
+
+      gemfleet ask latest --base --file questions.jsonl
+
+      gemfleet ask ./a-cloned-result "Who are you?" --model google/gemma-3-1b-it
+    """
+    asked = _questions(questions or [], file)
+    from .ask_print import Printer
+
+    with opened(run, step, model, cluster, address) as (name, answers):
+        from gemfleet.launcher.ask.answerer import Sampling
+
+        printer = Printer(answers, Sampling(greedy, seed, max_new_tokens), name, base)
+        try:
+            for messages in asked:
+                if as_json:
+                    printer.json(messages)
+                else:
+                    printer.show(messages, titled=len(asked) > 1)
+        except KeyboardInterrupt:
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _questions(given: list[str], file: Path | None) -> list[list[Message]]:
+    import sys
+
+    from gemfleet.launcher.ask.questions import conversation, questions_of, read_questions
+    from gemfleet.train.errors import UserError
+
+    found = read_questions(file) if file else []
+    for text in given:
+        found += questions_of(sys.stdin) if text == "-" else [conversation([text])] if text.strip() else []
+    if not found:
+        raise UserError('there is no question; give one, as in `gemfleet ask latest "What is AI?"`, or --file, or `-`')
+    return found
