@@ -13,6 +13,7 @@ from gemfleet.train.config.strict import StrictModel
 from pydantic import Field
 
 from .cluster import ClusterConfig
+from .reports import TrackerConfig
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -108,4 +109,7 @@ class LaunchConfig(StrictModel):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None
+    trackers: Annotated[
+        tuple[TrackerConfig, ...], Field(strict=False, description="experiment trackers that follow the run")
+    ] = ()
     api: ApiConfig = ApiConfig()

@@ -18,6 +18,7 @@ from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.tracking.processes import tracked
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
 from gemfleet.train.config.schema import TrainConfig
@@ -68,7 +69,8 @@ def launch(
             check_everything(config)
             check_resume(config.train, run.folder, run.accepts_changes)
         resolved = with_clones(config, run.folder, display).train
-        return carry_out(run, resolved, batch_cache)
+        with tracked(run.registry, run.id, config.trackers, run.note):
+            return carry_out(run, resolved, batch_cache)
 
 
 def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outcome:
@@ -86,6 +88,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
                 model, folders = stage(run, settled)
             ground = prepare_data(run, settled, placement, model, folders)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
+            run.keep_settled(ready)
             fitted = fit(run, ready, ground)
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))

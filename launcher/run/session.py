@@ -18,11 +18,12 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.load import dump_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
-from gemfleet.launcher.runs.folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, refuse_leftovers
+from gemfleet.launcher.runs.folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, SETTLED_FILE, refuse_leftovers
 from gemfleet.launcher.runs.log_order import log_stamp
 from gemfleet.launcher.runs.names import new_run_id
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.schema import TrainConfig
 
 from .beginning import Beginning, New, Resumed, Submitted
 from .outcome import StoppedBeforeFit
@@ -90,7 +91,14 @@ class RunSession:
         if config_path.parent != self.folder:
             shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
         (self.folder / RESOLVED_FILE).write_text(written)
+        (self.folder / SETTLED_FILE).unlink(missing_ok=True)
         (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
+
+    def keep_settled(self, train: TrainConfig) -> None:
+        """Keep the settings that the ranks train with, for trackers."""
+        with suppress(OSError):
+            settled = self.config.model_copy(update={"train": train})
+            (self.folder / SETTLED_FILE).write_text(dump_config(settled))
 
     def enter(self, state: RunState, text: str) -> None:
         """Begin a phase. Raises KeyboardInterrupt for a signal that came before."""
