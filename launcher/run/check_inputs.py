@@ -12,7 +12,7 @@ from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
-from gemfleet.launcher.tracking.tracker import check_trackers
+from gemfleet.launcher.tracking.check import check_trackers
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home

@@ -104,10 +104,12 @@ class Follower:
     def _opened(self) -> Tracker:
         if self._tracker is None:
             tracker = make_tracker(self._config, self._run_id, self._folder / "trackers")
-            known, link = tracker.open(self._state.id)
-            if known != self._state.id:
-                self._keep(id=known, link=link, sent={})
-                self._tell(f"follows the run{f': {link}' if link else ''}")
+            there = tracker.open(self._state.id)
+            if there.id != self._state.id:
+                self._keep(id=there.id, link=there.link, sent={})
+                self._tell(f"follows the run{f': {there.link}' if there.link else ''}")
+            if there.last is not None:  # what it was given, but does not have, is sent again
+                self._keep(sent={kind: min(step, there.last) for kind, step in self._state.sent.items()})
             self._tracker = tracker
         return self._tracker
 
@@ -158,7 +160,10 @@ class Follower:
 def make_tracker(config: TrackerConfig, run_id: str, folder: Path) -> Tracker:
     """The tracker of a run. folder: for what the tracker keeps on this disk"""
     from .mlflow_tracker import MlflowTracker
+    from .wandb_tracker import WandbTracker
 
+    if config.type == "wandb":
+        return WandbTracker(config, run_id, folder)
     return MlflowTracker(mlflow_uri(config), config.experiment or "gemfleet", run_id)
 
 
@@ -176,6 +181,7 @@ def main(home: str, run_id: str, config: str) -> None:
     with suppress(OSError):
         os.nice(10)
     Follower(registry_of(Path(home)), run_id, TrackerConfig.model_validate_json(config), sys.stdin.fileno()).run()
+    os._exit(0)  # a package may wait for its server when Python ends
 
 
 if __name__ == "__main__":

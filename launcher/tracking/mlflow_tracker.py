@@ -11,7 +11,7 @@ from typing import Any
 
 from gemfleet.cluster.registry.run_records import RunState
 
-from .tracker import REQUEST_SECONDS, Points
+from .tracker import REQUEST_SECONDS, Opened, Points
 
 MOST_METRICS, MOST_PARAMETERS = 1000, 100  # in one request, by MLflow's own rules
 NAME_LETTERS = re.compile(r"[^\w./ :-]", re.ASCII)  # what a name may not hold
@@ -38,7 +38,7 @@ class MlflowTracker:
         self._client: Any = MlflowClient(uri)
         self._id = ""
 
-    def open(self, known: str | None) -> tuple[str, str | None]:
+    def open(self, known: str | None) -> Opened:
         run = self._known_run(known)
         if run is None:
             run = self._client.create_run(self._experiment_id(), run_name=self._name, tags={"gemfleet.run": self._name})
@@ -46,7 +46,7 @@ class MlflowTracker:
             self._client.update_run(run.info.run_id, status="RUNNING")
         self._id = run.info.run_id
         page = f"{self._uri.rstrip('/')}/#/experiments/{run.info.experiment_id}/runs/{self._id}"
-        return self._id, page if self._uri.startswith("http") else None
+        return Opened(self._id, page if self._uri.startswith("http") else None)
 
     def parameters(self, values: Mapping[str, Any]) -> None:
         """MLflow's parameters never change, so a value that a resumed run has anew becomes a tag."""

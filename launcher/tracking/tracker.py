@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,11 +25,20 @@ class Points:
     values: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A tracker's run: its id, its page if it has one, and the last step that it has where it tells that."""
+
+    id: str
+    link: str | None
+    last: int | None = None
+
+
 class Tracker(Protocol):
     """One tracker's own run. A method raises whatever its package raises; it may be called again then."""
 
-    def open(self, known: str | None) -> tuple[str, str | None]:
-        """Begin the tracker's run, or go on with the one of the id `known`. Returns its id and its page, if any."""
+    def open(self, known: str | None) -> Opened:
+        """Begin the tracker's run, or go on with the one of the id `known`."""
         ...
 
     def parameters(self, values: Mapping[str, Any]) -> None:
@@ -59,19 +67,3 @@ def mlflow_uri(config: TrackerConfig) -> str:
     if not found:
         raise UserError(f"trackers: uri of mlflow is null and ${URI_VARIABLE} is not set; give one of them")
     return TrackerConfig(type="mlflow", uri=found).uri or ""
-
-
-def check_trackers(trackers: Sequence[TrackerConfig]) -> None:
-    """Raise UserError for a tracker whose package is missing here, or that nothing leads to. Connects to nothing."""
-    for config in trackers:
-        package, extra = (config.type, config.type)
-        if find_spec(package) is None:
-            raise UserError(
-                f"trackers: type {config.type} needs the package {package}, which is not installed here; "
-                f"run `pip install 'gemfleet[{extra}]'` on the head, or take the tracker out"
-            )
-        if config.type == "mlflow" and mlflow_uri(config).startswith("sqlite:") and find_spec("sqlalchemy") is None:
-            raise UserError(
-                "trackers: uri of mlflow is an SQLite file, for which mlflow needs sqlalchemy and alembic; run "
-                "`pip install sqlalchemy alembic` on the head, or give the address of a server"
-            )
