@@ -19,6 +19,10 @@ def show(run: Run, as_json: Json = False) -> None:
       gemfleet show demo-2026 --json
     """
     import json
+    from dataclasses import asdict
+
+    from gemfleet.launcher.config.load import shown_config
+    from gemfleet.launcher.tracking.state import tracker_states
 
     from .local_runs import open_registry, run_folder
 
@@ -26,12 +30,14 @@ def show(run: Run, as_json: Json = False) -> None:
     found = registry.find_run(run)
     facts: dict[str, Any] = {
         **found.to_dict(),
+        "config": shown_config(found.config),
         "folder": str(run_folder(found.id)),
         "figures": registry.end_figures(found.id),
         "newest_step": registry.latest_metrics(found.id, "step"),
         "newest_eval": registry.latest_metrics(found.id, "eval"),
         "ranks": registry.ranks(found.id),
         "checkpoints": registry.checkpoints(found.id),
+        "trackers": [asdict(state) for state in tracker_states(run_folder(found.id))],
         "events": registry.events(found.id),
     }
     if as_json:
@@ -56,6 +62,7 @@ def _print(facts: dict[str, Any]) -> None:
         "evaluation": f"loss {spoken_loss(evaluation)} at step {evaluation['step']}" if evaluation else "",
         "ranks": ", ".join(f"{rank['rank']} on {rank['address']}" for rank in facts["ranks"]),
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
+        **{state["type"]: state["link"] or state["place"] for state in facts["trackers"]},
         "folder": facts["folder"],
     }
     print_facts({name: value for name, value in lines.items() if value})

@@ -11,7 +11,42 @@ from pydantic import Field, field_validator, model_validator
 
 FIELDS = {"mlflow": ("uri", "experiment"), "wandb": ("project", "entity", "mode")}
 URI = re.compile(r"https?://[^/\s]+.*|file:(//)?/\S.*|sqlite:////\S.*|databricks(://\S+)?")
+ADDRESS = re.compile(r"https?://[^/\s?#]+(/\S*)?")
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
+
+
+class NotifyConfig(StrictModel):
+    """A webhook that is told how the run ends or that it stalls. Its address is a secret, because whoever knows it can
+    write there."""
+
+    url: Annotated[str, Field(min_length=1, description="address of the webhook, https://HOST/PATH")]
+    on: Annotated[
+        tuple[Literal["succeeded", "failed", "interrupted", "stalled"], ...],
+        Field(strict=False, description="`stalled`: a rank made no progress for as long as the watchdog allows"),
+    ] = ("succeeded", "failed", "interrupted", "stalled")
+    format: Annotated[Literal["json", "slack"], Field(description="`slack`: a text, as Slack's webhooks take it")] = (
+        "json"
+    )
+    secret: Annotated[
+        str | None,
+        Field(
+            pattern=VARIABLE,
+            description="name of the environment variable on the head whose value signs messages; null: unsigned",
+        ),
+    ] = None
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        if not ADDRESS.fullmatch(value):  # the value is not said
+            raise ValueError("is no address of a webhook; give https://HOST/PATH, or http:// for a host of your own")
+        return value
+
+    @property
+    def place(self) -> str:
+        """The address without what is secret in it."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 class TrackerConfig(StrictModel):

@@ -13,7 +13,7 @@ from gemfleet.train.config.strict import StrictModel
 from pydantic import Field
 
 from .cluster import ClusterConfig
-from .reports import TrackerConfig
+from .reports import NotifyConfig, TrackerConfig
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -93,6 +93,13 @@ class ApiConfig(StrictModel):
             description="addresses below which their results and checkpoints may go; hub:OWNER for Hugging Face",
         ),
     ] = ()
+    allowed_reports: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="addresses below which their trackers and webhooks may be; wandb:ENTITY/PROJECT for W&B",
+        ),
+    ] = ()
 
 
 class LaunchConfig(StrictModel):
@@ -111,5 +118,8 @@ class LaunchConfig(StrictModel):
     predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None
     trackers: Annotated[
         tuple[TrackerConfig, ...], Field(strict=False, description="experiment trackers that follow the run")
+    ] = ()
+    notify: Annotated[
+        tuple[NotifyConfig, ...], Field(strict=False, description="webhooks that are told how the run ends")
     ] = ()
     api: ApiConfig = ApiConfig()

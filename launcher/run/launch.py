@@ -17,6 +17,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
+from gemfleet.launcher.notices.start import first_tries
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.launcher.tracking.processes import tracked
 from gemfleet.train.config.home import gemfleet_home
@@ -63,7 +64,7 @@ def launch(
         check_resume(config.train, gemfleet_home() / "runs" / beginning.run_id, beginning.accept_changes)
     with SIGNALS.held():
         run = RunSession(config, config_path, display, beginning)
-    with closing(run.lock), ends_in_the_registry(run):
+    with closing(run.lock), first_tries(), ends_in_the_registry(run):
         SIGNALS.heed()
         if isinstance(beginning, Submitted):
             check_everything(config)

@@ -27,6 +27,6 @@ def check_trackers(trackers: Sequence[TrackerConfig]) -> None:
             )
         if config.type == "wandb" and config.mode != "offline" and not has_credentials():
             raise UserError(
-                "trackers: type wandb finds no key for its server; set $WANDB_API_KEY or run `wandb login` on the head, "
-                "or give `mode: offline`"
+                "trackers: type wandb finds no key for its server; set $WANDB_API_KEY or run `wandb login` on the "
+                "head, or give `mode: offline`"
             )

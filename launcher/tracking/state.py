@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
 FOLDER = "trackers"
 
@@ -26,7 +27,7 @@ class TrackerState:
     done:    whether the tracker has all, the result and the end of the run too
     """
 
-    type: str
+    type: Literal["mlflow", "wandb"]
     place: str
     id: str | None = None
     link: str | None = None

@@ -35,16 +35,20 @@ class WandbTracker:
         import wandb
 
         online = self._config.mode != "offline"
-        self._run = wandb.init(
-            project=self._config.project or "gemfleet",
-            entity=self._config.entity,
-            id=self._run_id,
-            name=self._run_id,
-            resume="allow",
-            mode="online" if online else "offline",
-            dir=str(self._folder),
-            settings=wandb.Settings(**QUIET, **WITHOUT_MACHINE, **LIMITS),
-        )
+        try:
+            self._run = wandb.init(
+                project=self._config.project or "gemfleet",
+                entity=self._config.entity,
+                id=self._run_id,
+                name=self._run_id,
+                resume="allow",
+                mode="online" if online else "offline",
+                dir=str(self._folder),
+                settings=wandb.Settings(**QUIET, **WITHOUT_MACHINE, **LIMITS),
+            )
+        except Exception:
+            wandb.teardown()  # else the next try finds the id in use
+            raise
         return Opened(self._run_id, self._run.url if online else None, self._run.step - 1 if online else None)
 
     def parameters(self, values: Mapping[str, Any]) -> None:

@@ -133,6 +133,7 @@ def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
             ending = step["step"] == step["total_steps"]
             facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
             run.display.advance(step["step"], step["total_steps"], facts)
+        run.tell_of_stall(snapshot["hangs"])
         moves.look()
     except (DiskFull, RegistryLost, RegistryDamaged) as error:
         run.note_once(str(error))
