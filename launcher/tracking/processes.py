@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry
@@ -51,6 +52,7 @@ class _Following:
         self._registry, self._run_id = registry, run_id
         self._folder = registry.path.parent / "runs" / run_id
         self._tracker = TrackerState(config.type, place_of(config))
+        replace(self._state(), problem="", done=False).write(self._folder)  # those of an earlier launch
         home = str(registry.path.parent)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "gemfleet.launcher.tracking.follow", home, run_id, config.model_dump_json()],
@@ -60,18 +62,18 @@ class _Following:
             start_new_session=True,  # a Ctrl-C is for the driver
             cwd=home,
         )
-        self._began = time.monotonic()
 
     def run_has_ended(self) -> None:
+        """Let the process send the rest and end."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._began = time.monotonic()
+        self._ended = time.monotonic()
 
     def wait(self, note: Callable[[str], None]) -> None:
         """Wait while the tracker takes records. Then say what it did not take."""
         said = False
         while self._process.poll() is None:
-            seconds = time.monotonic() - self._began
+            seconds = time.monotonic() - self._ended
             if seconds > (SILENT_SECONDS if self._state().problem else MOST_SECONDS):
                 self._process.kill()
                 self._process.wait()
@@ -91,7 +93,7 @@ class _Following:
         lost = max(0, last - state.sent.get("step", 0))
         why = f" ({state.problem})" if state.problem else ""
         what = f"lacks {lost} of {last} steps and the end of the run" if lost else "lacks the end of the run"
-        text = f"{state.name} {what}{why}; the run's folder has all"
+        text = f"{state.name} {what}{why}; `gemfleet track {self._run_id}` sends it again"
         note(text)
         facts = {"tracker": state.type, "lost_steps": lost}
         self._registry.add_event(self._run_id, EventKind.TRACKER, text, facts)

@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.cli import app
 from gemfleet.launcher.config.reports import TrackerConfig
 from gemfleet.launcher.tracking.processes import tracked
 from support.followed_run import RUN, FollowedRun
 from support.servers.mlflow_server import mlflow_server
+from typer.testing import CliRunner
 
 pytest.importorskip("mlflow", reason="needs the mlflow extra")
 
@@ -84,6 +86,26 @@ def test_another_value_on_resuming_is_a_tag(run: FollowedRun, tmp_path: Path) ->
     found = client_of(config).get_run(run.tracker.id)
     assert (found.data.params["train.lora.r"], found.data.tags["resumed.train.lora.r"]) == ("8", "16")
     assert (found.info.status, found.data.tags["gemfleet.state"]) == ("FAILED", "failed: a reason")
+
+
+@pytest.mark.slow
+def test_track_sends_a_run_to_a_tracker_that_did_not_answer(
+    run: FollowedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path / "home"))
+    config = in_folder(tmp_path)
+    (tmp_path / "mlflow").touch()  # where the folder is to be
+    with tracked(run.registry, RUN, [config], print):
+        run.train(range(1, 31))
+        run.publish()
+    assert run.told()[-1].endswith("`gemfleet track run-1` sends it again")
+    (tmp_path / "mlflow").unlink()
+    (run.folder / "config.resolved.yaml").write_text("train: {model: demo, data: {train: demo}}")
+    asked = f"trackers=[{config.model_dump_json()}]"
+    result = CliRunner().invoke(app, ["track", RUN, "--set", asked], catch_exceptions=False)
+    assert result.output.endswith(f"mlflow ({config.uri}) has all of {RUN}\n")
+    assert result.exit_code == 0
+    check_whole(client_of(config), run, tmp_path)
 
 
 @pytest.mark.slow
