@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.notices.send import send
 from gemfleet.launcher.notices.start import first_tries
+from gemfleet.launcher.run.session import RunSession
 from gemfleet.launcher.runs.registry import registry_of
 
 RUN = "run-1"
@@ -152,6 +155,22 @@ def test_what_a_webhook_was_not_told_is_one_event_without_its_address(
     place = webhook.url.partition("/services")[0]
     assert lost(registry) == [f"{place} was not told that the run failed: it answered {answer} (tries: {tries})"]
     assert "T0SECRET" not in str(registry.events(RUN))
+
+
+def test_ranks_that_hang_together_are_one_stall(
+    made: Callable[..., RunRegistry], webhook: Webhook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the driver does with each look at the run, beside the recorder that the ranks tell."""
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
+    run: Any = SimpleNamespace(registry=made(on=["stalled"]), id=RUN, _stalled_at=0.0)
+    recorder = RunRecorder(str(tmp_path), RUN)
+    with first_tries():
+        for rank in (0, 1):
+            RunSession.tell_of_stall(run, recorder.snapshot()["hangs"])
+            recorder.save_stacks(rank, 1, "step", 900.0, "stacks")
+            RunSession.tell_of_stall(run, recorder.snapshot()["hangs"])
+    (facts,) = webhook.wait()
+    assert (facts["type"], facts["data"]["state"]) == ("run.stalled", "queued")
 
 
 def test_a_webhook_is_not_told_of_what_it_did_not_ask_for(made: Callable[..., RunRegistry], webhook: Webhook) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.config.reports import TrackerConfig
+from gemfleet.launcher.tracking.mlflow_tracker import ENVIRONMENT
 from gemfleet.launcher.tracking.processes import tracked
 from support.followed_run import RUN, FollowedRun
 from support.servers.mlflow_server import mlflow_server
@@ -20,7 +22,8 @@ pytest.importorskip("mlflow", reason="needs the mlflow extra")
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FollowedRun:
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # MLflow reads its settings from there
+    for name, value in ENVIRONMENT.items():  # the tracker sets them otherwise
+        monkeypatch.setenv(name, value)
     return FollowedRun(tmp_path / "home")
 
 
@@ -58,10 +61,12 @@ def check_whole(client: Any, run: FollowedRun, tmp_path: Path) -> None:
 def test_a_run_that_was_killed_and_resumed_is_one_run_of_mlflow(run: FollowedRun, tmp_path: Path) -> None:
     """Its driver died after step 20; it goes on from step 15. Each step is there once, and the curve is whole."""
     config = in_folder(tmp_path)
-    with run.followed(config):
+    with run.followed(config), subprocess.Popen(["sleep", "60"]) as driver:
+        run.registry.set_driver(RUN, driver.pid)
         run.train(range(1, 21))
-        run.registry.transition(RUN, RunState.INTERRUPTED, "the driver process is gone")
+        driver.kill()
     first = run.tracker.id
+    assert run.registry.get_run(RUN).state == RunState.INTERRUPTED
     assert client_of(config).get_run(first).info.status == "KILLED"
     run.registry.reopen(RUN, "", os.getpid())
     settled = run.folder / "settled.yaml"
