@@ -146,7 +146,7 @@ class RunDetail(RunSummary):
     ranks: list[Rank]
     last_checkpoint: Annotated[Checkpoint | None, Field(description="the newest one that is whole")] = None
     checkpoint_totals: CheckpointTotals
-    trackers: list[TrackerView]
+    trackers: list[TrackerView] = []
     restarts: int
     events_url: str
     metrics_url: str

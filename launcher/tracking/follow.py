@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.private import keep_private
@@ -129,7 +130,7 @@ class Follower:
         files = [output / name for name in RESULT_FILES if published and (output / name).is_file()]
         tracker.finish(state, self._registry.get_run(self._run_id).reason, files)
 
-    def _records(self, kind: str, limit: int) -> list[dict[str, object]]:
+    def _records(self, kind: str, limit: int) -> list[dict[str, Any]]:
         return self._registry.metrics(self._run_id, self._state.sent.get(kind, -1) + 1, kind, limit)
 
     def _last_state(self) -> RunState | None:

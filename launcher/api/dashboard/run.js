@@ -169,9 +169,10 @@ function statusOf(run, figures, act, problem) {
 }
 
 /** The page of the run at a tracker, or where the tracker is. */
-function trackerLink({ link, place, problem }) {
-  const name = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer" }, "Open") : place;
-  return h("span", { title: problem || place }, name, problem ? " (does not answer)" : null);
+function trackerLink({ type, link, place, problem }) {
+  const label = `Open the run in ${TRACKERS[type]}`;
+  const name = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer", "aria-label": label }, "Open") : place;
+  return h("span", { title: problem || place }, name, problem ? " (takes no records)" : null);
 }
 
 function checkpointRow(checkpoint) {

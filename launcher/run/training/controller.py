@@ -71,6 +71,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
             break
         if isinstance(decision, Shrink):
             train = shrink(run, train, decision)
+            run.keep_settled(train)
         else:
             ground = move(run, ground, train, store, decision)
     with suppress(StoreError, OSError):  # a full disk; publishing says so itself
