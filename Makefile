@@ -11,6 +11,9 @@ INSTALLED := $(VENV)/.installed
 BENCH_INSTALLED := $(VENV)/.bench-installed
 CUDA_VENV := .venv-cuda
 CUDA_INSTALLED := $(CUDA_VENV)/.installed
+MLFLOW_VENV := .venv-mlflow
+MLFLOW_INSTALLED := $(MLFLOW_VENV)/.installed
+MLFLOW := $(shell sed -n 's/^mlflow-skinny==/mlflow==/p' constraints.txt)
 TYPED := .cache/typed
 PACKAGES := train cluster launcher benchmarks
 TORCH := $(shell grep '^torch==' constraints.txt)
@@ -18,7 +21,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing wheel clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing wheel clean
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
@@ -66,6 +69,8 @@ test-nullgpu: $(CUDA_INSTALLED) ## the CUDA path on pretended GPUs: torch's CUDA
 
 nullgpu-environment: $(CUDA_INSTALLED)
 
+mlflow-environment: $(MLFLOW_INSTALLED) ## a real MLflow server for its test, in .venv-mlflow: it does not fit beside our own packages
+
 # What `make gpu-proof` takes: options of the proof (ARGS), another Python (PYTHON), a folder of wheels it lacks (WHEELS).
 ARGS :=
 GPU_WHEELS := .cache/gpu-wheels
@@ -111,12 +116,12 @@ clean: ## remove the environment and everything made by these targets; runs and 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2> /dev/null || .ci/make-venv $(VENV)
 	@echo "== installing $(TORCH) and gemfleet into $(VENV); this takes some minutes, once"
-	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev]'
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,wandb]'
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "== installing the trainers to compare with"
-	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,bench]'
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,wandb,bench]'
 	@touch $@
 
 # Whatever CUDA build of torch the constraints do not name brings its own libraries along, so they are left to it.
@@ -126,6 +131,11 @@ $(CUDA_INSTALLED): pyproject.toml constraints.txt
 	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
 	PYTHONDONTWRITEBYTECODE= $(CUDA_VENV)/bin/python -m pip install --disable-pip-version-check \
 		--constraint $(CUDA_VENV)/constraints.txt '$(CUDA_TORCH)' --editable '.[demo,dev,gpu]'
+	@touch $@
+
+$(MLFLOW_INSTALLED): constraints.txt
+	@$(MLFLOW_VENV)/bin/python -c '' 2> /dev/null || .ci/make-venv $(MLFLOW_VENV)
+	PYTHONDONTWRITEBYTECODE= $(MLFLOW_VENV)/bin/python -m pip install --disable-pip-version-check '$(MLFLOW)'
 	@touch $@
 
 # The packages are installed below one name that no folder of the checkout has; mypy finds them through these links.

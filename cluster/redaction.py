@@ -113,10 +113,17 @@ def redact_text(text: str) -> str:
 def redact(value: Any) -> Any:
     """A JSON value of the same shape with clean texts and hidden secrets."""
     if isinstance(value, dict):
-        return {key: _hidden(inner, key) if is_secret_name(str(key)) else redact(inner) for key, inner in value.items()}
+        return {key: _redacted(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [redact(inner) for inner in value]
     return clean_text(value) if isinstance(value, str) else value
+
+
+def _redacted(value: Any, key: str) -> Any:
+    """What stands below a key. A webhook's address is a secret: whoever knows it can write there."""
+    if key == "notify" and isinstance(value, list | tuple):
+        value = [{**entry, "url": HIDDEN} if isinstance(entry, dict) and "url" in entry else entry for entry in value]
+    return _hidden(value, key) if is_secret_name(key) else redact(value)
 
 
 @lru_cache(maxsize=4096)

@@ -37,6 +37,7 @@ from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
 from .commands.tensorboard import tensorboard
+from .commands.track import track
 from .commands.train import train
 from .commands.version import print_version, version
 from .commands.watch import watch
@@ -44,7 +45,7 @@ from .plain_output import plain
 
 COMMANDS = (
     *(init, data, train, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, repair, publish, push, serve, tensorboard, doctor, schema, version),
+    *(checkpoints, prune, repair, publish, push, track, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2
 

@@ -38,6 +38,8 @@ class EventKind(StrEnum):
     MOVED = "moved"  # the driver, before ranks start elsewhere or in another number: from, to, excused
     HANG = "hang"  # a rank's watchdog: rank, phase, seconds
     CHECKPOINT = "checkpoint"  # the store, for each commit
+    TRACKER = "tracker"  # the process of an experiment tracker, or the driver: tracker, link or lost_steps
+    NOTICE_LOST = "notice_lost"  # the process that tells a webhook: place, what
     DISK_LOW = "disk_low"  # the store: free_bytes
     CHECKPOINT_FAILED = "checkpoint_failed"  # a rank: one checkpoint did not reach the head
     CHECKPOINT_DAMAGED = "checkpoint_damaged"  # rank 0: one was passed over

@@ -100,9 +100,10 @@ class RunRecorder:
         return self._registry.launch_events(self._run_id)
 
     def snapshot(self) -> dict[str, Any]:
-        """What a live display needs: state, reason, newest step and evaluation, ranks, and the result once known."""
+        """What the driver needs: state, reason, newest step and evaluation, ranks, hangs, and the result once known."""
         run = self._registry.get_run(self._run_id)
-        results = [event["data"] for event in self.launch_events() if event["kind"] == EventKind.RESULT]
+        events = self.launch_events()
+        results = [event["data"] for event in events if event["kind"] == EventKind.RESULT]
         return {
             "state": str(run.state),
             "reason": run.reason,
@@ -110,6 +111,7 @@ class RunRecorder:
             "step": self._registry.latest_metrics(self._run_id, "step"),
             "eval": self._registry.latest_metrics(self._run_id, "eval"),
             "ranks": self._registry.ranks(self._run_id),
+            "hangs": [event for event in events if event["kind"] == EventKind.HANG],
             "result": results[-1] if results else None,
         }
 

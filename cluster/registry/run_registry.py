@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,17 @@ class RunRegistry(RunReports, RunQueries):
     """All runs in the file at `path`.
 
     over_run: which figures the registry keeps of a run that ends, see `figures_of`; None: the number of steps alone
+    on_end:   called with each run that this object ends, once its end is written; it must not raise
     """
 
-    def __init__(self, path: Path, over_run: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        over_run: Mapping[str, str] | None = None,
+        on_end: Callable[[Run], None] = lambda run: None,
+    ) -> None:
         super().__init__(path)
-        self._over_run = over_run or {}
+        self._over_run, self._on_end = over_run or {}, on_end
 
     def create_run(self, run_id: str, name: str, config: str, driver_pid: int | None = None) -> None:
         """Adds a run in state `queued`. `driver_pid`: the process that drives it. RunConflict when the id exists."""
@@ -98,7 +104,10 @@ class RunRegistry(RunReports, RunQueries):
             )
             message = f"{state}: {reason}" if reason else state
             self._event(db, run_id, EventKind.STATE, message, {"state": state, "reason": reason, **figures})
-        keep_facts(self.path.parent, self.get_run(run_id))
+        run = self.get_run(run_id)
+        keep_facts(self.path.parent, run)
+        if state.is_terminal:
+            self._on_end(run)
 
     def set_reason(self, run_id: str, reason: str) -> None:
         """Says why the run stands where it does, for example what it waits for. The next transition replaces it."""

@@ -63,7 +63,12 @@ class ApiActor:
             port=config.port,
             tokens=tokens,
             allowed_hosts=frozenset(config.allowed_hosts),
-            allowed=Allowed(tuple(map(Path, config.data_roots)), config.allowed_sources, config.allowed_deliveries),
+            allowed=Allowed(
+                tuple(map(Path, config.data_roots)),
+                config.allowed_sources,
+                config.allowed_deliveries,
+                config.allowed_reports,
+            ),
         )
         listener, settings = bind_again(settings)
         submitter = ProcessSubmitter(settings.home, ray_address=ray.get_runtime_context().gcs_address)

@@ -21,6 +21,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", re.
 PACKAGED = re.compile(r"demo(:[a-z]+)?")
 SCHEME = re.compile(r"^\s*[A-Za-z][A-Za-z0-9+.-]*:(//|:)|^[^\s/]*@[^\s/]+:")
 LOOKS_LIKE_PATH = re.compile(r"^[~./\\]|\\|(^|/)\.\.(/|$)")
+SIGNING = "GEMFLEET_NOTIFY_"
 DEEPSPEED_WORD = re.compile(r"[A-Za-z0-9_.+-]*")
 
 
@@ -31,11 +32,13 @@ class Allowed:
     roots: folders of the head below which they may name paths
     sources: addresses below which models and data may be fetched, as `git+https://host/group` or `s3://bucket/data`
     deliveries: addresses below which results and checkpoints may be put; `hub:OWNER` for Hugging Face
+    reports: addresses below which trackers and webhooks may be; `wandb:ENTITY/PROJECT` for W&B
     """
 
     roots: tuple[Path, ...] = ()
     sources: tuple[str, ...] = ()
     deliveries: tuple[str, ...] = ()
+    reports: tuple[str, ...] = ()
 
 
 Rule = Callable[[str, Allowed], str | None]
@@ -101,6 +104,20 @@ def _place(text: str, allowed: Allowed) -> str | None:
     return f"is not below an address that the API may write to ({listed(allowed.deliveries)})"
 
 
+def _report(text: str, allowed: Allowed) -> str | None:
+    """Allows a tracker or a webhook at an allowed address. Never says the address, which may be a secret."""
+    if is_below_address(text, allowed.reports):
+        return None
+    return "is not below an address that the API may report to; the head's owner allows them (api.allowed_reports)"
+
+
+def _signing(text: str, allowed: Allowed) -> str | None:
+    """Allows a variable that is meant for signing: a signature made with another would help to guess its value."""
+    return (
+        None if re.fullmatch(rf"{SIGNING}\w+", text, re.ASCII) else f"is no variable whose name begins with {SIGNING}"
+    )
+
+
 def _path(text: str, allowed: Allowed) -> str | None:
     """Allows a path below an allowed folder, if all links in it stay there."""
     if has_magic(text):  # nothing of the folder may lead out, whatever the pattern fits
@@ -136,6 +153,9 @@ _RULES: dict[str, Rule] = {
     "train.data.chat_template": _template,
     "train.deepspeed.config": _path,
     "cluster.storage": _place,
+    "trackers[].uri": _report,
+    "notify[].url": _report,
+    "notify[].secret": _signing,
     "output.deliver.repository": _free,  # `refusals` looks at it together with its type
     "predict.answer_after": _free,
 }

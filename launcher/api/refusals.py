@@ -33,6 +33,7 @@ def refused(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str,
     """(field, reason) of each value in a configuration that a request may not give."""
     yield from _refused(content, "", allowed, 0)
     yield from _delivery_problem(content, allowed)
+    yield from _tracker_problems(content, allowed)
 
 
 def _refused(value: Any, where: str, allowed: Allowed, depth: int) -> Iterator[tuple[str, str]]:
@@ -84,3 +85,18 @@ def _delivery_problem(content: Mapping[str, Any], allowed: Allowed) -> Iterator[
     if not is_below_address(written, allowed.deliveries):
         reason = f"is not below an address that the API may deliver to ({listed(allowed.deliveries)})"
         yield "output.deliver.repository", reason
+
+
+def _tracker_problems(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str, str]]:
+    """Refuse a tracker that would use the head's own address or key, unless the head's owner allows it."""
+    trackers = content.get("trackers")
+    for index, tracker in enumerate(trackers if isinstance(trackers, list) else ()):
+        if not isinstance(tracker, dict):
+            continue
+        where = f"trackers[{index}]"
+        if tracker.get("type") == "mlflow" and not tracker.get("uri"):
+            yield f"{where}.uri", "is missing; a submitted run names its server"
+        if tracker.get("type") == "wandb" and tracker.get("mode") != "offline":
+            parts = (tracker.get("entity"), tracker.get("project") or "gemfleet")
+            if not is_below_address("wandb:" + "/".join(str(part) for part in parts if part), allowed.reports):
+                yield where, f"is no project that the API may report to ({listed(allowed.reports)})"

@@ -99,6 +99,15 @@ class CheckpointTotals(BaseModel):
     seconds: Annotated[float, Field(description="from the first file of each to its commit, added up")]
 
 
+class TrackerView(BaseModel):
+    """An experiment tracker that follows the run."""
+
+    type: Annotated[Literal["mlflow", "wandb"], Field(examples=["mlflow"])]
+    place: Annotated[str, Field(description="its server, folder or project", examples=["http://mlflow.example:5000"])]
+    link: Annotated[str | None, Field(description="the page of the run there; null where it has none, or not yet")]
+    problem: Annotated[str, Field(description="why it takes no records now; empty while it does")]
+
+
 class RunSummary(BaseModel):
     """A run as it appears in the list."""
 
@@ -151,6 +160,7 @@ class RunDetail(RunSummary):
             examples=["step 40 of 60: lowest evaluation loss 1.8700 (last: 2.0300 at step 60)"],
         ),
     ] = None
+    trackers: list[TrackerView] = []
     restarts: int
     events_url: str
     metrics_url: str

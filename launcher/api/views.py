@@ -17,6 +17,7 @@ from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.launcher.data_view.view import DataView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
+from gemfleet.launcher.tracking.state import TrackerState, tracker_states
 from gemfleet.train.config.precision import describe_precision
 from gemfleet.train.config.schema import Precision
 from gemfleet.train.step.figure import Figure
@@ -36,6 +37,7 @@ from .schemas import (
     RunDetail,
     RunSummary,
     Throughput,
+    TrackerView,
 )
 
 BATCH_EVENTS = (EventKind.BATCH_PLANNED, EventKind.BATCH_FOUND, EventKind.BATCH_CACHED)
@@ -105,6 +107,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         checkpoint_totals=checkpoint_totals(reader, run.id),
         stopped_early=stopped_early(reader, run),
         published=redact_text(published["data"]["reason"]) if published else None,
+        trackers=[tracker_view(state) for state in tracker_states(folder)],
         restarts=reader.restarts(run.id),
         events_url=f"{prefix}/events",
         metrics_url=f"{prefix}/metrics",
@@ -173,6 +176,17 @@ def rank_view(row: Mapping[str, Any]) -> Rank:
         pid=row["pid"],
         heartbeat_at=row["heartbeat"],
         heartbeat_age_seconds=max(0.0, time.time() - row["heartbeat"]),
+    )
+
+
+def tracker_view(state: TrackerState) -> TrackerView:
+    """A link that is no page of the web is left out."""
+    link = state.link if state.link and state.link.startswith(("http://", "https://")) else None
+    return TrackerView(
+        type=state.type,
+        place=redact_text(state.place),
+        link=redact_text(link) if link else None,
+        problem=redact_text(state.problem),
     )
 
 

@@ -31,6 +31,10 @@ def serve(
         list[str] | None,
         typer.Option(help="An address below which their results may go (git+https://…, s3://…, hub:OWNER)."),
     ] = None,
+    allow_report: Annotated[
+        list[str] | None,
+        typer.Option(help="An address below which their trackers and webhooks may be (https://…, wandb:ENTITY)."),
+    ] = None,
 ) -> None:
     """Serve the dashboard, the status API and Prometheus metrics of this head node's runs, until Ctrl-C.
 
@@ -58,7 +62,9 @@ def serve(
         port=port,
         tokens=tokens,
         allowed_hosts=frozenset(allow_host or ()),
-        allowed=Allowed(tuple(data_root or ()), tuple(allow_source or ()), tuple(allow_delivery or ())),
+        allowed=Allowed(
+            tuple(data_root or ()), tuple(allow_source or ()), tuple(allow_delivery or ()), tuple(allow_report or ())
+        ),
     )
     listener = bind(settings)
     server = make_server(create_app(settings))

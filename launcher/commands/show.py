@@ -23,8 +23,11 @@ def show(run: RunName, as_json: Json = False) -> None:
       gemfleet show demo-2026 --json
     """
     import json
+    from dataclasses import asdict
 
     from gemfleet.cluster.registry.event_kinds import EventKind
+    from gemfleet.launcher.config.load import shown_config
+    from gemfleet.launcher.tracking.state import tracker_states
 
     from .local_runs import open_registry, run_folder
 
@@ -32,6 +35,7 @@ def show(run: RunName, as_json: Json = False) -> None:
     found = registry.find_run(run)
     facts: dict[str, Any] = {
         **found.to_dict(),
+        "config": shown_config(found.config),
         "folder": str(run_folder(found.id)),
         "figures": registry.end_figures(found.id),
         "newest_step": registry.latest_metrics(found.id, "step"),
@@ -41,6 +45,7 @@ def show(run: RunName, as_json: Json = False) -> None:
         "events": (events := registry.events(found.id)),
         "stopped_early": early_end(found, events),
         "published": next((e["data"]["reason"] for e in reversed(events) if e["kind"] == EventKind.PUBLISHED), None),
+        "trackers": [asdict(state) for state in tracker_states(run_folder(found.id))],
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -72,6 +77,7 @@ def _print(facts: dict[str, Any]) -> None:
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
         "published": facts["published"] or "",
         "early end": facts["stopped_early"] or "",
+        **{state["type"]: state["link"] or state["place"] for state in facts["trackers"]},
         "folder": facts["folder"],
     }
     print_facts({name: value for name, value in lines.items() if value})

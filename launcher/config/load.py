@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
+from gemfleet.cluster.redaction import clean_text, redact
 from gemfleet.train.config.load import beside, parse_yaml, read_mapping, validated
 from gemfleet.train.config.precision import precision_note
 from gemfleet.train.config.train_file import is_platform_request
@@ -32,6 +33,14 @@ def load_with_notes(path: Path, overrides: Sequence[str] = ()) -> tuple[LaunchCo
         raw, notes = conversion.content, conversion.notes
     config = validated(raw, path, overrides, LaunchConfig)
     return config.model_copy(update={"train": beside(path, config.train)}), notes
+
+
+def shown_config(text: str) -> str:
+    """A kept configuration without secrets, as YAML."""
+    try:
+        return yaml.safe_dump(redact(parse_yaml(text)), sort_keys=False, allow_unicode=True, width=120)
+    except (yaml.YAMLError, ValueError):  # a damaged one
+        return clean_text(text)
 
 
 def refuse(conversion: Conversion, path: Path) -> None:

@@ -13,6 +13,7 @@ from gemfleet.train.config.strict import StrictModel
 from pydantic import Field, model_validator
 
 from .cluster import ClusterConfig
+from .reports import NotifyConfig, TrackerConfig
 
 PublishedStep = Literal["best", "last"] | Annotated[int, Field(gt=0)]
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -100,6 +101,13 @@ class ApiConfig(StrictModel):
             description="addresses below which their results and checkpoints may go; hub:OWNER for Hugging Face",
         ),
     ] = ()
+    allowed_reports: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            description="addresses below which their trackers and webhooks may be; wandb:ENTITY/PROJECT for W&B",
+        ),
+    ] = ()
 
 
 class LaunchConfig(StrictModel):
@@ -116,6 +124,12 @@ class LaunchConfig(StrictModel):
     cluster: ClusterConfig = ClusterConfig()
     output: OutputConfig = OutputConfig()
     predict: Annotated[PredictConfig | None, Field(description="null: no answers are generated")] = None
+    trackers: Annotated[
+        tuple[TrackerConfig, ...], Field(strict=False, description="experiment trackers that follow the run")
+    ] = ()
+    notify: Annotated[
+        tuple[NotifyConfig, ...], Field(strict=False, description="webhooks that are told how the run ends")
+    ] = ()
     api: ApiConfig = ApiConfig()
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
+from gemfleet.launcher.tracking.check import check_trackers
 from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
@@ -38,6 +39,7 @@ def check_everything(config: LaunchConfig) -> None:
         [
             partial(check_sources, config.train),
             partial(check_delivery, config.output.deliver),
+            partial(check_trackers, config.trackers),
             *input_checks(config.train),
         ]
     )

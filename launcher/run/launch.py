@@ -17,9 +17,11 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
+from gemfleet.launcher.notices.start import first_tries
 from gemfleet.launcher.result.chosen import refuse_unsaved
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.tracking.processes import tracked
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
 from gemfleet.train.config.schema import TrainConfig
@@ -67,13 +69,14 @@ def launch(
         check_resume(config.train, gemfleet_home() / "runs" / beginning.run_id, beginning.accept_changes)
     with SIGNALS.held():
         run = RunSession(config, config_path, display, beginning)
-    with closing(run.lock), ends_in_the_registry(run):
+    with closing(run.lock), first_tries(), ends_in_the_registry(run):
         SIGNALS.heed()
         if isinstance(beginning, Submitted):
             check_everything(config)
             check_resume(config.train, run.folder, run.accepts_changes)
         resolved = with_adapter(with_clones(config, run.folder, display).train, run.folder)
-        return carry_out(run, resolved, batch_cache)
+        with tracked(run.registry, run.id, config.trackers, run.note):
+            return carry_out(run, resolved, batch_cache)
 
 
 def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outcome:
@@ -95,6 +98,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
             refuse_unknown_metric(settled, ground.source.eval_sets)
             refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
+            run.keep_settled(ready)
             fitted = fit(run, ready, ground)
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))

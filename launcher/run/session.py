@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.load import dump_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
-from gemfleet.launcher.runs.folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, refuse_leftovers
+from gemfleet.launcher.notices.start import tell
+from gemfleet.launcher.runs.folder import LAUNCHED_FROM_FILE, RESOLVED_FILE, SETTLED_FILE, refuse_leftovers
 from gemfleet.launcher.runs.log_order import log_stamp
 from gemfleet.launcher.runs.names import new_run_id
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.schema import TrainConfig
 
 from .beginning import Beginning, New, Resumed, Submitted
 from .outcome import StoppedBeforeFit
@@ -30,6 +32,7 @@ from .signals import SIGNALS
 
 ROOM_SECONDS = 600.0
 END_ROOM_SECONDS = 20.0
+STALL_SECONDS = 60.0
 
 
 class RunSession:
@@ -45,6 +48,7 @@ class RunSession:
         """Raises RunConflict where a new run's id is taken, or where another process carries out the run."""
         self.config, self.display, self.beginning = config, display, beginning
         self._said: set[str] = set()
+        self._stalled_at = 0.0
         name = config.name or config_path.stem
         self.id = beginning.run_id or new_run_id(name)
         self.folder = gemfleet_home() / "runs" / self.id
@@ -90,7 +94,14 @@ class RunSession:
         if config_path.parent != self.folder:
             shutil.copyfile(config_path, self.folder / f"config{config_path.suffix}")
         (self.folder / RESOLVED_FILE).write_text(written)
+        (self.folder / SETTLED_FILE).unlink(missing_ok=True)
         (self.folder / LAUNCHED_FROM_FILE).write_text(f"{Path.cwd()}\n")
+
+    def keep_settled(self, train: TrainConfig) -> None:
+        """Keep the settings that the ranks train with, for trackers."""
+        with suppress(OSError):
+            settled = self.config.model_copy(update={"train": train})
+            (self.folder / SETTLED_FILE).write_text(dump_config(settled))
 
     def enter(self, state: RunState, text: str) -> None:
         """Begin a phase. Raises KeyboardInterrupt for a signal that came before."""
@@ -120,6 +131,13 @@ class RunSession:
         """Say it as a note and as an event."""
         self.note(text)
         self.registry.add_event(self.id, kind, text, facts)
+
+    def tell_of_stall(self, hangs: Sequence[Mapping[str, Any]]) -> None:
+        """Tell webhooks of the run's newest hang. Ranks that hang together are one stall."""
+        newest = max((float(event["time"]) for event in hangs), default=0.0)
+        if newest > self._stalled_at + STALL_SECONDS:
+            self._stalled_at = newest
+            tell(gemfleet_home(), self.registry.get_run(self.id), "stalled")
 
     def note_once(self, text: str) -> None:
         """As `note`, the first time only."""

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import psutil
 import pytest
 from gemfleet.benchmarks.faults.recovery import recovery_of
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.launcher.tracking.state import tracker_states
 from safetensors.torch import load_file
 from support.fault_table import EPOCHS, SEED, Place, tell, verifies
 from support.tiny_run import (
@@ -120,8 +122,12 @@ def gone(pid: int, seconds: float = 15.0) -> bool:
     [("cluster.workers=1", "on 1 rank instead of 2"), ("train.strategy=fsdp2", "under FSDP2 instead of DDP")],
 )
 def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, elsewhere: str, words: str) -> None:
-    """At a random step. On other ranks, or under another strategy, sums are taken in another order: equal to 1e-4."""
-    process = start(place.workplace, home, place.address, EPOCHS)
+    """At a random step. On other ranks, or under another strategy, sums are taken in another order: equal to 1e-4.
+
+    MLflow follows both launches in one run of its own.
+    """
+    tracked = (f"trackers=[{{type: mlflow, uri: 'file://{home}/mlflow'}}]",) if find_spec("mlflow") else ()
+    process = start(place.workplace, home, place.address, EPOCHS, tracked)
     registry = wait_for_step(home, random.Random(SEED).randint(3 * SAVE_EVERY, STEPS // 3))
     (run,) = registry.list_runs()
     process.kill()
@@ -144,6 +150,11 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, else
     assert f"checkpoint-{newest}" in damaged[0]
     output = home / "runs" / run.id / "output"
     assert trained_steps(output) == list(range(1, STEPS + 1))
+    if tracked:
+        (tracker,) = tracker_states(home / "runs" / run.id)
+        (losses_file,) = home.glob("mlflow/*/*/metrics/train/loss")
+        assert losses_file.parents[2].name == tracker.id
+        assert [int(line.split()[2]) for line in losses_file.read_text().splitlines()] == list(range(1, STEPS + 1))
     ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (output, place.whole))
     assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-4
     pairs = zip(losses(output), losses(place.whole), strict=True)

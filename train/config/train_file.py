@@ -22,6 +22,8 @@ class TrainFile(StrictModel):
     cluster: Any = None
     output: Any = None
     predict: Any = None
+    trackers: Any = None
+    notify: Any = None
     api: Any = None
 
 

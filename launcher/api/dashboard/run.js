@@ -9,6 +9,7 @@ const MOST_LINES = 500;
 const STATES = { queued: "queued", preflight: "being checked", staging: "sending the model to its nodes",
   preparing_data: "preparing its data", finding_batch: "looking for a batch size", training: "doing its first step",
   restarting: "starting its ranks again", publishing: "writing its result" };
+const TRACKERS = { mlflow: "MLflow", wandb: "W&B" };
 const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]);
 
 export async function runPage(signal, id) {
@@ -152,6 +153,7 @@ function statusOf(run, figures, act, problem) {
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
     ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
     Model: run.model ?? "–",
+    ...Object.fromEntries(run.trackers.map((tracker) => [TRACKERS[tracker.type], trackerLink(tracker)])),
   };
   const why = run.waiting_for || run.reason || run.stopped_early;
   const asked = run.stop_requested && !ended;
@@ -165,6 +167,13 @@ function statusOf(run, figures, act, problem) {
     progressBar(progress, "progress"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
   ].filter(Boolean);
+}
+
+/** The page of the run at a tracker, or where the tracker is. */
+function trackerLink({ type, link, place, problem }) {
+  const label = `Open the run in ${TRACKERS[type]}`;
+  const name = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer", "aria-label": label }, "Open") : place;
+  return h("span", { title: problem || place }, name, problem ? " (takes no records)" : null);
 }
 
 function checkpointRow(checkpoint) {

@@ -71,6 +71,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
             break
         if isinstance(decision, Shrink):
             train = shrink(run, train, decision)
+            run.keep_settled(train)
         else:
             ground = move(run, ground, train, store, decision)
     with suppress(StoreError, OSError):  # a full disk; publishing says so itself
@@ -134,6 +135,7 @@ def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
             ending = step["step"] == step["total_steps"]
             facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
             run.display.advance(step["step"], step["total_steps"], facts)
+        run.tell_of_stall(snapshot["hangs"])
         moves.look()
     except (DiskFull, RegistryLost, RegistryDamaged) as error:
         run.note_once(str(error))

@@ -14,7 +14,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.settings import Tokens
 from gemfleet.launcher.data_view.page import page
 from gemfleet.launcher.runs.folder import DATA_FILE
-from support.servers.api_live import DATA, Live, serve, step_record
+from support.servers.api_live import DATA, TRACKER_PAGE, Live, serve, step_record
 from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
@@ -72,6 +72,7 @@ def test_an_ended_run_is_resumed_and_what_is_refused_is_said(live: Live, browser
     browser.refresh()
     wait_for(lambda: text_of(browser, "#resume") == "Resume")
     assert "8 (ddp)" in text_of(browser, ".facts")
+    assert browser.find_element("link text", "Open").get_attribute("href") == TRACKER_PAGE
     browser.find_element("id", "resume").click()
     wait_for(lambda: text_of(browser, ".top .state") == "queued")
     live.registry.transition("alpha-1", RunState.TRAINING)

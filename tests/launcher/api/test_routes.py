@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
-from support.servers.api_live import Live
+from support.servers.api_live import TRACKER_PAGE, Live
 
 
 def test_the_list_pages_newest_first(live: Live) -> None:
@@ -39,6 +39,8 @@ def test_a_run_tells_all_that_is_known(live: Live) -> None:
     assert run["batch_finder"]["rows"] == 8
     assert live.get("/api/v1/runs/alpha-2")["batch_finder"] == {"rows": 4}
     assert run["ranks"][0]["address"] == "127.0.0.1"
+    (tracker,) = run["trackers"]
+    assert tracker == {"type": "mlflow", "place": "http://127.0.0.1:5000", "link": TRACKER_PAGE, "problem": ""}
     assert run["strategy"] == {"strategy": "ddp", "fitting": ["ddp"]}
     assert live.get("/api/v1/runs/alpha-3")["waiting_for"].startswith("asked for 8 workers")
     assert live.get("/api/v1/runs/alpha-4")["reason"] == "clone of https://[hidden]@hub/x failed"

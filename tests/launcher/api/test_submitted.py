@@ -13,11 +13,13 @@ from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.problems import ApiError
 from gemfleet.launcher.api.refusals import refused
 from gemfleet.launcher.api.submissions import checked_config
+from gemfleet.launcher.config.reports import NotifyConfig, TrackerConfig
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.data_section import DataSetConfig
 from pydantic import BaseModel
 from support.servers.api_live import Live
 
+LISTED = (DataSetConfig, TrackerConfig, NotifyConfig)
 NEVER_OPENED = {"predict.answer_after"}  # it is looked for in rows
 ADDRESSES = (
     *("git+https://host/repo", "git+ssh://me@host/repo", "git+me@host:repo", "git+file:///srv/repo", "GIT+https://h/r"),
@@ -57,7 +59,7 @@ def text_fields(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         kinds = list(flat(field.annotation))
         for kind in kinds:
             if isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from text_fields(kind, f"{dotted}[0]." if kind is DataSetConfig else f"{dotted}.")
+                yield from text_fields(kind, f"{dotted}[0]." if kind in LISTED else f"{dotted}.")
         if str in kinds:
             yield dotted
 
@@ -75,6 +77,7 @@ def problems(content: dict[str, Any], allowed: Allowed = Allowed()) -> dict[str,
 @pytest.mark.parametrize("value", ["/etc/passwd", "../x", "~/x", "git+ssh://host/x", "me@host:x", "https://host/x"])
 def test_no_field_takes_a_path_or_an_address_that_is_not_allowed(value: str) -> None:
     fields = set(text_fields(LaunchConfig)) - NEVER_OPENED
+    assert {"trackers[0].uri", "notify[0].url", "notify[0].secret"} < fields
     assert {"train.model", "train.deepspeed.config", "cluster.storage", "output.deliver.repository"} < fields
     assert {field for field in fields if not problems(with_value(field, value))} == set()
 
@@ -112,6 +115,28 @@ def test_results_go_to_allowed_places_only(kind: str, repository: str, place: st
     assert problems(content, Allowed(deliveries=(place,))) == {}
     assert problems(content, Allowed(sources=(place,))) != {}
     assert problems(content, Allowed(deliveries=(place + "x",))) != {}
+
+
+@pytest.mark.parametrize(
+    ("section", "entry", "field", "place"),
+    [
+        ("trackers", {"type": "mlflow", "uri": "http://mlflow:5000/x"}, "trackers[0].uri", "http://mlflow:5000"),
+        ("trackers", {"type": "mlflow"}, "trackers[0].uri", None),  # the head's own server
+        ("trackers", {"type": "mlflow", "uri": "file:///srv/mlflow"}, "trackers[0].uri", "file:///srv/mlflow"),
+        ("trackers", {"type": "wandb", "entity": "team", "project": "p"}, "trackers[0]", "wandb:team"),
+        ("notify", {"url": "http://169.254.169.254/latest"}, "notify[0].url", "http://169.254.169.254"),
+        ("notify", {"url": "https://hooks/a", "secret": "HF_TOKEN"}, "notify[0].secret", None),
+    ],
+)
+def test_runs_report_to_allowed_places_only(section: str, entry: dict[str, str], field: str, place: str | None) -> None:
+    content = with_value(section, [entry])
+    assert field in problems(content)
+    assert entry.get("url", "http://169") not in str(problems(content))  # it may be a secret
+    for allowed in (Allowed(sources=(place or "x",)), Allowed(reports=((place or "x") + "x",))):
+        assert field in problems(content, allowed)
+    if place is not None:
+        assert problems(content, Allowed(reports=(place,))) == {}
+        checked_config(content, Allowed(reports=(place,)))
 
 
 @pytest.mark.parametrize("field", ["train.data.train", "train.data.eval"])

@@ -11,8 +11,10 @@ import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.tracking.state import TrackerState
 from typer.testing import CliRunner
 
+TRACKER_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs/a1"
 STEP = {
     "kind": "step",
     "step": 3,
@@ -37,6 +39,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunRegistry:
     registry.transition("alpha-2", RunState.TRAINING)
     logs = tmp_path / "runs/alpha-1/logs"
     logs.mkdir(parents=True)
+    TrackerState("mlflow", "http://127.0.0.1:5000", "a1", TRACKER_PAGE).write(tmp_path / "runs/alpha-1")
     (logs / "driver.log").write_text("one\ntwo\nthree\n")
     (logs / "rank-1.log").write_text("hello\nunfinis")
     return registry
@@ -70,6 +73,8 @@ def test_show_knows_a_run_by_the_beginning_of_its_id_and_by_latest() -> None:
     text = output_of("show", "alpha-1")
     assert "3/8, loss 1.2500" in text
     assert "checkpoint-3" in text
+    assert TRACKER_PAGE in text
+    assert facts["trackers"][0]["link"] == TRACKER_PAGE
 
 
 @pytest.mark.usefixtures("registry")

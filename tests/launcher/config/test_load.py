@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from gemfleet.launcher.config.load import dump_config, load_config
+from gemfleet.launcher.config.load import dump_config, load_config, shown_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.config.train_file import TrainFile
 from gemfleet.train.errors import UserError
@@ -49,6 +49,26 @@ def test_json_reads_like_yaml(tmp_path: Path) -> None:
 def test_one_process_knows_every_key_of_a_file() -> None:
     """`python -m train` cannot import the launcher's model, so it names the keys itself."""
     assert set(TrainFile.model_fields) == set(LaunchConfig.model_fields)
+
+
+def test_trackers_and_webhooks_are_read_and_never_show_a_secret(tmp_path: Path) -> None:
+    """`on` is a key, though YAML takes it for true; and no message repeats an address."""
+    section = "notify: [{url: https://hooks.example/T0/abc, on: [failed], secret: GEMFLEET_NOTIFY_KEY}]\n"
+    config = load_config(write(tmp_path, f"{MINIMAL}{section}trackers: [{{type: wandb, mode: offline}}]\n"))
+    assert (config.notify[0].on, config.notify[0].place) == (("failed",), "https://hooks.example")
+    assert load_config(write(tmp_path, dump_config(config), "resolved.yaml")) == config
+    assert "T0" not in shown_config(dump_config(config))
+    for text, said in {
+        "notify: [{url: ftp://host/T0}]": "notify[0].url: is no address of a webhook; give https://HOST/PATH",
+        "notify: [{url: https://host/T0, on: [done]}]": "notify[0].on",
+        "notify: [{url: https://host/T0, secret: a b}]": "notify[0].secret",
+        "trackers: [{type: mlflow, uri: 'http://T0:T0@host'}]": "put them into $MLFLOW_TRACKING_USERNAME",
+        "trackers: [{type: mlflow, uri: mlruns}]": "trackers[0].uri: is no address of MLflow; give",
+        "trackers: [{type: mlflow, project: x}]": "trackers[0]: project is no field of a tracker of type mlflow",
+    }.items():
+        lines = "\n".join(problems(write(tmp_path, f"{MINIMAL}{text}\n")))
+        assert said in lines
+        assert "T0" not in lines
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "+1e-4", "1.e-4", "0.0001", "1.0e-4"])
@@ -102,7 +122,7 @@ def test_a_misspelt_override_is_explained_like_the_file(tmp_path: Path) -> None:
         ("train: {model: a\n", "cannot be read as YAML"),
         (MINIMAL + "train: {}\n", "the key `train` appears a second time in line 4"),
         (MINIMAL + "  optim: {learning_rate: .inf}\n", "train.optim.learning_rate: found inf; give a finite number"),
-        (MINIMAL + "cluster: {on: 1}\n", "the key True is not a text"),
+        (MINIMAL + "cluster: {1: 1}\n", "the key 1 is not a text"),
         (MINIMAL + "name: a b\n", "name: found 'a b'"),
         (MINIMAL + "name: 2024-01-01\ncluster: {max_failures: true}\n", "cluster.max_failures: found True"),
         ("train: &a {model: *a}\n", "train.data: missing"),

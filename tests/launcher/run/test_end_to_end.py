@@ -7,11 +7,13 @@ import signal
 import socket
 import statistics
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.data_view.view import DataView
+from gemfleet.launcher.tracking.state import tracker_states
 from support.tiny_run import (
     ends,
     gemfleet,
@@ -44,7 +46,8 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: str) -> None:
-    output = ends(start(workplace, home, ray_address))
+    tracked = f"trackers=[{{type: mlflow, uri: 'file://{home}/mlflow'}}]"
+    output = ends(start(workplace, home, ray_address, overrides=(tracked,) if find_spec("mlflow") else ()))
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
     folder = home / "runs" / run.id
@@ -68,6 +71,7 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     check_figures(registry, run.id, output)
     check_names(folder / "output", workplace, home)
     check_data(folder)
+    check_tracker(folder)
     again = ends(gemfleet(workplace, home, "resume", "latest"))
     assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
 
@@ -81,6 +85,21 @@ def check_figures(registry: RunRegistry, run_id: str, output: str) -> None:
     assert registry.end_figures(run_id)["tokens_per_second"] == pytest.approx(speed)
     assert f"training loss {loss:.4f} on average, {speed:,.0f} tokens/s at the median" in output
     assert f"training: 15/15  loss {loss:.3f} on average" in output
+
+
+def check_tracker(folder: Path) -> None:
+    """MLflow has all steps under TensorBoard's names, the settled configuration, the card and the adapter."""
+    if not find_spec("mlflow"):
+        return
+    (state,) = tracker_states(folder)
+    assert (state.done, state.sent["step"]) == (True, 15)
+    (kept,) = folder.parent.parent.glob(f"mlflow/*/{state.id}")
+    losses = [line.split() for line in (kept / "metrics/train/loss").read_text().splitlines()]
+    assert [int(step) for _, _, step in losses] == list(range(1, 16))
+    assert len((kept / "metrics/train/memory_bytes/rank-1").read_text().splitlines()) == 15
+    assert (kept / "params/train.batch.micro").read_text() != "auto"
+    assert "status: 3" in (kept / "meta.yaml").read_text()  # finished
+    assert {"README.md", "adapter_model.safetensors"} <= {path.name for path in (kept / "artifacts").iterdir()}
 
 
 def check_data(folder: Path) -> None:

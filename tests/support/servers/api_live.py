@@ -22,7 +22,9 @@ from gemfleet.launcher.api.settings import ApiSettings, Tokens
 from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.tracking.state import TrackerState
 
+TRACKER_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs/a1"
 CONFIG = "name: alpha\ntrain:\n  model: demo\n  hub_token: hf_abcdefghijklmnopqrstuvwxyz\n  data: {train: demo}\n"
 
 DATA = DataView(
@@ -140,6 +142,7 @@ def fill(home: Path) -> RunRegistry:
     registry.add_event("alpha-3", "waiting", "asked for 8 workers with 1 GPU each; 2 GPUs are free")
     registry.transition("alpha-4", RunState.FAILED, "clone of https://me:pa55word@hub/x failed")
     (home / "runs" / "alpha-1" / DATA_FILE).write_text(DATA.model_dump_json())
+    TrackerState("mlflow", "http://127.0.0.1:5000", "a1", TRACKER_PAGE).write(home / "runs" / "alpha-1")
     logs = home / "runs" / "alpha-1" / "logs"
     logs.mkdir(parents=True)
     (logs / "driver.log").write_text("one\ntwo\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\n")
