@@ -33,6 +33,7 @@ from .commands.serve import serve
 from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
+from .commands.sweep import sweep
 from .commands.tensorboard import tensorboard
 from .commands.train import train
 from .commands.version import print_version, version
@@ -40,7 +41,7 @@ from .commands.watch import watch
 from .plain_output import plain
 
 COMMANDS = (
-    *(init, data, train, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
+    *(init, data, train, sweep, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, prune, repair, push, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2

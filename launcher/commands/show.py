@@ -6,11 +6,11 @@ from typing import Any
 
 import typer
 
-from .options import Json, Run
+from .options import Json, RunOrSweep
 
 
-def show(run: Run, as_json: Json = False) -> None:
-    """Show one run: its state, newest figures, ranks, checkpoints and events.
+def show(run: RunOrSweep, as_json: Json = False) -> None:
+    """Show one run: its state, newest figures, ranks, checkpoints and events. Of a sweep: its trials, and the best.
 
     Examples:
 
@@ -20,9 +20,17 @@ def show(run: Run, as_json: Json = False) -> None:
     """
     import json
 
+    from gemfleet.launcher.runs.sweep_view import view_sweep
+    from gemfleet.launcher.runs.sweeps import find_sweep
+    from gemfleet.train.config.home import gemfleet_home
+
     from .local_runs import open_registry, run_folder
+    from .sweep_here import print_sweep
 
     registry = open_registry()
+    if sweep := find_sweep(gemfleet_home(), run):
+        print_sweep(view_sweep(gemfleet_home(), registry, sweep), as_json)
+        return
     found = registry.find_run(run)
     facts: dict[str, Any] = {
         **found.to_dict(),
