@@ -91,8 +91,8 @@ def inputs_to_check(built: Sequence[LaunchConfig]) -> list[LaunchConfig]:
     """Of configurations that share model, data, target modules and DeepSpeed's section, the first."""
     found: dict[str, LaunchConfig] = {}
     for config in built:
-        kept = {"model": True, "data": True, "lora": {"target_modules"}, "deepspeed": True}
-        found.setdefault(json.dumps(config.train.model_dump(mode="json", include=kept), sort_keys=True), config)
+        kept = config.train.model_dump(mode="json", include={"model", "data", "deepspeed"})
+        found.setdefault(json.dumps([kept, config.train.lora.target_modules], sort_keys=True), config)
     return list(found.values())
 
 

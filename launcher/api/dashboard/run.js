@@ -160,6 +160,7 @@ function statusOf(run, figures, act, problem) {
       ? h("button", { onclick: act.resume, class: "plain", id: "resume" }, "Resume")
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
+    run.sweep ? h("p", {}, "A trial of the sweep ", h("a", { href: `#/sweeps/${run.sweep}`, id: "sweep" }, run.sweep)) : null,
     why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
     progressBar(progress, "progress"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),
