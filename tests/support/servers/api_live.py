@@ -150,8 +150,10 @@ def fill(home: Path) -> RunRegistry:
 
 def add_sweep(registry: RunRegistry, home: Path) -> None:
     """The sweep `lr` of six: two have succeeded, one was pruned, one trains, one failed, one waits."""
+    grid = {"train.lora.r": ["4", "8", "12", "16", "20", "24"], "train.data.format": ['"text"']}
     trials = [
-        Trial(number=n, settings={"train.lora.r": str(4 * n), "train.data.format": '"text"'}) for n in range(1, 7)
+        Trial(number=number, settings={"train.lora.r": value, "train.data.format": '"text"'})
+        for number, value in enumerate(grid["train.lora.r"], 1)
     ]
     trials[2].pruned = "pruned: evaluation loss 2.9000 at step 4 is not among the better half"
     sweep = Sweep(
