@@ -75,7 +75,8 @@ def print_sweep(view: SweepView, as_json: bool) -> None:
     """Print the table of a sweep and its best trial."""
     import json
 
-    from gemfleet.launcher.sweep.table import named, summary, table_of
+    from gemfleet.launcher.runs.sweep_view import summary
+    from gemfleet.launcher.sweep.table import named, table_of
 
     from .local_runs import run_folder
     from .tables import open_console, print_text

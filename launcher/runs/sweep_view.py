@@ -73,6 +73,11 @@ def view_sweep(home: Path, registry: RunQueries, sweep: Sweep) -> SweepView:
     return SweepView(sweep, _state(home, sweep, [trial.state for trial in trials]), trials)
 
 
+def summary(view: SweepView) -> str:
+    """`sweep lr-…: running, 4 of 6 trials have ended (3 succeeded, 1 pruned)`."""
+    return f"sweep {view.sweep.id}: {view.state}, {view.counted()}"
+
+
 def view_trial(registry: RunQueries, sweep: Sweep, trial: Trial) -> TrialView:
     run_id = sweep.run_id(trial)
     run = registry.run(run_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gemfleet.launcher.runs.sweep_view import OVER, WAITING, SweepView, TrialView
+from gemfleet.launcher.runs.sweep_view import OVER, WAITING, SweepView, TrialView, summary
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -54,11 +54,6 @@ def table_of(view: SweepView, most_rows: int | None = None) -> Table:
         row = (str(trial.number), *values, state, progress, loss, step, "best" if is_best else "")
         table.add_row(*row, style="bold" if is_best else None)
     return table
-
-
-def summary(view: SweepView) -> str:
-    """`sweep lr-…: running, 4 of 6 trials have ended (3 succeeded, 1 pruned)`."""
-    return f"sweep {view.sweep.id}: {view.state}, {view.counted()}"
 
 
 class SweepDisplay:

@@ -14,19 +14,21 @@ export async function sweepPage(signal, id) {
   const names = shortNames(sweep.fields);
   const status = h("section", { class: "card", "aria-label": "State" });
   const body = h("tbody");
+  const reasons = h("ul", { class: "reasons" });
   const figure = { name: sweep.metric, unit: "nats/token", chart: { title: "Evaluation loss", from_zero: false } };
   const chart = new Chart("Evaluation loss of each trial", [figure], []);
   const columns = [["Trial"], ...Object.values(names).map((name) => [name]), ["State"], ["Progress"], ["Loss"], ["At step", "wide"]];
   const heading = show(`Sweep ${id}`, status,
     h("section", { class: "card" }, h("h2", {}, chart.title), chart.element),
     h("section", { class: "card" }, h("h2", {}, "Trials"),
-      table("Each trial is a run. Loss: the lowest evaluation loss after the first step.", columns, body, "trials")));
+      table("Each trial is a run. Loss: the lowest evaluation loss after the first step.", columns, body, "trials"), reasons));
   heading.focus();
   chart.draw();
 
   function update() {
     replace(status, ...statusOf(sweep, names));
     replace(body, ...sweep.trials.map((trial) => rowOf(sweep, trial, names)));
+    replace(reasons, ...sweep.trials.filter((trial) => trial.reason).map((trial) => h("li", {}, `Trial ${trial.number}: ${trial.reason}`)));
     chart.explain(`No evaluation yet: the sweep is ${sweep.status}.`);
     for (const trial of sweep.trials)
       for (const { step, value } of trial.evaluations) chart.addSeveral(step, [[`trial ${trial.number}`, value]]);
@@ -77,9 +79,9 @@ function rowOf(sweep, trial, names) {
   return h("tr", { class: isBest ? "best" : null },
     h("td", {}, trial.status !== "waiting" ? h("a", { href: `#/runs/${trial.run_id}`, id: `trial-${trial.number}`, "aria-label": name }, String(trial.number)) : String(trial.number)),
     ...Object.keys(names).map((field) => h("td", {}, shown(trial.settings[field]))),
-    h("td", { title: trial.reason || null }, stateLabel(trial.status)),
+    h("td", {}, stateLabel(trial.status)),
     h("td", {}, progressBar({ fraction: trial.total_steps ? trial.step / trial.total_steps : 0 }, `progress of ${name}`),
-      h("small", { class: "quiet" }, `${trial.step}/${trial.total_steps}`)),
+      h("small", { class: "quiet" }, trial.total_steps ? `${trial.step}/${trial.total_steps}` : "–")),
     h("td", {}, number(trial.value, 4), isBest ? h("small", {}, " best") : null),
     h("td", { class: "wide" }, trial.best_step === null ? "–" : String(trial.best_step)));
 }
