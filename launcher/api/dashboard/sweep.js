@@ -66,7 +66,7 @@ function statusOf(sweep, names) {
   };
   return [
     h("div", { class: "top" }, stateLabel(sweep.status)),
-    best ? h("p", {}, "Best so far: ", h("a", { href: `#/runs/${best.run_id}`, id: "best" }, `trial ${best.number}`),
+    best ? h("p", {}, sweep.status === "running" ? "Best so far: " : "Best: ", h("a", { href: `#/runs/${best.run_id}`, id: "best" }, `trial ${best.number}`),
       ` (${settingsOf(best, names)})`) : h("p", { class: "quiet" }, "No trial has been evaluated after its first step yet."),
     progressBar({ fraction: sweep.ended / sweep.wanted }, "trials that have ended"),
     h("dl", { class: "facts" }, ...Object.entries(facts).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value)))),

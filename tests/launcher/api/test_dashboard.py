@@ -115,7 +115,7 @@ def test_a_sweep_shows_its_trials_live_on_a_phone_and_by_keyboard(live: Live, br
     assert "2.4 best" in text_of(browser, "tr.best")
     live.registry.add_metrics("lr-004", [step_record(3), step_record(4), {"kind": "eval", "step": 4, "eval_loss": 1.5}])
     wait_for(lambda: points(browser, 0, 3) == 3)
-    wait_for(lambda: "Best so far: trial 4" in text_of(browser, "[aria-label=State]"))
+    wait_for(lambda: "Best: trial 4" in text_of(browser, "[aria-label=State]"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
     browser.find_element("id", "trial-3").send_keys(Keys.ENTER)
     wait_for(lambda: text_of(browser, "h1") == "lr-003")
