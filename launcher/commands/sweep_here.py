@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +35,9 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
     with SIGNALS.installed(), output_may_go_unread():
         display = SweepDisplay(Console(file=sys.stderr))
         try:
-            view = launch(display)
+            # Ray writes its raylets' messages to standard output of every driver; the logs of trials have them.
+            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+                view = launch(display)
         except KeyboardInterrupt:
             SIGNALS.ending()
             print(f"interrupted; `gemfleet resume {sweep_id}` goes on", file=sys.stderr)
