@@ -14,7 +14,7 @@ from typing import Protocol
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry
-from gemfleet.launcher.runs.sweep_view import DONE, WAITING, SweepView, TrialView, view_sweep
+from gemfleet.launcher.runs.sweep_view import DONE, PRUNED, WAITING, SweepView, TrialView, view_sweep
 from gemfleet.launcher.runs.sweeps import Sweep, Trial, ask_to_stop, stop_asked, write_sweep
 
 from .study import Study
@@ -41,6 +41,7 @@ class SweepDriver:
         self._home, self._sweep, self._registry, self._parallel = home, sweep, registry, parallel
         self._study, self._processes = study, processes
         self._settled: set[int] = set()
+        self._reported: dict[int, int] = {}  # how many evaluations of each trial the study knows
         known = {trial.number: trial for trial in sweep.trials}  # what the file lacks, the study has
         found = [known.get(trial.number, trial) for trial in (*study.begun(), *study.queued())]
         self._sweep.trials = sorted(found, key=lambda trial: trial.number)
@@ -124,19 +125,19 @@ class SweepDriver:
     def _tell_study(self, trial: Trial, seen: TrialView) -> None:
         """Report new evaluations; prune a trial that is worse than others; settle one that has ended."""
         losses = [loss for step, loss in seen.evaluations if step > 0]
-        if seen.state == WAITING:
-            return
-        self._study.report(seen.number, losses)
+        if len(losses) != self._reported.get(seen.number, 0):
+            self._study.report(seen.number, losses)
+            self._reported[seen.number] = len(losses)
+            ended = seen.evaluations[-1][0] >= seen.total_steps
+            judged = self._sweep.prune and seen.is_live and not trial.pruned and not ended
+            if judged and self._study.should_prune(seen.number):
+                self._prune(trial, seen)
         if seen.state in DONE:
             self._settled.add(seen.number)
-            if trial.pruned and seen.state != "succeeded":
+            if seen.state == PRUNED:
                 self._study.pruned(seen.number)
             elif seen.value is not None:
                 self._study.succeeded(seen.number, seen.value)
-        elif seen.is_live and self._sweep.prune and not trial.pruned and losses:
-            ended = seen.evaluations[-1][0] >= seen.total_steps
-            if not ended and self._study.should_prune(seen.number):
-                self._prune(trial, seen)
 
     def _prune(self, trial: Trial, seen: TrialView) -> None:
         """The mark comes first: were this process killed in between, the next one asks the run to stop."""
