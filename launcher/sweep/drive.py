@@ -142,9 +142,11 @@ class SweepDriver:
     def _prune(self, trial: Trial, seen: TrialView) -> None:
         """The mark comes first: were this process killed in between, the next one asks the run to stop."""
         step, loss = seen.evaluations[-1]
-        trial.pruned = f"pruned: evaluation loss {loss:.4f} at step {step} is not among the better half"
+        trial.pruned = f"evaluation loss {loss:.4f} at step {step} is not among the better half"
         write_sweep(self._home, self._sweep)
-        self._registry.add_event(seen.run_id, EventKind.NOTE, f"sweep {self._sweep.id}: {trial.pruned}")
+        self._registry.add_event(
+            seen.run_id, EventKind.NOTE, f"sweep {self._sweep.id} prunes this trial: {trial.pruned}"
+        )
         self._stop(seen)
 
     def _stop(self, seen: TrialView) -> None:

@@ -141,9 +141,9 @@ def test_worse_trials_are_pruned_with_a_reason_and_the_best_is_not(tmp_path: Pat
     view = view_sweep(tmp_path, registry, sweep)
     assert states(view) == ["succeeded", *["pruned"] * 5]
     assert view.trials[1].step < STEPS
-    assert view.trials[1].reason == "pruned: evaluation loss 2.0000 at step 2 is not among the better half"
+    assert view.trials[1].reason == "evaluation loss 2.0000 at step 2 is not among the better half"
     assert view.trials[2].value == math.inf
-    assert any("sweep lr: pruned" in event["message"] for event in registry.events("lr-002"))
+    assert any("sweep lr prunes this trial: evaluation loss" in event["message"] for event in registry.events("lr-002"))
     assert view.best is not None
     assert view.best.number == 1
     assert list(driven(tmp_path, sweep, runs)) == []  # a resumed sweep leaves them as they are

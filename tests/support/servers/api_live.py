@@ -155,7 +155,7 @@ def add_sweep(registry: RunRegistry, home: Path) -> None:
         Trial(number=number, settings={"train.lora.r": value, "train.data.format": '"text"'})
         for number, value in enumerate(grid["train.lora.r"], 1)
     ]
-    trials[2].pruned = "pruned: evaluation loss 2.9000 at step 4 is not among the better half"
+    trials[2].pruned = "evaluation loss 2.9000 at step 4 is not among the better half"
     sweep = Sweep(
         id="lr", name="lr", created_at=1e9, launched_from="/", metric="eval_loss", grid=grid, ranges={}, wanted=6,
         sampler="grid", seed=0, parallel=None, prune=True, trials=trials,
