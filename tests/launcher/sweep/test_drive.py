@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -100,7 +100,7 @@ def registry(tmp_path: Path) -> RunRegistry:
     return RunRegistry(tmp_path / "gemfleet.db")
 
 
-def driven(tmp_path: Path, sweep: Sweep, runs: PretendedRuns) -> Iterator[SweepView]:
+def driven(tmp_path: Path, sweep: Sweep, runs: PretendedRuns) -> Generator[SweepView, None, None]:
     """What is seen after each round of a sweep, until nothing goes on."""
     folder = sweep_folder(tmp_path, sweep.id)
     folder.mkdir(parents=True, exist_ok=True)
