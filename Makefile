@@ -116,12 +116,12 @@ clean: ## remove the environment and everything made by these targets; runs and 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -c '' 2> /dev/null || .ci/make-venv $(VENV)
 	@echo "== installing $(TORCH) and gemfleet into $(VENV); this takes some minutes, once"
-	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,wandb]'
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,sweep,wandb]'
 	@touch $@
 
 $(BENCH_INSTALLED): $(INSTALLED)
 	@echo "== installing the trainers to compare with"
-	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,wandb,bench]'
+	$(PIP_INSTALL) '$(TORCH)' --editable '.[demo,dev,mlflow,sweep,wandb,bench]'
 	@touch $@
 
 # Whatever CUDA build of torch the constraints do not name brings its own libraries along, so they are left to it.

@@ -36,6 +36,7 @@ from .commands.serve import serve
 from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
+from .commands.sweep import sweep
 from .commands.tensorboard import tensorboard
 from .commands.track import track
 from .commands.train import train
@@ -44,7 +45,7 @@ from .commands.watch import watch
 from .plain_output import plain
 
 COMMANDS = (
-    *(init, data, train, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
+    *(init, data, train, sweep, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, prune, repair, publish, push, track, serve, tensorboard, doctor, schema, version),
 )
 EXIT_BAD_INPUT = 2

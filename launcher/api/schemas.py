@@ -117,6 +117,7 @@ class RunSummary(BaseModel):
     status: Annotated[RunState, Field(examples=["training"])]
     reason: Annotated[str, Field(description="why it is in this state, where something is to be said")] = ""
     model: Annotated[str | None, Field(examples=["demo"])] = None
+    sweep: Annotated[str | None, Field(description="the id of the sweep of which it is a trial")] = None
     created_at: int
     updated_at: int
     finished_at: int | None = None

@@ -42,12 +42,15 @@ def _is_watched(home: Path) -> bool:
 
 
 @contextmanager
-def status_api(home: Path, config: ApiConfig, run_id: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Start the API while the block runs, and then tell where it is. A run goes on without an API."""
+def status_api(home: Path, config: ApiConfig, page: str, tell: Callable[[str], None]) -> Iterator[None]:
+    """Start the API while the block runs, and then tell where it is. A run goes on without an API.
+
+    page: of the dashboard, as in `/#/runs/demo-1`
+    """
     starting = _Starting(home, config) if config.enabled else None
     yield
     if starting is not None:
-        tell(starting.sentence(run_id))
+        tell(starting.sentence(page))
 
 
 class _Starting:
@@ -62,12 +65,12 @@ class _Starting:
         except Exception as error:
             self._error = error
 
-    def sentence(self, run_id: str) -> str:
+    def sentence(self, page: str) -> str:
         """Wait until the API serves. Returns a sentence that says where it is, or why there is none."""
         try:
             if self._error is not None:
                 raise self._error
-            return f"dashboard: {api_facts(self._home, self._config, self._actor).url}/#/runs/{run_id}"
+            return f"dashboard: {api_facts(self._home, self._config, self._actor).url}{page}"
         except Exception as error:
             reason = (str(error).strip() or repr(error)).splitlines()[0]
             return f"the dashboard did not start ({reason}); `gemfleet serve` shows the same"

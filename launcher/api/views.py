@@ -17,6 +17,7 @@ from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.launcher.data_view.view import DataView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
+from gemfleet.launcher.runs.sweeps import sweep_of
 from gemfleet.launcher.tracking.state import TrackerState, tracker_states
 from gemfleet.train.config.precision import describe_precision
 from gemfleet.train.config.schema import Precision
@@ -81,7 +82,8 @@ def summary_fields(
 
 def run_summary(reader: RegistryReader, run: Run) -> RunSummary:
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
-    return RunSummary(**summary_fields(run, step, evaluation, reader.end_figures(run.id)))
+    sweep = sweep_of(reader.path.parent, run.id)
+    return RunSummary(**summary_fields(run, step, evaluation, reader.end_figures(run.id)), sweep=sweep)
 
 
 def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> RunDetail:
@@ -95,6 +97,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     throughput = {figure.name: known.get(figure.name) for figure in THROUGHPUT}
     return RunDetail(
         **summary_fields(run, step, evaluation, figures),
+        sweep=sweep_of(reader.path.parent, run.id),
         waiting_for=waiting_for(reader, run),
         precision=precision_of(run),
         learning_rate=redact((step or {}).get("learning_rate")),

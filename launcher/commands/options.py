@@ -34,6 +34,15 @@ Run = Annotated[
         autocompletion=complete_run,
     ),
 ]
+RunOrSweep = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN",
+        help="The id of a run or of a sweep, the beginning of one, or `latest`: the newest run.",
+        show_default=False,
+        autocompletion=complete_run,
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option(

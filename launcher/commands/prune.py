@@ -40,7 +40,7 @@ def prune(
     import json
     import time
 
-    from gemfleet.launcher.runs.prune import choose, sweep
+    from gemfleet.launcher.runs.prune import choose, clear_rests
     from gemfleet.train.config.home import gemfleet_home
 
     from .local_runs import moment, open_registry, size
@@ -51,7 +51,7 @@ def prune(
     chosen = choose(registry.list_runs(limit=1_000_000), keep, ended_before)
     removals, odd = _each(chosen, registry, checkpoints_only, yes)
     if yes:
-        sweep(gemfleet_home(), registry)
+        clear_rests(gemfleet_home(), registry)
     if as_json:
         found: list[dict[str, Any]] = [{"run": r.run_id, "bytes": r.size, "removed": yes} for r in removals]
         found += [{"run": run_id, "bytes": 0, "removed": False, "problem": reason} for run_id, reason in odd.items()]

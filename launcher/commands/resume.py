@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 
 from .launch_here import launch_here
-from .options import AcceptChanges, Json, Overrides, Run
+from .options import AcceptChanges, Json, Overrides, RunOrSweep
+from .sweep_here import resume_sweep_here
 
 
 def resume(
-    run: Run,
+    run: RunOrSweep,
     overrides: Overrides = None,
     accept_changes: AcceptChanges = False,
     dry_run: Annotated[
@@ -27,6 +28,8 @@ def resume(
     checkpoint. A damaged checkpoint is passed over for the one before it. A run without checkpoints starts at step 0,
     under the same id. A run that has succeeded has nothing left to do, unless `--set` asks for more.
 
+    Of a sweep, trials that succeeded or were pruned stay as they are; all others go on, then the rest begins.
+
     Examples:
 
       gemfleet resume latest
@@ -39,11 +42,16 @@ def resume(
     from gemfleet.launcher.run.resume import check_resume, nothing_left
     from gemfleet.launcher.run.starting_adapter import with_kept_adapter
     from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
+    from gemfleet.launcher.runs.sweeps import find_sweep
+    from gemfleet.train.config.home import gemfleet_home
     from gemfleet.train.errors import UserError
 
     from .local_runs import open_registry, refuse_running, run_folder
 
     registry = open_registry()
+    if sweep := find_sweep(gemfleet_home(), run):
+        resume_sweep_here(sweep, registry, bool(overrides) or accept_changes, dry_run, as_json)
+        return
     found = registry.find_run(run)
     folder = run_folder(found.id)
     if not (folder / RESOLVED_FILE).is_file():

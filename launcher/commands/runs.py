@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Json
+
+if TYPE_CHECKING:
+    from gemfleet.cluster.registry.run_registry import RunRegistry
 
 WIDE = 100  # narrower terminals show shorter dates, so that ids, which people copy, stay whole
 MONTH_TO_MINUTE = slice(5, 16)  # of a date and time
@@ -18,6 +22,8 @@ def runs(
 ) -> None:
     """List the runs of this head node, newest first. The loss is the newest step's, or the mean of an ended run.
 
+    Below them, where their sweeps stand, if some are trials of a sweep.
+
     Examples:
 
       gemfleet runs
@@ -26,6 +32,9 @@ def runs(
     """
     import json
 
+    from gemfleet.launcher.runs.sweeps import sweep_of
+    from gemfleet.train.config.home import gemfleet_home
+
     from .local_runs import moment, open_registry
     from .tables import open_console, print_table
 
@@ -33,8 +42,12 @@ def runs(
     found = registry.list_runs(limit=limit)
     steps = {run.id: registry.latest_metrics(run.id, "step") for run in found}
     figures = {run.id: registry.end_figures(run.id) for run in found}
+    sweeps = {run.id: sweep_of(gemfleet_home(), run.id) for run in found}
     if as_json:
-        facts = [{**run.to_dict(), "newest_step": steps[run.id], "figures": figures[run.id]} for run in found]
+        facts = [
+            {**run.to_dict(), "newest_step": steps[run.id], "figures": figures[run.id], "sweep": sweeps[run.id]}
+            for run in found
+        ]
         typer.echo(json.dumps(facts, indent=2))
         return
     rows, narrow = [], open_console().width < WIDE
@@ -46,3 +59,16 @@ def runs(
         created = moment(run.created_at)
         rows.append([run.id, str(run.state), progress, shown, created[MONTH_TO_MINUTE] if narrow else created])
     print_table(["run", "state", "step", "loss", "created"], rows)
+    _print_sweeps(dict.fromkeys(filter(None, sweeps.values())), registry)
+
+
+def _print_sweeps(ids: Iterable[str], registry: RunRegistry) -> None:
+    """A line for each sweep."""
+    from gemfleet.launcher.runs.sweep_view import summary, view_sweep
+    from gemfleet.launcher.runs.sweeps import read_sweep
+    from gemfleet.train.config.home import gemfleet_home
+
+    from .tables import print_text
+
+    for sweep in filter(None, (read_sweep(gemfleet_home(), one) for one in ids)):
+        print_text(summary(view_sweep(gemfleet_home(), registry, sweep)))

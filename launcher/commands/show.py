@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from .options import Json
-from .options import Run as RunName
+from .options import Json, RunOrSweep
 
 if TYPE_CHECKING:
     from gemfleet.cluster.registry.run_registry import Run
 
 
-def show(run: RunName, as_json: Json = False) -> None:
-    """Show one run: its state, newest figures, ranks, checkpoints and events.
+def show(run: RunOrSweep, as_json: Json = False) -> None:
+    """Show one run: its state, newest figures, ranks, checkpoints and events. Of a sweep: its trials, and the best.
 
     Examples:
 
@@ -27,11 +26,18 @@ def show(run: RunName, as_json: Json = False) -> None:
 
     from gemfleet.cluster.registry.event_kinds import EventKind
     from gemfleet.launcher.config.load import shown_config
+    from gemfleet.launcher.runs.sweep_view import view_sweep
+    from gemfleet.launcher.runs.sweeps import find_sweep
     from gemfleet.launcher.tracking.state import tracker_states
+    from gemfleet.train.config.home import gemfleet_home
 
     from .local_runs import open_registry, run_folder
+    from .sweep_here import print_sweep
 
     registry = open_registry()
+    if sweep := find_sweep(gemfleet_home(), run):
+        print_sweep(view_sweep(gemfleet_home(), registry, sweep), as_json)
+        return
     found = registry.find_run(run)
     facts: dict[str, Any] = {
         **found.to_dict(),

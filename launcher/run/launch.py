@@ -87,7 +87,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
         run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
         tell_what_differs(run)
         try:
-            with status_api(home, api, run.id, run.note):
+            with status_api(home, api, f"/#/runs/{run.id}", run.note):
                 await_admission(run)
                 placement = preflight(run)
                 settled, plan = settle(run, resolved, placement)

@@ -15,6 +15,7 @@ from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
+from .sweeps import all_sweeps, is_driven, sweep_folder
 
 ABANDONED_SECONDS = 86_400.0  # a submission without a row after a day never gets one
 
@@ -67,11 +68,16 @@ def carry_out(removal: Removal, registry: RunRegistry) -> None:
                 registry.remove_checkpoint(removal.run_id, step)
 
 
-def sweep(home: Path, registry: RunRegistry) -> None:
-    """Remove the rest of folders whose removal was interrupted, and submissions that never became a run."""
-    for folder in (*home.glob(f"runs/{REMOVED}*"), *home.glob(f"submitted/{REMOVED}*")):
-        _delete(folder)
+def clear_rests(home: Path, registry: RunRegistry) -> None:
+    """Remove the rest of folders whose removal was interrupted, and submissions and sweeps that have no run."""
+    for room in ("runs", "submitted", "sweeps"):
+        for folder in home.glob(f"{room}/{REMOVED}*"):
+            _delete(folder)
     known = {run.id for run in registry.list_runs(limit=1_000_000)}
+    for one in all_sweeps(home):
+        old = one.created_at < time.time() - ABANDONED_SECONDS
+        if old and not is_driven(home, one.id) and not any(one.run_id(trial) in known for trial in one.trials):
+            remove_folder(sweep_folder(home, one.id))
     for folder in home.glob("submitted/[!.]*"):
         if folder.name not in known and folder.lstat().st_mtime < time.time() - ABANDONED_SECONDS:
             remove_folder(folder)

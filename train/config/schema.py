@@ -256,8 +256,8 @@ class TrainConfig(StrictModel):
     def _warmup_needs_a_schedule(self) -> TrainConfig:
         if (
             self.optim.schedule == "constant"
-            and "warmup_ratio" in self.optim.model_fields_set
-            and self.optim.warmup_ratio
+            # The default counts as left out: a run's folder has its configuration with every value spelled out.
+            and self.optim.warmup_ratio not in (0, OptimConfig.model_fields["warmup_ratio"].default)
         ):
             raise ValueError(
                 "optim.schedule `constant` has no warm-up, but optim.warmup_ratio is "

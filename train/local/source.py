@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -128,16 +129,17 @@ def chunks(source: RowSource) -> Iterator[list[Row | BadRow]]:
 def _prepared(cache: PreparedCache | None, data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
     """One block of all usable examples of a set, from the cache if they are there, and the set's report."""
     key = None if cache is None else cache.key(data)
-    kept = None if cache is None else cache.find(key, data)
-    if kept is not None:
-        parts, report = list(kept.blocks()), kept.report
-    else:
-        report = DataReport.of_set(data)
-        parts = [done.block for _, done in tokenised_chunks(data, report, **options)]
-    block = TokenBlock.concatenate(parts)
-    report.count(block.counts)
-    if cache is not None and kept is None:
-        cache.save(key, [block], example_digests(block), report)
+    with nullcontext() if cache is None else cache.alone(key):
+        kept = None if cache is None else cache.find(key, data)
+        if kept is not None:
+            parts, report = list(kept.blocks()), kept.report
+        else:
+            report = DataReport.of_set(data)
+            parts = [done.block for _, done in tokenised_chunks(data, report, **options)]
+        block = TokenBlock.concatenate(parts)
+        report.count(block.counts)
+        if cache is not None and kept is None:
+            cache.save(key, [block], example_digests(block), report)
     report.check(data.section)
     return block, report
 

@@ -6,9 +6,11 @@ import { comparePage } from "./compare.js";
 import { h, show } from "./dom.js";
 import { runPage } from "./run.js";
 import { runsPage } from "./runs.js";
+import { sweepPage } from "./sweep.js";
 
 const ROUTES = [
   [/^#\/runs\/([A-Za-z0-9._-]+)$/, runPage],
+  [/^#\/sweeps\/([A-Za-z0-9._-]+)$/, sweepPage],
   [/^#\/compare\/([A-Za-z0-9._,-]+)$/, comparePage],
   [/^(#\/?)?$/, runsPage],
 ];

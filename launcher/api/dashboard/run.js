@@ -162,6 +162,7 @@ function statusOf(run, figures, act, problem) {
       ? h("button", { onclick: act.resume, class: "plain", id: "resume" }, "Resume")
       : h("button", { onclick: act.stop, disabled: asked, id: "stop" }, asked ? "Stopping …" : "Stop")),
     problem ? h("p", { class: "problem", role: "alert" }, problem) : null,
+    run.sweep ? h("p", {}, "A trial of the sweep ", h("a", { href: `#/sweeps/${run.sweep}`, id: "sweep" }, run.sweep)) : null,
     why ? h("p", { class: run.status === "failed" ? "problem" : "quiet" }, why) : null,
     run.published ? h("p", { class: "quiet" }, `Published: ${run.published}`) : null,
     progressBar(progress, "progress"),

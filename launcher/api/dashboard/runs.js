@@ -1,7 +1,7 @@
 // The first page: all runs, newest first, with a bar each.
 
 import { follow, get } from "./api.js";
-import { h, moment, number, progressBar, show, stateLabel, table } from "./dom.js";
+import { h, moment, number, progressBar, replace, show, stateLabel, table } from "./dom.js";
 
 const MOST_COMPARED = 4;
 const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]); // whose figures are of the whole run
@@ -15,7 +15,8 @@ export async function runsPage(signal) {
   const more = h("button", { class: "plain", hidden: true }, "Older runs");
   const empty = h("p", { class: "quiet", hidden: true }, "There is no run yet. ",
     h("code", {}, "gemfleet train CONFIG"), " starts one.");
-  const heading = show("Runs", h("section", { class: "card", "aria-label": "Runs" },
+  const sweeps = h("section", { class: "card", "aria-label": "Sweeps", hidden: true });
+  const heading = show("Runs", sweeps, h("section", { class: "card", "aria-label": "Runs" },
     table("Newest first. Choose two to four to compare them.",
       [["Compare"], ["Run"], ["State"], ["Progress"], ["Loss", "wide"], ["Created", "wide"]], body, "runs"),
     empty, h("p", { class: "actions" }, compare, more)));
@@ -62,7 +63,16 @@ export async function runsPage(signal) {
     more.onclick = () => page(listing.last_id);
   }
 
-  await page(null);
+  /** Above the runs: the newest sweeps, a line each. */
+  async function showSweeps() {
+    const { data } = await get("/api/v1/sweeps?limit=5").catch(() => ({ data: [] }));
+    sweeps.hidden = data.length === 0;
+    replace(sweeps, h("h2", {}, "Sweeps"), h("ul", { class: "reasons" }, ...data.map((sweep) => h("li", {},
+      h("a", { href: `#/sweeps/${sweep.id}`, id: `sweep-${sweep.id}` }, sweep.id), " ", stateLabel(sweep.status),
+      ` · ${sweep.ended} of ${sweep.wanted} trials`, sweep.best ? ` · best loss ${number(sweep.best.value, 4)}` : ""))));
+  }
+
+  await Promise.all([page(null), showSweeps()]);
   follow("/api/v1/events?metrics=true", signal, async (kind, body_) => {
     const known = rows.get(body_.run_id);
     if (kind === "metric" && known) {
@@ -70,6 +80,7 @@ export async function runsPage(signal) {
       const progress = { ...known.run.progress, step: body_.step, total_steps: body_.total_steps ?? 0, fraction };
       if (body_.kind === "step" && !ENDED.has(known.run.status)) update({ ...known.run, loss: body_.loss, progress });
     } else if (kind === "event" && body_.type === "state") {
+      showSweeps();
       update(await get(`/api/v1/runs/${body_.run_id}`));
     }
   });

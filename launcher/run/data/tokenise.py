@@ -99,13 +99,15 @@ def tokenise_on_cluster(
     reused: list[str] = []
 
     def tokenise(one: DataSet) -> tuple[TokenisedSet, DataReport]:
-        key = None if cache is None else cache.key(one)
-        kept = None if cache is None else cache.find(key, one)
-        if kept is not None:
-            reused.append(one.path)
-            return _from_cache(kept, one)
-        found, report = _tokenise(one, tokenizer_folders, progress)
-        if cache is not None:
+        if cache is None:
+            return _tokenise(one, tokenizer_folders, progress)
+        key = cache.key(one)
+        with cache.alone(key):
+            kept = cache.find(key, one)
+            if kept is not None:
+                reused.append(one.path)
+                return _from_cache(kept, one)
+            found, report = _tokenise(one, tokenizer_folders, progress)
             cache.save(key, map(ray.get, found.blocks), np.concatenate(found.digests), report)
         return found, report
 

@@ -14,7 +14,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.settings import Tokens
 from gemfleet.launcher.data_view.page import page
 from gemfleet.launcher.runs.folder import DATA_FILE
-from support.servers.api_live import DATA, TRACKER_PAGE, Live, serve, step_record
+from support.servers.api_live import DATA, TRACKER_PAGE, Live, add_sweep, serve, step_record
 from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
@@ -99,6 +99,28 @@ def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares(live: Live, br
     browser.find_element("link text", "alpha-1").send_keys(Keys.ENTER)
     wait_for(lambda: text_of(browser, "h1") == "alpha-1")
     assert browser.execute_script("return document.activeElement.tagName") == "H1"
+    assert complaints(browser) == []
+
+
+def test_a_sweep_shows_its_trials_live_on_a_phone_and_by_keyboard(live: Live, browser: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    add_sweep(live.registry, live.home)
+    emulate(browser, "dark", 400, 900)
+    browser.get(f"{live.url}/")
+    wait_for(lambda: "4 of 6 trials" in text_of(browser, "[aria-label=Sweeps]"))
+    browser.find_element("link text", "lr").send_keys(Keys.ENTER)
+    wait_for(lambda: text_of(browser, "h1") == "Sweep lr")
+    wait_for(lambda: (points(browser, 0, 0), points(browser, 0, 3)) == (5, 2))
+    assert "trial 2 (r 8, format text)" in text_of(browser, "[aria-label=State]")
+    assert "2.4 best" in text_of(browser, "tr.best")
+    live.registry.add_metrics("lr-004", [step_record(3), step_record(4), {"kind": "eval", "step": 4, "eval_loss": 1.5}])
+    wait_for(lambda: points(browser, 0, 3) == 3)
+    wait_for(lambda: "Best: trial 4" in text_of(browser, "[aria-label=State]"))
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+    browser.find_element("id", "trial-3").send_keys(Keys.ENTER)
+    wait_for(lambda: text_of(browser, "h1") == "lr-003")
+    wait_for(lambda: text_of(browser, "#sweep") == "lr")
     assert complaints(browser) == []
 
 

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
-from support.servers.api_live import TRACKER_PAGE, Live
+from support.servers.api_live import TRACKER_PAGE, Live, add_sweep
 
 
 def test_the_list_pages_newest_first(live: Live) -> None:
@@ -66,6 +66,25 @@ def test_a_run_that_is_not_there_is_a_problem_document(live: Live) -> None:
     assert "beta" in problem["detail"]
     assert live.get("/api/v1/runs?limit=x", status=422)["errors"][0]["field"] == "query.limit"
     assert live.get("/nowhere", status=404)["title"] == "Not Found"
+
+
+def test_a_sweep_tells_of_its_trials_and_a_run_of_its_sweep(live: Live) -> None:
+    assert live.get("/api/v1/sweeps")["data"] == []
+    add_sweep(live.registry, live.home)
+    (listed,) = live.get("/api/v1/sweeps")["data"]
+    assert (listed["id"], listed["status"], listed["wanted"], listed["ended"]) == ("lr", "interrupted", 6, 4)
+    sweep = live.get("/api/v1/sweeps/lr")
+    states = ["succeeded", "succeeded", "pruned", "training", "failed", "waiting"]
+    assert [trial["status"] for trial in sweep["trials"]] == states
+    assert sweep["best"] == listed["best"] == sweep["trials"][1]
+    assert (sweep["best"]["run_id"], sweep["best"]["best_step"]) == ("lr-002", 8)
+    assert sweep["best"]["value"] == pytest.approx(2.4)
+    assert [one["step"] for one in sweep["trials"][3]["evaluations"]] == [0, 2]
+    assert sweep["trials"][4]["value"] is None  # only the evaluation before its first step
+    assert "hunter2" not in str(sweep)
+    assert live.get("/api/v1/runs/lr-003")["sweep"] == "lr"
+    assert live.get("/api/v1/runs/alpha-1")["sweep"] is None
+    assert "no sweep 'x'" in live.get("/api/v1/sweeps/x", status=404)["detail"]
 
 
 def test_metrics_page_without_losing_a_step(live: Live) -> None:

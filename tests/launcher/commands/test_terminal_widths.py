@@ -20,6 +20,7 @@ from gemfleet.launcher.display import LiveDisplay, run_facts, training_facts
 from gemfleet.launcher.run.outcome import Outcome
 from gemfleet.launcher.runs.registry import registry_of
 from rich.console import Console
+from support.servers.api_live import add_sweep
 from support.terminal_pictures import check_snapshot, plain, terminal_environment
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
@@ -52,6 +53,12 @@ def terminal(width: int) -> Console:
 def shown(console: Console) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def test_a_sweep(width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GEMFLEET_HOME", str(tmp_path))
+    add_sweep(registry_of(tmp_path), tmp_path)
+    check_snapshot("sweep", output_of(width, "show", "lr"), width)
 
 
 def test_plan(width: int) -> None:

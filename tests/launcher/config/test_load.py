@@ -145,6 +145,10 @@ def test_missing_file_folder_duplicates_in_json_and_binary(tmp_path: Path) -> No
 def test_a_conflict_between_fields_keeps_its_own_sentence(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "  optim: {schedule: constant, warmup_ratio: 0.1}\n")
     assert "use `constant_with_warmup`" in "\n".join(problems(path))
+    path = write(tmp_path, MINIMAL + "  optim: {schedule: constant}\n")
+    config = load_config(path)
+    path.write_text(dump_config(config))  # as a run's folder keeps it, for `gemfleet resume`
+    assert load_config(path) == config
 
 
 keys = st.text(max_size=5) | st.sampled_from(

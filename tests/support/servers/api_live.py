@@ -22,6 +22,7 @@ from gemfleet.launcher.api.settings import ApiSettings, Tokens
 from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.runs.sweeps import Sweep, Trial, write_sweep
 from gemfleet.launcher.tracking.state import TrackerState
 
 TRACKER_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs/a1"
@@ -148,6 +149,31 @@ def fill(home: Path) -> RunRegistry:
     (logs / "driver.log").write_text("one\ntwo\nHF_TOKEN=hf_abcdefghijklmnopqrstuvwxyz\n")
     (logs / "rank-1.log").write_text("hello\nunfinis")
     return registry
+
+
+def add_sweep(registry: RunRegistry, home: Path) -> None:
+    """The sweep `lr` of six: two have succeeded, one was pruned, one trains, one failed, one waits."""
+    grid = {"train.lora.r": ["4", "8", "12", "16", "20", "24"], "train.data.format": ['"text"']}
+    trials = [
+        Trial(number=number, settings={"train.lora.r": value, "train.data.format": '"text"'})
+        for number, value in enumerate(grid["train.lora.r"], 1)
+    ]
+    trials[2].pruned = "evaluation loss 2.9000 at step 4 is not among the better half"
+    sweep = Sweep(
+        id="lr", name="lr", created_at=1e9, launched_from="/", metric="eval_loss", grid=grid, ranges={}, wanted=6,
+        sampler="grid", seed=0, parallel=None, prune=True, trials=trials,
+    )  # fmt: skip
+    write_sweep(home, sweep)
+    for trial, steps in zip(trials, (8, 8, 4, 2, 1), strict=False):
+        run_id = sweep.run_id(trial)
+        registry.create_run(run_id, "lr", "{}", os.getpid())
+        registry.transition(run_id, RunState.TRAINING)
+        registry.add_metrics(run_id, [step_record(step) for step in range(1, steps + 1)])
+        losses = [(step, 3.0 - 0.1 * trial.number - 0.05 * step) for step in range(0, steps + 1, 2)]
+        registry.add_metrics(run_id, [{"kind": "eval", "step": step, "eval_loss": loss} for step, loss in losses])
+    for number, state in ((1, RunState.SUCCEEDED), (2, RunState.SUCCEEDED), (3, RunState.STOPPED)):
+        registry.transition(sweep.run_id(trials[number - 1]), state)
+    registry.transition("lr-005", RunState.FAILED, "the password=hunter2 was refused")
 
 
 @dataclass

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.data_section import DataConfig, DataSet
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.data.prepared.key import set_key
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore, prepared_cache
-from gemfleet.train.data.readers import Row, RowSource
+from gemfleet.train.data.readers import Row, RowSource, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.local.source import LocalBlockSource, chunks, prepare_local
 from support.tiny_tokenizer import tiny_tokenizer
@@ -60,6 +62,24 @@ def test_a_second_preparation_reads_no_row_and_equals_the_first(
         ours, theirs = first.step(0, step, 0).rows, again.step(0, step, 0).rows
         assert np.array_equal(ours.tokens, theirs.tokens)
         assert np.array_equal(ours.supervised, theirs.supervised)
+
+
+def test_runs_that_start_at_one_moment_tokenise_once(
+    tmp_path: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = PreparedCache(PreparedStore(tmp_path / "cache", LIMIT), tokenizer_folder)
+    path, read = written(tmp_path / "rows.jsonl"), list[str]()
+
+    def slowly(data: DataSet) -> RowSource:
+        read.append(data.path)
+        time.sleep(0.3)  # the others are here before this one has kept anything
+        return open_set(data)
+
+    monkeypatch.setattr("gemfleet.train.local.source.open_set", slowly)
+    with ThreadPoolExecutor(3) as pool:
+        digests = [report.digest for _, report in pool.map(lambda _: prepared(path, cache), range(3))]
+    assert read == [str(path)]
+    assert len(set(digests)) == 1
 
 
 def test_what_decides_the_tokens_decides_the_key(tmp_path: Path, tokenizer_folder: Path) -> None:

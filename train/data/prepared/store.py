@@ -6,13 +6,14 @@ damaged one counts as absent.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -116,6 +117,24 @@ class PreparedStore:
                 shutil.rmtree(work, ignore_errors=True)
             self._shrink()
 
+    @contextmanager
+    def alone(self, key: str) -> Iterator[None]:
+        """Waits until no other process on this machine prepares the set with this key, and keeps others waiting.
+
+        So of runs that start at one moment, one tokenises, and the others find what it kept. The kernel frees the lock
+        of a process that ends. Where the disk has no locks, each prepares for itself.
+        """
+        descriptor = -1
+        try:
+            with suppress(OSError):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                descriptor = os.open(self.folder / f".{key}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
     def kept(self) -> list[KeptSet]:
         """All sets, the least recently used first."""
         found = []
@@ -168,6 +187,10 @@ class PreparedCache:
     def key(self, data: DataSet) -> str | None:
         """See `set_key`. None, too, if the configuration keeps nothing."""
         return set_key(data, self.tokenizer_folder) if self.store.limit_bytes else None
+
+    def alone(self, key: str | None) -> AbstractContextManager[None]:
+        """See `PreparedStore.alone`."""
+        return nullcontext() if key is None else self.store.alone(key)
 
     def find(self, key: str | None, data: DataSet) -> PreparedSet | None:
         """See `PreparedStore.find`."""
