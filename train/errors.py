@@ -21,7 +21,7 @@ class NonFiniteLossError(RuntimeError):
         )
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a library's error, for use in a sentence of ours."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
