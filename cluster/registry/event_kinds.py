@@ -17,6 +17,7 @@ class EventKind(StrEnum):
     STRATEGY = "strategy"  # the driver: what the plan chose, and why
     MIXED_GPUS = "mixed_gpus"  # the driver
     UNCHANGED = "unchanged"  # the driver: no step changed the adapter
+    NOT_COMPARED = "not_compared"  # the driver: why the result could not be compared with what was trained
     DELIVERED = "delivered"  # the driver
     BATCH_PLANNED = "batch_planned"  # the driver: rows, reason
     BATCH_CACHED = "batch_cached"  # the driver: variant, rows, key

@@ -5,13 +5,17 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.config.schema import PredictConfig
+from gemfleet.launcher.result.compare import CannotCompareError, compare_on_cluster
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
 from gemfleet.launcher.result.predict import predict_on_cluster, write_predictions
 from gemfleet.launcher.result.public_names import public_name, renamed, written_names
@@ -20,6 +24,7 @@ from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.loop import UNCHANGED
+from gemfleet.train.model.comparison import Comparison
 
 from .outcome import Outcome, TrainingFailedError
 from .prepared import Ground
@@ -108,13 +113,39 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     else:
         ground = trained.ground
         publication = Publication(run.folder, trained.checkpoint, ground.model, asked.model, config, facts, names)
-        output = publish(publication, run.display.advance)
+        compare = None if trained.stopped or not config.compare else partial(compare_forms, run, trained)
+        output = publish(publication, run.display.advance, compare)
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
     elif config.deliver:
         run.display.phase("delivering")
         run.note(deliver_folder(output, config.deliver, run.id, run.display.advance))
     return output
+
+
+def compare_forms(run: RunSession, trained: Trained, folder: Path) -> Comparison | None:
+    """Compare what is in `folder` with what was trained. None, and a note, where that cannot be done.
+
+    Raises TrainingFailedError, which says what differs by more than rounding.
+    """
+    assert trained.checkpoint is not None
+    run.display.phase("comparing")
+    ground, predict = trained.ground, run.config.predict or PredictConfig()
+    size, count = ground.placement, run.config.output.compare
+    try:
+        wait_for_resources(1, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
+        arguments = (ground.folders, size, trained.train, count, predict.answer_after)
+        comparison = compare_on_cluster(ground.source, trained.checkpoint, folder, *arguments)
+    except (CannotCompareError, ClusterError) as error:
+        run.tell(EventKind.NOT_COMPARED, f"the result was not compared with what was trained: {error}")
+        return None
+    run.note(comparison.describe())
+    if comparison.problems:
+        message = "; ".join(comparison.problems)
+        kept = f"nothing was published, and the checkpoints stay: gemfleet checkpoints {run.id}"
+        raise TrainingFailedError(f"{message}; {kept}", run.folder / "logs")
+    run.display.phase("publishing")
+    return comparison
 
 
 def card_facts(

@@ -58,7 +58,7 @@ def publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publication:
         "data": public_name(str(config.data.train)),
         "data_report": renamed(f"{config.data.train}: 2 rows.", names),
     }
-    return Publication(run, checkpoint, base, str(base), OutputConfig(merge=True), facts, names)
+    return Publication(run, checkpoint, base, str(base), OutputConfig(formats=("merged",)), facts, names)
 
 
 def leaks(folder: Path, *words: str) -> list[str]:

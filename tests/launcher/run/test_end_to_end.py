@@ -34,7 +34,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.mark.slow
 def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: str) -> None:
-    output = ends(start(workplace, home, ray_address))
+    output = ends(start(workplace, home, ray_address, overrides=("output.formats=[merged]",)))
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
     folder = home / "runs" / run.id
@@ -58,6 +58,7 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     check_figures(registry, run.id, output)
     check_names(folder / "output", workplace, home)
     check_data(folder)
+    check_comparison(folder / "output", output)
     again = ends(gemfleet(workplace, home, "resume", "latest"))
     assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
 
@@ -84,6 +85,16 @@ def check_data(folder: Path) -> None:
     assert [span.supervised for span in first.spans] == [False, True]
     assert first.spans[1].text.startswith("answer ")
     assert len(view.examples) == 4
+
+
+def check_comparison(published: Path, output: str) -> None:
+    """Adapter and merged model were loaded from their files in an actor, and answered as the loop would have."""
+    found = json.loads((published / "comparison.json").read_text())
+    assert [(form["form"], form["equal"]) for form in found["forms"]] == [("adapter", 4), ("merged", 4)]
+    assert all(0 <= form["difference"] < form["bound"] for form in found["forms"])
+    assert (found["prompts"], found["source"], found["dtype"]) == (4, "the evaluation set", "float32")
+    assert "compared with the training loop in float32: adapter: logits differ by up to" in output
+    assert "the merged model, by transformers: equal answers | 4 of 4 |" in (published / "README.md").read_text()
 
 
 def check_names(published: Path, workplace: Path, home: Path) -> None:
