@@ -17,6 +17,7 @@ BOUNDS = {
     torch.float16: 2e-2,
     torch.bfloat16: 8e-2,
 }
+NAMES = {"adapter": "adapter", "merged": "merged model"}
 NEAR_TIE = 2.0  # two logits may each move by the bound, so answers may part where they lie within twice of it
 Tokens = tuple[int, ...]
 
@@ -42,14 +43,15 @@ class FormComparison:
         """What differs by more than rounding, in a sentence; empty if nothing does."""
         if self.bound is None:
             return ""
+        what = f"the published {NAMES[self.form]}"
         if not self.difference <= self.bound:
             return (
-                f"the published {self.form} computes other logits than the training loop: they differ by up to "
+                f"{what} computes other logits than the training loop: they differ by up to "
                 f"{self.difference:.3g}, where rounding explains {self.bound:.3g}"
             )
         if not self.margin <= NEAR_TIE * self.bound:
             return (
-                f"the published {self.form} gives {prompts - self.equal} of {prompts} greedy answers otherwise than "
+                f"{what} gives {prompts - self.equal} of {prompts} greedy answers otherwise than "
                 f"the training loop, to which the tokens are {self.margin:.3g} apart where they part; rounding "
                 f"explains {NEAR_TIE * self.bound:.3g}"
             )

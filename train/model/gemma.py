@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from ..kernels.shared_inputs import share_inputs
 from ..planning import shape_of_config
 from ..planning.mixed_bits import eight_bit_projections
 from .base_check import gemma_config
-from .multimodal import base_model_class
+from .multimodal import VISION_MODULES, base_model_class
 
 log = logging.getLogger("gemfleet.train")
 
@@ -158,9 +157,9 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     language_model_of(model).set_attn_implementation(register_packed_attention())
     peft_config = PeftLoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # peft and servers call it an int
         lora_dropout=lora.dropout,
-        target_modules=_as_pattern(lora_targets(model, lora.target_modules)),
+        **peft_targets(model, lora_targets(model, lora.target_modules)),
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
@@ -197,18 +196,18 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
         checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
-def _as_pattern(names: list[str]) -> str:
-    """A readable regular expression that matches these module names: the list would bloat `adapter_config.json`."""
-    layered = re.compile(r"(?P<stack>.*\.layers)\.\d+\.(?P<leaf>.+)")
-    stacks: dict[str, set[str]] = {}
-    alone: list[str] = []
-    for name in names:
-        match = layered.fullmatch(name)
-        if match:
-            stacks.setdefault(re.escape(match["stack"]), set()).add(re.escape(match["leaf"]))
-        else:
-            alone.append(re.escape(name))
-    return "|".join([rf"{stack}\.\d+\.(?:{'|'.join(sorted(leaves))})" for stack, leaves in stacks.items()] + alone)
+def peft_targets(model: Any, names: list[str]) -> dict[str, Any]:
+    """The fields of peft's configuration that choose these modules, as servers read them: the last parts of the names.
+
+    The vision tower, which the loop does not load, has modules of the same last parts, so it is excluded. Where other
+    layers have modules of the same last parts, the full names are given.
+    """
+    leaves = sorted({name.rpartition(".")[2] for name in names})
+    same = [n for n in lora_targets(model, "all-linear") if n.rpartition(".")[2] in leaves]
+    if set(same) != set(names):
+        return {"target_modules": names}
+    multimodal = hasattr(model.model, "language_model")
+    return {"target_modules": leaves, "exclude_modules": rf".*{VISION_MODULES[0]}.*" if multimodal else None}
 
 
 def _softcap(config: Any) -> float | None:

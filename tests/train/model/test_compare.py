@@ -11,7 +11,7 @@ import pytest
 import torch
 from gemfleet.train.config.schema import LoraConfig, TrainConfig
 from gemfleet.train.model.compare import compare_published
-from gemfleet.train.model.comparison import Comparison, FormComparison, parting, told
+from gemfleet.train.model.comparison import NAMES, Comparison, FormComparison, parting, told
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.merge import merge_adapter
 from safetensors.torch import load_file, save_file
@@ -95,7 +95,9 @@ def test_another_scale_is_told(text_forms: Path, form: str) -> None:
         merge_adapter(text_forms / "base", text_forms / "published", text_forms / "merged")
         path.write_text(right)
     (problem,) = compared(text_forms).problems
-    assert problem.startswith(f"the published {form} computes other logits than the training loop: they differ by")
+    assert problem.startswith(
+        f"the published {NAMES[form]} computes other logits than the training loop: they differ by"
+    )
 
 
 def test_an_answer_that_ends_elsewhere_is_told(text_forms: Path) -> None:
@@ -105,7 +107,7 @@ def test_an_answer_that_ends_elsewhere_is_told(text_forms: Path) -> None:
     end = json.dumps({"eos_token_id": list(range(512)), "pad_token_id": 0})
     (text_forms / "merged" / "generation_config.json").write_text(end)
     (problem,) = compared(text_forms).problems
-    assert "the published merged gives 3 of 3 greedy answers otherwise" in problem
+    assert "the published merged model gives 3 of 3 greedy answers otherwise" in problem
 
 
 def test_where_answers_part() -> None:
