@@ -40,7 +40,7 @@ class ComparingRank:
     def __init__(self, folders: Mapping[str, str], train: TrainConfig, on_gpu: bool) -> None:
         if not on_gpu:
             hide_gpus()
-        self.node = ray.get_runtime_context().get_node_id()
+        self.node: str = ray.get_runtime_context().get_node_id()
         if self.node not in folders:
             raise UserError(f"the model was not staged to node {self.node}, which joined after the run began")
         self._base, self._train = Path(folders[self.node]), train
@@ -129,10 +129,11 @@ def compare_on_cluster(
         files = {file: (published / file).read_bytes() for file in PUBLISHED_FILES}
         merged = _merged_at(ray.get(actor.place.remote()), published / "merged")
         try:
-            return ray.get(actor.compare.remote(trained, files, merged, prompts, name))
+            comparison: Comparison = ray.get(actor.compare.remote(trained, files, merged, prompts, name))
         finally:
             if merged is not None and merged != str(published / "merged"):
                 ray.get(actor.forget.remote(merged))
+        return comparison
     except ray.exceptions.RayTaskError as error:
         if is_out_of_memory(error.cause or error):
             raise CannotCompareError(f"memory ran out ({first_line(error.cause or error)})") from error

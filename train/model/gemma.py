@@ -32,6 +32,7 @@ from .multimodal import VISION_MODULES, base_model_class
 log = logging.getLogger("gemfleet.train")
 
 LEAST_TOKENS = 2  # in a pass: compiled layers have the same code for every length but 1
+EXCLUDED = rf".*{VISION_MODULES[0]}.*"  # from adapters, by a pattern that peft matches with whole names
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -159,7 +160,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
         r=lora.r,
         lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # peft and servers call it an int
         lora_dropout=lora.dropout,
-        **peft_targets(model, lora_targets(model, lora.target_modules)),
+        target_modules=peft_targets(model, lora_targets(model, lora.target_modules)),
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
@@ -168,6 +169,8 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str) -> Trai
     peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
     # peft has put the folder of the weights there.
     peft_model.peft_config["default"].base_model_name_or_path = base_name
+    # Servers load the vision tower, whose modules have the same names. It is not here, and peft would warn.
+    peft_model.peft_config["default"].exclude_modules = EXCLUDED if hasattr(model.model, "language_model") else None
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -196,18 +199,14 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
         checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
-def peft_targets(model: Any, names: list[str]) -> dict[str, Any]:
-    """The fields of peft's configuration that choose these modules, as servers read them: the last parts of the names.
+def peft_targets(model: Any, names: list[str]) -> list[str]:
+    """What peft and servers call these modules: the last parts of the names.
 
-    The vision tower, which the loop does not load, has modules of the same last parts, so it is excluded. Where other
-    layers have modules of the same last parts, the full names are given.
+    Full names, if other layers of the language model have modules of the same last parts.
     """
     leaves = sorted({name.rpartition(".")[2] for name in names})
     same = [n for n in lora_targets(model, "all-linear") if n.rpartition(".")[2] in leaves]
-    if set(same) != set(names):
-        return {"target_modules": names}
-    multimodal = hasattr(model.model, "language_model")
-    return {"target_modules": leaves, "exclude_modules": rf".*{VISION_MODULES[0]}.*" if multimodal else None}
+    return leaves if set(same) == set(names) else names
 
 
 def _softcap(config: Any) -> float | None:

@@ -54,8 +54,8 @@ def text_forms(tmp_path: Path) -> Path:
 
 
 def compared(folder: Path) -> Comparison:
-    places = (folder / name for name in ("base", "trained", "published", "merged"))
-    return compare_published(*places, CONFIG, PROMPTS, "a test")
+    base, trained, published, merged = (folder / name for name in ("base", "trained", "published", "merged"))
+    return compare_published(base, trained, published, merged, CONFIG, PROMPTS, "a test")
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
