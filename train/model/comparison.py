@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 # The largest difference of two logits that is rounding, as a share of the largest logit, by the coarsest numbers on the
-# way: those of the computation, or those in which the merged weights are stored.
+# way: those of the computation, or those in which the merged weights are stored. Sums in another order differ by some
+# units of the last place, more with every layer. Measured on the real 270M: 2e-6 in fp32, 2e-2 in bf16 (5e-3 by bf16
+# weights alone); on tiny random models, whose logits are small: 1e-4 in fp32, 1.1e-1 in bf16. fp16 has bf16's share / 8.
 BOUNDS = {
-    torch.float32: 1e-4,  # sums in another order
-    torch.float16: 2e-2,
-    torch.bfloat16: 8e-2,
+    torch.float32: 1e-3,
+    torch.float16: 2.5e-2,
+    torch.bfloat16: 2e-1,
 }
 NAMES = {"adapter": "adapter", "merged": "merged model"}
 NEAR_TIE = 2.0  # two logits may each move by the bound, so answers may part where they lie within twice of it
