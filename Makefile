@@ -21,7 +21,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing wheel clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing llama-cpp wheel clean
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
@@ -58,6 +58,13 @@ test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"
 	$(BIN)/python -m pytest -m timing --durations=10 tests/benchmarks
+
+# llama.cpp's converters, as the sources of llama-cpp-python have them. They need no compiler.
+llama-cpp: $(INSTALLED) ## llama.cpp's converters into .cache/llama.cpp, for the tests of output.formats: gguf
+	$(PIP_INSTALL) --quiet 'sentencepiece>=0.2'
+	mkdir -p .cache/llama.cpp
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest .cache llama-cpp-python
+	tar -xzf .cache/llama_cpp_python-*.tar.gz -C .cache/llama.cpp --strip-components 3 --wildcards '*/vendor/llama.cpp/convert_*.py' '*/vendor/llama.cpp/conversion/*.py' '*/vendor/llama.cpp/gguf-py/*.py'
 
 test-gpu: $(INSTALLED) ## the tests of the CUDA path, on one GPU (with the gpu extra: Liger's kernels too)
 	@echo "== tests on a GPU"

@@ -19,6 +19,7 @@ class EventKind(StrEnum):
     UNCHANGED = "unchanged"  # the driver: no step changed the adapter
     PUBLISHED = "published"  # the driver or `gemfleet publish`: step, eval_loss, reason
     STOPPED_EARLY = "stopped_early"  # the driver: training ended before its last step
+    NOT_COMPARED = "not_compared"  # the driver: why the result could not be compared with what was trained
     DELIVERED = "delivered"  # the driver
     BATCH_PLANNED = "batch_planned"  # the driver: rows, reason
     BATCH_CACHED = "batch_cached"  # the driver: variant, rows, key

@@ -20,6 +20,14 @@ class Action(StrEnum):
     EXPORT = "export"
 
 
+class Form(StrEnum):
+    """What to export, by its name in `output.formats`."""
+
+    ADAPTER = "adapter"
+    MERGED = "merged"
+    GGUF = "gguf"
+
+
 def checkpoints(
     run: Run,
     action: Annotated[Action, typer.Argument(help="`pull` and `export` take STEP and DEST.")] = Action.LIST,
@@ -27,9 +35,12 @@ def checkpoints(
     destination: Annotated[
         Path | None, typer.Argument(metavar="DEST", help="A new folder.", show_default=False)
     ] = None,
-    merged: Annotated[
-        bool, typer.Option("--merged", help="With `export`: the base model with the adapter added, not the adapter.")
-    ] = False,
+    form: Annotated[
+        Form,
+        typer.Option(
+            "--format", help="With `export`: the adapter, the base model with it added, or that for llama.cpp."
+        ),
+    ] = Form.ADAPTER,
     as_json: Json = False,
 ) -> None:
     """List, verify, copy or export the checkpoints of a run.
@@ -45,7 +56,7 @@ def checkpoints(
 
       gemfleet checkpoints demo-2026 pull 450 ./checkpoint-450
 
-      gemfleet checkpoints demo-2026 export latest ./merged --merged
+      gemfleet checkpoints demo-2026 export latest ./merged --format merged
     """
     from .local_runs import open_registry, run_folder
 
@@ -56,7 +67,7 @@ def checkpoints(
     elif action is Action.VERIFY:
         _verify(run_folder(run_id), as_json)
     else:
-        _copy(action, run_folder(run_id), step, destination, merged, as_json)
+        _copy(action, run_folder(run_id), step, destination, form, as_json)
 
 
 def _list(found: list[dict[str, Any]], as_json: bool) -> None:
@@ -90,13 +101,11 @@ def _verify(folder: Path, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-def _copy(
-    action: Action, folder: Path, step: str | None, destination: Path | None, merged: bool, as_json: bool
-) -> None:
+def _copy(action: Action, folder: Path, step: str | None, destination: Path | None, form: Form, as_json: bool) -> None:
     import json
 
     from gemfleet.launcher.result.again import adapter_publication
-    from gemfleet.launcher.result.export import export_adapter, export_merged, pull, verified_checkpoint
+    from gemfleet.launcher.result.export import EXPORTS, pull, verified_checkpoint
     from gemfleet.launcher.runs.checkpoints import shelf_of
     from gemfleet.train.errors import UserError
 
@@ -111,8 +120,7 @@ def _copy(
         if action is Action.PULL:
             written = pull(checkpoint, manifest, destination)
         else:
-            export = export_merged if merged else export_adapter
-            written = export(adapter_publication(folder, checkpoint), destination)
+            written = EXPORTS[form](adapter_publication(folder, checkpoint), destination)
     if as_json:
         typer.echo(json.dumps({"step": manifest.step, "folder": str(written.resolve())}))
     else:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from gemfleet.launcher.sources.address import BRANCH_PATTERN
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import StrictModel
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from .cluster import ClusterConfig
 from .reports import NotifyConfig, TrackerConfig
@@ -53,6 +53,10 @@ class DeliverConfig(StrictModel):
     ] = None
 
 
+Format = Literal["adapter", "merged", "gguf"]
+FORMATS: tuple[Format, ...] = ("adapter", "merged", "gguf")
+
+
 class OutputConfig(StrictModel):
     """What the run publishes at its end, and where."""
 
@@ -63,12 +67,28 @@ class OutputConfig(StrictModel):
             "number of optimizer steps"
         ),
     ] = "best"
-    merge: Annotated[bool, Field(description="write the base with the adapter added too, to `merged/`")] = False
+    formats: Annotated[
+        tuple[Format, ...],
+        Field(
+            strict=False,
+            description="`adapter` is always written; `merged`: the base with the adapter added, to `merged/`; `gguf`: "
+            "that as a GGUF file, by llama.cpp's converter",
+        ),
+    ] = FORMATS[:1]
+    compare: Annotated[
+        int,
+        Field(ge=0, description="prompts by which the published forms are compared with the training loop; 0: none"),
+    ] = 4
     tensorboard: Annotated[bool, Field(description="publish the TensorBoard files with the result")] = True
     padding_side: Annotated[
         Literal["left", "right"] | None, Field(description="what the published tokenizer says; null: as the model's")
     ] = None
     deliver: Annotated[DeliverConfig | None, Field(description="null: the result stays in the run's folder")] = None
+
+    @field_validator("formats")
+    @classmethod
+    def _with_the_adapter(cls, value: tuple[Format, ...]) -> tuple[Format, ...]:
+        return tuple(name for name in FORMATS if name == "adapter" or name in value)
 
 
 class ApiConfig(StrictModel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .public_names import base_reference, is_hub_id, is_local
+from .public_names import DEMO_ORIGIN, base_reference, is_hub_id, is_local
 
 QUESTION = "What can you tell me about the sea?"
 FORMATS = {
@@ -25,6 +25,12 @@ def usage(base: str, row_format: str, merged: bool, ending: str = "") -> str:
     """
     code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format, ending)]
     notes = [FORMATS[row_format]] if row_format in FORMATS else []
+    if base == "demo" and not merged:
+        notes.append(
+            f"`adapter_config.json` names `{DEMO_ORIGIN}`, as other programs know it. The adapter was trained on a "
+            "copy of it that had been rounded to 4 bits, which the code above loads: on the original weights, answers "
+            "may differ."
+        )
     if merged:
         notes.append("`merged/` holds the base with the adapter added; this folder itself is the adapter, for peft.")
     return "\n".join(["```python", *code, "```", *(f"\n{note}" for note in notes)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.private import as_the_user_has_it
 
+from .gguf import GGUF_FILE, check_converter, write_gguf
+from .model_card import MERGED_FOLDER
 from .publish import Publication, copy_adapter, write_merged
 
 
@@ -58,6 +60,23 @@ def export_merged(publication: Publication, destination: Path) -> Path:
     with appears_whole(destination) as staging:
         write_merged(publication, staging)
     return destination
+
+
+def export_gguf(publication: Publication, destination: Path) -> Path:
+    """Write the merged model as a GGUF file into a new folder, by llama.cpp's converter."""
+    check_converter(["gguf"], publication.model_folder)
+    with appears_whole(destination) as staging:
+        write_merged(publication, staging / MERGED_FOLDER)
+        write_gguf(staging / MERGED_FOLDER, staging / GGUF_FILE)
+        shutil.rmtree(staging / MERGED_FOLDER)
+    return destination
+
+
+EXPORTS: dict[str, Callable[[Publication, Path], Path]] = {
+    "adapter": export_adapter,
+    "merged": export_merged,
+    "gguf": export_gguf,
+}
 
 
 @contextmanager

@@ -26,6 +26,9 @@ ENDED = {
     "interrupted": " The run was interrupted before its end.",
     "failed": " The run failed before its end.",
 }
+COMPARISON_FILE = "comparison.json"
+MERGED_FOLDER = "merged"
+FORMS = {"adapter": "the adapter on its base, by peft", "merged": "the merged model, by transformers"}
 TERMS = "https://ai.google.dev/gemma/terms"
 
 
@@ -58,7 +61,7 @@ def model_card(card: CardFacts) -> str:
         usage(
             card.base,
             _format(card.facts),
-            (card.folder / "merged").is_dir(),
+            (card.folder / MERGED_FOLDER).is_dir(),
             card.prompts.ending if card.prompts else "",
         ),
         "## Data\n\n" + _data(card, train),
@@ -66,6 +69,7 @@ def model_card(card: CardFacts) -> str:
         "## Recipe\n\n" + _table(("setting", "value"), _settings(train, state)),
         "## Hardware and speed\n\n" + _table(("", ""), _hardware(card.facts)),
         _predictions(card.folder / "metrics.json"),
+        _comparison(card.folder / COMPARISON_FILE),
         "## Versions\n\n" + _table(("package", "version"), written["versions"].items()),
         "## Licence\n\nAn adapter made from Gemma is subject to the "
         f"[Gemma Terms of Use]({TERMS}) and its Prohibited Use Policy; whoever passes it on has to pass them on, too. "
@@ -171,6 +175,24 @@ def _predictions(path: Path) -> str:
     rows = [(name.replace("_", " "), f"{v:.4g}" if isinstance(v, float) else v) for name, v in metrics.items()]
     return "## Answers on the evaluation set\n\nThe texts are in `predictions.jsonl`.\n\n" + _table(
         ("metric", ""), rows
+    )
+
+
+def _comparison(path: Path) -> str:
+    """How far the published forms are from what was trained; empty if they were not compared."""
+    if not path.is_file():
+        return ""
+    found = json.loads(path.read_text())
+    rows = []
+    for form in found["forms"]:
+        bound = "a quantised base explains" if form["bound"] is None else f"of at most {form['bound']:.2g} by rounding"
+        rows.append((f"{FORMS[form['form']]}: largest difference of two logits", f"{form['difference']:.2g}, {bound}"))
+        rows.append((f"{FORMS[form['form']]}: equal answers", f"{form['equal']} of {found['prompts']}"))
+    return (
+        "## Comparison\n\nBefore it was published, this result was compared with the training loop in "
+        f"{found['dtype']}: the logits on {found['prompts']} prompts of {found['source']}, and the greedy answers to "
+        f"them ({found['tokens']} tokens). The largest logit is {found['forms'][0]['largest']:.3g}.\n\n"
+        + _table(("compared with the training loop", ""), rows)
     )
 
 

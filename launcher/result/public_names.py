@@ -14,6 +14,8 @@ from gemfleet.train.data.demo import MODEL_FOLDER
 
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_CACHE = re.compile(r"(?:^|/)(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+/?$")
+HUB_ADDRESS = re.compile(r"git\+https://huggingface\.co/([\w.-]+)/([\w.-]+?)(?:\.git)?/?(?:#main)?")
+DEMO_ORIGIN = f"google/{MODEL_FOLDER}"
 LOCAL_GIT = "git+file://"
 PATH = re.compile(r"~/[^\n]+|/[^/\n]+/[^\n]+")  # not `/` or `/s`, which could be tokens
 BOARD_FOLDER = re.compile(r"[A-Z][a-z]{2}\d\d(?:_\d\d-\d\d-\d\d)?")
@@ -43,10 +45,16 @@ def public_name(source: str) -> str:
 
 
 def base_reference(model: str) -> str:
-    """The base that `adapter_config.json` names. For a folder it is `./NAME`, which is no hub id."""
+    """The base that `adapter_config.json` names, as a stranger finds it: a hub id, or the address of a repository.
+
+    The demonstration's is the model whose 4-bit copy it trains on; the card says so. A folder has no name that others
+    know: it is `./NAME`, which is no hub id, and a loader finds a base that lies there.
+    """
     if model == "demo":
-        return f"./{MODEL_FOLDER}"
+        return DEMO_ORIGIN
     name = public_name(model)
+    if on_hub := HUB_ADDRESS.fullmatch(name):
+        return f"{on_hub[1]}/{on_hub[2]}"
     return f"./{name}" if is_local(model) and not HUB_ID.fullmatch(name) else name
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,13 @@ from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
 from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.data.shapes.choice import CHATS
+from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
 from .chosen import Picked
+from .gguf import GGUF_FILE, write_gguf
 from .loss_plot import loss_plot
-from .model_card import CardFacts, model_card
+from .model_card import COMPARISON_FILE, MERGED_FOLDER, CardFacts, model_card
 from .prompt_format import kept_format
 from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
@@ -30,7 +32,7 @@ ADAPTER_CONFIG_FILE = "adapter_config.json"
 PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
 KEPT_FILE = "result.json"  # in a run's folder: what a result needs beside a checkpoint, see `again.py`
 REQUEST_FILE = "cheetah-fine-tuning-config.json"
-LFS_PATTERNS = ("*.safetensors", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
+LFS_PATTERNS = ("*.safetensors", "*.gguf", "*tfevents*", "tokenizer.json", "tokenizer.model", "*.parquet")
 NOT_PUBLISHED = frozenset({"manifest.json"})
 # Large files that tokenizers and the merge write. They hold no paths.
 NOT_CLEANED = frozenset({"tokenizer.json", INDEX_FILE})
@@ -63,10 +65,17 @@ class Publication:
         return str(self.facts.get("chat_template", "gemma")) if self.facts.get("format") in CHATS else ""
 
 
-def publish(publication: Publication, progress: Progress | None = None) -> Path:
-    """Write everything into `<run folder>/output`, which one rename makes appear. Returns that folder."""
+# Compares the forms in a folder that is not published yet with the training loop. Raises where they differ.
+Compare = Callable[[Path], Comparison | None]
+
+
+def publish(publication: Publication, progress: Progress | None = None, compare: Compare | None = None) -> Path:
+    """Write everything into `<run folder>/output`, which one rename makes appear. Returns that folder.
+
+    compare: called before the folder appears; what it raises leaves an older result as it is
+    """
     with output_folder(publication.run_folder) as staging:
-        _write_all(publication, staging, progress)
+        _write_all(publication, staging, progress, compare)
     return publication.run_folder / "output"
 
 
@@ -84,7 +93,7 @@ def output_folder(run_folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _write_all(publication: Publication, folder: Path, progress: Progress | None) -> None:
+def _write_all(publication: Publication, folder: Path, progress: Progress | None, compare: Compare | None) -> None:
     copy_adapter(publication, folder)
     copy_checkpoint(publication, folder / publication.checkpoint.name)
     copy_request(publication.run_folder, folder)
@@ -92,8 +101,7 @@ def _write_all(publication: Publication, folder: Path, progress: Progress | None
         copy_board(publication.run_folder / "runs", folder / "runs")
     if has_answers(publication):
         shutil.copytree(publication.run_folder / "predictions", folder, dirs_exist_ok=True)
-    if publication.output.merge:
-        write_merged(publication, folder / "merged", progress)
+    _write_formats(publication, folder, progress, compare)
     write_attributes(folder)
     history = json.loads((folder / TRAINER_STATE_FILE).read_text())["log_history"]
     chosen = publication.picked.chosen if publication.picked else None
@@ -119,6 +127,19 @@ def has_answers(publication: Publication) -> bool:
     newest = json.loads(publication.picked.history)["global_step"]
     predicted: int = kept(publication.run_folder).get("predicted", newest)
     return predicted == publication.picked.chosen.step
+
+
+def _write_formats(publication: Publication, folder: Path, progress: Progress | None, compare: Compare | None) -> None:
+    """Write the other forms beside the adapter, and compare all. A GGUF file is made of a merged model."""
+    formats, merged = publication.output.formats, folder / MERGED_FOLDER
+    if len(formats) > 1:
+        write_merged(publication, merged, progress)
+    if compare is not None and (comparison := compare(folder)) is not None:
+        (folder / COMPARISON_FILE).write_text(json.dumps(comparison.to_dict(), indent=2) + "\n")
+    if "gguf" in formats:
+        write_gguf(merged, folder / GGUF_FILE)
+    if "merged" not in formats:
+        shutil.rmtree(merged, ignore_errors=True)
 
 
 def copy_adapter(publication: Publication, folder: Path) -> None:

@@ -11,6 +11,7 @@ from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.result.delivery.deliver import check_delivery
+from gemfleet.launcher.result.gguf import check_converter
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
 from gemfleet.launcher.tracking.check import check_trackers
 from gemfleet.train.config.data_section import DataSet
@@ -35,11 +36,13 @@ Check = Callable[[], object]
 
 def check_everything(config: LaunchConfig) -> None:
     """Check all addresses, and all inputs on this machine. One UserError names every problem."""
+    model = config.train.model
     tell_all(
         [
             partial(check_sources, config.train),
             partial(check_delivery, config.output.deliver),
             partial(check_trackers, config.trackers),
+            partial(check_converter, config.output.formats, None if is_remote(model) else model_here(model)),
             *input_checks(config.train),
         ]
     )

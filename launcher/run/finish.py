@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
-from gemfleet.cluster.errors import StoreError
+from gemfleet.cluster.errors import ClusterError, StoreError
 from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.config.schema import PredictConfig
 from gemfleet.launcher.result.again import keep, median_speed
 from gemfleet.launcher.result.chosen import Picked, pick
+from gemfleet.launcher.result.compare import CannotCompareError, compare_on_cluster
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
 from gemfleet.launcher.result.predict import predict_on_cluster, write_predictions
 from gemfleet.launcher.result.public_names import public_name, renamed, written_names
@@ -22,6 +25,7 @@ from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.step.outcome import UNCHANGED
 
 from .outcome import Outcome, TrainingFailedError
@@ -132,7 +136,8 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     else:
         model = trained.ground.model
         publication = Publication(run.folder, picked.folder, model, asked.model, config, facts, names, picked)
-        output = publish(publication, run.display.advance)
+        compare = None if trained.stopped or not config.compare else partial(compare_forms, run, trained)
+        output = publish(publication, run.display.advance, compare)
         run.tell(EventKind.PUBLISHED, f"published {picked.chosen.reason}", asdict(picked.chosen))
     if config.deliver and trained.stopped:
         run.note(f"the run was stopped, so its result is not delivered; `gemfleet push {run.id}` does it")
@@ -147,6 +152,31 @@ def keep_early_facts(run: RunSession, train: TrainConfig, ground: Ground) -> Non
     asked = run.config.train
     names = written_names(asked, train)
     keep(run.folder, {"model": str(ground.model), "names": names, "facts": early_facts(asked, ground, names)})
+
+
+def compare_forms(run: RunSession, trained: Trained, folder: Path) -> Comparison | None:
+    """Compare what is in `folder` with what was trained. None, and a note, where that cannot be done.
+
+    Raises TrainingFailedError, which says what differs by more than rounding.
+    """
+    assert trained.picked is not None
+    run.display.phase("comparing")
+    ground, predict = trained.ground, run.config.predict or PredictConfig()
+    size, count = ground.placement, run.config.output.compare
+    try:
+        wait_for_resources(1, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
+        arguments = (ground.folders, size, trained.train, count, predict.answer_after)
+        comparison = compare_on_cluster(ground.source, trained.picked.folder, folder, *arguments)
+    except (CannotCompareError, ClusterError) as error:
+        run.tell(EventKind.NOT_COMPARED, f"the result was not compared with what was trained: {error}")
+        return None
+    run.note(comparison.describe())
+    if comparison.problems:
+        message = "; ".join(comparison.problems)
+        kept = f"nothing was published, and the checkpoints stay: gemfleet checkpoints {run.id}"
+        raise TrainingFailedError(f"{message}; {kept}", run.folder / "logs")
+    run.display.phase("publishing")
+    return comparison
 
 
 def early_facts(asked: TrainConfig, ground: Ground, names: Mapping[str, str]) -> dict[str, Any]:

@@ -22,11 +22,13 @@ def tiny_base(folder: Path) -> Path:
     return folder
 
 
-def tiny_result(folder: Path, model: Path, base: str, row_format: str, **output: Any) -> Path:
+def tiny_result(
+    folder: Path, model: Path, base: str, row_format: str, lora: LoraConfig = LoraConfig(r=2), **output: Any
+) -> Path:
     """A published adapter that changes the model's answers. base: what the person called the folder `model`."""
     values = {"model": base, "data": {"train": "rows.jsonl"}, "batch": {"micro": 1}}
     config = TrainConfig.model_validate(values)
-    trainable = attach_lora(load_base_model(model, torch.float32, torch.device("cpu")), LoraConfig(r=2), 0, base)
+    trainable = attach_lora(load_base_model(model, torch.float32, torch.device("cpu")), lora, 0, base)
     for name, parameter in trainable.adapter_parameters().items():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

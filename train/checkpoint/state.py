@@ -83,6 +83,7 @@ def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> Non
     """Writes PEFT's two files. Like `save_pretrained`, it drops peft's inner adapter name from the tensors' names."""
     peft_config = copy.copy(model.peft_model.peft_config["default"])  # training may go on during the write
     peft_config.inference_mode = True
+    peft_config.target_modules = sorted(peft_config.target_modules)  # peft has a set, of any order
     peft_config.save_pretrained(str(folder))
     tensors = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})

@@ -92,7 +92,8 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is list:
         return f"a list of {PLURALS.get(arguments[0], 'values')}"
     if origin is tuple and arguments[-1] is Ellipsis:
-        return f"a list of {PLURALS.get(arguments[0], 'values')}"
+        chosen = get_args(arguments[0]) if get_origin(arguments[0]) is Literal else ()
+        return f"a list of {_listed(chosen) or PLURALS.get(arguments[0], 'values')}"
     if origin is tuple:
         return f"a list of {len(arguments)} {PLURALS.get(arguments[0], 'values')}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):

@@ -107,11 +107,12 @@ NAMES: dict[str, str] = {
     "hub_model_id": "`output.deliver` with `type: hub` and `repository`",
     "push_to_hub": "`output.deliver` with `type: hub` and `repository`",
     "push_to_hub_model_id": "`output.deliver` with `type: hub` and `repository`",
-    "merge_lora": "output.merge",
+    "merge_lora": "`output.formats: [adapter, merged]`",
+    "merge": "`output.formats: [adapter, merged]`, which writes a merged model too",
     "resume_from_checkpoint": "no key; give `--resume RUN`, or `gemfleet resume RUN`",
     "auto_resume_from_checkpoints": "no key; give `--resume latest`, or `gemfleet resume RUN`",
     "output_dir": "no key: results lie below $GEMFLEET_HOME/runs; `output.deliver` takes them elsewhere",
-    "export_dir": "no key: `output.merge` writes a merged model into the result",
+    "export_dir": "no key: `output.formats: [adapter, merged]` writes a merged model into the result",
     "logging_dir": "no key: TensorBoard's files lie in the run's folder",
 }
 # Reasons to leave a key out, each with its keys, separated by spaces.

@@ -41,6 +41,11 @@ class SupervisedCrossEntropy:
         loss: Tensor = _InForward.apply(hidden, targets, self)
         return loss
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The head's logits as the loss sees them. hidden: [N, hidden size]. Returns fp32 [N, vocabulary]"""
+        scores = torch.mm(hidden, self.head_weight.T).float()
+        return scores if self.softcap is None else scores.div_(self.softcap).tanh_().mul_(self.softcap)
+
     def losses_and_gradient(
         self, hidden: Tensor, targets: Tensor, wants_gradient: bool
     ) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +27,13 @@ from ..kernels.shared_inputs import share_inputs
 from ..planning import shape_of_config
 from ..planning.mixed_bits import eight_bit_projections
 from .base_check import gemma_config
-from .multimodal import base_model_class
+from .multimodal import VISION_MODULES, base_model_class
 from .starting_adapter import load_adapter
 
 log = logging.getLogger("gemfleet.train")
 
 LEAST_TOKENS = 2  # in a pass: compiled layers have the same code for every length but 1
+EXCLUDED = rf".*{VISION_MODULES[0]}.*"  # from adapters, by a pattern that peft matches with whole names
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -162,9 +162,9 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter
     language_model_of(model).set_attn_implementation(register_packed_attention())
     peft_config = PeftLoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # peft and servers call it an int
         lora_dropout=lora.dropout,
-        target_modules=_as_pattern(lora_targets(model, lora.target_modules)),
+        target_modules=peft_targets(model, lora_targets(model, lora.target_modules)),
         bias="none",
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
@@ -173,6 +173,8 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter
     peft_model = get_peft_model(model, peft_config, autocast_adapter_dtype=True)
     # peft has put the folder of the weights there.
     peft_model.peft_config["default"].base_model_name_or_path = base_name
+    # Servers load the vision tower, whose modules have the same names. It is not here, and peft would warn.
+    peft_model.peft_config["default"].exclude_modules = EXCLUDED if hasattr(model.model, "language_model") else None
     for parameter in peft_model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -203,18 +205,14 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
         checkpoint_layers(model.layers, choices.activation_checkpointing)
 
 
-def _as_pattern(names: list[str]) -> str:
-    """A readable regular expression that matches these module names: the list would bloat `adapter_config.json`."""
-    layered = re.compile(r"(?P<stack>.*\.layers)\.\d+\.(?P<leaf>.+)")
-    stacks: dict[str, set[str]] = {}
-    alone: list[str] = []
-    for name in names:
-        match = layered.fullmatch(name)
-        if match:
-            stacks.setdefault(re.escape(match["stack"]), set()).add(re.escape(match["leaf"]))
-        else:
-            alone.append(re.escape(name))
-    return "|".join([rf"{stack}\.\d+\.(?:{'|'.join(sorted(leaves))})" for stack, leaves in stacks.items()] + alone)
+def peft_targets(model: Any, names: list[str]) -> list[str]:
+    """What peft and servers call these modules: the last parts of the names.
+
+    Full names, if other layers of the language model have modules of the same last parts.
+    """
+    leaves = sorted({name.rpartition(".")[2] for name in names})
+    same = [n for n in lora_targets(model, "all-linear") if n.rpartition(".")[2] in leaves]
+    return leaves if set(same) == set(names) else names
 
 
 def _softcap(config: Any) -> float | None:

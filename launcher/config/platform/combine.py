@@ -111,6 +111,9 @@ def combine_adapters(request: Request, draft: Draft) -> None:
             "peft.target_modules: found `lm_head`, whose weight is tied to the embedding, which a merge "
             "would change, too; leave it out"
         )
+    if request.has("peft.merge_adapter"):
+        formats = ["adapter", "merged"] if request.get("peft.merge_adapter") else ["adapter"]
+        draft.put("output.formats", formats, "peft.merge_adapter")
 
 
 COMBINATIONS: tuple[Callable[[Request, Draft], None], ...] = (

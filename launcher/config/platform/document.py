@@ -23,7 +23,8 @@ run.yaml` writes our own format from it, with the request's key beside each line
 - A global batch is `per_device_train_batch_size` times `gradient_accumulation`, whatever the number of ranks.
 - The result: `adapter_config.json`, `adapter_model.safetensors`, tokenizer files, `special_tokens_map.json`,
   `generation_config.json`, whose ends include `<end_of_turn>`,
-  `checkpoint-<step>/`, `runs/` with TensorBoard events, `README.md` with the loss plot, `training_config.json` in place
+  `comparison.json`, `checkpoint-<step>/`, `runs/` with TensorBoard events, `README.md` with the loss plot,
+  `training_config.json` in place
   of a pickle, and the request itself as `cheetah-fine-tuning-config.json`. No file is a pickle.
 - Addresses of repositories are `https://`, `ssh://` or `user@host:path`. `file://` is taken only below the folders that
   `$GEMFLEET_SOURCE_ROOTS` names (separated by `:`). Credentials come from the SSH agent or, for https, from
@@ -66,6 +67,8 @@ def _default(key: Key) -> str:
 
 
 def _word(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(_word, value))
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 

@@ -78,7 +78,7 @@ def test_a_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multimo
         tiny_tokenizer(tmp_path / "mine")
     else:
         tiny_base(tmp_path / "mine")
-    output = tiny_result(tmp_path / "run", tmp_path / "mine", str(tmp_path / "mine"), "messages", merge=True)
+    output = tiny_result(tmp_path / "run", tmp_path / "mine", str(tmp_path / "mine"), "messages", formats=["merged"])
     names = run_card(output, monkeypatch)
     assert names["model"].generation_config.eos_token_id == [1, END_OF_TURN]
     assert (output / "merged" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
@@ -99,7 +99,7 @@ def test_a_merged_multimodal_model_has_its_processor(tmp_path: Path) -> None:
     Gemma3Processor(Gemma3ImageProcessor(size=size), tokenizer, image_seq_length=4).save_pretrained(model)
     expected = {name for name in ("processor_config.json", "preprocessor_config.json") if (model / name).is_file()}
     assert expected
-    output = tiny_result(tmp_path / "run", model, str(model), "messages", merge=True)
+    output = tiny_result(tmp_path / "run", model, str(model), "messages", formats=["merged"])
     assert {path.name for path in (output / "merged").iterdir()} >= expected
     assert not (output / "processor_config.json").exists()
     assert AutoImageProcessor.from_pretrained(output / "merged").size == AutoImageProcessor.from_pretrained(model).size

@@ -34,7 +34,11 @@ def train_chats(folder: Path, home: Path) -> Path:
         "epochs": 20,
         "checkpoint": {"every": "never"},
     }
-    config = {"train": train, "cluster": {"address": "local", "workers": 1}, "output": {"merge": True}}
+    config = {
+        "train": train,
+        "cluster": {"address": "local", "workers": 1},
+        "output": {"formats": ["adapter", "merged"]},
+    }
     (folder / "chat.yaml").write_text(yaml.safe_dump({**config, "api": {"enabled": False}}))
     process = gemfleet(folder, home, "train", "chat.yaml")
     output, _ = process.communicate(timeout=900)

@@ -144,7 +144,7 @@ def test_the_merged_model_computes_what_base_and_adapter_do(run_folder: Path, tm
     from transformers import AutoModelForCausalLM
 
     run("checkpoints", "latest", "export", "latest", str(tmp_path / "adapter-out"))
-    run("checkpoints", "latest", "export", "8", str(tmp_path / "merged"), "--merged")
+    run("checkpoints", "latest", "export", "8", str(tmp_path / "merged"), "--format", "merged")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "work" / "model", dtype=torch.float32)
     tokens = torch.arange(3, 20).unsqueeze(0)
     plain = base(tokens).logits

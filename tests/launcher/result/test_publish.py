@@ -110,10 +110,10 @@ def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_name(run: Path) 
     assert local["base_model_name_or_path"] == "./model"
 
 
-def test_padding_side_tensorboard_and_merge_do_what_they_say(run: Path) -> None:
+def test_padding_board_and_formats_do_what_they_say(run: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    output = published(run, padding_side="left", tensorboard=False, merge=True)
+    output = published(run, padding_side="left", tensorboard=False, formats=["merged"])
     assert AutoTokenizer.from_pretrained(output).padding_side == "left"
     assert AutoTokenizer.from_pretrained(output / "merged").padding_side == "left"
     assert not (output / "runs").exists()
@@ -148,7 +148,7 @@ def test_a_failure_leaves_the_older_result_whole(run: Path) -> None:
     for path in (run.parent / "model").glob("*.safetensors"):
         path.unlink()
     with pytest.raises(Exception, match=r"has no .*weights"):
-        published(run, merge=True)
+        published(run, formats=["merged"])
     assert (output / "README.md").is_file()
     assert [path.name for path in run.iterdir() if path.name.startswith(".")] == []
 
@@ -162,7 +162,7 @@ def test_secrets_of_the_configuration_are_not_published_and_files_are_the_users_
         path.chmod(0o700 if path.is_dir() else 0o600)  # as a run leaves them
     before = os.umask(0o077)
     try:
-        folder = published(run, merge=True)
+        folder = published(run, formats=["merged"])
     finally:
         os.umask(before)
     assert not any(b"Zx9Qw7Lk2Mn4" in path.read_bytes() for path in folder.rglob("*") if path.is_file())

@@ -58,7 +58,7 @@ def publication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publication:
         "data": public_name(str(config.data.train)),
         "data_report": renamed(f"{config.data.train}: 2 rows.", names),
     }
-    return Publication(run, checkpoint, base, str(base), OutputConfig(merge=True), facts, names)
+    return Publication(run, checkpoint, base, str(base), OutputConfig(formats=("merged",)), facts, names)
 
 
 def leaks(folder: Path, *words: str) -> list[str]:
@@ -104,19 +104,23 @@ def test_what_a_source_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (tmp_path / "google" / "gemma").mkdir(parents=True)
     cached = f"{tmp_path}/hub/models--google--gemma-3-1b-it/snapshots/abc"
     names = {
-        "demo": ("demo", "./gemma-3-270m"),
+        "demo": ("demo", "google/gemma-3-270m"),
         "google/gemma-3-1b-it": ("google/gemma-3-1b-it", "google/gemma-3-1b-it"),
         "google/gemma": ("gemma", "./gemma"),  # there is a folder of that name here
         "~/models/mine": ("mine", "./mine"),
         "./mine": ("mine", "./mine"),
         cached: ("google/gemma-3-1b-it", "google/gemma-3-1b-it"),
         "git+git@host:group/m.git#main": ("git+git@host:group/m.git#main", "git+git@host:group/m.git#main"),
+        "git+https://huggingface.co/google/gemma-3-1b-it#main": (
+            "git+https://huggingface.co/google/gemma-3-1b-it#main",
+            "google/gemma-3-1b-it",
+        ),
         "git+file:///srv/alice/m.git#main": ("m.git", "./m.git"),
         "s3://bucket/m": ("s3://bucket/m", "s3://bucket/m"),
     }
     assert {source: (public_name(source), base_reference(source)) for source in names} == names
     hub = [source for source in names if is_hub_id(base_reference(source))]
-    assert hub == ["google/gemma-3-1b-it", cached]
+    assert hub == ["demo", "google/gemma-3-1b-it", cached, "git+https://huggingface.co/google/gemma-3-1b-it#main"]
 
 
 def test_a_name_is_not_found_inside_another() -> None:

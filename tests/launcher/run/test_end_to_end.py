@@ -47,7 +47,8 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: str) -> None:
     tracked = f"trackers=[{{type: mlflow, uri: 'file://{home}/mlflow'}}]"
-    output = ends(start(workplace, home, ray_address, overrides=(tracked,) if find_spec("mlflow") else ()))
+    overrides = ("output.formats=[merged]", *((tracked,) if find_spec("mlflow") else ()))
+    output = ends(start(workplace, home, ray_address, overrides=overrides))
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
     folder = home / "runs" / run.id
@@ -72,6 +73,7 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     check_names(folder / "output", workplace, home)
     check_data(folder)
     check_tracker(folder)
+    check_comparison(folder / "output", output)
     again = ends(gemfleet(workplace, home, "resume", "latest"))
     assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
 
@@ -113,6 +115,16 @@ def check_data(folder: Path) -> None:
     assert [span.supervised for span in first.spans] == [False, True]
     assert first.spans[1].text.startswith("answer ")
     assert len(view.examples) == 4
+
+
+def check_comparison(published: Path, output: str) -> None:
+    """Adapter and merged model were loaded from their files in an actor, and answered as the loop would have."""
+    found = json.loads((published / "comparison.json").read_text())
+    assert [(form["form"], form["equal"]) for form in found["forms"]] == [("adapter", 4), ("merged", 4)]
+    assert all(0 <= form["difference"] < form["bound"] for form in found["forms"])
+    assert (found["prompts"], found["source"], found["dtype"]) == (4, "the evaluation set", "float32")
+    assert "compared with the training loop in float32: adapter: logits differ by up to" in output
+    assert "the merged model, by transformers: equal answers | 4 of 4 |" in (published / "README.md").read_text()
 
 
 def check_names(published: Path, workplace: Path, home: Path) -> None:

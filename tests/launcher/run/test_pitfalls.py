@@ -112,8 +112,8 @@ def test_the_string_none_is_no_backend() -> None:
 
 def test_strings_mean_what_they_say() -> None:
     """`"false"` is not true because it is a text that is not empty."""
-    assert "merge" not in converted(peft__merge_adapter="None").get("output", {})
-    assert converted(peft__merge_adapter="false")["output"]["merge"] is False
+    assert "formats" not in converted(peft__merge_adapter="None").get("output", {})
+    assert converted(peft__merge_adapter="false")["output"]["formats"] == ["adapter"]
     assert convert(changed(train__unsloth="false")).problems == ()
     assert convert(changed(train__unsloth="true")).problems != ()
 

@@ -106,8 +106,9 @@ PEFT_KEYS = (
     Key(
         "peft.merge_adapter",
         "whether a merged model is wanted too",
-        "output.merge",
+        "output.formats",
         Flag(),
-        "writes the base with the adapter added, besides the adapter",
+        "true adds `merged`: the base with the adapter added, besides the adapter",
+        how="together",
     ),
 )

@@ -98,7 +98,7 @@ EFFECTS: list[tuple[dict[str, Any], str, Any]] = [
     ({"peft__target_modules": "q_proj, v_proj"}, "train.lora.target_modules", ["q_proj", "v_proj"]),
     ({"peft__quantization": "int8"}, "train.quantization", "int8"),
     ({"peft__quantization": "None"}, "train.quantization", None),
-    ({"peft__merge_adapter": "true"}, "output.merge", True),
+    ({"peft__merge_adapter": "true"}, "output.formats", ["adapter", "merged"]),
     ({"train__num_train_epochs": 3}, "train.epochs", 3.0),
     ({"train__learning_rate": "1e-4"}, "train.optim.learning_rate", 1e-4),
     ({"train__scheduler": "cosine"}, "train.optim.schedule", "cosine"),

@@ -1,0 +1,206 @@
+"""Compares what is published with what was trained: the same prompts through the loop's forward and through each form.
+
+A form is a way in which a stranger loads the result: the base with the adapter by peft, or the merged model. One model
+is in memory at a time. The adapter answers greedily first. The loop then scores that answer in one packed pass, which
+says what it would have answered: a greedy answer is the loop's own as long as each of its tokens is the loop's best.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config.schema import Quantization, TrainConfig
+from ..device.abilities import DeviceFacts, choose_dtype, current_device
+from ..interfaces import PackedRows
+from ..quiet import without_bars
+from .base_check import gemma_config
+from .comparison import BOUNDS, Comparison, Scored, Tokens, beside
+from .gemma import TrainableModel, attach_lora, load_base_model
+from .weight_files import stored_tensors
+
+BATCH = 8  # prompts that are answered at once
+ANSWER_TOKENS = 32  # of a greedy answer; logits are compared where the last so many tokens are predicted
+PROMPT_TOKENS = 1024  # a longer prompt is compared by its beginning; Gemma 3's window has 512 or 1,024 tokens
+
+
+@without_bars()
+def compare_published(
+    base: Path,
+    trained: Path,
+    published: Path,
+    merged: Path | None,
+    config: TrainConfig,
+    prompts: Sequence[Tokens],
+    source: str,
+    local_rank: int = 0,
+) -> Comparison:
+    """Compares the published forms with the training loop on these prompts.
+
+    base: the checked model folder; trained: the checkpoint; published: the folder of the adapter; merged: None: no such
+    source: what the prompts are from, in words
+    Raises what loading raises, and an error of `is_out_of_memory` where a model does not fit.
+    """
+    facts = current_device(local_rank)
+    asked = [tuple(prompt[:PROMPT_TOKENS]) for prompt in prompts]
+    dtype = choose_dtype(config.precision, facts)
+    model, other = load_adapter(base, published, dtype, facts.device, config.quantization)
+    adapter = scored_by(model, asked)
+    del model
+    texts = [prompt + answer for prompt, answer in zip(asked, adapter.answers, strict=True)]
+    loop = loop_logits(base, trained, config, facts, texts)
+    forms = [beside("adapter", adapter, adapter.answers, loop, BOUNDS[dtype])]
+    if merged is not None:
+        _free()
+        bound = None if config.quantization != "none" else max(BOUNDS[dtype], BOUNDS[stored_dtype(merged)])
+        scored = scored_by(_loaded(merged, dtype, facts.device).eval(), asked, texts)
+        forms.append(beside("merged", scored, adapter.answers, loop, bound))
+    tokens = sum(map(len, texts)) - sum(map(len, asked))
+    return Comparison(len(asked), source, tokens, str(dtype).removeprefix("torch."), tuple(forms), other)
+
+
+def load_adapter(
+    base: Path, published: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization
+) -> tuple[Any, str]:
+    """The base with the published adapter, as the card's code loads it, and a sentence if peft took another adapter.
+
+    A quantised base is loaded as in training.
+    """
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import GenerationConfig
+
+    if quantization == "none":
+        model = _loaded(base, dtype, device)
+    else:
+        model = load_base_model(base, dtype, device, quantization)
+    model.generation_config = GenerationConfig.from_pretrained(published)
+    model = PeftModel.from_pretrained(model, str(published)).eval()
+    loaded = {n.replace(".default.", "."): p for n, p in model.named_parameters() if ".lora_" in n}
+    return model, _unlike(load_file(published / "adapter_model.safetensors"), loaded)
+
+
+def _unlike(written: dict[str, Tensor], loaded: dict[str, Any]) -> str:
+    unknown, missing = sorted(set(written) - set(loaded)), sorted(set(loaded) - set(written))
+    changed = [
+        name for name in sorted(set(written) & set(loaded)) if not written[name].equal(loaded[name].cpu().float())
+    ]
+    for names, what in (
+        (unknown, "that peft finds no module for"),
+        (missing, "less than peft looks for"),
+        (changed, "that peft loads with other values"),
+    ):
+        if names:
+            return f"the published adapter has {len(names)} of {len(loaded)} tensors {what}, the first is {names[0]}"
+    return ""
+
+
+def _loaded(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
+    """A whole model by transformers, also with its vision tower."""
+    from transformers import AutoModelForCausalLM
+
+    config = gemma_config(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, config=config, dtype=dtype, use_safetensors=True).to(device)
+
+
+def _free() -> None:
+    """Gives back the memory of the model before."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def stored_dtype(folder: Path) -> torch.dtype:
+    """The coarsest kind of numbers among a model's weights."""
+    kinds = {tensor.dtype for tensor in stored_tensors(folder).values()}
+    return torch.bfloat16 if "BF16" in kinds else torch.float16 if "F16" in kinds else torch.float32
+
+
+@torch.inference_mode()
+def scored_by(model: Any, prompts: Sequence[Tokens], texts: Sequence[Tokens] | None = None) -> Scored:
+    """The greedy answers of a model as transformers generates them, and its logits on `texts`.
+
+    texts: each prompt with an answer; None: with this model's own
+    """
+    batches = [prompts[first : first + BATCH] for first in range(0, len(prompts), BATCH)]
+    answers = [answer for batch in batches for answer in _answers(model, batch)]
+    texts = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)] if texts is None else texts
+    logits = []
+    for text in texts:
+        ids = torch.tensor([text], device=model.device)
+        rows = model(input_ids=ids, logits_to_keep=compared(text) + 1, use_cache=False).logits[0, :-1]
+        logits.append(rows.float().cpu())
+    return Scored(answers, logits)
+
+
+def _answers(model: Any, prompts: Sequence[Tokens]) -> list[Tokens]:
+    """The greedy answers to a batch of prompts, each to its end. Prompts are padded on the left."""
+    longest = max(map(len, prompts))
+    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+        mask[row, longest - len(prompt) :] = 1
+    output = model.generate(
+        input_ids=ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=ANSWER_TOKENS,
+        do_sample=False,
+        top_k=None,
+        top_p=None,
+        pad_token_id=0,
+    )
+    ends = model.generation_config.eos_token_id
+    stops = set(ends if isinstance(ends, list) else [ends])
+    return [_to_its_end(row, stops) for row in output[:, longest:].tolist()]
+
+
+def _to_its_end(tokens: Sequence[int], stops: set[int | None]) -> Tokens:
+    end = next((at + 1 for at, token in enumerate(tokens) if token in stops), len(tokens))
+    return tuple(tokens[:end])
+
+
+def compared(text: Tokens) -> int:
+    """How many tokens of a text are predicted where logits are compared: its last ones, with the whole answer."""
+    return min(ANSWER_TOKENS, len(text) - 1)
+
+
+@torch.inference_mode()
+def loop_logits(
+    base: Path, trained: Path, config: TrainConfig, facts: DeviceFacts, texts: Sequence[Tokens]
+) -> list[Tensor]:
+    """The logits of the training loop where the last tokens of each text are predicted: fp32 [tokens, vocabulary] each.
+
+    All texts are documents of one packed pass, as in training.
+    """
+    _free()
+    dtype = choose_dtype(config.precision, facts)
+    model = load_base_model(base, dtype, facts.device, config.quantization)
+    trainable = attach_lora(model, config.lora, config.seed, str(base))
+    _take_trained(trainable, trained)
+    counts = [compared(text) for text in texts]
+    supervised = [np.arange(len(text)) >= len(text) - count for text, count in zip(texts, counts, strict=True)]
+    rows = PackedRows(
+        np.concatenate([np.array(text, np.int32) for text in texts]),
+        np.concatenate(supervised),
+        np.array([len(text) for text in texts], np.int32),
+        np.array([len(texts)], np.int32),
+    )
+    inputs = trainable.inputs_of(rows)
+    hidden = trainable.hidden_states(inputs).index_select(0, inputs.predicting)
+    return [trainable.criterion.logits(part).cpu() for part in hidden.split(counts)]
+
+
+def _take_trained(trainable: TrainableModel, checkpoint: Path) -> None:
+    from safetensors.torch import load_file
+
+    saved = load_file(checkpoint / "adapter_model.safetensors")
+    for name, parameter in trainable.adapter_parameters().items():
+        parameter.data.copy_(saved[name.replace(".default.", ".")])
+    trainable.peft_model.eval()
