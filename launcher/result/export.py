@@ -13,8 +13,8 @@ from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.private import as_the_user_has_it
 
+from .card.model_card import MERGED_FOLDER
 from .gguf import GGUF_FILE, check_converter, write_gguf
-from .model_card import MERGED_FOLDER
 from .publish import Publication, copy_adapter, write_merged
 
 

@@ -20,10 +20,10 @@ from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
 
+from .card.loss_plot import loss_plot
+from .card.model_card import COMPARISON_FILE, MERGED_FOLDER, CardFacts, model_card
 from .chosen import Picked
 from .gguf import GGUF_FILE, write_gguf
-from .loss_plot import loss_plot
-from .model_card import COMPARISON_FILE, MERGED_FOLDER, CardFacts, model_card
 from .prompt_format import kept_format
 from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor

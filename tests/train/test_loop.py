@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.launcher.result.model_card import _settings
+from gemfleet.launcher.result.card.model_card import _settings
 from gemfleet.train.checkpoint.lineage import Lineage
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import example_digests, run_digest

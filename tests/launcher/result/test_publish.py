@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from gemfleet.launcher.config.schema import OutputConfig
-from gemfleet.launcher.result.loss_plot import loss_plot
+from gemfleet.launcher.result.card.loss_plot import loss_plot
 from gemfleet.launcher.result.publish import REQUEST_FILE, Publication, publish
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
 from gemfleet.train.config.schema import LoraConfig, TrainConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .public_names import DEMO_ORIGIN, base_reference, is_hub_id, is_local
+from gemfleet.launcher.result.public_names import DEMO_ORIGIN, base_reference, is_hub_id, is_local
 
 QUESTION = "What can you tell me about the sea?"
 FORMATS = {

@@ -12,13 +12,13 @@ from typing import Any
 
 import yaml
 from gemfleet.cluster.redaction import redact_text
+from gemfleet.launcher.result.chosen import Chosen
+from gemfleet.launcher.result.prompt_format import PromptFormat
+from gemfleet.launcher.result.public_names import base_reference, is_hub_id, public_name
 from gemfleet.train.config.data_section import listed
 from gemfleet.train.data.shapes.choice import CHATS
 
-from .card_usage import usage
-from .chosen import Chosen
-from .prompt_format import PromptFormat
-from .public_names import base_reference, is_hub_id, public_name
+from .usage import usage
 
 EVAL_SET = re.compile(r"eval_(.+)_loss")  # of an entry in the history: the loss of one of several evaluation sets
 ENDED = {

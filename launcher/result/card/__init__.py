@@ -1,0 +1,1 @@
+"""Writes the published folder's README.md, and the picture of losses in it."""
