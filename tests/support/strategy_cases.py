@@ -105,8 +105,8 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     strategy = build_strategy(config)
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
     base = strategy.load_base(Path(model_folder), dtype, torch.device(device))
-    beginning = None if config.adapter is None else Path(config.adapter)
-    model = attach_lora(base, config.lora, config.seed, "tiny", beginning)
+    start = None if config.adapter is None else Path(config.adapter)
+    model = attach_lora(base, config.lora, config.seed, "tiny", start)
     checkpoint_layers(model.layers, config.recomputation)
     reporter = FolderReporter(Path(folder))
     trainer = Trainer(config, model, strategy, source, reporter, rank, work)
