@@ -93,7 +93,7 @@ class Answerer:
         from transformers import StoppingCriteriaList
 
         ids = torch.tensor([self._asking.ids(messages)], device=self._device)
-        self._stop, failures = Event(), list[BaseException]()
+        self._stop, failures = Event(), list[Exception]()
         stop = self._stop
         streamer = TextOfTokens(self._tokenizer)
         options = self._options(sampling) | {
@@ -121,13 +121,13 @@ class Answerer:
         return {"generation_config": settings, "tokenizer": self._tokenizer}
 
     @torch.inference_mode()
-    def _generate(self, options: dict[str, Any], sampling: Sampling, base: bool, failures: list[BaseException]) -> None:
+    def _generate(self, options: dict[str, Any], sampling: Sampling, base: bool, failures: list[Exception]) -> None:
         try:
             torch.manual_seed(sampling.seed) if sampling.seed is not None else torch.seed()
             with self._model.disable_adapter() if base else nullcontext():
                 output = self._model.generate(**options)
             self.ended = len(output[0]) - options["input_ids"].shape[1] < sampling.max_new_tokens
-        except BaseException as error:  # it is raised where the answer is read
+        except Exception as error:  # it is raised where the answer is read
             failures.append(error)
             options["streamer"].end()
 
