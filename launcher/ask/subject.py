@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from gemfleet.cluster.checkpoint_store.manifest import least
 from gemfleet.cluster.checkpoint_store.shelf import Shelf
 from gemfleet.cluster.errors import StoreError
 from gemfleet.launcher.config.load import load_config
+from gemfleet.launcher.result.chosen import METRIC
 from gemfleet.launcher.result.export import verified_checkpoint
 from gemfleet.launcher.result.prompt_format import PromptFormat, kept_format
 from gemfleet.launcher.runs.checkpoints import shelf_of
@@ -71,10 +73,10 @@ def wanted_step(shelf: Shelf, run_id: str, step: str | None) -> int | None:
     if step in (None, "last"):
         return None
     if step == "best":
-        measured = [found for found in shelf.manifests() if "eval_loss" in found.metrics]
-        if not measured:
+        best = least(shelf.manifests(), METRIC)
+        if best is None:
             raise StoreError(f"{run_id} has no checkpoint that was evaluated, so none is the best; give --step last")
-        return min(measured, key=lambda found: found.metrics["eval_loss"]).step
+        return best.step
     if not step or not step.isdecimal():
         raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
     return int(step)

@@ -27,7 +27,8 @@ def publish(
     """Make the result of a run that has ended again, from any of its whole checkpoints and without a cluster.
 
     Use it to publish another checkpoint, or for a run that failed after it had trained. The new result replaces the
-    old one when it is whole. `gemfleet push` delivers it.
+    old one when it is whole. It is not compared with the training loop, for which a run uses its cluster. `gemfleet
+    push` delivers it.
 
     Examples:
 
