@@ -44,7 +44,7 @@ def publish(
     from gemfleet.cluster.registry.event_kinds import EventKind
     from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.result.again import publication_again
-    from gemfleet.launcher.result.chosen import pick
+    from gemfleet.launcher.result.chosen import asked_checkpoint, pick
     from gemfleet.launcher.result.publish import has_answers
     from gemfleet.launcher.result.publish import publish as write
     from gemfleet.launcher.runs.checkpoints import shelf_of
@@ -56,7 +56,7 @@ def publish(
     found = registry.find_run(run)
     refuse_running(found)
     folder = run_folder(found.id)
-    asked = load_config(folder / RESOLVED_FILE).output.checkpoint if step is None else checked_step(step)
+    asked = load_config(folder / RESOLVED_FILE).output.checkpoint if step is None else asked_checkpoint(step)
     with closing(DriverLock(folder, wait_seconds=0.0)), shelf_of(folder) as shelf:
         picked, damaged = pick(shelf, asked)
         publication = publication_again(folder, picked, late_facts(registry, found.id, picked), model)
@@ -71,17 +71,6 @@ def publish(
     if (folder / "predictions").is_dir() and not has_answers(publication):
         typer.echo("answers and metrics of the run are of another checkpoint and are left out")
     typer.echo(f"published {chosen.reason}\nadapter: {output}")
-
-
-def checked_step(step: str) -> Any:
-    """`best`, `last`, or the number of a step. Raises UserError for anything else."""
-    from gemfleet.train.errors import UserError
-
-    if step in ("best", "last"):
-        return step
-    if not step.isdecimal():
-        raise UserError(f"--step is {step!r}; give a number of steps, best or last")
-    return int(step)
 
 
 def late_facts(registry: RunRegistry, run_id: str, picked: Picked) -> dict[str, Any]:

@@ -51,9 +51,6 @@ def publication_again(
     Raises UserError where the base cannot be found or is another one than the checkpoint's.
     """
     config = load_config(run_folder / RESOLVED_FILE)
-    had = kept(run_folder).get("model")
-    if model is None and had is not None and Path(had).is_dir():
-        model = had
     made = adapter_publication(run_folder, picked.folder, model)
     refuse_another_base(made, picked.folder)
     facts = {**made.facts, **kept(run_folder).get("facts", {}), **late}
@@ -62,13 +59,23 @@ def publication_again(
 
 
 def adapter_publication(run_folder: Path, checkpoint: Path, model: str | None = None) -> Publication:
-    """A checkpoint with its base. Finds the base as a new launch of the run would, unless `model` says where it is."""
-    config = with_launch_paths(load_config(run_folder / RESOLVED_FILE), launch_folder(run_folder))
-    train, asked = config.train, load_config(run_folder / RESOLVED_FILE).train
+    """A checkpoint with its base. model: a folder or hub id of the base; None: see `base_of_run`"""
+    config = load_config(run_folder / RESOLVED_FILE)
+    train, asked = with_launch_paths(config, launch_folder(run_folder)).train, config.train
     names = written_names(train, train) | written_names(asked, asked)
     facts = {"format": train.data.format, "chat_template": train.data.chat_template}
-    source = model or fetch_source(train.model, gemfleet_home() / "cache" / "repositories")
-    return Publication(run_folder, checkpoint, resolve_model_folder(source), train.model, OutputConfig(), facts, names)
+    base = resolve_model_folder(model or base_of_run(run_folder))
+    return Publication(run_folder, checkpoint, base, train.model, OutputConfig(), facts, names)
+
+
+def base_of_run(run_folder: Path) -> str:
+    """What names a run's base on this machine: the folder that the run had, or a copy of its remote source, else as
+    the configuration names it, see `resolve_model_folder`."""
+    had = kept(run_folder).get("model")
+    if had is not None and Path(had).is_dir():
+        return str(had)
+    config = with_launch_paths(load_config(run_folder / RESOLVED_FILE), launch_folder(run_folder))
+    return fetch_source(config.train.model, gemfleet_home() / "cache" / "repositories")
 
 
 def with_launch_paths(config: LaunchConfig, launched: Path) -> LaunchConfig:
