@@ -35,10 +35,13 @@ def keep(run_folder: Path, facts: Mapping[str, Any]) -> None:
     write_durably(run_folder / KEPT_FILE, content.encode())
 
 
-def median_speed(steps: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens per second over the records of a run's steps; None without any."""
+def late_facts(steps: Sequence[Mapping[str, Any]], device: str | None, state: str) -> dict[str, Any]:
+    """What the card says of how training went: its device, median tokens per second, and the run's state.
+
+    steps: the records of all steps
+    """
     rates = [record["tokens_per_second"] for record in steps]
-    return float(statistics.median(rates)) if rates else None
+    return {"device": device, "tokens_per_second": float(statistics.median(rates)) if rates else None, "state": state}
 
 
 def publication_again(
@@ -46,7 +49,7 @@ def publication_again(
 ) -> Publication:
     """The publication of a checkpoint, as the run itself would make it.
 
-    late: facts for the card that are known only after training
+    late: see `late_facts`
     model: a folder or hub id of the base; None: where the run had it, or from its source
     Raises UserError where the base cannot be found or is another one than the checkpoint's.
     """
