@@ -130,7 +130,7 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
     assert "there is no question" in error("latest")
     assert "no run" in error("two", TEXT)
     assert "give a number of steps, `best` or `last`" in error("latest", TEXT, "--step", "first")
-    assert "has no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
+    assert "there is no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
     assert "neither the folder of a run nor an adapter" in error(str(tmp_path / "model"), TEXT)
     other = tmp_path / "other"
     from support.tiny_model import save_tiny_gemma3
