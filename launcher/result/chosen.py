@@ -20,8 +20,10 @@ METRIC = "eval_loss"
 
 def asked_checkpoint(step: str) -> PublishedStep:
     """What a person gives as `--step`. Raises UserError unless it is `best`, `last` or a number of steps."""
-    if step == "best" or step == "last":
-        return step
+    if step == "best":
+        return "best"
+    if step == "last":
+        return "last"
     if not step.isdecimal():
         raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
     return int(step)
