@@ -12,14 +12,17 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config.schema import TrainConfig
 from .errors import NonFiniteLossError, UserError
+
+if TYPE_CHECKING:
+    from .step.outcome import TrainResult
 
 EXAMPLES = """examples:
   python -m train examples/demo.yaml
@@ -66,6 +69,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
     from .model.base_check import check_base, load_tokenizer
     from .model.resolve import check_context, embedding_rows, resolve_model_folder
     from .model.weight_files import beside_note
+    from .step.early_stopping import refuse_unknown_metric
     from .worker import run_training
 
     ranks_on_node, local_rank = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0"))
@@ -89,9 +93,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),
         )
-    problem = None if config.early_stopping is None else config.early_stopping.problem(source.eval_sets)
-    if problem:
-        raise UserError(problem)
+    refuse_unknown_metric(config, source.eval_sets)
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)
@@ -111,17 +113,17 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             adapter,
         )
     if rank == 0:
-        losses = (
-            f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
-        )
-        where = f"adapter: {reporter.checkpoint_folder(result.steps)}" if result.steps else "nothing was trained"
-        if (
-            result.best_step
-            and result.best_step < result.steps
-            and reporter.checkpoint_folder(result.best_step).is_dir()
-        ):
-            where += f"; the best by evaluation loss: {reporter.checkpoint_folder(result.best_step)}"
-        print(*filter(None, [result.stopped_early, f"{result.steps} steps; {losses}{where}"]), sep="\n")
+        print(*filter(None, [result.stopped_early, _ended(result, reporter.checkpoint_folder)]), sep="\n")
+
+
+def _ended(result: TrainResult, folder_of: Callable[[int], Path]) -> str:
+    """How training ended, and where its adapter is. folder_of: of the checkpoint of a step, which may not exist"""
+    losses = f"evaluation loss {result.eval_loss_before:.4f} -> {result.eval_loss:.4f}; " if result.eval_loss else ""
+    where = f"adapter: {folder_of(result.steps)}" if result.steps else "nothing was trained"
+    best = result.best_step
+    if best and best < result.steps and folder_of(best).is_dir():
+        where += f"; the best by evaluation loss: {folder_of(best)}"
+    return f"{result.steps} steps; {losses}{where}"
 
 
 def starting_adapter(config: TrainConfig, model_folder: Path) -> Path | None:

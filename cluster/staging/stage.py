@@ -93,6 +93,17 @@ def stage_folder(
     return replace(staged, seconds=time.monotonic() - started)
 
 
+def bring_folder(folder: Path, cache_root: str, node: str) -> str:
+    """The folder's path on one node, to which it is brought unless it is this one. Arguments, errors: `stage_folder`"""
+    import ray
+
+    folder = folder.resolve()
+    if node == ray.get_runtime_context().get_node_id():
+        return str(folder)
+    files = list_files(folder)
+    return send_folder(folder, files, str(Path(cache_root) / content_hash(files)), [node], also_at=folder).folders[node]
+
+
 def send_folder(
     folder: Path,
     files: Sequence[StagedFile],

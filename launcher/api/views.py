@@ -17,6 +17,7 @@ from gemfleet.cluster.registry.registry_reader import RegistryReader
 from gemfleet.cluster.registry.run_registry import Run, RunState
 from gemfleet.launcher.data_view.view import DataView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
+from gemfleet.launcher.runs.registry import early_end_of, published_of
 from gemfleet.launcher.runs.sweeps import sweep_of
 from gemfleet.launcher.tracking.state import TrackerState, tracker_states
 from gemfleet.train.config.precision import describe_precision
@@ -91,7 +92,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
     step, evaluation = reader.latest_metrics(run.id, "step"), reader.latest_metrics(run.id, "eval")
     batch = reader.last_event(run.id, *BATCH_EVENTS)
     strategy = reader.last_event(run.id, EventKind.STRATEGY)
-    published = reader.last_event(run.id, EventKind.PUBLISHED)
+    early, published = early_end_of(reader, run), published_of(reader, run.id)
     figures = reader.end_figures(run.id)
     known = redact({**(step or {}), **figures})
     throughput = {figure.name: known.get(figure.name) for figure in THROUGHPUT}
@@ -108,21 +109,14 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         ranks=[rank_view(row) for row in reader.ranks(run.id)],
         last_checkpoint=last_whole_checkpoint(reader, run.id, folder, prefix),
         checkpoint_totals=checkpoint_totals(reader, run.id),
-        stopped_early=stopped_early(reader, run),
-        published=redact_text(published["data"]["reason"]) if published else None,
+        stopped_early=redact_text(early) if early else None,
+        published=redact_text(published) if published else None,
         trackers=[tracker_view(state) for state in tracker_states(folder)],
         restarts=reader.restarts(run.id),
         events_url=f"{prefix}/events",
         metrics_url=f"{prefix}/metrics",
         checkpoints_url=f"{prefix}/checkpoints",
     )
-
-
-def stopped_early(reader: RegistryReader, run: Run) -> str | None:
-    """Why a run that succeeded ended before its last step."""
-    event = reader.last_event(run.id, EventKind.RESULT) if run.state is RunState.SUCCEEDED else None
-    sentence = event["data"].get("stopped_early") if event else None
-    return redact_text(sentence) if sentence else None
 
 
 def waiting_for(reader: RegistryReader, run: Run) -> str | None:

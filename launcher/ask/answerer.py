@@ -13,7 +13,8 @@ from typing import Any, Protocol
 
 import psutil
 import torch
-from gemfleet.launcher.result.tokenizer_files import generation_config
+from gemfleet.launcher.result.tokenizer_files import GENERATION_FILE, generation_config
+from gemfleet.train.checkpoint.state import ADAPTER_FILE
 from gemfleet.train.data.shapes.conversation import Message
 from gemfleet.train.data.templates.asking import Asking
 from gemfleet.train.data.templates.gemma import TURN_START
@@ -28,9 +29,8 @@ from gemfleet.train.quiet import without_bars
 from safetensors import safe_open
 
 from .streaming import TextOfTokens, tidied
-from .subject import ADAPTER, Subject
+from .subject import Subject
 
-GENERATION_FILE = "generation_config.json"
 GREEDY = {"do_sample": False, "top_k": None, "top_p": None, "temperature": None}
 GIB = 2**30
 
@@ -77,7 +77,6 @@ class Answerer:
         self._asking = Asking(self._tokenizer, template, subject.prompts.ending if subject.prompts else "")
         self._end = answer_end(self._tokenizer, template or "gemma")
         self._settings = _settings(subject, self._end)
-
         self._stop = Event()
 
     @property
@@ -167,7 +166,7 @@ def _adapted(base: Any, subject: Subject) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft only warns of tensors that have no place
             model = PeftModel.from_pretrained(base, str(subject.adapter))
-        with safe_open(subject.adapter / ADAPTER, framework="pt") as stored:
+        with safe_open(subject.adapter / ADAPTER_FILE, framework="pt") as stored:
             if odd := set(stored.keys()) ^ set(get_peft_model_state_dict(model, save_embedding_layers=False)):
                 raise ValueError(f"only one of them has {min(odd)}")
         return model

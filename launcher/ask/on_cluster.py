@@ -13,20 +13,20 @@ import ray
 import ray.exceptions
 from gemfleet.cluster.errors import ClusterError, ResourcesUnavailable
 from gemfleet.cluster.inventory import Node, list_nodes, only_on
-from gemfleet.cluster.staging.stage import send_folder
-from gemfleet.cluster.staging.staged_files import CHUNK_BYTES, content_hash, list_files
+from gemfleet.cluster.staging.stage import bring_folder
 from gemfleet.launcher.config.cluster import ClusterConfig
+from gemfleet.launcher.result.predict import ADAPTER_FILES
 from gemfleet.launcher.result.tokenizer_files import GENERATION_FILE, TOKENIZER_FILES
 from gemfleet.launcher.run.connect import address_of, connected
-from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.home import cache_folder
 from gemfleet.train.data.shapes.conversation import Message
 from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.errors import UserError, first_line
 
 from .answerer import Answerer, Sampling
-from .subject import ADAPTER, ADAPTER_CONFIG, Subject
+from .subject import Subject
 
-FILES = (ADAPTER_CONFIG, ADAPTER, GENERATION_FILE, *TOKENIZER_FILES)
+FILES = (*ADAPTER_FILES, GENERATION_FILE, *TOKENIZER_FILES)
 
 
 class AnsweringNode:
@@ -79,7 +79,7 @@ def answers_on_cluster(subject: Subject, address: str | None) -> Iterator[Answer
     with connected(config):
         node = choose_node(list_nodes())
         on_gpu = node.free_gpus >= 1
-        placed = replace(subject, base=Path(_staged(subject.base, node)))
+        placed = replace(subject, base=Path(bring_folder(subject.base, str(cache_folder("staged")), node.id)))
         options = {"num_cpus": 0 if on_gpu else 1, "num_gpus": int(on_gpu), "max_concurrency": 2, **only_on(node.id)}
         actor = ray.remote(AnsweringNode).options(**options).remote()
         try:
@@ -104,15 +104,6 @@ def choose_node(nodes: Sequence[Node]) -> Node:
     if not usable:
         raise ResourcesUnavailable("no node has a free GPU or CPU to answer with; wait, or leave out --cluster")
     return max(usable, key=lambda node: (node.free_gpus, node.free_cpus))
-
-
-def _staged(base: Path, node: Node) -> str:
-    """The base's folder on the node, which is brought there if it is not on this machine's own."""
-    if node.id == ray.get_runtime_context().get_node_id():
-        return str(base)
-    files = list_files(base, CHUNK_BYTES)
-    target = str(gemfleet_home() / "cache" / "staged" / content_hash(files))
-    return send_folder(base, files, target, [node.id], also_at=base).folders[node.id]
 
 
 def _value(reference: Any) -> Any:

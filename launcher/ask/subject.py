@@ -10,21 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from gemfleet.cluster.checkpoint_store.manifest import least
-from gemfleet.cluster.checkpoint_store.shelf import Shelf
-from gemfleet.cluster.errors import StoreError
-from gemfleet.launcher.config.load import load_config
-from gemfleet.launcher.result.chosen import METRIC
-from gemfleet.launcher.result.export import verified_checkpoint
+from gemfleet.launcher.result.again import base_of_run
+from gemfleet.launcher.result.chosen import asked_checkpoint, pick
 from gemfleet.launcher.result.prompt_format import PromptFormat, kept_format
 from gemfleet.launcher.runs.checkpoints import shelf_of
-from gemfleet.launcher.runs.folder import RESOLVED_FILE, launch_folder
+from gemfleet.launcher.runs.folder import RESOLVED_FILE
 from gemfleet.launcher.sources.fetch import is_remote
+from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
 from gemfleet.train.config.schema import Quantization
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import resolve_model_folder
+from gemfleet.train.model.starting_adapter import ADAPTER_CONFIG_FILE
 
-ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FRONT_MATTER = "---\n"
 
 
@@ -50,66 +47,43 @@ class Subject:
 def open_subject(folder: Path, step: str | None, model: str | None) -> Iterator[Subject]:
     """The subject, whose files stay while the block runs.
 
-    folder: of a run, or of an adapter; step: a number, `best` or `last` of a run, None: the published step, else the
-    newest; model: the base, None: the one that the training names
+    folder: of a run, or of an adapter; model: the base, None: the one that the training names
+    step:   of a run: a number, `best` or `last`, see `pick`; None: the published step, else the last
     Raises UserError or StoreError for a checkpoint or a base that is not there.
     """
-    if (folder / ADAPTER_CONFIG).is_file():
+    if (folder / ADAPTER_CONFIG_FILE).is_file():
         if step is not None:
             raise UserError(f"--step is {step}, but {folder} is one adapter; leave it out, or name a run")
         yield _subject(folder.resolve().name, folder, model or _base_of_adapter(folder), _card_format(folder))
         return
-    base, prompts, published = model or _base_of_run(folder), kept_format(folder), folder / "output"
-    if step is None and (published / ADAPTER_CONFIG).is_file():
+    if not (folder / RESOLVED_FILE).is_file():
+        raise UserError(f"{folder} is neither the folder of a run nor an adapter: it has no {ADAPTER_CONFIG_FILE}")
+    base, prompts, published = model or base_of_run(folder), kept_format(folder), folder / "output"
+    if step is None and (published / ADAPTER_CONFIG_FILE).is_file():
         yield _subject(f"{folder.name}, step {_step_of(published)}", published, base, prompts)
         return
     with shelf_of(folder) as shelf:
-        checkpoint, manifest = verified_checkpoint(shelf, folder.name, wanted_step(shelf, folder.name, step))
-        yield _subject(f"{folder.name}, step {manifest.step}", checkpoint, base, prompts)
-
-
-def wanted_step(shelf: Shelf, run_id: str, step: str | None) -> int | None:
-    """The step that `--step` means; None for the newest. Raises UserError, or StoreError where none was evaluated."""
-    if step in (None, "last"):
-        return None
-    if step == "best":
-        best = least(shelf.manifests(), METRIC)
-        if best is None:
-            raise StoreError(f"{run_id} has no checkpoint that was evaluated, so none is the best; give --step last")
-        return best.step
-    if not step or not step.isdecimal():
-        raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
-    return int(step)
+        picked, _ = pick(shelf, "last" if step is None else asked_checkpoint(step))
+        yield _subject(f"{folder.name}, step {picked.chosen.step}", picked.folder, base, prompts)
 
 
 def _subject(name: str, adapter: Path, base: str, prompts: PromptFormat | None) -> Subject:
-    if not (adapter / ADAPTER).is_file():
-        raise UserError(f"{adapter} has no {ADAPTER}, so it is no adapter that can be asked")
+    if not (adapter / ADAPTER_FILE).is_file():
+        raise UserError(f"{adapter} has no {ADAPTER_FILE}; give the folder of an adapter in safetensors")
     try:
         folder = resolve_model_folder(base)
     except UserError as error:
         raise UserError(f"the base model of {name} is not here ({error}); name its folder by --model") from error
-    train = _read(adapter / "training_config.json").get("train", {})
+    train = _read(adapter / CONFIG_FILE).get("train", {})
     template = train.get("data", {}).get("chat_template")
     return Subject(name, folder, adapter, prompts, template, train.get("quantization", "none"))
 
 
-def _base_of_run(run_folder: Path) -> str:
-    """What a new launch of the run would take for its base: the copy of a remote source, or what it names."""
-    if not (run_folder / RESOLVED_FILE).is_file():
-        raise UserError(f"{run_folder} is neither the folder of a run nor an adapter: it has no {ADAPTER_CONFIG}")
-    model = load_config(run_folder / RESOLVED_FILE).train.model
-    if is_remote(model):
-        return str(_read(run_folder / "repositories.json").get("train.model", model))
-    launched = launch_folder(run_folder) / model
-    return str(launched) if model != "demo" and launched.exists() else model
-
-
 def _base_of_adapter(adapter: Path) -> str:
     """The base that an adapter's own files name: `demo`, a folder beside it or here, or a hub id."""
-    if _read(adapter / "training_config.json").get("train", {}).get("model") == "demo":
+    if _read(adapter / CONFIG_FILE).get("train", {}).get("model") == "demo":
         return "demo"
-    named = str(_read(adapter / ADAPTER_CONFIG).get("base_model_name_or_path") or "")
+    named = str(_read(adapter / ADAPTER_CONFIG_FILE).get("base_model_name_or_path") or "")
     if not named or is_remote(named):
         raise UserError(f"{adapter} names {named or 'no base'!r} as its base; copy it here and name it by --model")
     near = [place / named for place in (adapter, adapter.resolve().parent) if (place / named / "config.json").is_file()]
@@ -128,7 +102,7 @@ def _card_format(adapter: Path) -> PromptFormat | None:
 
 
 def _step_of(published: Path) -> int:
-    return int(_read(published / "trainer_state.json").get("global_step", 0))
+    return int(_read(published / TRAINER_STATE_FILE).get("global_step", 0))
 
 
 def _read(path: Path) -> dict[str, Any]:

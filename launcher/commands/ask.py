@@ -13,8 +13,6 @@ from .options import Json
 if TYPE_CHECKING:
     from gemfleet.train.data.shapes.conversation import Message
 
-EXIT_INTERRUPTED = 130
-
 
 def ask(
     run: Asked,
@@ -49,6 +47,8 @@ def ask(
       gemfleet ask ./a-cloned-result "Who are you?" --model google/gemma-3-1b-it
     """
     asked = _questions(questions or [], file)
+    from gemfleet.launcher.run.signals import EXIT_CODE
+
     from .ask_print import Printer
 
     with opened(run, step, model, cluster, address) as (name, answers):
@@ -62,7 +62,7 @@ def ask(
                 else:
                     printer.show(messages, titled=len(asked) > 1)
         except KeyboardInterrupt:
-            raise typer.Exit(EXIT_INTERRUPTED) from None
+            raise typer.Exit(EXIT_CODE) from None
 
 
 def _questions(given: list[str], file: Path | None) -> list[list[Message]]:

@@ -37,8 +37,6 @@ Greedy = Annotated[
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Makes sampled answers repeatable.")]
 MostTokens = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Tokens of an answer at most.")]
-
-
 Cluster = Annotated[bool, typer.Option("--cluster", help="On a free GPU of the cluster, else on a free CPU.")]
 Address = Annotated[
     str | None,

@@ -44,7 +44,7 @@ def publish(
     from gemfleet.cluster.registry.event_kinds import EventKind
     from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.result.again import publication_again
-    from gemfleet.launcher.result.chosen import pick
+    from gemfleet.launcher.result.chosen import asked_checkpoint, pick
     from gemfleet.launcher.result.publish import has_answers
     from gemfleet.launcher.result.publish import publish as write
     from gemfleet.launcher.runs.checkpoints import shelf_of
@@ -56,10 +56,10 @@ def publish(
     found = registry.find_run(run)
     refuse_running(found)
     folder = run_folder(found.id)
-    asked = load_config(folder / RESOLVED_FILE).output.checkpoint if step is None else checked_step(step)
+    asked = load_config(folder / RESOLVED_FILE).output.checkpoint if step is None else asked_checkpoint(step)
     with closing(DriverLock(folder, wait_seconds=0.0)), shelf_of(folder) as shelf:
         picked, damaged = pick(shelf, asked)
-        publication = publication_again(folder, picked, late_facts(registry, found.id, picked), model)
+        publication = publication_again(folder, picked, facts_of_training(registry, found.id, picked), model)
         output = write(publication)
     chosen = picked.chosen
     registry.add_event(found.id, EventKind.PUBLISHED, f"published {chosen.reason}", asdict(chosen))
@@ -73,29 +73,16 @@ def publish(
     typer.echo(f"published {chosen.reason}\nadapter: {output}")
 
 
-def checked_step(step: str) -> Any:
-    """`best`, `last`, or the number of a step. Raises UserError for anything else."""
-    from gemfleet.train.errors import UserError
-
-    if step in ("best", "last"):
-        return step
-    if not step.isdecimal():
-        raise UserError(f"--step is {step!r}; give a number of steps, best or last")
-    return int(step)
-
-
-def late_facts(registry: RunRegistry, run_id: str, picked: Picked) -> dict[str, Any]:
-    """What the card says of how training went, from the registry and the newest checkpoint."""
+def facts_of_training(registry: RunRegistry, run_id: str, picked: Picked) -> dict[str, Any]:
+    """What the card says of how training went, from the registry and the newest checkpoint. See `late_facts`."""
     import json
 
-    from gemfleet.launcher.result.again import median_speed
+    from gemfleet.cluster.registry.event_kinds import EventKind
+    from gemfleet.launcher.result.again import late_facts
     from gemfleet.launcher.runs.repair import ended_early
 
     history = json.loads(picked.history)
-    results = [event["data"] for event in registry.events(run_id) if event["kind"] == "result"]
+    told = registry.last_event(run_id, EventKind.RESULT)
     whole = history["global_step"] >= history["max_steps"] or ended_early(history)
-    return {
-        "device": results[-1].get("device") if results else None,
-        "tokens_per_second": median_speed(registry.metrics(run_id, kind="step")),
-        "state": "succeeded" if whole else str(registry.get_run(run_id).state),
-    }
+    state = "succeeded" if whole else str(registry.get_run(run_id).state)
+    return late_facts(registry.metrics(run_id, kind="step"), told["data"].get("device") if told else None, state)

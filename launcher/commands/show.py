@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from .options import Json, RunOrSweep
-
-if TYPE_CHECKING:
-    from gemfleet.cluster.registry.run_registry import Run
 
 
 def show(run: RunOrSweep, as_json: Json = False) -> None:
@@ -24,8 +21,8 @@ def show(run: RunOrSweep, as_json: Json = False) -> None:
     import json
     from dataclasses import asdict
 
-    from gemfleet.cluster.registry.event_kinds import EventKind
     from gemfleet.launcher.config.load import shown_config
+    from gemfleet.launcher.runs.registry import early_end_of, published_of
     from gemfleet.launcher.runs.sweep_view import view_sweep
     from gemfleet.launcher.runs.sweeps import find_sweep
     from gemfleet.launcher.tracking.state import tracker_states
@@ -48,21 +45,15 @@ def show(run: RunOrSweep, as_json: Json = False) -> None:
         "newest_eval": registry.latest_metrics(found.id, "eval"),
         "ranks": registry.ranks(found.id),
         "checkpoints": registry.checkpoints(found.id),
-        "events": (events := registry.events(found.id)),
-        "stopped_early": early_end(found, events),
-        "published": next((e["data"]["reason"] for e in reversed(events) if e["kind"] == EventKind.PUBLISHED), None),
+        "events": registry.events(found.id),
+        "stopped_early": early_end_of(registry, found),
+        "published": published_of(registry, found.id),
         "trackers": [asdict(state) for state in tracker_states(run_folder(found.id))],
     }
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
         _print(facts)
-
-
-def early_end(run: Run, events: list[dict[str, Any]]) -> str | None:
-    """Why a run that succeeded ended before its last step."""
-    results = [event["data"] for event in events if event["kind"] == "result" and run.state == "succeeded"]
-    return results[-1].get("stopped_early") if results else None
 
 
 def _print(facts: dict[str, Any]) -> None:

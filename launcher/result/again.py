@@ -35,10 +35,13 @@ def keep(run_folder: Path, facts: Mapping[str, Any]) -> None:
     write_durably(run_folder / KEPT_FILE, content.encode())
 
 
-def median_speed(steps: Sequence[Mapping[str, Any]]) -> float | None:
-    """Tokens per second over the records of a run's steps; None without any."""
+def late_facts(steps: Sequence[Mapping[str, Any]], device: str | None, state: str) -> dict[str, Any]:
+    """What the card says of how training went: its device, median tokens per second, and the run's state.
+
+    steps: the records of all steps
+    """
     rates = [record["tokens_per_second"] for record in steps]
-    return float(statistics.median(rates)) if rates else None
+    return {"device": device, "tokens_per_second": float(statistics.median(rates)) if rates else None, "state": state}
 
 
 def publication_again(
@@ -46,14 +49,11 @@ def publication_again(
 ) -> Publication:
     """The publication of a checkpoint, as the run itself would make it.
 
-    late: facts for the card that are known only after training
+    late: see `late_facts`
     model: a folder or hub id of the base; None: where the run had it, or from its source
     Raises UserError where the base cannot be found or is another one than the checkpoint's.
     """
     config = load_config(run_folder / RESOLVED_FILE)
-    had = kept(run_folder).get("model")
-    if model is None and had is not None and Path(had).is_dir():
-        model = had
     made = adapter_publication(run_folder, picked.folder, model)
     refuse_another_base(made, picked.folder)
     facts = {**made.facts, **kept(run_folder).get("facts", {}), **late}
@@ -62,13 +62,23 @@ def publication_again(
 
 
 def adapter_publication(run_folder: Path, checkpoint: Path, model: str | None = None) -> Publication:
-    """A checkpoint with its base. Finds the base as a new launch of the run would, unless `model` says where it is."""
-    config = with_launch_paths(load_config(run_folder / RESOLVED_FILE), launch_folder(run_folder))
-    train, asked = config.train, load_config(run_folder / RESOLVED_FILE).train
+    """A checkpoint with its base. model: a folder or hub id of the base; None: see `base_of_run`"""
+    config = load_config(run_folder / RESOLVED_FILE)
+    train, asked = with_launch_paths(config, launch_folder(run_folder)).train, config.train
     names = written_names(train, train) | written_names(asked, asked)
     facts = {"format": train.data.format, "chat_template": train.data.chat_template}
-    source = model or fetch_source(train.model, gemfleet_home() / "cache" / "repositories")
-    return Publication(run_folder, checkpoint, resolve_model_folder(source), train.model, OutputConfig(), facts, names)
+    base = resolve_model_folder(model or base_of_run(run_folder))
+    return Publication(run_folder, checkpoint, base, train.model, OutputConfig(), facts, names)
+
+
+def base_of_run(run_folder: Path) -> str:
+    """What names a run's base on this machine: the folder that the run had, or a copy of its remote source, else as
+    the configuration names it, see `resolve_model_folder`."""
+    had = kept(run_folder).get("model")
+    if had is not None and Path(had).is_dir():
+        return str(had)
+    config = with_launch_paths(load_config(run_folder / RESOLVED_FILE), launch_folder(run_folder))
+    return fetch_source(config.train.model, gemfleet_home() / "cache" / "repositories")
 
 
 def with_launch_paths(config: LaunchConfig, launched: Path) -> LaunchConfig:

@@ -18,6 +18,17 @@ from gemfleet.train.errors import UserError
 METRIC = "eval_loss"
 
 
+def asked_checkpoint(step: str) -> PublishedStep:
+    """What a person gives as `--step`. Raises UserError unless it is `best`, `last` or a number of steps."""
+    if step == "best":
+        return "best"
+    if step == "last":
+        return "last"
+    if not step.isdecimal():
+        raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
+    return int(step)
+
+
 @dataclass(frozen=True)
 class Chosen:
     """step: of the checkpoint; eval_loss: its own, None where it was not evaluated; reason: a sentence for people"""
@@ -88,13 +99,13 @@ def refuse_unsaved(asked: PublishedStep, train: TrainConfig, steps_per_epoch: in
 
 
 def pick(shelf: Shelf, asked: PublishedStep) -> tuple[Picked, list[str]]:
-    """The checkpoint to publish among those whose every file verifies, and a sentence for each that is passed over.
+    """The checkpoint that `asked` means among those whose files verify, and a sentence for each that is passed over.
 
     Raises StoreError where none is whole, and where the one that `asked` names is missing or damaged.
     """
     newest, damaged = shelf.newest_verified()
     if newest is None:
-        raise StoreError("; ".join(damaged) or "there is no checkpoint")
+        raise StoreError(f"there is no checkpoint that verifies ({'; '.join(damaged) or 'none at all'})")
     state = (shelf.at_hand(newest.step) / TRAINER_STATE_FILE).read_bytes()
     history = json.loads(state)
     before = next((entry["eval_loss"] for entry in history["log_history"] if "eval_loss" in entry), None)
@@ -108,4 +119,4 @@ def pick(shelf: Shelf, asked: PublishedStep) -> tuple[Picked, list[str]]:
         damaged.append(f"checkpoint-{chosen.step}: {problem}")
         left.remove(manifest)
     why = next((text for text in damaged if text.startswith(f"checkpoint-{asked}:")), f"there are: {steps}")
-    raise StoreError(f"there is no whole checkpoint of step {asked} to publish ({why})")
+    raise StoreError(f"there is no whole checkpoint of step {asked} ({why})")

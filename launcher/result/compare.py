@@ -9,10 +9,9 @@ from tempfile import TemporaryDirectory
 
 import ray
 import ray.exceptions
-from gemfleet.cluster.staging.stage import send_folder
-from gemfleet.cluster.staging.staged_files import content_hash, list_files
+from gemfleet.cluster.staging.stage import bring_folder
 from gemfleet.launcher.placement import Placement
-from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.home import cache_folder
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.device.out_of_memory import is_out_of_memory
@@ -24,6 +23,7 @@ from gemfleet.train.model.comparison import Comparison, Tokens
 from gemfleet.train.model.predict import questions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from .card.model_card import MERGED_FOLDER
 from .predict import ADAPTER_FILES
 from .tokenizer_files import GENERATION_FILE
 
@@ -127,11 +127,12 @@ def compare_on_cluster(
             raise CannotCompareError(f"{name} has no prompt with an answer")
         trained = {file: (checkpoint / file).read_bytes() for file in ADAPTER_FILES}
         files = {file: (published / file).read_bytes() for file in PUBLISHED_FILES}
-        merged = _merged_at(ray.get(actor.place.remote()), published / "merged")
+        own, node = (published / MERGED_FOLDER).resolve(), ray.get(actor.place.remote())
+        merged = bring_folder(own, str(cache_folder("staged")), node) if own.is_dir() else None
         try:
             comparison: Comparison = ray.get(actor.compare.remote(trained, files, merged, prompts, name))
         finally:
-            if merged is not None and merged != str(published / "merged"):
+            if merged not in (None, str(own)):
                 ray.get(actor.forget.remote(merged))
         return comparison
     except ray.exceptions.RayTaskError as error:
@@ -142,14 +143,3 @@ def compare_on_cluster(
         raise CannotCompareError("its process was lost; most likely memory ran out") from error
     finally:
         ray.kill(actor)
-
-
-def _merged_at(node: str, folder: Path) -> str | None:
-    """The path of the merged model on a node, to which it is copied unless it is this one; None if there is none."""
-    if not folder.is_dir():
-        return None
-    if node == ray.get_runtime_context().get_node_id():
-        return str(folder)
-    files = list_files(folder)
-    target = str(gemfleet_home() / "cache" / "staged" / content_hash(files))
-    return send_folder(folder, files, target, [node]).folders[node]

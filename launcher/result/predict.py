@@ -14,15 +14,17 @@ from typing import Any
 import ray
 from gemfleet.launcher.config.schema import PredictConfig
 from gemfleet.launcher.placement import Placement
+from gemfleet.train.checkpoint.state import ADAPTER_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.predict import Prediction, Predictor, Question, questions
+from gemfleet.train.model.starting_adapter import ADAPTER_CONFIG_FILE
 
 from .metrics import prediction_metrics
 
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 Progress = Callable[[int, int], None]
 
 

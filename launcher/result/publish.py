@@ -19,6 +19,7 @@ from gemfleet.train.config.train_file import is_platform_request
 from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.model.merge import INDEX_FILE, Progress, merge_adapter
+from gemfleet.train.model.starting_adapter import ADAPTER_CONFIG_FILE
 
 from .card.loss_plot import loss_plot
 from .card.model_card import COMPARISON_FILE, MERGED_FOLDER, CardFacts, model_card
@@ -28,7 +29,6 @@ from .prompt_format import kept_format
 from .public_names import base_reference, copy_board, without_paths
 from .tokenizer_files import copy_companions, copy_processor
 
-ADAPTER_CONFIG_FILE = "adapter_config.json"
 PUBLISHED = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, TRAINER_STATE_FILE, CONFIG_FILE)
 KEPT_FILE = "result.json"  # in a run's folder: what a result needs beside a checkpoint, see `again.py`
 REQUEST_FILE = "cheetah-fine-tuning-config.json"

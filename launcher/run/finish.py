@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from gemfleet.cluster.inventory import wait_for_resources
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.schema import PredictConfig
-from gemfleet.launcher.result.again import keep, median_speed
+from gemfleet.launcher.result.again import keep, late_facts
 from gemfleet.launcher.result.chosen import Picked, pick
 from gemfleet.launcher.result.compare import CannotCompareError, compare_on_cluster
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
@@ -127,9 +127,9 @@ def publish_and_deliver(run: RunSession, trained: Trained) -> Path:
     """Publish the result and return its folder. Deliver it, unless somebody stopped the run. Raises DeliveryError."""
     asked, config = run.config.train, run.config.output
     names = written_names(asked, trained.train)
-    facts = early_facts(asked, trained.ground, names) | late_facts(
-        run.registry.metrics(run.id, kind="step"), trained.result
-    )
+    steps, state = run.registry.metrics(run.id, kind="step"), "stopped" if trained.stopped else "succeeded"
+    late = late_facts(steps, trained.result.get("device"), state)
+    facts = early_facts(asked, trained.ground, names) | late
     picked = trained.picked
     if picked is None:
         output = publish_evaluation(run.folder, asked, facts)
@@ -190,13 +190,4 @@ def early_facts(asked: TrainConfig, ground: Ground, names: Mapping[str, str]) ->
         "chat_template": asked.data.chat_template,
         "data_report": renamed(ground.data.report.summary(), names),
         "ranks": ground.placement.describe(),
-    }
-
-
-def late_facts(steps: Sequence[Mapping[str, Any]], result: Mapping[str, Any]) -> dict[str, Any]:
-    """What the model card says of how training went. steps: the records of all; result: rank 0's `TrainResult`"""
-    return {
-        "device": result.get("device"),
-        "tokens_per_second": median_speed(steps),
-        "state": "stopped" if result["stopped"] else "succeeded",
     }

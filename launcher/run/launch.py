@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
+from gemfleet.train.step.early_stopping import refuse_unknown_metric
 
 from .admission import await_admission
 from .batch_search.search import find_micro
@@ -107,13 +108,6 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
         with shelf_of(run.folder) as shelf:
             picked = None if ready.max_steps == 0 else picked_checkpoint(run, shelf, result)
             return finish(run, Trained(settled, picked, fitted.ground, result), fitted.interrupted)
-
-
-def refuse_unknown_metric(train: TrainConfig, eval_sets: Sequence[str]) -> None:
-    """Raise UserError if early stopping looks at a set that turned out to have no examples."""
-    problem = None if train.early_stopping is None else train.early_stopping.problem(eval_sets)
-    if problem:
-        raise UserError(problem)
 
 
 def tell_what_differs(run: RunSession) -> None:

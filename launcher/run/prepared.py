@@ -9,7 +9,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
 from gemfleet.train.config.data_section import listed
-from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.home import cache_folder
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.prepared.store import prepared_cache
 from gemfleet.train.model.base_check import check_base
@@ -65,13 +65,12 @@ def stage_adapter(run: RunSession, train: TrainConfig, model: Path, known: dict[
 
 
 def stage_to(run: RunSession, folder: Path, known: dict[str, str]) -> dict[str, str]:
-    """Copy the model to all living nodes but those of `known`. Returns its folder on each node, by node id."""
-    cache = str(gemfleet_home() / "cache" / "staged")
+    """Copy a model or an adapter to all living nodes but those of `known`. Returns its folders by node id."""
 
     def show(sent: int, total: int) -> None:
         run.display.advance(sent >> 20, total >> 20, "MiB")
 
-    staged = stage_folder(folder, cache, show, known=known)
+    staged = stage_folder(folder, str(cache_folder("staged")), show, known=known)
     if len(staged.folders) > 1 and not (known and not staged.receivers):
         run.note(staged.describe())
     return staged.folders

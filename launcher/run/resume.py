@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.folder import RESOLVED_FILE
+from gemfleet.launcher.runs.registry import early_end_of
 from gemfleet.train.checkpoint.lineage import Lineage, base_digest, changes_since, refuse_other_shapes
 from gemfleet.train.checkpoint.state import CONFIG_FILE
 from gemfleet.train.config.home import gemfleet_home
@@ -26,7 +26,8 @@ NOT_WORK = {"name", "cluster", "api"}  # sections that change where a run is car
 def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> str | None:
     """A sentence if the run has succeeded and `config` asks for nothing more of it. None if work is left."""
     folder = gemfleet_home() / "runs" / run_id
-    if registry.get_run(run_id).state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
+    run = registry.get_run(run_id)
+    if run.state is not RunState.SUCCEEDED or not (folder / "output").is_dir():
         return None
     try:
         asked_before = with_kept_adapter(load_config(folder / RESOLVED_FILE), folder)
@@ -36,8 +37,7 @@ def nothing_left(registry: RunRegistry, run_id: str, config: LaunchConfig) -> st
         return None
     step = registry.latest_metrics(run_id, "step")
     steps = f" after {step['step']} of {step['total_steps']} steps" if step else ""
-    told = [event["data"] for event in registry.events(run_id) if event["kind"] == EventKind.RESULT]
-    early = ", as early stopping said" if told and told[-1].get("stopped_early") else ""
+    early = ", as early stopping said" if early_end_of(registry, run) else ""
     return (
         f"{run_id} has succeeded{steps}{early}, so nothing is left to do; its result is in {folder / 'output'}. "
         "To train on, ask for more: --set train.epochs=N"

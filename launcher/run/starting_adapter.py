@@ -20,10 +20,10 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.starting_adapter import (
+    ADAPTER_FILE,
     FILES,
     HUB_ID,
     ORIGIN_FILE,
-    WEIGHTS_FILE,
     Origin,
     check_its_base,
     check_options,
@@ -73,7 +73,7 @@ def adapter_origin(train: TrainConfig) -> Origin | None:
     if train.adapter is None:
         return NEW
     folder, name = run_adapter(train.adapter) or (Path(train.adapter).expanduser(), public_name(train.adapter))
-    return origin_of(folder, name) if (folder / WEIGHTS_FILE).is_file() else None
+    return origin_of(folder, name) if (folder / ADAPTER_FILE).is_file() else None
 
 
 def with_adapter(train: TrainConfig, run_folder: Path) -> TrainConfig:

@@ -79,6 +79,7 @@ def summary(view: SweepView) -> str:
 
 
 def view_trial(registry: RunQueries, sweep: Sweep, trial: Trial) -> TrialView:
+    """Read where one trial stands."""
     run_id = sweep.run_id(trial)
     run = registry.run(run_id)
     step = (registry.latest_metrics(run_id, "step") if run else None) or {}
@@ -99,12 +100,15 @@ def view_trial(registry: RunQueries, sweep: Sweep, trial: Trial) -> TrialView:
 
 
 def evaluations(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple[int, float]]:
-    """Steps and losses of evaluations. A loss that JSON cannot say is infinite."""
+    """Steps and losses of evaluations. A loss that JSON cannot say is infinite.
+
+    metric: `eval_loss`, or `eval_NAME_loss`, which is `eval_loss` too where the other sets turned out to be empty
+    """
     name = metric.removeprefix("eval_").removesuffix("_loss")
     found = []
     for record in records:
-        losses = {"loss": record.get("eval_loss"), **(record.get("eval_losses") or {})}
-        value = losses.get(name if metric != "eval_loss" else "loss", record.get("eval_loss"))
+        by_set = record.get("eval_losses") or {} if metric != "eval_loss" else {}
+        value = by_set.get(name, record.get("eval_loss"))
         found.append((int(record["step"]), math.inf if value is None or math.isnan(value) else float(value)))
     return found
 

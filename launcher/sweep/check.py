@@ -10,7 +10,7 @@ from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.run.check_inputs import check_everything
 from gemfleet.launcher.runs.sweeps import Sweep
-from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.schema import loss_names
 from gemfleet.train.errors import UserError
 
 from .space import MOST_TRIALS, Space
@@ -34,13 +34,12 @@ def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, swee
 def check_config(config: LaunchConfig, metric: str, prune: bool) -> None:
     """Raise UserError for a configuration whose trials could not be compared by their evaluation loss."""
     train = config.train
-    names = evaluation_names(train)
-    if not names:
+    if not train.data.evaluated():
         raise UserError(
             "train.data.eval is null and train.data.eval_fraction 0, but a sweep compares evaluation losses; "
             "give an evaluation set, or --set train.data.eval_fraction=0.1"
         )
-    known = ["eval_loss", *(f"eval_{name}_loss" for name in names if len(names) > 1)]
+    known = loss_names(train.data.evaluated())
     if metric not in known:
         raise UserError(
             f"--metric {metric!r} is no evaluation loss of this configuration; give one of {', '.join(known)}"
@@ -57,14 +56,6 @@ def check_config(config: LaunchConfig, metric: str, prune: bool) -> None:
             f"--prune compares evaluations during training, but train.evaluation.every is {every} and train.epochs "
             f"{train.epochs:g}; give a number of steps, as in --set train.evaluation.every=20"
         )
-
-
-def evaluation_names(train: TrainConfig) -> list[str]:
-    """The names of the evaluation sets: of `train.data.eval`, or of the sets that a share is held out of."""
-    data = train.data
-    if data.eval is not None:
-        return [one.name for one in data.eval_sets()]
-    return [one.name for one in data.train_sets()] if data.eval_fraction else []
 
 
 def check_space(path: Path, overrides: Sequence[str], space: Space, wanted: int) -> list[LaunchConfig]:

@@ -252,6 +252,11 @@ class DataConfig(StrictModel):
             for index, entry in enumerate(self.eval)
         ]
 
+    def evaluated(self) -> list[str]:
+        """The names of the sets with an evaluation loss: of `eval`, else of those that a share is held out of."""
+        sets = self.eval_sets() or (self.train_sets() if self.eval_fraction else [])
+        return [found.name for found in sets]
+
     def _eval_split(self, path: str) -> str:
         return "train" if Path(path).expanduser().is_file() else self.split
 

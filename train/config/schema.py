@@ -136,10 +136,14 @@ class EarlyStoppingConfig(StrictModel):
         """Why the loss cannot be known with these evaluation sets, in a sentence with the remedy; None if it can."""
         if not sets:
             return "train.early_stopping needs an evaluation set; give train.data.eval, or an eval_fraction above 0"
-        names = ["eval_loss", *(f"eval_{name}_loss" for name in sets if len(sets) > 1)]
-        if self.metric in names:
+        if self.metric in (names := loss_names(sets)):
             return None
         return f"train.early_stopping.metric is {self.metric}, which no evaluation measures; give {' or '.join(names)}"
+
+
+def loss_names(sets: Sequence[str]) -> list[str]:
+    """What evaluations of these sets measure: `eval_loss`, and of each of several sets `eval_NAME_loss`."""
+    return ["eval_loss", *(f"eval_{name}_loss" for name in sets if len(sets) > 1)]
 
 
 class LoggingConfig(StrictModel):
@@ -247,9 +251,7 @@ class TrainConfig(StrictModel):
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
-    early_stopping: Annotated[
-        EarlyStoppingConfig | None, Field(description="null: training goes on to its last step")
-    ] = None
+    early_stopping: Annotated[EarlyStoppingConfig | None, Field(description="null: train to the last step")] = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
     @model_validator(mode="after")
@@ -273,8 +275,7 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 "train.early_stopping needs evaluations, but train.evaluation.every is never; give a number of steps"
             )
-        sets = self.data.eval_sets() or (self.data.train_sets() if self.data.eval_fraction else [])
-        if problem := self.early_stopping.problem([found.name for found in sets]):
+        if problem := self.early_stopping.problem(self.data.evaluated()):
             raise ValueError(problem)
         return self
 

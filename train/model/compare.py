@@ -22,7 +22,8 @@ from ..interfaces import PackedRows
 from ..quiet import without_bars
 from .base_check import gemma_config
 from .comparison import BOUNDS, Comparison, Scored, Tokens, beside
-from .gemma import TrainableModel, attach_lora, load_base_model
+from .gemma import attach_lora, load_base_model
+from .starting_adapter import ADAPTER_FILE
 from .weight_files import stored_tensors
 
 BATCH = 8  # prompts that are answered at once
@@ -83,7 +84,7 @@ def load_adapter(
     model.generation_config = GenerationConfig.from_pretrained(published)
     model = PeftModel.from_pretrained(model, str(published)).eval()
     loaded = {n.replace(".default.", "."): p for n, p in model.named_parameters() if ".lora_" in n}
-    return model, _unlike(load_file(published / "adapter_model.safetensors"), loaded)
+    return model, _unlike(load_file(published / ADAPTER_FILE), loaded)
 
 
 def _unlike(written: dict[str, Tensor], loaded: dict[str, Any]) -> str:
@@ -182,8 +183,8 @@ def loop_logits(
     _free()
     dtype = choose_dtype(config.precision, facts)
     model = load_base_model(base, dtype, facts.device, config.quantization)
-    trainable = attach_lora(model, config.lora, config.seed, str(base))
-    _take_trained(trainable, trained)
+    trainable = attach_lora(model, config.lora, config.seed, str(base), trained)
+    trainable.peft_model.eval()
     counts = [compared(text) for text in texts]
     supervised = [np.arange(len(text)) >= len(text) - count for text, count in zip(texts, counts, strict=True)]
     rows = PackedRows(
@@ -195,12 +196,3 @@ def loop_logits(
     inputs = trainable.inputs_of(rows)
     hidden = trainable.hidden_states(inputs).index_select(0, inputs.predicting)
     return [trainable.criterion.logits(part).cpu() for part in hidden.split(counts)]
-
-
-def _take_trained(trainable: TrainableModel, checkpoint: Path) -> None:
-    from safetensors.torch import load_file
-
-    saved = load_file(checkpoint / "adapter_model.safetensors")
-    for name, parameter in trainable.adapter_parameters().items():
-        parameter.data.copy_(saved[name.replace(".default.", ".")])
-    trainable.peft_model.eval()

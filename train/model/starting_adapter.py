@@ -21,9 +21,10 @@ from ..config.schema import LoraConfig
 from ..errors import UserError
 from .weight_files import refuse_pointer
 
-CONFIG_FILE, WEIGHTS_FILE, MADE_FILE = "adapter_config.json", "adapter_model.safetensors", "training_config.json"
+ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safetensors"
+CONFIG_FILE = "training_config.json"
 ORIGIN_FILE = "origin.json"
-FILES = (CONFIG_FILE, WEIGHTS_FILE, MADE_FILE, ORIGIN_FILE)
+FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, CONFIG_FILE, ORIGIN_FILE)
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # Options of peft that change what an adapter computes, unless they are empty, false, or `none`.
@@ -53,7 +54,9 @@ def resolve_adapter_folder(adapter: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return checked_folder(Path(snapshot_download(adapter, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE, MADE_FILE])))
+        return checked_folder(
+            Path(snapshot_download(adapter, allow_patterns=[ADAPTER_CONFIG_FILE, ADAPTER_FILE, CONFIG_FILE]))
+        )
     except UserError:
         raise
     except Exception as error:  # a network causes many kinds in the libraries below
@@ -65,12 +68,12 @@ def resolve_adapter_folder(adapter: str) -> Path:
 
 def checked_folder(folder: Path) -> Path:
     """The folder. Raises UserError unless it holds an adapter's two files, neither of them a pointer."""
-    if (folder / "adapter_model.bin").is_file() and not (folder / WEIGHTS_FILE).is_file():
+    if (folder / "adapter_model.bin").is_file() and not (folder / ADAPTER_FILE).is_file():
         raise UserError(
             f"train.adapter is {folder}, whose adapter_model.bin is a pickle, which is never loaded; save the adapter "
             "as safetensors"
         )
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
+    for name in (ADAPTER_CONFIG_FILE, ADAPTER_FILE):
         if not (folder / name).is_file():
             raise UserError(f"train.adapter is {folder}, which has no {name}; give the folder of a PEFT adapter")
         refuse_pointer(folder / name)
@@ -79,7 +82,7 @@ def checked_folder(folder: Path) -> Path:
 
 def origin_of(folder: Path, name: str) -> Origin:
     """The origin of a checked folder: as its own file says it, else by `name`."""
-    with (folder / WEIGHTS_FILE).open("rb") as file:
+    with (folder / ADAPTER_FILE).open("rb") as file:
         digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     kept = _json(folder / ORIGIN_FILE) if (folder / ORIGIN_FILE).is_file() else {}
     return Origin(digest, str(kept.get("name", name)))
@@ -87,7 +90,7 @@ def origin_of(folder: Path, name: str) -> Origin:
 
 def check_options(folder: Path, lora: LoraConfig) -> None:
     """Raises UserError for options that gemfleet does not train, and for another r or alpha than configured."""
-    config = _json(folder / CONFIG_FILE)
+    config = _json(folder / ADAPTER_CONFIG_FILE)
     if config.get("peft_type", "LORA") != "LORA":
         raise UserError(f"train.adapter is {folder}, of the kind {config['peft_type']}; gemfleet trains LORA only")
     for option in UNTRAINED:
@@ -114,8 +117,8 @@ def check_tensors(folder: Path, base: Any, targets: list[str]) -> None:
     """
     from safetensors import safe_open
 
-    r = _json(folder / CONFIG_FILE)["r"]
-    with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+    r = _json(folder / ADAPTER_CONFIG_FILE)["r"]
+    with safe_open(folder / ADAPTER_FILE, "pt") as file:
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     if odd := next((name for name in shapes if not TENSOR.fullmatch(name)), None):
         raise UserError(f"the adapter in {folder} holds {odd}, which is no LoRA matrix of a linear layer")
@@ -144,7 +147,7 @@ def check_its_base(folder: Path, model: str, digest: str) -> str | None:
 
     model: what the person calls the base; digest: of its weights
     """
-    made = _json(folder / MADE_FILE) if (folder / MADE_FILE).is_file() else {}
+    made = _json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
     if trained_on := (made.get("made_from") or {}).get("base"):
         if trained_on != digest:
             raise UserError(
@@ -152,7 +155,7 @@ def check_its_base(folder: Path, model: str, digest: str) -> str | None:
                 "give that base"
             )
         return None
-    named = str(_json(folder / CONFIG_FILE).get("base_model_name_or_path") or "")
+    named = str(_json(folder / ADAPTER_CONFIG_FILE).get("base_model_name_or_path") or "")
     if named == model:
         return None
     if HUB_ID.fullmatch(named) and HUB_ID.fullmatch(model) and not Path(model).exists():
@@ -166,7 +169,7 @@ def load_adapter(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     """Copies the adapter's tensors into a model's parameters, which are fp32 and named as peft names them there."""
     from safetensors.torch import load_file
 
-    tensors: dict[str, Tensor] = load_file(folder / WEIGHTS_FILE)
+    tensors: dict[str, Tensor] = load_file(folder / ADAPTER_FILE)
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(tensors[name.replace(".default.", ".")])

@@ -7,9 +7,18 @@ in the history is a sum over ranks.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from ..config.schema import EarlyStoppingConfig
+from ..config.schema import EarlyStoppingConfig, TrainConfig
+from ..errors import UserError
 from .history import History, evaluation_losses
+
+
+def refuse_unknown_metric(train: TrainConfig, eval_sets: Sequence[str]) -> None:
+    """Raises UserError if early stopping looks at a set that turned out to have no examples."""
+    problem = None if train.early_stopping is None else train.early_stopping.problem(eval_sets)
+    if problem:
+        raise UserError(problem)
 
 
 def early_end(history: History, config: EarlyStoppingConfig | None, total_steps: int) -> str | None:

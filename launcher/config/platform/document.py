@@ -24,8 +24,8 @@ run.yaml` writes our own format from it, with the request's key beside each line
 - The result: `adapter_config.json`, `adapter_model.safetensors`, tokenizer files, `special_tokens_map.json`,
   `generation_config.json`, whose ends include `<end_of_turn>`,
   `comparison.json`, `checkpoint-<step>/`, `runs/` with TensorBoard events, `README.md` with the loss plot,
-  `training_config.json` in place
-  of a pickle, and the request itself as `cheetah-fine-tuning-config.json`. No file is a pickle.
+  `training_config.json` in place of a pickle, and the request itself as `cheetah-fine-tuning-config.json`. No file is a
+  pickle.
 - Addresses of repositories are `https://`, `ssh://` or `user@host:path`. `file://` is taken only below the folders that
   `$GEMFLEET_SOURCE_ROOTS` names (separated by `:`). Credentials come from the SSH agent or, for https, from
   `$GEMFLEET_GIT_USER` and `$GEMFLEET_GIT_TOKEN`, which go to the host `$GEMFLEET_GIT_HOST` alone; an address with a

@@ -50,7 +50,7 @@ class RestartOnlyWhereDecided(UserCallback):  # type: ignore[misc]
         decision = decide(self._recorder.launch_events(), error, asked)
         if not (isinstance(decision, End) and decision.reason):
             for rank, failure in failures.items():
-                self._recorder.event(EventKind.RANK_FAILED, f"rank {rank}: {first_line(failure)}", {"rank": rank})
+                self._recorder.event(EventKind.RANK_FAILED, f"rank {rank}: {error_line(failure)}", {"rank": rank})
         if isinstance(decision, Restart | End) and not reason_to_end(decision) and self._tell_of_lost_places():
             decision = decide(self._recorder.launch_events(), error, asked)
         return decision
@@ -78,7 +78,7 @@ def reason_to_end(decision: Decision) -> str:
     return decision.reason if isinstance(decision, Relocate | End) else ""
 
 
-def first_line(error: BaseException) -> str:
+def error_line(error: BaseException) -> str:
     """The type and the first line of a failed rank's own error, without Ray's pages around it."""
     cause = getattr(error, "cause", None) or error
     lines = str(cause).strip().splitlines() or [""]

@@ -16,6 +16,7 @@ from gemfleet.cluster.redaction import printable
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.ask.on_cluster import choose_node
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.result.again import keep
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
@@ -129,7 +130,7 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
     assert "there is no question" in error("latest")
     assert "no run" in error("two", TEXT)
     assert "give a number of steps, `best` or `last`" in error("latest", TEXT, "--step", "first")
-    assert "has no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
+    assert "there is no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
     assert "neither the folder of a run nor an adapter" in error(str(tmp_path / "model"), TEXT)
     other = tmp_path / "other"
     from support.tiny_model import save_tiny_gemma3
@@ -145,6 +146,15 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
     message = error("latest", TEXT)
     assert "the base model of one-1, step 1 is not here" in message
     assert "--model" in message
+
+
+def test_the_base_of_a_remote_source_is_the_copy_that_the_run_had(home: Path, tmp_path: Path) -> None:
+    folder = home / "runs" / "one-1"
+    text = "train: {model: 'git+https://host/m.git', data: {train: rows.jsonl}}\n"
+    (folder / "config.resolved.yaml").write_text(text)
+    keep(folder, {"model": str(tmp_path / "model")})
+    (found,) = said("latest", TEXT, "--max-new-tokens", "2")
+    assert found["answer"]
 
 
 def test_closing_an_answer_ends_its_generation(home: Path, tmp_path: Path) -> None:

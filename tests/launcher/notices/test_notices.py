@@ -31,7 +31,7 @@ REASON = "a <reason> with hf_abcdefghijklmnopqrstuvwxyz"
 
 
 class Webhook(ThreadingHTTPServer):
-    """Keeps what it is told. answers: the statuses that it gives, in turn; a text: where it redirects to"""
+    """Keeps what it is told. answers: the statuses that it gives in turn, then 200"""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)

@@ -81,7 +81,7 @@ def test_a_damaged_best_gives_way_to_the_next_best_and_it_is_said(tmp_path: Path
     picked, damaged = pick(shelf, "best")
     assert picked.chosen.reason == "step 10 of 30: lowest evaluation loss 1.9000 (last: 2.0000 at step 30)"
     assert [sentence.partition(":")[0] for sentence in damaged] == ["checkpoint-20"]
-    with pytest.raises(StoreError, match=r"of step 20 to publish \(checkpoint-20: .* has 2 bytes"):
+    with pytest.raises(StoreError, match=r"of step 20 \(checkpoint-20: .* has 2 bytes"):
         pick(shelf, 20)
     with pytest.raises(StoreError, match="there are: 10, 20, 30"):
         pick(shelf, 25)

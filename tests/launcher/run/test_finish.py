@@ -10,12 +10,13 @@ import pytest
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import Placement
+from gemfleet.launcher.result.again import late_facts
 from gemfleet.launcher.result.chosen import Chosen, Picked
 from gemfleet.launcher.result.compare import CannotCompareError
 from gemfleet.launcher.result.public_names import written_names
 from gemfleet.launcher.run import finish
 from gemfleet.launcher.run.data.tokenise import PreparedData
-from gemfleet.launcher.run.finish import Trained, compare_forms, early_facts, late_facts
+from gemfleet.launcher.run.finish import Trained, compare_forms, early_facts
 from gemfleet.launcher.run.outcome import TrainingFailedError
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.train.config.schema import TrainConfig
@@ -40,7 +41,6 @@ def test_clones_are_written_as_their_repositories() -> None:
 
 
 def test_facts_name_no_clone_and_take_the_median_rate() -> None:
-    result: dict[str, Any] = {"device": "A CPU", "stopped": False}
     nothing: Any = None
     report = DataReport("/cache/d", rows=5, examples=5)
     data = PreparedData(nothing, nothing, nothing, {}, report, (), ())
@@ -49,9 +49,9 @@ def test_facts_name_no_clone_and_take_the_median_rate() -> None:
     steps = [{"tokens_per_second": rate} for rate in (10.0, 500.0, 20.0)]
     early = early_facts(asked, ground, {"/cache/d": "git+https://host/d.git"})
     assert early["data_report"] == report.summary().replace("/cache/d", "git+https://host/d.git")
-    late = late_facts(steps, result)
+    late = late_facts(steps, "A CPU", "succeeded")
     assert (late["device"], late["tokens_per_second"], late["state"]) == ("A CPU", 20.0, "succeeded")
-    assert late_facts([], result)["tokens_per_second"] is None
+    assert late_facts([], None, "failed")["tokens_per_second"] is None
 
 
 class Told:
