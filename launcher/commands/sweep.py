@@ -80,8 +80,8 @@ def sweep(
 
       gemfleet sweep run.yaml --random 20 --loguniform train.optim.learning_rate=1e-5:1e-3 --sampler tpe --prune
 
-    Exit codes: 0 all trials succeeded or were pruned, or the sweep was stopped; 1 a trial failed; 2 something to put
-    right first; 130 ended by Ctrl-C.
+    Exit codes: 0 all trials succeeded or were pruned, or the sweep was stopped; 1 a trial failed or was interrupted; 2
+    something to put right first; 130 ended by Ctrl-C.
     """
     from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.runs.sweeps import Sweep

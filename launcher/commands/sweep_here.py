@@ -47,7 +47,7 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
         print_sweep(view, as_json)
         if SIGNALS.asked is not None:
             raise typer.Exit(EXIT_CODE)
-    if any(trial.state == "failed" for trial in view.trials):
+    if any(trial.state in ("failed", "interrupted") for trial in view.trials):
         raise typer.Exit(1)
 
 
@@ -96,7 +96,8 @@ def print_sweep(view: SweepView, as_json: bool) -> None:
     if best := view.best:
         print_text(f"best: {named(view, best)} with {view.sweep.metric} {best.value:.4f} at step {best.best_step}")
         output = run_folder(best.run_id) / "output"
-        typer.echo(f"adapter: {output}" if output.is_dir() else f"run: {best.run_id}")
+        gone = f" ({best.reason})" if best.reason else ""
+        typer.echo(f"adapter: {output}" if output.is_dir() else f"run: {best.run_id}{gone}")
     if view.state in ("stopped", "interrupted"):
         typer.echo(f"to go on: gemfleet resume {view.sweep.id}")
 

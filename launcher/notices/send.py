@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import signal
 import sys
@@ -36,24 +37,27 @@ def send(registry: RunRegistry, run_id: str, index: int, what: str, pauses: Sequ
     else:
         facts = facts_of(registry, run, what)
         body, name = body_of(facts, config.format), message_id(facts)
-        problem = with_tries(lambda: post(config, body, headers(name, body, int(time.time()), secret)), pauses)
+        problem = with_tries(lambda: post(config, body, name, secret), pauses)
     if problem:
         with suppress(ClusterError):
             text = f"{config.place} was not told that the run {what}: {problem}"
             registry.add_event(run_id, EventKind.NOTICE_LOST, text, {"place": config.place, "what": what})
 
 
-def post(config: NotifyConfig, body: bytes, sent: dict[str, str]) -> tuple[str | None, bool]:
+def post(config: NotifyConfig, body: bytes, name: str, secret: str | None) -> tuple[str | None, bool]:
     """One try. Returns what went wrong, None if nothing, and whether to try again. Never names the address.
 
-    Follows no redirection, because it could lead elsewhere, and reads no answer.
+    Follows no redirection, because it could lead elsewhere, and reads no answer. name: the message's id
     """
     try:
+        sent = headers(name, body, int(time.time()), secret)
         with (
             httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as client,
             client.stream("POST", config.url, content=body, headers=sent) as answer,
         ):
             status = answer.status_code
+    except binascii.Error:
+        return f"the value of ${config.secret} is not base64 after whsec_", False
     except httpx2.HTTPError as error:
         return type(error).__name__, True
     except Exception as error:  # for example an address that is none
@@ -73,9 +77,14 @@ def with_tries(attempt: Callable[[], tuple[str | None, bool]], pauses: Sequence[
     return None
 
 
+def _too_long(number: int, frame: object) -> None:
+    raise TimeoutError
+
+
 def main(home: str, run_id: str, index: str, what: str) -> None:
     """Tell one webhook. Arguments: see `send`"""
     keep_private()
+    signal.signal(signal.SIGALRM, _too_long)
     signal.alarm(MOST_SECONDS)
     send(RunRegistry(Path(home) / "gemfleet.db"), run_id, int(index), what)
 

@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.config.reports import TrackerConfig
@@ -96,4 +97,5 @@ class _Following:
         text = f"{state.name} {what}{why}; `gemfleet track {self._run_id}` sends it again"
         note(text)
         facts = {"tracker": state.type, "lost_steps": lost}
-        self._registry.add_event(self._run_id, EventKind.TRACKER, text, facts)
+        with suppress(ClusterError):  # for example a full disk
+            self._registry.add_event(self._run_id, EventKind.TRACKER, text, facts)

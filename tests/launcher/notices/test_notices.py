@@ -21,9 +21,10 @@ import yaml
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.notices.send import send
-from gemfleet.launcher.notices.start import first_tries
+from gemfleet.launcher.notices.start import check_notices, first_tries, notices_of
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.train.errors import UserError
 
 RUN = "run-1"
 STEP = {"kind": "step", "step": 3, "total_steps": 8, "loss": 1.25}
@@ -141,6 +142,11 @@ def test_a_message_is_signed_with_its_time_and_the_same_over_all_tries(
     send(registry, RUN, 0, "succeeded")
     assert len(webhook.got) == 3  # never unsigned
     assert "$GEMFLEET_NOTIFY_KEY, which signs the message, is not set" in lost(registry)[0]
+    with pytest.raises(UserError, match=r"notify\[0\].secret: \$GEMFLEET_NOTIFY_KEY, which signs the messages"):
+        check_notices(notices_of(registry.get_run(RUN).config))
+    monkeypatch.setenv("GEMFLEET_NOTIFY_KEY", "whsec_abc")
+    send(registry, RUN, 0, "succeeded", pauses=(0.0,))
+    assert "the value of $GEMFLEET_NOTIFY_KEY is not base64 after whsec_ (tries: 1)" in lost(registry)[1]
 
 
 @pytest.mark.parametrize(("answer", "tries"), [(500, 3), (404, 1), (302, 1)])
