@@ -16,7 +16,8 @@ from gemfleet.train.errors import UserError
 from .space import MOST_TRIALS, Space
 from .study import need_optuna
 
-NOT_SWEPT = ("name", "api", "cluster.address", "cluster.storage", "notify", "output", "trackers")  # of one sweep, not of a trial
+# Of one sweep, not of a trial.
+NOT_SWEPT = ("name", "api", "cluster.address", "cluster.storage", "notify", "output", "trackers")
 
 
 def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, sweep: Sweep) -> None:
