@@ -82,7 +82,7 @@ def _keep_of_trial(removal: Removal, registry: RunRegistry) -> None:
         if sweep and sweep.run_id(trial) == removal.run_id:
             seen = view_trial(registry, sweep, trial)
             if seen.state in DONE:
-                trial.removed, trial.value = seen.state, seen.value
+                trial.removed, trial.value, trial.best_step = seen.state, seen.value, seen.best_step
                 write_sweep(home, sweep)
 
 

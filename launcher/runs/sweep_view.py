@@ -94,7 +94,7 @@ def view_trial(registry: RunQueries, sweep: Sweep, trial: Trial) -> TrialView:
         step=step.get("step", 0),
         total_steps=step.get("total_steps", 0),
         value=best[1] if run else trial.value,
-        best_step=best[0],
+        best_step=best[0] if run else trial.best_step,
         evaluations=found,
     )
 

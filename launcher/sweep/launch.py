@@ -70,7 +70,7 @@ def refuse_taken(home: Path, sweep: Sweep) -> None:
     ids = {sweep.id, *(f"{sweep.id}-{number:03}" for number in range(1, sweep.wanted + 1))}
     for run in registry_of(home).list_runs(limit=1_000_000):
         if run.id in ids:
-            raise RunConflict(f"--id {sweep.id!r}: a run {run.id!r} exists already, with no sweep; choose another --id")
+            raise RunConflict(f"--id {sweep.id!r}: a run {run.id!r} exists already; choose another --id")
 
 
 def resume_sweep(sweep_id: str, display: SweepDisplay) -> SweepView:
