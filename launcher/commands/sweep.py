@@ -145,8 +145,10 @@ def _checked_id(wanted: str | None, name: str) -> str:
 
     if wanted is None:
         return new_run_id(name[:NAME_CHARACTERS])
-    if not re.match(ID_PATTERN, wanted):
-        raise UserError(f"--id {wanted!r} is no id for a sweep; use letters, digits, `.`, `_` and `-`, at most 59")
+    if wanted == "latest" or not re.match(ID_PATTERN, wanted):
+        raise UserError(
+            f"--id {wanted!r} is no id for a sweep; use letters, digits, `.`, `_` and `-`, at most 59, and not `latest`"
+        )
     return wanted
 
 
