@@ -25,6 +25,7 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
     from gemfleet.launcher.submit.shadowing import refuse_shadowing
     from gemfleet.launcher.sweep.table import SweepDisplay
     from gemfleet.launcher.unread import output_may_go_unread
+    from gemfleet.train.errors import UserError
     from gemfleet.train.quiet import hide_known_lines
     from rich.console import Console
 
@@ -42,6 +43,12 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
             SIGNALS.ending()
             print(f"interrupted; `gemfleet resume {sweep_id}` goes on", file=sys.stderr)
             raise typer.Exit(EXIT_CODE) from None
+        except OSError as error:  # for example a full disk
+            where = f" ({error.filename})" if error.filename else ""
+            raise UserError(
+                f"the sweep {sweep_id} cannot go on: {error.strerror or error}{where}; put that right, then "
+                f"`gemfleet resume {sweep_id}`"
+            ) from error
         finally:
             display.close()
         print_sweep(view, as_json)
