@@ -28,6 +28,8 @@ def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, swee
     need_optuna()
     check_config(config, sweep.metric, sweep.prune)
     built = check_space(path, overrides, Space(sweep.grid, sweep.ranges), sweep.wanted)
+    for trial in built:
+        check_config(trial, sweep.metric, sweep.prune)
     for trial in inputs_to_check([config, *built]):
         check_everything(trial)
 

@@ -12,6 +12,7 @@ import pytest
 from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.runs.prune import Removal, carry_out
 from gemfleet.launcher.runs.sweep_view import SweepView, view_sweep
 from gemfleet.launcher.runs.sweeps import (
@@ -30,6 +31,7 @@ from gemfleet.train.errors import UserError
 
 pytest.importorskip("optuna", reason="needs the sweep extra")
 
+from gemfleet.launcher.sweep.check import check_sweep
 from gemfleet.launcher.sweep.drive import SweepDriver
 from gemfleet.launcher.sweep.processes import TrialProcesses
 from gemfleet.launcher.sweep.study import Study
@@ -286,3 +288,11 @@ def test_an_id_that_runs_have_is_no_id_for_a_sweep(tmp_path: Path, registry: Run
     registry.create_run(taken, "other", "{}")
     with pytest.raises(RunConflict, match=f"a run '{taken}' exists already"):
         refuse_taken(tmp_path, asked())
+
+
+def test_each_trial_of_a_grid_has_something_to_compare(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {model: demo, data: {train: demo}, batch: {global: 8}}\n")
+    sweep = asked(grid={"train.data.eval_fraction": ["0.1", "0"]}, wanted=2)
+    with pytest.raises(UserError, match="train.data.eval is null and train.data.eval_fraction 0"):
+        check_sweep(path, (), load_config(path), sweep)
