@@ -27,6 +27,10 @@ MOST_SECONDS = 600  # for all tries, whatever a webhook does
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+class TooLongError(BaseException):
+    """All tries together took too long. No Exception, which would be a try that failed."""
+
+
 def send(registry: RunRegistry, run_id: str, index: int, what: str, pauses: Sequence[float] = PAUSES) -> None:
     """Tell the webhook of this index in the run's configuration. An event says if it could not be told."""
     run = registry.get_run(run_id)
@@ -37,7 +41,10 @@ def send(registry: RunRegistry, run_id: str, index: int, what: str, pauses: Sequ
     else:
         facts = facts_of(registry, run, what)
         body, name = body_of(facts, config.format), message_id(facts)
-        problem = with_tries(lambda: post(config, body, name, secret), pauses)
+        try:
+            problem = with_tries(lambda: post(config, body, name, secret), pauses)
+        except TooLongError:
+            problem = f"its answer did not end in {MOST_SECONDS} s"
     if problem:
         with suppress(ClusterError):
             text = f"{config.place} was not told that the run {what}: {problem}"
@@ -78,14 +85,14 @@ def with_tries(attempt: Callable[[], tuple[str | None, bool]], pauses: Sequence[
 
 
 def _too_long(number: int, frame: object) -> None:
-    raise TimeoutError
+    raise TooLongError
 
 
 def main(home: str, run_id: str, index: str, what: str) -> None:
     """Tell one webhook. Arguments: see `send`"""
     keep_private()
     signal.signal(signal.SIGALRM, _too_long)
-    signal.alarm(MOST_SECONDS)
+    signal.alarm(MOST_SECONDS)  # each byte may come in time
     send(RunRegistry(Path(home) / "gemfleet.db"), run_id, int(index), what)
 
 
