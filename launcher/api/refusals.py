@@ -97,6 +97,7 @@ def _tracker_problems(content: Mapping[str, Any], allowed: Allowed) -> Iterator[
         if tracker.get("type") == "mlflow" and not tracker.get("uri"):
             yield f"{where}.uri", "is missing; a submitted run names its server"
         if tracker.get("type") == "wandb" and tracker.get("mode") != "offline":
-            parts = (tracker.get("entity"), tracker.get("project") or "gemfleet")
-            if not is_below_address("wandb:" + "/".join(str(part) for part in parts if part), allowed.reports):
-                yield where, f"is no project that the API may report to ({listed(allowed.reports)})"
+            place = f"wandb:{tracker.get('entity') or ''}/{tracker.get('project') or 'gemfleet'}"
+            if not is_below_address(place, allowed.reports):
+                known = listed(tuple(one for one in allowed.reports if one.startswith("wandb:")))
+                yield where, f"is no ENTITY/PROJECT that the API may report to ({known}); name both"

@@ -74,7 +74,7 @@ def _print(facts: dict[str, Any]) -> None:
         "checkpoints": ", ".join(f"checkpoint-{c['step']}" for c in facts["checkpoints"]),
         "published": facts["published"] or "",
         "early end": facts["stopped_early"] or "",
-        **{state["type"]: state["link"] or state["place"] for state in facts["trackers"]},
+        "trackers": ", ".join(f"{state['type']} {state['link'] or state['place']}" for state in facts["trackers"]),
         "folder": facts["folder"],
     }
     print_facts({name: value for name, value in lines.items() if value})

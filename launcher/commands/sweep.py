@@ -80,8 +80,8 @@ def sweep(
 
       gemfleet sweep run.yaml --random 20 --loguniform train.optim.learning_rate=1e-5:1e-3 --sampler tpe --prune
 
-    Exit codes: 0 all trials succeeded or were pruned, or the sweep was stopped; 1 a trial failed; 2 something to put
-    right first; 130 ended by Ctrl-C.
+    Exit codes: 0 all trials succeeded or were pruned, or the sweep was stopped; 1 a trial failed or was interrupted; 2
+    something to put right first; 130 ended by Ctrl-C.
     """
     from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.runs.sweeps import Sweep
@@ -145,8 +145,10 @@ def _checked_id(wanted: str | None, name: str) -> str:
 
     if wanted is None:
         return new_run_id(name[:NAME_CHARACTERS])
-    if not re.match(ID_PATTERN, wanted):
-        raise UserError(f"--id {wanted!r} is no id for a sweep; use letters, digits, `.`, `_` and `-`, at most 59")
+    if wanted == "latest" or not re.match(ID_PATTERN, wanted):
+        raise UserError(
+            f"--id {wanted!r} is no id for a sweep; use letters, digits, `.`, `_` and `-`, at most 59, and not `latest`"
+        )
     return wanted
 
 

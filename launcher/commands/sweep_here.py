@@ -25,6 +25,7 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
     from gemfleet.launcher.submit.shadowing import refuse_shadowing
     from gemfleet.launcher.sweep.table import SweepDisplay
     from gemfleet.launcher.unread import output_may_go_unread
+    from gemfleet.train.errors import UserError
     from gemfleet.train.quiet import hide_known_lines
     from rich.console import Console
 
@@ -42,12 +43,18 @@ def sweep_here(launch: Callable[[SweepDisplay], SweepView], sweep_id: str, as_js
             SIGNALS.ending()
             print(f"interrupted; `gemfleet resume {sweep_id}` goes on", file=sys.stderr)
             raise typer.Exit(EXIT_CODE) from None
+        except OSError as error:  # for example a full disk
+            where = f" ({error.filename})" if error.filename else ""
+            raise UserError(
+                f"the sweep {sweep_id} cannot go on: {error.strerror or error}{where}; put that right, then "
+                f"`gemfleet resume {sweep_id}`"
+            ) from error
         finally:
             display.close()
         print_sweep(view, as_json)
         if SIGNALS.asked is not None:
             raise typer.Exit(EXIT_CODE)
-    if any(trial.state == "failed" for trial in view.trials):
+    if any(trial.state in ("failed", "interrupted") for trial in view.trials):
         raise typer.Exit(1)
 
 
@@ -96,7 +103,8 @@ def print_sweep(view: SweepView, as_json: bool) -> None:
     if best := view.best:
         print_text(f"best: {named(view, best)} with {view.sweep.metric} {best.value:.4f} at step {best.best_step}")
         output = run_folder(best.run_id) / "output"
-        typer.echo(f"adapter: {output}" if output.is_dir() else f"run: {best.run_id}")
+        gone = f" ({best.reason})" if best.reason else ""
+        typer.echo(f"adapter: {output}" if output.is_dir() else f"run: {best.run_id}{gone}")
     if view.state in ("stopped", "interrupted"):
         typer.echo(f"to go on: gemfleet resume {view.sweep.id}")
 

@@ -111,6 +111,7 @@ def _check(config: LaunchConfig, resumed: str | None, accept_changes: bool) -> N
 def _print_plan(config: LaunchConfig, as_json: bool) -> None:
     import json
 
+    from gemfleet.cluster.redaction import HIDDEN
     from gemfleet.launcher.config.load import dump_config
     from gemfleet.launcher.data_view.gather import first_rows
     from gemfleet.launcher.data_view.sentences import in_short
@@ -122,6 +123,7 @@ def _print_plan(config: LaunchConfig, as_json: bool) -> None:
 
     plan, view = describe_here(config, gemfleet_home() / "runs"), first_rows(config.train)
     plan["rows"] = view if isinstance(view, str) else in_short(view)
+    config = config.model_copy(update={"notify": tuple(n.model_copy(update={"url": HIDDEN}) for n in config.notify)})
     if as_json:
         resolved = config.model_dump(mode="json", by_alias=True)
         data = None if isinstance(view, str) else view.model_dump()

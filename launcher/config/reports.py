@@ -19,7 +19,7 @@ class NotifyConfig(StrictModel):
     """A webhook that is told how the run ends or that it stalls. Its address is a secret, because whoever knows it can
     write there."""
 
-    url: Annotated[str, Field(min_length=1, description="address of the webhook, https://HOST/PATH")]
+    url: Annotated[str, Field(min_length=1, repr=False, description="address of the webhook, https://HOST/PATH")]
     on: Annotated[
         tuple[Literal["succeeded", "failed", "interrupted", "stalled"], ...],
         Field(strict=False, description="`stalled`: a rank made no progress for as long as the watchdog allows"),
@@ -31,6 +31,7 @@ class NotifyConfig(StrictModel):
         str | None,
         Field(
             pattern=VARIABLE,
+            repr=False,
             description="name of the environment variable on the head whose value signs messages; null: unsigned",
         ),
     ] = None
@@ -40,6 +41,13 @@ class NotifyConfig(StrictModel):
     def _is_an_address(cls, value: str) -> str:
         if not ADDRESS.fullmatch(value):  # the value is not said
             raise ValueError("is no address of a webhook; give https://HOST/PATH, or http:// for a host of your own")
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def _is_no_secret_itself(cls, value: str | None) -> str | None:
+        if value is not None and value.startswith("whsec_"):  # the value is not said
+            raise ValueError("is a secret itself; put it into a variable of the head's environment and give its name")
         return value
 
     @property

@@ -148,7 +148,8 @@ class LaunchConfig(StrictModel):
         tuple[TrackerConfig, ...], Field(strict=False, description="experiment trackers that follow the run")
     ] = ()
     notify: Annotated[
-        tuple[NotifyConfig, ...], Field(strict=False, description="webhooks that are told how the run ends")
+        tuple[NotifyConfig, ...],
+        Field(strict=False, repr=False, description="webhooks that are told how the run ends"),
     ] = ()
     api: ApiConfig = ApiConfig()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 import os
 import signal
 import sys
@@ -26,6 +27,10 @@ MOST_SECONDS = 600  # for all tries, whatever a webhook does
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
+class TooLongError(BaseException):
+    """All tries together took too long. No Exception, which would be a try that failed."""
+
+
 def send(registry: RunRegistry, run_id: str, index: int, what: str, pauses: Sequence[float] = PAUSES) -> None:
     """Tell the webhook of this index in the run's configuration. An event says if it could not be told."""
     run = registry.get_run(run_id)
@@ -36,24 +41,30 @@ def send(registry: RunRegistry, run_id: str, index: int, what: str, pauses: Sequ
     else:
         facts = facts_of(registry, run, what)
         body, name = body_of(facts, config.format), message_id(facts)
-        problem = with_tries(lambda: post(config, body, headers(name, body, int(time.time()), secret)), pauses)
+        try:
+            problem = with_tries(lambda: post(config, body, name, secret), pauses)
+        except TooLongError:
+            problem = f"its answer did not end in {MOST_SECONDS} s"
     if problem:
         with suppress(ClusterError):
             text = f"{config.place} was not told that the run {what}: {problem}"
             registry.add_event(run_id, EventKind.NOTICE_LOST, text, {"place": config.place, "what": what})
 
 
-def post(config: NotifyConfig, body: bytes, sent: dict[str, str]) -> tuple[str | None, bool]:
+def post(config: NotifyConfig, body: bytes, name: str, secret: str | None) -> tuple[str | None, bool]:
     """One try. Returns what went wrong, None if nothing, and whether to try again. Never names the address.
 
-    Follows no redirection, because it could lead elsewhere, and reads no answer.
+    Follows no redirection, because it could lead elsewhere, and reads no answer. name: the message's id
     """
     try:
+        sent = headers(name, body, int(time.time()), secret)
         with (
             httpx2.Client(timeout=TIMEOUT, follow_redirects=False) as client,
             client.stream("POST", config.url, content=body, headers=sent) as answer,
         ):
             status = answer.status_code
+    except binascii.Error:
+        return f"the value of ${config.secret} is not base64 after whsec_", False
     except httpx2.HTTPError as error:
         return type(error).__name__, True
     except Exception as error:  # for example an address that is none
@@ -73,10 +84,15 @@ def with_tries(attempt: Callable[[], tuple[str | None, bool]], pauses: Sequence[
     return None
 
 
+def _too_long(number: int, frame: object) -> None:
+    raise TooLongError
+
+
 def main(home: str, run_id: str, index: str, what: str) -> None:
     """Tell one webhook. Arguments: see `send`"""
     keep_private()
-    signal.alarm(MOST_SECONDS)
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(MOST_SECONDS)  # each byte may come in time
     send(RunRegistry(Path(home) / "gemfleet.db"), run_id, int(index), what)
 
 

@@ -6,10 +6,11 @@ It finds address and state in the registry, so that no process list shows an add
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import yaml
 from gemfleet.cluster.registry.run_records import Run
 from gemfleet.launcher.config.reports import NotifyConfig
 from gemfleet.train.config.load import parse_yaml
+from gemfleet.train.errors import UserError
 from pydantic import TypeAdapter
 
 WAIT_SECONDS = 3.0
@@ -48,6 +50,16 @@ def notices_of(config: str) -> tuple[NotifyConfig, ...]:
         return SECTION.validate_python(parse_yaml(config).get("notify") or ())
     except (yaml.YAMLError, ValueError, AttributeError):
         return ()
+
+
+def check_notices(notices: Sequence[NotifyConfig]) -> None:
+    """Raise UserError for a webhook whose messages could not be signed here. Connects to nothing."""
+    for index, config in enumerate(notices):
+        if config.secret is not None and not os.environ.get(config.secret):
+            raise UserError(
+                f"notify[{index}].secret: ${config.secret}, which signs the messages, is not set in the environment of "
+                "the process that starts the run; set it on the head, or leave `secret` out"
+            )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.display import Display
+from gemfleet.launcher.notices.start import check_notices
 from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.result.gguf import check_converter
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
@@ -42,6 +43,7 @@ def check_everything(config: LaunchConfig) -> None:
             partial(check_sources, config.train),
             partial(check_delivery, config.output.deliver),
             partial(check_trackers, config.trackers),
+            partial(check_notices, config.notify),
             partial(check_converter, config.output.formats, None if is_remote(model) else model_here(model)),
             *input_checks(config.train),
         ]

@@ -15,7 +15,8 @@ from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
-from .sweeps import all_sweeps, is_driven, sweep_folder
+from .sweep_view import DONE, view_trial
+from .sweeps import all_sweeps, is_driven, read_sweep, sweep_folder, sweep_of, write_sweep
 
 ABANDONED_SECONDS = 86_400.0  # a submission without a row after a day never gets one
 
@@ -52,6 +53,9 @@ def carry_out(removal: Removal, registry: RunRegistry) -> None:
 
     It may be interrupted at any time and repeated. Raises RunConflict while another process launches the run.
     """
+    home = removal.folder.parent.parent
+    if (sweep_id := sweep_of(home, removal.run_id)) and removal.steps is None and is_driven(home, sweep_id):
+        raise RunConflict(f"its sweep {sweep_id} goes on; stop it first (`gemfleet stop {sweep_id} --wait`)")
     with _nobody_drives(removal, registry):
         if removal.steps is None:
             if storage_of(removal.folder) is not None:
@@ -60,12 +64,26 @@ def carry_out(removal: Removal, registry: RunRegistry) -> None:
                         shelf.remove(step)
             remove_folder(removal.folder)
             remove_folder(submission_of(removal.folder))
+            _keep_of_trial(removal, registry)
             registry.delete_run(removal.run_id)
             return
         with shelf_of(removal.folder) as shelf:
             for step in removal.steps:
                 shelf.remove(step)
                 registry.remove_checkpoint(removal.run_id, step)
+
+
+def _keep_of_trial(removal: Removal, registry: RunRegistry) -> None:
+    """Keep in a sweep's file what became of a trial, so that a resumed sweep does not train it again."""
+    home = removal.folder.parent.parent
+    sweep_id = sweep_of(home, removal.run_id)
+    sweep = read_sweep(home, sweep_id) if sweep_id else None
+    for trial in sweep.trials if sweep else ():
+        if sweep and sweep.run_id(trial) == removal.run_id:
+            seen = view_trial(registry, sweep, trial)
+            if seen.state in DONE:
+                trial.removed, trial.value, trial.best_step = seen.state, seen.value, seen.best_step
+                write_sweep(home, sweep)
 
 
 def clear_rests(home: Path, registry: RunRegistry) -> None:

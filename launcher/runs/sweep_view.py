@@ -17,6 +17,7 @@ WAITING, PRUNED = "waiting", "pruned"  # of trials, beside the states of runs
 RUNNING, FINISHED, STOPPED, INTERRUPTED = "running", "finished", "stopped", "interrupted"  # of sweeps
 DONE = (str(RunState.SUCCEEDED), PRUNED)  # what a resumed sweep leaves as it is
 OVER = (*DONE, str(RunState.FAILED), str(RunState.STOPPED))
+REMOVED = "its run was removed from this disk"
 Evaluations = Sequence[tuple[int, float]]  # steps and losses, in the order of steps
 
 
@@ -90,11 +91,11 @@ def view_trial(registry: RunQueries, sweep: Sweep, trial: Trial) -> TrialView:
         run_id=run_id,
         settings=trial.settings,
         state=_trial_state(run, trial),
-        reason=trial.pruned or trial.failed or (run.reason if run else ""),
+        reason=trial.pruned or trial.failed or (run.reason if run else REMOVED if trial.removed else ""),
         step=step.get("step", 0),
         total_steps=step.get("total_steps", 0),
-        value=best[1],
-        best_step=best[0],
+        value=best[1] if run else trial.value,
+        best_step=best[0] if run else trial.best_step,
         evaluations=found,
     )
 
@@ -115,7 +116,7 @@ def evaluations(records: Iterable[Mapping[str, Any]], metric: str) -> list[tuple
 
 def _trial_state(run: Run | None, trial: Trial) -> str:
     if run is None:
-        return str(RunState.FAILED) if trial.failed else WAITING
+        return trial.removed or (str(RunState.FAILED) if trial.failed else WAITING)
     ended = run.state.is_terminal and run.state is not RunState.SUCCEEDED
     return PRUNED if trial.pruned and ended else str(run.state)
 

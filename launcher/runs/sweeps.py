@@ -35,12 +35,17 @@ class Trial(BaseModel):
     settings: by field, the value as `--set` takes it
     pruned: why the sweep ended it before its last step; empty where it did not
     failed: why its process ended without a run; empty where it did not
+    removed: how its run had ended, `succeeded` or `pruned`, before it was removed from this disk; empty where it was
+        not; value, best_step: its lowest loss and the step of that, of a removed run alone
     """
 
     number: int
     settings: dict[str, str]
     pruned: str = ""
     failed: str = ""
+    removed: str = ""
+    value: float | None = None
+    best_step: int | None = None
 
 
 class Sweep(BaseModel):

@@ -16,7 +16,8 @@ from gemfleet.train.errors import UserError
 from .space import MOST_TRIALS, Space
 from .study import need_optuna
 
-NOT_SWEPT = ("name", "api", "cluster.address", "cluster.storage", "output")  # of one sweep, not of a trial
+# Of one sweep, not of a trial.
+NOT_SWEPT = ("name", "api", "cluster.address", "cluster.storage", "notify", "output", "trackers")
 
 
 def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, sweep: Sweep) -> None:
@@ -27,6 +28,8 @@ def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, swee
     need_optuna()
     check_config(config, sweep.metric, sweep.prune)
     built = check_space(path, overrides, Space(sweep.grid, sweep.ranges), sweep.wanted)
+    for trial in built:
+        check_config(trial, sweep.metric, sweep.prune)
     for trial in inputs_to_check([config, *built]):
         check_everything(trial)
 

@@ -96,7 +96,9 @@ class SweepDriver:
         return bool(live)
 
     def _goes_on(self, seen: TrialView) -> bool:
-        return seen.is_live or self._processes.lives(self._sweep.trials[seen.number - 1])
+        trial = self._sweep.trials[seen.number - 1]
+        ended = seen.state in DONE and not self._processes.was_started(trial)
+        return seen.is_live or (not ended and self._processes.lives(trial))
 
     def _is_left(self, seen: TrialView) -> bool:
         return seen.state not in DONE and not self._processes.was_started(self._sweep.trials[seen.number - 1])

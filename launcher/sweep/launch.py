@@ -52,15 +52,25 @@ def launch_sweep(
     """
     home = gemfleet_home()
     folder = sweep_folder(home, sweep.id)
-    if read_sweep(home, sweep.id) is not None:
-        raise RunConflict(f"a sweep {sweep.id!r} exists already; choose another --id, or `gemfleet resume {sweep.id}`")
+    refuse_taken(home, sweep)
     check_sweep(path, overrides, config, sweep)
     folder.mkdir(parents=True, exist_ok=True)
     with closing(DriverLock(folder)):
+        refuse_taken(home, sweep)  # another process may have begun it meanwhile
         (folder / CONFIG_FILE).write_text(shared_config(config, sweep.name), encoding="utf-8")
         write_sweep(home, sweep)
         _on_cluster(home, sweep, config, display)
     return view_sweep(home, registry_of(home), sweep)
+
+
+def refuse_taken(home: Path, sweep: Sweep) -> None:
+    """Raise RunConflict if there is a sweep of this id, or a run that has its id or that of one of its trials."""
+    if read_sweep(home, sweep.id) is not None:
+        raise RunConflict(f"a sweep {sweep.id!r} exists already; choose another --id, or `gemfleet resume {sweep.id}`")
+    ids = {sweep.id, *(f"{sweep.id}-{number:03}" for number in range(1, sweep.wanted + 1))}
+    for run in registry_of(home).list_runs(limit=1_000_000):
+        if run.id in ids:
+            raise RunConflict(f"--id {sweep.id!r}: a run {run.id!r} exists already; choose another --id")
 
 
 def resume_sweep(sweep_id: str, display: SweepDisplay) -> SweepView:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from gemfleet.launcher.runs.sweeps import CONFIG_FILE, Sweep, Trial, sweep_folder
@@ -44,9 +46,9 @@ class TrialProcesses:
         return trial.number in self._started
 
     def lives(self, trial: Trial) -> bool:
-        """Whether the trial's process, started here, goes on."""
+        """Whether the trial's process goes on, also one that an earlier process of this sweep has started."""
         process = self._started.get(trial.number)
-        return process is not None and process.poll() is None
+        return process.poll() is None if process is not None else _is_locked(self._log(trial))
 
     def refusal(self, trial: Trial, begun: bool) -> str:
         """Why the trial's process, started here, ended before it began; empty where it did not.
@@ -64,6 +66,8 @@ class TrialProcesses:
         """The process hears no Ctrl-C that is meant for the sweep: the sweep stops its run in order."""
         self._log(trial).parent.mkdir(exist_ok=True)
         with self._log(trial).open("ab") as log:
+            with suppress(OSError):  # the process has the lock as long as it lives; some filesystems have none
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._started[trial.number] = subprocess.Popen(
                 [sys.executable, "-m", "gemfleet.launcher.cli", *arguments],
                 env=self._environment,
@@ -75,3 +79,14 @@ class TrialProcesses:
 
     def _log(self, trial: Trial) -> Path:
         return self._folder / "logs" / f"{trial.number:03}.log"
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False

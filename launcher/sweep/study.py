@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +45,7 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         self._space = Space(sweep.grid, sweep.ranges)
+        _clear_rests(folder / STUDY_FILE)
         storage = JournalStorage(JournalFileBackend(str(folder / STUDY_FILE)))
         self._study = optuna.create_study(
             study_name=sweep.id,
@@ -130,6 +132,17 @@ class Study:
             else:
                 found[field] = _text(trial.suggest_float(field, one.low, one.high, log=one.log))
         return found
+
+
+def _clear_rests(journal: Path) -> None:
+    """Cut off a line that a full disk left half written, and remove the lock of a process that was killed.
+
+    The sweep's own lock keeps other processes away.
+    """
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    content = journal.read_bytes() if journal.exists() else b""
+    if content and not content.endswith(b"\n"):
+        os.truncate(journal, content.rfind(b"\n") + 1)
 
 
 def _text(value: object) -> str:

@@ -28,15 +28,13 @@ from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.step.record import points
 
 from .parameters import parameters_of
-from .state import TrackerState
+from .state import TrackerState, result_files
 from .tracker import Points, Tracker, mlflow_uri, place_of
 
 LOOK_SECONDS = 2.0
 MOST_PAUSE_SECONDS = 60.0
 PAGE = 500  # records that are in memory at once
 MARK_SECONDS = 3.0
-# Of the published folder. The rest of it is large, and is in the run's folder.
-RESULT_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "metrics.json")
 
 
 class Follower:
@@ -125,9 +123,8 @@ class Follower:
         tracker = self._opened()
         if not self._settings:  # it ended before its settings were settled
             self._send_settings(tracker, RESOLVED_FILE)
-        output = self._folder / "output"
         published = state in (RunState.SUCCEEDED, RunState.STOPPED)
-        files = [output / name for name in RESULT_FILES if published and (output / name).is_file()]
+        files = result_files(self._folder) if published else []
         tracker.finish(state, self._registry.get_run(self._run_id).reason, files)
 
     def _records(self, kind: str, limit: int) -> list[dict[str, Any]]:

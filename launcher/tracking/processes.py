@@ -6,18 +6,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.config.reports import TrackerConfig
 
-from .state import TrackerState
+from .state import TrackerState, result_files
 from .tracker import place_of
 
 SILENT_SECONDS = 0.5  # at the end, for a tracker that does not answer
-MOST_SECONDS = 600.0  # at the end, for one that does
+STUCK_SECONDS = 60.0  # at the end, for one that takes nothing and has no problem; more for files, by:
+SLOWEST_UPLOAD = 1_000_000  # bytes per second
+MOST_SECONDS = 600.0  # at the end, for one that makes progress
 POLL_SECONDS = 0.05
 SAY_SECONDS = 3.0
 
@@ -72,8 +75,15 @@ class _Following:
     def wait(self, note: Callable[[str], None]) -> None:
         """Wait while the tracker takes records. Then say what it did not take."""
         said = False
+        seen, changed = self._state(), self._ended
+        stuck = STUCK_SECONDS + sum(path.stat().st_size for path in result_files(self._folder)) / SLOWEST_UPLOAD
         while self._process.poll() is None:
-            seconds = time.monotonic() - self._ended
+            now, state = time.monotonic(), self._state()
+            seconds = now - self._ended
+            if state != seen:
+                seen, changed = state, now
+            if now - changed > stuck and not state.problem:
+                replace(state, problem=f"it took nothing for {stuck:.0f} s").write(self._folder)
             if seconds > (SILENT_SECONDS if self._state().problem else MOST_SECONDS):
                 self._process.kill()
                 self._process.wait()
@@ -96,4 +106,5 @@ class _Following:
         text = f"{state.name} {what}{why}; `gemfleet track {self._run_id}` sends it again"
         note(text)
         facts = {"tracker": state.type, "lost_steps": lost}
-        self._registry.add_event(self._run_id, EventKind.TRACKER, text, facts)
+        with suppress(ClusterError):  # for example a full disk
+            self._registry.add_event(self._run_id, EventKind.TRACKER, text, facts)

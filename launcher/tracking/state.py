@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Literal
 
 FOLDER = "trackers"
+# Of the published folder. The rest of it is large, and is in the run's folder.
+RESULT_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors", "trainer_state.json", "metrics.json")
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,11 @@ def tracker_states(run_folder: Path) -> Iterator[TrackerState]:
     for path in sorted((run_folder / FOLDER).glob("*.json")):
         if state := _read(path):
             yield state
+
+
+def result_files(run_folder: Path) -> list[Path]:
+    """The files of a run's result that trackers get."""
+    return [path for name in RESULT_FILES if (path := run_folder / "output" / name).is_file()]
 
 
 def _locks(descriptor: int) -> bool:

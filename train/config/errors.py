@@ -76,7 +76,9 @@ def _sentence(problem: Any, owner: type[BaseModel] | None, field: FieldInfo | No
         return f"found {shown(found)}; {problem['msg']}"
     guess = difflib.get_close_matches(found, _choices(field.annotation), 1) if isinstance(found, str) else []
     hint = f"; did you mean `{guess[0]}`?" if guess else ""
-    return f"found {shown(found)}; give {describe(field.annotation, field.metadata)}{_why(field)}{hint}"
+    annotation = get_args(field.annotation)[0] if _is_element(problem["loc"], field) else field.annotation
+    value = f"found {shown(found)}; " if field.repr else ""  # fields without `repr` may hold a secret
+    return f"{value}give {describe(annotation, field.metadata)}{_why(field)}{hint}"
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -92,6 +94,8 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is list:
         return f"a list of {PLURALS.get(arguments[0], 'values')}"
     if origin is tuple and arguments[-1] is Ellipsis:
+        if isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel):
+            return f"a list of sections with the keys {_listed(keys_of(arguments[0]))}"
         chosen = get_args(arguments[0]) if get_origin(arguments[0]) is Literal else ()
         return f"a list of {_listed(chosen) or PLURALS.get(arguments[0], 'values')}"
     if origin is tuple:
@@ -100,6 +104,13 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
         return f"a section with the keys {_listed(keys_of(annotation))}"
     bounds = [f"{words} {getattr(m, name)}" for m in metadata for kind, name, words in BOUNDS if isinstance(m, kind)]
     return NOUNS.get(annotation, "a value") + (f" {' and '.join(bounds)}" if bounds else "")
+
+
+def _is_element(loc: tuple[int | str, ...], field: FieldInfo) -> bool:
+    """Whether the problem is one whole section of a list of sections."""
+    arguments = get_args(field.annotation)
+    in_list = get_origin(field.annotation) is tuple and arguments[-1] is Ellipsis and isinstance(loc[-1], int)
+    return in_list and isinstance(arguments[0], type) and issubclass(arguments[0], BaseModel)
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:

@@ -139,6 +139,13 @@ def test_runs_report_to_allowed_places_only(section: str, entry: dict[str, str],
         checked_config(content, Allowed(reports=(place,)))
 
 
+def test_a_project_of_the_heads_own_user_is_refused_without_saying_where_webhooks_may_be() -> None:
+    content = with_value("trackers", [{"type": "wandb", "project": "team"}])  # of whoever the head's key belongs to
+    said = problems(content, Allowed(reports=("wandb:team", "https://hooks/services/T0SECRET")))["trackers[0]"]
+    assert "wandb:team" in said
+    assert "T0SECRET" not in said
+
+
 @pytest.mark.parametrize("field", ["train.data.train", "train.data.eval"])
 def test_every_data_set_of_a_list_and_every_pattern_stays_where_it_is_allowed(tmp_path: Path, field: str) -> None:
     root = tmp_path / "root"

@@ -61,7 +61,10 @@ def test_trackers_and_webhooks_are_read_and_never_show_a_secret(tmp_path: Path) 
     for text, said in {
         "notify: [{url: ftp://host/T0}]": "notify[0].url: is no address of a webhook; give https://HOST/PATH",
         "notify: [{url: https://host/T0, on: [done]}]": "notify[0].on",
-        "notify: [{url: https://host/T0, secret: a b}]": "notify[0].secret",
+        "notify: [{url: https://host/T0, secret: T0 b}]": "notify[0].secret: give a text or null",
+        "notify: [{url: https://host/T0, secret: whsec_T0}]": "notify[0].secret: is a secret itself",
+        "notify: [https://host/T0]": "notify[0]: give a section with the keys `url`, `on`, `format`, `secret`",
+        "notify: {url: https://host/T0}": "notify: give a list of sections with the keys `url`, `on`",
         "trackers: [{type: mlflow, uri: 'http://T0:T0@host'}]": "put them into $MLFLOW_TRACKING_USERNAME",
         "trackers: [{type: mlflow, uri: mlruns}]": "trackers[0].uri: is no address of MLflow; give",
         "trackers: [{type: mlflow, project: x}]": "trackers[0]: project is no field of a tracker of type mlflow",

@@ -7,10 +7,13 @@ import hashlib
 import hmac
 import json
 import os
+import signal
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,10 +23,12 @@ import pytest
 import yaml
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.launcher.notices import send as sending
 from gemfleet.launcher.notices.send import send
-from gemfleet.launcher.notices.start import first_tries
+from gemfleet.launcher.notices.start import check_notices, first_tries, notices_of
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.train.errors import UserError
 
 RUN = "run-1"
 STEP = {"kind": "step", "step": 3, "total_steps": 8, "loss": 1.25}
@@ -141,6 +146,11 @@ def test_a_message_is_signed_with_its_time_and_the_same_over_all_tries(
     send(registry, RUN, 0, "succeeded")
     assert len(webhook.got) == 3  # never unsigned
     assert "$GEMFLEET_NOTIFY_KEY, which signs the message, is not set" in lost(registry)[0]
+    with pytest.raises(UserError, match=r"notify\[0\].secret: \$GEMFLEET_NOTIFY_KEY, which signs the messages"):
+        check_notices(notices_of(registry.get_run(RUN).config))
+    monkeypatch.setenv("GEMFLEET_NOTIFY_KEY", "whsec_abc")
+    send(registry, RUN, 0, "succeeded", pauses=(0.0,))
+    assert "the value of $GEMFLEET_NOTIFY_KEY is not base64 after whsec_ (tries: 1)" in lost(registry)[1]
 
 
 @pytest.mark.parametrize(("answer", "tries"), [(500, 3), (404, 1), (302, 1)])
@@ -155,6 +165,37 @@ def test_what_a_webhook_was_not_told_is_one_event_without_its_address(
     place = webhook.url.partition("/services")[0]
     assert lost(registry) == [f"{place} was not told that the run failed: it answered {answer} (tries: {tries})"]
     assert "T0SECRET" not in str(registry.events(RUN))
+
+
+def test_an_answer_that_never_ends_is_an_event(
+    made: Callable[..., RunRegistry], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each byte comes in time, so the request itself does not fail."""
+    ended = threading.Event()
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = server.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX-A: ")
+            while not ended.wait(0.2):
+                connection.sendall(b"x")
+
+    thread = threading.Thread(target=drip, daemon=True)
+    thread.start()
+    registry = made(url=f"http://127.0.0.1:{server.getsockname()[1]}/T0SECRET")
+    monkeypatch.setattr(sending, "MOST_SECONDS", 1)
+    monkeypatch.setattr(sending, "keep_private", lambda: None)  # the umask stays
+    before = signal.getsignal(signal.SIGALRM)
+    try:
+        sending.main(str(tmp_path), RUN, "0", "failed")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    ended.set()
+    thread.join()
+    server.close()
+    assert lost(registry)[0].endswith("was not told that the run failed: its answer did not end in 1 s")
 
 
 def test_ranks_that_hang_together_are_one_stall(

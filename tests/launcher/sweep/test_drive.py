@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from gemfleet.cluster.driver import DriverLock
+from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
+from gemfleet.launcher.config.load import load_config
+from gemfleet.launcher.runs.prune import Removal, carry_out
 from gemfleet.launcher.runs.sweep_view import SweepView, view_sweep
 from gemfleet.launcher.runs.sweeps import (
+    STUDY_FILE,
     Range,
     Sweep,
     Trial,
@@ -25,7 +31,9 @@ from gemfleet.train.errors import UserError
 
 pytest.importorskip("optuna", reason="needs the sweep extra")
 
+from gemfleet.launcher.sweep.check import check_sweep
 from gemfleet.launcher.sweep.drive import SweepDriver
+from gemfleet.launcher.sweep.processes import TrialProcesses
 from gemfleet.launcher.sweep.study import Study
 
 STEPS = 8
@@ -217,3 +225,74 @@ def test_a_sweep_is_found_by_its_beginning_and_a_trial_belongs_to_it(tmp_path: P
     with pytest.raises(UserError, match="2 sweeps begin with 'lr'"):
         find_sweep(tmp_path, "lr")
     assert [sweep_of(tmp_path, run) for run in ("lr-a-001", "lr-c-001", "lr-a")] == ["lr-a", None, None]
+
+
+def test_a_removed_trial_stays_ended_and_none_is_removed_while_the_sweep_goes_on(
+    tmp_path: Path, registry: RunRegistry
+) -> None:
+    sweep = asked(wanted=2, grid={"train.lora.r": ["8", "16"]}, parallel=1)
+    runs = PretendedRuns(registry, sweep)
+    removal = Removal("lr-001", tmp_path / "runs" / "lr-001", 0, None)
+    for view in driven(tmp_path, sweep, runs):
+        if states(view) == ["succeeded", "training"]:
+            with pytest.raises(RunConflict, match="its sweep lr goes on"):
+                carry_out(removal, registry)
+    carry_out(removal, registry)
+    kept = read_sweep(tmp_path, "lr")
+    assert kept is not None
+    view = view_sweep(tmp_path, registry, kept)
+    assert (view.state, states(view)) == ("finished", ["succeeded"] * 2)
+    assert (view.trials[0].value, view.trials[0].best_step) == (1.0, 2)
+    assert list(driven(tmp_path, kept, PretendedRuns(registry, kept))) == []
+
+
+def test_a_line_half_written_and_the_lock_of_a_killed_process_keep_no_study_from_opening(tmp_path: Path) -> None:
+    sweep = asked()
+    Study(sweep, tmp_path).ask()
+    journal = tmp_path / STUDY_FILE
+    with journal.open("ab") as file:
+        file.write(b'{"op_code":4,"worker')
+    (tmp_path / f"{STUDY_FILE}.lock").symlink_to(journal)
+    began = time.monotonic()
+    study = Study(sweep, tmp_path)
+    assert (study.ask().number, len(study.begun()), len(study.queued())) == (2, 2, 4)
+    assert time.monotonic() - began < 20.0  # Optuna would wait 30 s for the lock
+
+
+def test_a_trial_that_a_killed_process_has_started_is_known_to_live(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexec sleep 60\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    sweep, trial = asked(), Trial(number=1, settings={})
+    sweep_folder(tmp_path, sweep.id).mkdir(parents=True)
+    first, second = TrialProcesses(tmp_path, sweep, "auto"), TrialProcesses(tmp_path, sweep, "auto")
+    first.train(trial)
+    assert first.lives(trial)
+    assert second.lives(trial)
+    assert not second.lives(Trial(number=2, settings={}))
+    process = first._started[1]
+    process.kill()
+    process.wait()
+    assert not second.lives(trial)
+
+
+@pytest.mark.parametrize("taken", ["lr", "lr-002"])
+def test_an_id_that_runs_have_is_no_id_for_a_sweep(tmp_path: Path, registry: RunRegistry, taken: str) -> None:
+    from gemfleet.launcher.sweep.launch import refuse_taken
+
+    registry.create_run("lr-007", "other", "{}")  # beyond the sweep's trials
+    refuse_taken(tmp_path, asked())
+    registry.create_run(taken, "other", "{}")
+    with pytest.raises(RunConflict, match=f"a run '{taken}' exists already"):
+        refuse_taken(tmp_path, asked())
+
+
+def test_each_trial_of_a_grid_has_something_to_compare(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {model: demo, data: {train: demo}, batch: {global: 8}}\n")
+    sweep = asked(grid={"train.data.eval_fraction": ["0.1", "0"]}, wanted=2)
+    with pytest.raises(UserError, match="eval is null and"):
+        check_sweep(path, (), load_config(path), sweep)

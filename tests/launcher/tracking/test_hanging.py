@@ -6,12 +6,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 from gemfleet.cluster.registry.run_recorder import RunRecorder
 from gemfleet.launcher.config.reports import TrackerConfig
+from gemfleet.launcher.tracking import processes
 from gemfleet.launcher.tracking.processes import tracked
 from gemfleet.train.step.record import points
 from support.followed_run import RUN, FollowedRun
@@ -81,6 +84,35 @@ def test_a_server_that_hangs_costs_a_run_under_1_percent(kind: str, tmp_path: Pa
     assert not child.is_running()
     secrets = [path for path in (tmp_path / "home").rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
     assert secrets == []
+
+
+@pytest.mark.slow
+def test_a_server_whose_answer_never_ends_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, so no request fails."""
+    pytest.importorskip("mlflow")
+    monkeypatch.setattr(processes, "STUCK_SECONDS", 2.0)
+    asked = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            with suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: ")
+                while True:
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    run = FollowedRun(tmp_path / "home")
+    config = TrackerConfig(type="mlflow", uri=f"http://127.0.0.1:{server.server_address[1]}")
+    with tracked(run.registry, RUN, [config], print):
+        assert asked.wait(120.0)
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 8.0
+    assert "lacks the end of the run (it took nothing for 2 s)" in run.told()[-1]
+    server.shutdown()
+    server.server_close()
 
 
 def _wait_for(found: object, seconds: float = 120.0) -> None:
