@@ -127,8 +127,9 @@ def _card_format(adapter: Path) -> PromptFormat | None:
         return None
 
 
-def _step_of(published: Path) -> int:
-    return int(_read(published / "trainer_state.json").get("global_step", 0))
+def _step_of(published: Path) -> str:
+    """The step of a published adapter. Its trainer_state.json has the history of the whole run, so it may end later."""
+    return next((folder.name.removeprefix("checkpoint-") for folder in published.glob("checkpoint-*")), "0")
 
 
 def _read(path: Path) -> dict[str, Any]:
