@@ -73,10 +73,12 @@ def wanted_step(shelf: Shelf, run_id: str, step: str | None) -> int | None:
     if step in (None, "last"):
         return None
     if step == "best":
-        best = least(shelf.manifests(), METRIC)
-        if best is None:
-            raise StoreError(f"{run_id} has no checkpoint that was evaluated, so none is the best; give --step last")
-        return best.step
+        left = shelf.manifests()
+        while (best := least(left, METRIC)) is not None:
+            if shelf.problem(best) is None:
+                return best.step
+            left.remove(best)  # as `gemfleet publish` passes it over
+        raise StoreError(f"{run_id} has no whole checkpoint that was evaluated, so none is the best; give --step last")
     if not step or not step.isdecimal():
         raise UserError(f"--step is {step!r}; give a number of steps, `best` or `last`")
     return int(step)

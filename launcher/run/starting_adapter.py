@@ -134,11 +134,12 @@ def run_adapter(asked: str) -> tuple[Path, str] | None:
         return None
     registry = registry_of(home)
     try:
-        ids = [run.id for run in registry.list_runs(limit=ALL_RUNS)] if asked == "latest" else [registry.find_run(asked).id]
+        runs = registry.list_runs(limit=ALL_RUNS) if asked == "latest" else [registry.find_run(asked)]
     except UnknownRun as error:
         raise UserError(
             f"train.adapter is {asked!r}, which is no folder and no Hugging Face id, and {error}"
         ) from error
+    ids = [run.id for run in runs]
     for run_id in ids:
         folder = home / "runs" / run_id / "output"
         for checkpoint in folder.glob("checkpoint-*"):
