@@ -23,6 +23,7 @@ from gemfleet.launcher.sources.fetch import is_remote
 from gemfleet.train.config.schema import Quantization
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import resolve_model_folder
+from gemfleet.train.model.weight_files import refuse_pointer
 
 ADAPTER_CONFIG, ADAPTER = "adapter_config.json", "adapter_model.safetensors"
 FRONT_MATTER = "---\n"
@@ -87,6 +88,7 @@ def wanted_step(shelf: Shelf, run_id: str, step: str | None) -> int | None:
 def _subject(name: str, adapter: Path, base: str, prompts: PromptFormat | None) -> Subject:
     if not (adapter / ADAPTER).is_file():
         raise UserError(f"{adapter} has no {ADAPTER}, so it is no adapter that can be asked")
+    refuse_pointer(adapter / ADAPTER)
     try:
         folder = resolve_model_folder(base)
     except UserError as error:
@@ -140,4 +142,6 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings; fetch it again")
     return content

@@ -132,6 +132,12 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
     assert "there is no question" in error("latest")
     assert "not UTF-8 text" in error("latest", "bad \udcff byte")
     assert "tokens, but the model takes" in error("latest", "cat " * 5000)
+    for row in ("5", '["prompt"]', '{"messages": 5}'):
+        (tmp_path / "q.jsonl").write_text(row)
+        assert "line 1 has no question" in error("latest", "--file", str(tmp_path / "q.jsonl"))
+    shutil.copytree(home / "runs/one-1/output", tmp_path / "pointer")
+    (tmp_path / "pointer/adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "is a pointer of git-lfs" in error(str(tmp_path / "pointer"), TEXT)
     assert "no run" in error("two", TEXT)
     assert "give a number of steps, `best` or `last`" in error("latest", TEXT, "--step", "first")
     assert "has no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
