@@ -67,9 +67,9 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step or a request to stop. Collective."""
         self.resume()
-        if self.progress.step == 0:
-            if (origin := self.lineage.adapter) and origin.digest:
-                self.remember({"began_with": origin.name})
+        if self.progress.step == 0 and (origin := self.lineage.adapter) and origin.digest:
+            self.remember({"began_with": origin.name})
+        if self.progress.step == 0 or self.is_due(self.config.evaluation.every):  # a stop left its step's out
             self.evaluate()
         done = self.progress.step == self.progress.total_steps or self.early_end() is not None
         before = None if done else self.adapter_digest()

@@ -91,7 +91,7 @@ class Answerer:
         """See `Answers`."""
         from transformers import StoppingCriteriaList
 
-        ids = torch.tensor([self._asking.ids(messages)], device=self._device)
+        ids = torch.tensor([self._prompt(messages)], device=self._device)
         self._stop, failures = Event(), list[Exception]()
         stop = self._stop
         streamer = TextOfTokens(self._tokenizer)
@@ -110,6 +110,20 @@ class Answerer:
             worker.join()
         if failures:
             raise UserError(f"the model could not answer: {first_line(failures[0])}") from failures[0]
+
+    def _prompt(self, messages: Sequence[Message]) -> list[int]:
+        """The ids of a prompt. Raises UserError if it leaves no room for an answer, or is no text."""
+        try:
+            prompt = self._asking.ids(messages)
+        except TypeError as error:  # bytes that are no UTF-8 arrive as lone surrogates, which no tokenizer takes
+            raise UserError("the question is not UTF-8 text; write it as such") from error
+        room = self._model.config.get_text_config().max_position_embeddings
+        if len(prompt) >= room:
+            raise UserError(
+                f"the prompt has {len(prompt):,} tokens, but the model takes {room:,} with the answer; ask with less, "
+                "in a chat after /reset"
+            )
+        return prompt
 
     def _options(self, sampling: Sampling) -> dict[str, Any]:
         """What `generate` gets besides the prompt. An end of several tokens is looked for in the text."""

@@ -42,11 +42,13 @@ def _of_row(line: str, name: str) -> list[Message]:
         row: Any = json.loads(line)
     except ValueError as error:
         raise UserError(f"{name} is not valid JSON ({error})") from error
-    text = row if isinstance(row, str) else next((row[key] for key in KEYS if key in row), None)
+    columns = row if isinstance(row, dict) else {}
+    text = row if isinstance(row, str) else next((columns[key] for key in KEYS if key in columns), None)
     if isinstance(text, str) and text.strip():
         return conversation([text])
-    messages = row.get("messages") if isinstance(row, dict) else None
-    found = [_message(one, number, name) for number, one in enumerate(messages or [], 1)]
+    messages = columns.get("messages")
+    listed = messages if isinstance(messages, list) else []
+    found = [_message(one, number, name) for number, one in enumerate(listed, 1)]
     while found and found[-1].role != "user":
         found.pop()  # the answer that the data has
     if not found:

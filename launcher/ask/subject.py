@@ -16,11 +16,12 @@ from gemfleet.launcher.result.prompt_format import PromptFormat, kept_format
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.folder import RESOLVED_FILE
 from gemfleet.launcher.sources.fetch import is_remote
-from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE, TRAINER_STATE_FILE
+from gemfleet.train.checkpoint.state import ADAPTER_FILE, CONFIG_FILE
 from gemfleet.train.config.schema import Quantization
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import resolve_model_folder
 from gemfleet.train.model.starting_adapter import ADAPTER_CONFIG_FILE
+from gemfleet.train.model.weight_files import refuse_pointer
 
 FRONT_MATTER = "---\n"
 
@@ -70,6 +71,7 @@ def open_subject(folder: Path, step: str | None, model: str | None) -> Iterator[
 def _subject(name: str, adapter: Path, base: str, prompts: PromptFormat | None) -> Subject:
     if not (adapter / ADAPTER_FILE).is_file():
         raise UserError(f"{adapter} has no {ADAPTER_FILE}; give the folder of an adapter in safetensors")
+    refuse_pointer(adapter / ADAPTER_FILE)
     try:
         folder = resolve_model_folder(base)
     except UserError as error:
@@ -101,8 +103,9 @@ def _card_format(adapter: Path) -> PromptFormat | None:
         return None
 
 
-def _step_of(published: Path) -> int:
-    return int(_read(published / TRAINER_STATE_FILE).get("global_step", 0))
+def _step_of(published: Path) -> str:
+    """The step of a published adapter. Its trainer_state.json has the history of the whole run, so it may end later."""
+    return next((folder.name.removeprefix("checkpoint-") for folder in published.glob("checkpoint-*")), "0")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -111,4 +114,6 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings; fetch it again")
     return content

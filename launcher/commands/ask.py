@@ -73,7 +73,10 @@ def _questions(given: list[str], file: Path | None) -> list[list[Message]]:
 
     found = read_questions(file) if file else []
     for text in given:
-        found += questions_of(sys.stdin) if text == "-" else [conversation([text])] if text.strip() else []
+        if text == "-":  # as in arguments, what is no UTF-8 is kept, and refused in a sentence where it is asked
+            found += questions_of(sys.stdin.buffer.read().decode(errors="surrogateescape").split("\n"))
+        elif text.strip():
+            found.append(conversation([text]))
     if not found:
         raise UserError('there is no question; give one, as in `gemfleet ask latest "What is AI?"`, or --file, or `-`')
     return found

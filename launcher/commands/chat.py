@@ -79,10 +79,12 @@ class Chat:
                 self._ask(line)
 
     def _ask(self, question: str) -> None:
-        self._texts += [question, self._say([*self._texts, question], base=False)]
+        answer = self._say([*self._texts, question], base=False)
+        if answer is not None:
+            self._texts += [question, answer]
 
-    def _say(self, texts: list[str], base: bool) -> str:
-        """Print the answer to the last text, as far as nobody ends it. Returns it."""
+    def _say(self, texts: list[str], base: bool) -> str | None:
+        """Print the answer to the last text, as far as nobody ends it. Returns it; None where there can be none."""
         from gemfleet.launcher.ask.questions import conversation
         from gemfleet.train.errors import UserError
 
@@ -96,6 +98,7 @@ class Chat:
             typer.echo(" …")
         except UserError as error:
             typer.echo(f"error: {error}")
+            return None
         return "".join(said)
 
     def _obey(self, command: str, text: str) -> None:

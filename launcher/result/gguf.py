@@ -42,7 +42,10 @@ def write_gguf(merged: Path, target: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode or not target.is_file():
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise UserError(f"llama.cpp's converter could not write output.formats' gguf: {said}; leave gguf out")
+        raise UserError(
+            f"llama.cpp's converter could not write output.formats' gguf: {said}; a run that has trained is published "
+            "without it by `gemfleet resume RUN --set output.formats=[adapter]`"
+        )
 
 
 def _command() -> list[str]:

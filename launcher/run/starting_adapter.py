@@ -34,6 +34,7 @@ from gemfleet.train.model.starting_adapter import (
 )
 
 FOLDER = "adapter"  # in a run's folder
+ALL_RUNS = 1_000_000
 
 
 def with_kept_adapter(config: LaunchConfig, run_folder: Path) -> LaunchConfig:
@@ -125,16 +126,20 @@ def local_adapter(asked: str) -> tuple[Path, str] | None:
 def run_adapter(asked: str) -> tuple[Path, str] | None:
     """The published folder of a run of this head, and the run and its step in words; None where it names no run.
 
-    `latest` is the newest run that has published an adapter. Raises UserError where the run has published none.
+    `latest` is the newest run that has published an adapter. Raises UserError for a word that names no run, or several,
+    and where the run has published none.
     """
     home = gemfleet_home()
     if "/" in asked or Path(asked).expanduser().exists() or not (home / "gemfleet.db").exists():
         return None
     registry = registry_of(home)
     try:
-        ids = [run.id for run in registry.list_runs()] if asked == "latest" else [registry.find_run(asked).id]
-    except UnknownRun:
-        return None
+        runs = registry.list_runs(limit=ALL_RUNS) if asked == "latest" else [registry.find_run(asked)]
+    except UnknownRun as error:
+        raise UserError(
+            f"train.adapter is {asked!r}, which is no folder and no Hugging Face id, and {error}"
+        ) from error
+    ids = [run.id for run in runs]
     for run_id in ids:
         folder = home / "runs" / run_id / "output"
         for checkpoint in folder.glob("checkpoint-*"):

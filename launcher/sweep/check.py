@@ -31,6 +31,8 @@ def check_sweep(path: Path, overrides: Sequence[str], config: LaunchConfig, swee
     for trial in built:
         check_config(trial, sweep.metric, sweep.prune)
     for trial in inputs_to_check([config, *built]):
+        if trial.train.adapter == "latest":  # a trial that ends is the latest run for those after it
+            raise UserError("train.adapter is latest, which changes during a sweep; give the id of the run")
         check_everything(trial)
 
 
@@ -82,11 +84,16 @@ def check_space(path: Path, overrides: Sequence[str], space: Space, wanted: int)
 
 
 def inputs_to_check(built: Sequence[LaunchConfig]) -> list[LaunchConfig]:
-    """Of configurations that share model, data, target modules and DeepSpeed's section, the first."""
+    """Of configurations that share model, adapter, data, target modules and DeepSpeed's section, the first.
+
+    With an adapter to go on from, all of LoRA's section counts: its r and alpha have to be the adapter's.
+    """
     found: dict[str, LaunchConfig] = {}
     for config in built:
-        kept = config.train.model_dump(mode="json", include={"model", "data", "deepspeed"})
-        found.setdefault(json.dumps([kept, config.train.lora.target_modules], sort_keys=True), config)
+        train = config.train
+        kept = train.model_dump(mode="json", include={"model", "adapter", "data", "deepspeed"})
+        lora = train.lora.target_modules if train.adapter is None else train.lora.model_dump(mode="json")
+        found.setdefault(json.dumps([kept, lora], sort_keys=True), config)
     return list(found.values())
 
 

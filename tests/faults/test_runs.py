@@ -34,6 +34,7 @@ from support.tiny_run import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 STEPS = int(EPOCHS) * STEPS_PER_EPOCH
+ALIKE = 200
 
 
 def newest_step(registry: RunRegistry, run_id: str) -> int:
@@ -122,7 +123,10 @@ def gone(pid: int, seconds: float = 15.0) -> bool:
     [("cluster.workers=1", "on 1 rank instead of 2"), ("train.strategy=fsdp2", "under FSDP2 instead of DDP")],
 )
 def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, elsewhere: str, words: str) -> None:
-    """At a random step. On other ranks, or under another strategy, sums are taken in another order: equal to 1e-4.
+    """At a random step. On other ranks, or under another strategy, sums are taken in another order.
+
+    So losses are equal to 1e-5 up to step `ALIKE`, and to 2e-3 at the end: undisturbed runs drift apart as far, by 1e-7
+    up to step 200 and by 9e-4 at the end.
 
     MLflow follows both launches in one run of its own.
     """
@@ -156,15 +160,17 @@ def test_a_killed_driver_and_a_damaged_checkpoint(place: Place, home: Path, else
         assert losses_file.parents[2].name == tracker.id
         assert [int(line.split()[2]) for line in losses_file.read_text().splitlines()] == list(range(1, STEPS + 1))
     ours, whole = (load_file(folder / "adapter_model.safetensors") for folder in (output, place.whole))
-    assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-4
+    assert max(float((ours[name] - whole[name]).abs().max()) for name in whole) < 1e-3
     pairs = zip(losses(output), losses(place.whole), strict=True)
-    assert max(abs(mine[1] / undisturbed[1] - 1) for mine, undisturbed in pairs) < 1e-4
+    apart = [abs(mine[1] / undisturbed[1] - 1) for mine, undisturbed in pairs]
+    assert max(apart[:ALIKE]) < 1e-5
+    assert max(apart) < 2e-3
     verifies(home, run.id)
     recovery = recovery_of(registry, run.id, at, last)
     assert recovery.resumed == f"checkpoint-{before}"
     tell(
         f"driver killed at step {last}, newest checkpoint damaged, resumed {words}, seed {SEED}",
-        *("succeeded, equal to 1e-4", recovery.resumed, recovery.steps_lost, recovery.seconds),
+        *(f"succeeded, equal to 1e-5 up to step {ALIKE}", recovery.resumed, recovery.steps_lost, recovery.seconds),
     )
 
 

@@ -294,9 +294,10 @@ def test_a_run_ends_early_with_its_best_saved_and_a_resumed_one_counts_on(tmp_pa
     assert state["best_metric"] == losses[best]
     assert state["log_history"][-1]["stopped_early"] == whole.stopped_early
 
-    train_in(tmp_path / "parts", stop_after=best + 3, **changes)
-    resumed, _ = train_in(tmp_path / "parts", **changes)
-    assert (resumed.steps, resumed.stopped_early) == (whole.steps, whole.stopped_early)
+    for folder, stop_after in (("at-evaluation", best + 4), ("parts", best + 3)):
+        train_in(tmp_path / folder, stop_after=stop_after, **changes)
+        resumed, _ = train_in(tmp_path / folder, **changes)
+        assert (resumed.steps, resumed.stopped_early) == (whole.steps, whole.stopped_early)
     again, idle = train_in(tmp_path / "parts", **changes)
     assert (again.steps, again.stopped_early, idle.losses()) == (whole.steps, whole.stopped_early, [])
     longer, _ = train_in(tmp_path / "parts", **{**changes, "early_stopping": {"patience": 4}})

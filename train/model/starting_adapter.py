@@ -31,9 +31,10 @@ TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.we
 UNTRAINED = (
     *("bias", "use_dora", "use_rslora", "use_qalora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern"),
     *("modules_to_save", "layer_replication", "trainable_token_indices", "target_parameters"),
+    *("use_bdlora", "kasa_config", "monteclora_config", "lora_ga_config"),
     *("alora_invocation_tokens", "arrow_config", "corda_config", "eva_config"),
 )
-CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq")  # values of init_lora_weights
+CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # beginnings of init_lora_weights
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def check_options(folder: Path, lora: LoraConfig) -> None:
                 f"train.adapter is {folder}, whose {option} is {value}; gemfleet does not train that. Merge the "
                 "adapter into its base, and train a new one on that"
             )
-    if str(config.get("init_lora_weights")).split("_")[0].lower() in CHANGE_THE_BASE:
+    if str(config.get("init_lora_weights")).lower().startswith(CHANGE_THE_BASE):
         raise UserError(
             f"train.adapter is {folder}, whose init_lora_weights {config['init_lora_weights']!r} changes the base; "
             "convert it to a plain LoRA adapter first, as peft's documentation says"
@@ -115,11 +116,7 @@ def check_tensors(folder: Path, base: Any, targets: list[str]) -> None:
 
     base: its model, which may be empty; targets: full names of its modules, see `lora_targets`
     """
-    from safetensors import safe_open
-
-    r = _json(folder / ADAPTER_CONFIG_FILE)["r"]
-    with safe_open(folder / ADAPTER_FILE, "pt") as file:
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    r, shapes = _json(folder / ADAPTER_CONFIG_FILE)["r"], _shapes(folder / ADAPTER_FILE)
     if odd := next((name for name in shapes if not TENSOR.fullmatch(name)), None):
         raise UserError(f"the adapter in {folder} holds {odd}, which is no LoRA matrix of a linear layer")
     wanted = {}
@@ -142,13 +139,31 @@ def check_tensors(folder: Path, base: Any, targets: list[str]) -> None:
         )
 
 
+def _shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor in a file. Raises UserError for a damaged file, and for what is no finite number."""
+    from safetensors import SafetensorError, safe_open
+
+    shapes = {}
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118
+                tensor: Tensor = file.get_tensor(name)
+                if not tensor.is_floating_point() or not tensor.float().isfinite().all():
+                    raise UserError(f"{path} holds numbers in {name} that are no finite floats; give a sound adapter")
+                shapes[name] = tuple(tensor.shape)
+    except SafetensorError as error:
+        raise UserError(f"{path} cannot be read ({error}); fetch the adapter again") from error
+    return shapes
+
+
 def check_its_base(folder: Path, model: str, digest: str) -> str | None:
     """A note where nobody knows whether the adapter was trained on this base. Raises UserError where it was not.
 
     model: what the person calls the base; digest: of its weights
     """
     made = _json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).is_file() else {}
-    if trained_on := (made.get("made_from") or {}).get("base"):
+    made_from = made.get("made_from")
+    if trained_on := made_from.get("base") if isinstance(made_from, dict) else None:
         if trained_on != digest:
             raise UserError(
                 f"the adapter in {folder} was trained on a base with other weights than train.model {model}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
@@ -16,8 +17,7 @@ def loss_plot(history: Sequence[Mapping[str, Any]], published: int | None = None
 
     history: `log_history`; published: the step to mark, None for no mark
     """
-    train = [(float(entry["step"]), float(entry["loss"])) for entry in history if "loss" in entry]
-    evaluation = [(float(entry["step"]), float(entry["eval_loss"])) for entry in history if "eval_loss" in entry]
+    train, evaluation = _finite(history, "loss"), _finite(history, "eval_loss")
     points = train + evaluation
     if not points:
         return _svg([_text(WIDTH / 2, HEIGHT / 2, "no losses were recorded", "middle")])
@@ -32,6 +32,12 @@ def loss_plot(history: Sequence[Mapping[str, Any]], published: int | None = None
     parts += [_text(WIDTH - RIGHT, 16, "training loss", "end", TRAIN_COLOUR)]
     parts += [_text(WIDTH - RIGHT - 100, 16, "evaluation loss", "end", EVAL_COLOUR)] if evaluation else []
     return _svg(parts)
+
+
+def _finite(history: Sequence[Mapping[str, Any]], key: str) -> list[Point]:
+    """The steps and losses that can be drawn."""
+    found = [(float(entry["step"]), float(entry[key])) for entry in history if key in entry]
+    return [point for point in found if math.isfinite(point[1])]
 
 
 def _mark(scale: _Scale, step: int) -> str:

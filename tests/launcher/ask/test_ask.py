@@ -14,8 +14,11 @@ from gemfleet.cluster.errors import ResourcesUnavailable
 from gemfleet.cluster.inventory import Node
 from gemfleet.cluster.redaction import printable
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.ask.answerer import Sampling
 from gemfleet.launcher.ask.on_cluster import choose_node
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.commands.asking import opened
+from gemfleet.launcher.commands.chat import Chat
 from gemfleet.launcher.result.again import keep
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.train.config.schema import TrainConfig
@@ -128,6 +131,14 @@ def test_what_cannot_be_asked_is_said_in_a_sentence(
         return refused(monkeypatch, capsys, *arguments)
 
     assert "there is no question" in error("latest")
+    assert "not UTF-8 text" in error("latest", "bad \udcff byte")
+    assert "tokens, but the model takes" in error("latest", "cat " * 5000)
+    for row in ("5", '["prompt"]', '{"messages": 5}'):
+        (tmp_path / "q.jsonl").write_text(row)
+        assert "line 1 has no question" in error("latest", "--file", str(tmp_path / "q.jsonl"))
+    shutil.copytree(home / "runs/one-1/output", tmp_path / "pointer")
+    (tmp_path / "pointer/adapter_model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "is a pointer of git-lfs" in error(str(tmp_path / "pointer"), TEXT)
     assert "no run" in error("two", TEXT)
     assert "give a number of steps, `best` or `last`" in error("latest", TEXT, "--step", "first")
     assert "there is no checkpoint that verifies" in error("latest", TEXT, "--step", "last")
@@ -155,6 +166,24 @@ def test_the_base_of_a_remote_source_is_the_copy_that_the_run_had(home: Path, tm
     keep(folder, {"model": str(tmp_path / "model")})
     (found,) = said("latest", TEXT, "--max-new-tokens", "2")
     assert found["answer"]
+
+
+def test_a_published_step_is_not_the_last_of_the_history(home: Path) -> None:
+    state = home / "runs/one-1/output/trainer_state.json"
+    state.write_text(json.dumps({**json.loads(state.read_text()), "global_step": 9}))
+    assert said("latest", TEXT, "--max-new-tokens", "1")[0]["model"] == "one-1, step 1"
+
+
+def test_a_chat_forgets_a_question_that_cannot_be_asked(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = iter(["bad \udcff byte", "a cat"])
+    monkeypatch.setattr("builtins.input", lambda _: next(lines, "/exit"))
+    with opened("latest", None, None, False, None) as (_, answers):
+        chat = Chat(answers, Sampling(True, None, 2))
+        chat.run()
+    assert "error: the question is not UTF-8 text" in capsys.readouterr().out
+    assert chat._texts[0] == "a cat"
 
 
 def test_closing_an_answer_ends_its_generation(home: Path, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ def run(*arguments: str) -> str:
 
 
 REFUSALS = [
+    (f"{RANKS} --set train.adapter=latest", "train.adapter is latest, which changes during a sweep"),
+    (f"{RANKS} --set train.adapter=nothing", "'nothing', which is no "),
     ("", "a sweep has nothing to try; give --grid"),
     ("--grid train.lora.r", "--grid 'train.lora.r': give FIELD=V1,V2"),
     ("--grid train.lora.r=4,4", "4 is there twice"),

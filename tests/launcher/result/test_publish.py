@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -97,6 +98,8 @@ def test_the_plot_shows_every_loss() -> None:
     assert len(line.attrib["points"].split()) == 2
     assert len(list(svg.iter(f"{space}circle"))) == 2
     assert "no losses" in loss_plot([])
+    odd: list[dict[str, Any]] = [{"step": 1, "eval_loss": math.nan}, {"step": 2, "eval_loss": math.inf}]
+    assert loss_plot([*HISTORY, *odd]) == loss_plot(HISTORY)
 
 
 def test_a_clone_is_named_by_its_repository_and_a_folder_by_its_name(run: Path) -> None:

@@ -70,6 +70,8 @@ def test_it_is_loaded_as_it_was_saved(place: Path) -> None:
         ({}, {"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
         ({}, {"modules_to_save": ["lm_head"]}, "modules_to_save is"),
         ({}, {"init_lora_weights": "pissa_niter_4"}, "changes the base"),
+        ({}, {"init_lora_weights": "lora_ga"}, "changes the base"),
+        ({}, {"kasa_config": {"beta": 1}}, "kasa_config is"),
         ({}, {"peft_type": "IA3"}, "of the kind IA3"),
     ],
 )
@@ -98,6 +100,20 @@ def test_other_shapes_and_another_base_are_refused(place: Path, tmp_path: Path) 
         check_adapter(folder, train(place))
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     with pytest.raises(UserError, match="is a pickle"):
+        check_adapter(folder, train(place))
+
+
+def test_damaged_tensors_are_refused(place: Path, tmp_path: Path) -> None:
+    folder = copied(place, tmp_path / "adapter")
+    weights = folder / "adapter_model.safetensors"
+    tensors, content = load_file(weights), weights.read_bytes()
+    for length in (4, 100, len(content) - 1):
+        weights.write_bytes(content[:length])
+        with pytest.raises(UserError, match="cannot be read"):
+            check_adapter(folder, train(place))
+    name = next(iter(tensors))
+    save_file({**tensors, name: tensors[name] * torch.nan}, weights)
+    with pytest.raises(UserError, match=f"numbers in {name} that are no finite floats"):
         check_adapter(folder, train(place))
 
 
