@@ -43,7 +43,7 @@ test: check ## check, then every test but those of the targets below and those t
 	$(BIN)/python -m pytest $(BESIDE) -m '$(EVERYDAY) and not slow'
 	$(BIN)/python -m pytest -m '$(EVERYDAY) and slow' --durations=10
 
-test-quick: $(INSTALLED) ## the tests of a minute: no Ray cluster, no real model
+test-quick: $(INSTALLED) ## the quick ones of them: no Ray cluster, no real model
 	@echo "== quick tests"
 	$(BIN)/python -m pytest $(BESIDE) -m '$(EVERYDAY) and not slow'
 
