@@ -147,7 +147,7 @@ def test_a_checkout_that_is_not_installed_trains_the_full_example(config: Path, 
     first, *_, last = done.stdout.splitlines()
     assert first == (
         "examples/full.yaml: only `train` counts here; "
-        "`name`, `cluster`, `output`, `predict` and `api` are left to `gemfleet train`"
+        "`name`, `cluster`, `output`, `predict`, `trackers`, `notify` and `api` are left to `gemfleet train`"
     )
     assert last.startswith("1 steps; ")
     installed = subprocess.run(
