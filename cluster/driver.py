@@ -121,8 +121,13 @@ class DriverLock:
 
 def is_held(folder: Path) -> bool:
     """Whether a living driver holds the lock in this run's folder."""
+    return is_locked(folder / LOCK_FILE)
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock on this file. No, where the file is absent or the disk has no locks."""
     try:
-        descriptor = os.open(folder / LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return False
     try:

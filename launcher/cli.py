@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.private import keep_private
-from gemfleet.train.errors import UserError
+from gemfleet.train.errors import EXIT_BAD_INPUT, UserError
 from gemfleet.train.quiet import hide_known_lines
 
 from .commands.ask import ask
@@ -48,7 +48,6 @@ COMMANDS = (
     *(init, data, train, sweep, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
     *(checkpoints, prune, repair, publish, push, track, serve, tensorboard, doctor, schema, version),
 )
-EXIT_BAD_INPUT = 2
 
 app = typer.Typer(
     name="gemfleet",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config.schema import TrainConfig
-from .errors import NonFiniteLossError, UserError
+from .errors import EXIT_BAD_INPUT, NonFiniteLossError, UserError
 
 if TYPE_CHECKING:
     from .step.outcome import TrainResult
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train_here(config, options.out, options.resume, options.accept_changes)
     except (UserError, OutOfMemoryError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return EXIT_BAD_INPUT
     except (NonFiniteLossError, OSError) as error:
         print(f"error: training failed: {error}", file=sys.stderr)
         return 1

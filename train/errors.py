@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+EXIT_BAD_INPUT = 2  # of a command that a UserError ends
+
 
 class UserError(ValueError):
     """A mistake that the user can correct. Commands print its sentence without a traceback, and exit with code 2."""

@@ -27,7 +27,7 @@ from .step.early_stopping import early_end
 from .step.history import best_evaluation, last_evaluated_step, losses_at, mean_loss_since_last, told_early_end
 from .step.outcome import UNCHANGED, TrainResult
 from .step.record import EvalRecord, StepRecord
-from .step.schedule import learning_rate_at
+from .step.schedule import is_due, learning_rate_at
 from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
 
@@ -295,10 +295,7 @@ class Trainer:
 
     def is_due(self, every: Interval) -> bool:
         """Whether an event with this interval is due after the step that has just finished."""
-        if every == "never":
-            return False
-        interval = self.source.steps_per_epoch if every == "epoch" else every
-        return self.progress.step % int(interval) == 0
+        return is_due(every, self.progress.step, self.source.steps_per_epoch)
 
     def save_is_due(self) -> bool:
         """Whether to save now: by the interval, or since this step's evaluation is the best so far.
@@ -308,8 +305,12 @@ class Trainer:
         config, step = self.config.checkpoint, self.progress.step
         if step == self.progress.total_steps or config.every == "never":
             return False
-        best = best_evaluation(self.progress.log_history) if config.best else None
-        return self.is_due(config.every) or (best is not None and best[0] == step)
+        if self.is_due(config.every):
+            return True
+        if not config.best or self._evaluated_step != step:
+            return False
+        best = best_evaluation(self.progress.log_history)
+        return best is not None and best[0] == step
 
     def log_is_due(self) -> bool:
         """Whether the finished step logs the mean loss. The last step always does, unless the interval is `never`."""

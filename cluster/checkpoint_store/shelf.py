@@ -75,7 +75,7 @@ class Shelf(ABC):
             damaged: list[str] = []
             changed = False
             for step, found in reversed(self._read_all()):
-                problem = self._problem(found)
+                problem = self.problem(found)
                 if isinstance(found, Manifest) and problem is None:
                     return found, damaged
                 if self._changed(step, found):
@@ -91,7 +91,7 @@ class Shelf(ABC):
 
         One that is removed meanwhile is left out: the retention of a run that goes on may do that.
         """
-        each = [(step, found, self._problem(found)) for step, found in self._read_all()]
+        each = [(step, found, self.problem(found)) for step, found in self._read_all()]
         kept = [(step, problem) for step, found, problem in each if not problem or not self.gone(step, found)]
         return [(f"checkpoint-{step}", problem) for step, problem in kept]
 
@@ -107,10 +107,6 @@ class Shelf(ABC):
             return isinstance(found, Manifest) and self.manifest(step) != found
         except StoreError:
             return False
-
-    def problem(self, manifest: Manifest) -> str | None:
-        """What is wrong with a checkpoint; None when every file verifies."""
-        return self._problem(manifest)
 
     def committed(self, step: int) -> Manifest | None:
         """The checkpoint of this step; None when it is not here or not whole."""
@@ -154,7 +150,8 @@ class Shelf(ABC):
             return False
         return True
 
-    def _problem(self, found: Manifest | str) -> str | None:
+    def problem(self, found: Manifest | str) -> str | None:
+        """What is wrong with a checkpoint; None when every file verifies. `found`: see `_read_all`."""
         if isinstance(found, str):
             return found
         try:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
-from gemfleet.launcher.runs.sweep_view import OVER, SweepView, TrialView
+from gemfleet.launcher.runs.sweep_view import SweepView, TrialView
 from pydantic import BaseModel, Field
 
 from .redaction import redact, redact_text
@@ -82,7 +81,7 @@ def _summary(view: SweepView) -> dict[str, object]:
         "metric": sweep.metric,
         "created_at": int(sweep.created_at),
         "wanted": sweep.wanted,
-        "ended": sum(trial.state in OVER for trial in view.trials),
+        "ended": len(view.ended),
         "best": _trial(view.best) if view.best else None,
     }
 
@@ -96,11 +95,7 @@ def _trial(trial: TrialView) -> SweepTrial:
         reason=redact_text(trial.reason),
         step=trial.step,
         total_steps=trial.total_steps,
-        value=_finite(trial.value),
+        value=redact(trial.value),
         best_step=trial.best_step,
-        evaluations=[Evaluation(step=step, value=_finite(value)) for step, value in trial.evaluations],
+        evaluations=[Evaluation(step=step, value=redact(value)) for step, value in trial.evaluations],
     )
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

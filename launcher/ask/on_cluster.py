@@ -15,7 +15,7 @@ from gemfleet.cluster.errors import ClusterError, ResourcesUnavailable
 from gemfleet.cluster.inventory import Node, list_nodes, only_on
 from gemfleet.cluster.staging.stage import bring_folder
 from gemfleet.launcher.config.cluster import ClusterConfig
-from gemfleet.launcher.result.predict import ADAPTER_FILES
+from gemfleet.launcher.result.predict import ADAPTER_FILES, write_files
 from gemfleet.launcher.result.tokenizer_files import GENERATION_FILE, TOKENIZER_FILES
 from gemfleet.launcher.run.connect import address_of, connected
 from gemfleet.train.config.home import cache_folder
@@ -37,8 +37,7 @@ class AnsweringNode:
         if not on_gpu:
             hide_gpus()
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_bytes(content)
+            write_files(Path(folder), files)
             self._answerer = Answerer(replace(subject, adapter=Path(folder)))
         return self._answerer.turns
 

@@ -10,19 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import complete_run
+from .options import run_argument
 
 if TYPE_CHECKING:
     from gemfleet.launcher.ask.answerer import Answers
 
 Asked = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run's id, the beginning of one, `latest`, or the folder of a published result or adapter.",
-        show_default=False,
-        autocompletion=complete_run,
-    ),
+    str, run_argument("A run's id, the beginning of one, `latest`, or the folder of a published result or adapter.")
 ]
 Step = Annotated[
     str | None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,23 +25,14 @@ def complete_run(incomplete: str) -> list[str]:
     return [name for name in ("latest", *ids) if name.startswith(incomplete)]
 
 
-Run = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="A run's id, the beginning of one, or `latest`.",
-        show_default=False,
-        autocompletion=complete_run,
-    ),
-]
+def run_argument(text: str) -> Any:
+    """The argument RUN with its help."""
+    return typer.Argument(metavar="RUN", help=text, show_default=False, autocompletion=complete_run)
+
+
+Run = Annotated[str, run_argument("A run's id, the beginning of one, or `latest`.")]
 RunOrSweep = Annotated[
-    str,
-    typer.Argument(
-        metavar="RUN",
-        help="The id of a run or of a sweep, the beginning of one, or `latest`: the newest run.",
-        show_default=False,
-        autocompletion=complete_run,
-    ),
+    str, run_argument("The id of a run or of a sweep, the beginning of one, or `latest`: the newest run.")
 ]
 Resume = Annotated[
     str | None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.paths import local_path
 from gemfleet.train.data.demo import MODEL_FOLDER
 from gemfleet.train.errors import UserError, first_line
 
@@ -38,11 +39,10 @@ def model_here(model: str) -> Path | None:
     """
     from gemfleet.train.model.hub_lookup import cached_model
 
-    local = Path(model).expanduser()
     if model == "demo":
         demo = gemfleet_home() / "cache" / "models" / MODEL_FOLDER
         return demo if demo.is_dir() else None
-    return local if local.exists() or model.startswith((".", "/", "~")) else cached_model(model)
+    return local_path(model) or cached_model(model)
 
 
 def tokenizer_folder(model: str) -> Path:

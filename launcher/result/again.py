@@ -56,8 +56,9 @@ def publication_again(
     config = load_config(run_folder / RESOLVED_FILE)
     made = adapter_publication(run_folder, picked.folder, model)
     refuse_another_base(made, picked.folder)
-    facts = {**made.facts, **kept(run_folder).get("facts", {}), **late}
-    names = {**made.names, **kept(run_folder).get("names", {})}
+    known = kept(run_folder)
+    facts = {**made.facts, **known.get("facts", {}), **late}
+    names = {**made.names, **known.get("names", {})}
     return replace(made, base=config.train.model, output=config.output, facts=facts, names=names, picked=picked)
 
 

@@ -14,6 +14,8 @@ from gemfleet.launcher.config.schema import PublishedStep
 from gemfleet.train.checkpoint.state import TRAINER_STATE_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
+from gemfleet.train.step.history import evaluation_losses
+from gemfleet.train.step.schedule import is_due
 
 METRIC = "eval_loss"
 
@@ -86,12 +88,11 @@ def refuse_unsaved(asked: PublishedStep, train: TrainConfig, steps_per_epoch: in
     if not isinstance(asked, int):
         return
     total, every = train.total_steps(steps_per_epoch), train.checkpoint.every
-    interval = steps_per_epoch if every == "epoch" else every
     if asked > total:
         raise UserError(
             f"output.checkpoint is {asked}, but the run has {total} steps; give a smaller step, best or last"
         )
-    if asked < total and (interval == "never" or asked % int(interval)):
+    if asked < total and not is_due(every, asked, steps_per_epoch):
         raise UserError(
             f"output.checkpoint is {asked}, but train.checkpoint.every is {every}, which saves no checkpoint at that "
             "step; let it be a number that divides the step"
@@ -108,7 +109,7 @@ def pick(shelf: Shelf, asked: PublishedStep) -> tuple[Picked, list[str]]:
         raise StoreError(f"there is no checkpoint that verifies ({'; '.join(damaged) or 'none at all'})")
     state = (shelf.at_hand(newest.step) / TRAINER_STATE_FILE).read_bytes()
     history = json.loads(state)
-    before = next((entry["eval_loss"] for entry in history["log_history"] if "eval_loss" in entry), None)
+    before = next((loss for _, loss in evaluation_losses(history["log_history"])), None)
     left = shelf.manifests()
     steps = ", ".join(str(manifest.step) for manifest in left)
     while (chosen := choose(left, asked, history["max_steps"], before)) is not None:

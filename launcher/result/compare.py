@@ -15,7 +15,7 @@ from gemfleet.train.config.home import cache_folder
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.cpu import hide_gpus
 from gemfleet.train.device.out_of_memory import is_out_of_memory
-from gemfleet.train.errors import UserError, first_line
+from gemfleet.train.errors import first_line
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.base_check import load_tokenizer
 from gemfleet.train.model.compare import compare_published
@@ -24,7 +24,7 @@ from gemfleet.train.model.predict import questions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .card.model_card import MERGED_FOLDER
-from .predict import ADAPTER_FILES
+from .predict import ADAPTER_FILES, base_here, write_files
 from .tokenizer_files import GENERATION_FILE
 
 PUBLISHED_FILES = (*ADAPTER_FILES, GENERATION_FILE)  # what peft and `generate` read of a published adapter
@@ -40,14 +40,12 @@ class ComparingRank:
     def __init__(self, folders: Mapping[str, str], train: TrainConfig, on_gpu: bool) -> None:
         if not on_gpu:
             hide_gpus()
-        self.node: str = ray.get_runtime_context().get_node_id()
-        if self.node not in folders:
-            raise UserError(f"the model was not staged to node {self.node}, which joined after the run began")
-        self._base, self._train = Path(folders[self.node]), train
+        self._base, self._train = base_here(folders), train
 
     def place(self) -> str:
         """The id of this actor's node."""
-        return self.node
+        node: str = ray.get_runtime_context().get_node_id()
+        return node
 
     def prompts(self, source: BlockSource, ranks: int, count: int, answer_after: str) -> tuple[list[Tokens], str]:
         last = self._train.total_steps(source.steps_per_epoch) - 1
@@ -65,8 +63,7 @@ class ComparingRank:
             places = Path(folder) / "trained", Path(folder) / "published"
             for place, files in zip(places, (trained, published), strict=True):
                 place.mkdir()
-                for name, content in files.items():
-                    (place / name).write_bytes(content)
+                write_files(place, files)
             there = None if merged is None else Path(merged)
             return compare_published(self._base, *places, there, self._train, prompts, source)
 

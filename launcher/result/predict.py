@@ -28,6 +28,22 @@ ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
 Progress = Callable[[int, int], None]
 
 
+def base_here(folders: Mapping[str, str]) -> Path:
+    """The base's folder on this process's node. folders: by node id. Raises UserError where it was not staged."""
+    node = ray.get_runtime_context().get_node_id()
+    if node not in folders:
+        raise UserError(
+            f"the model was not staged to node {node}, which joined after the run began; start the run again"
+        )
+    return Path(folders[node])
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files, by name, into an existing folder."""
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
 class PredictingRank:
     """The actor in the place of one rank."""
 
@@ -36,15 +52,9 @@ class PredictingRank:
     ) -> None:
         if not on_gpu:
             hide_gpus()
-        node = ray.get_runtime_context().get_node_id()
-        if node not in folders:
-            raise UserError(
-                f"the model was not staged to node {node}, which joined after the run began; start the run again"
-            )
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
-            for name, content in adapter.items():
-                (Path(folder) / name).write_bytes(content)
-            self._predictor = Predictor(Path(folders[node]), Path(folder) if adapter else None, train)
+            write_files(Path(folder), adapter)
+            self._predictor = Predictor(base_here(folders), Path(folder) if adapter else None, train)
 
     def questions(self, source: BlockSource, rank: int, answer_after: str) -> list[Question]:
         sets = [source.eval_rows(rank, name) for name in source.eval_sets]

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from gemfleet.launcher.sources.fetch import is_remote
+from gemfleet.train.config.paths import HUB_ID, local_path
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.demo import MODEL_FOLDER
 
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_CACHE = re.compile(r"(?:^|/)(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/[^/]+/?$")
 HUB_ADDRESS = re.compile(r"git\+https://huggingface\.co/([\w.-]+)/([\w.-]+?)(?:\.git)?/?(?:#main)?")
 DEMO_ORIGIN = f"google/{MODEL_FOLDER}"
@@ -26,7 +26,7 @@ def is_local(source: str) -> bool:
     """Whether a model or data source is a path of this machine."""
     if is_remote(source):
         return source.startswith(LOCAL_GIT)
-    return source != "demo" and (source.startswith((".", "/", "~")) or Path(source).expanduser().exists())
+    return source != "demo" and local_path(source) is not None
 
 
 def is_hub_id(source: str) -> bool:

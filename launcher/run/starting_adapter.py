@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 from gemfleet.cluster.errors import UnknownRun
+from gemfleet.cluster.registry.run_queries import NO_LIMIT
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.data_view.tokenizer import model_here
 from gemfleet.launcher.result.public_names import public_name
@@ -15,6 +16,7 @@ from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.launcher.sources.fetch import fetch_source, is_remote
 from gemfleet.train.checkpoint.lineage import NEW, base_digest
 from gemfleet.train.config.home import gemfleet_home
+from gemfleet.train.config.paths import HUB_ID, local_path
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.base_check import check_base
@@ -22,7 +24,6 @@ from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.starting_adapter import (
     ADAPTER_FILE,
     FILES,
-    HUB_ID,
     ORIGIN_FILE,
     Origin,
     check_its_base,
@@ -34,7 +35,6 @@ from gemfleet.train.model.starting_adapter import (
 )
 
 FOLDER = "adapter"  # in a run's folder
-ALL_RUNS = 1_000_000
 
 
 def with_kept_adapter(config: LaunchConfig, run_folder: Path) -> LaunchConfig:
@@ -113,8 +113,7 @@ def fetched(asked: str) -> str:
 
 def local_adapter(asked: str) -> tuple[Path, str] | None:
     """The folder of a path and its name; None for a hub id."""
-    local = Path(asked).expanduser()
-    if local.exists() or asked.startswith((".", "/", "~")):
+    if local := local_path(asked):
         return checked_folder(local), public_name(asked)
     if not HUB_ID.fullmatch(asked):
         raise UserError(
@@ -134,7 +133,7 @@ def run_adapter(asked: str) -> tuple[Path, str] | None:
         return None
     registry = registry_of(home)
     try:
-        runs = registry.list_runs(limit=ALL_RUNS) if asked == "latest" else [registry.find_run(asked)]
+        runs = registry.list_runs(limit=NO_LIMIT) if asked == "latest" else [registry.find_run(asked)]
     except UnknownRun as error:
         raise UserError(
             f"train.adapter is {asked!r}, which is no folder and no Hugging Face id, and {error}"

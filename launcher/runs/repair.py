@@ -20,6 +20,7 @@ from gemfleet.cluster.registry.run_records import FACTS_FILE, CheckpointRow
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
 from gemfleet.launcher.config.load import parse_yaml
 from gemfleet.train.errors import UserError
+from gemfleet.train.step.history import told_early_end
 
 from .checkpoints import shelf_of
 from .folder import RESOLVED_FILE
@@ -117,8 +118,9 @@ def _state(folder: Path, facts: Mapping[str, Any]) -> RunState:
 def ended_early(state: Mapping[str, Any]) -> bool:
     """Whether early stopping ended the training that a `trainer_state.json` is of."""
     history = state.get("log_history")
-    last = history[-1] if isinstance(history, list) and history else None
-    return isinstance(last, dict) and "stopped_early" in last
+    if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history[-1:]):
+        return False
+    return told_early_end(history) is not None
 
 
 def _checkpoints(shelf: Shelf) -> list[CheckpointRow]:

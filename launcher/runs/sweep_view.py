@@ -61,11 +61,15 @@ class SweepView:
         known = [trial for trial in self.trials if trial.value is not None and trial.state not in failed]
         return min(known, key=lambda trial: trial.value or 0.0, default=None)
 
+    @property
+    def ended(self) -> list[str]:
+        """The states of the trials that are over."""
+        return [trial.state for trial in self.trials if trial.state in OVER]
+
     def counted(self) -> str:
         """`4 of 6 trials have ended (3 succeeded, 1 pruned)`."""
-        over = [trial.state for trial in self.trials if trial.state in OVER]
-        kinds = ", ".join(f"{over.count(state)} {state}" for state in dict.fromkeys(over))
-        return f"{len(over)} of {self.sweep.wanted} trials have ended" + (f" ({kinds})" if kinds else "")
+        kinds = ", ".join(f"{self.ended.count(state)} {state}" for state in dict.fromkeys(self.ended))
+        return f"{len(self.ended)} of {self.sweep.wanted} trials have ended" + (f" ({kinds})" if kinds else "")
 
 
 def view_sweep(home: Path, registry: RunQueries, sweep: Sweep) -> SweepView:

@@ -78,7 +78,11 @@ class Sweep(BaseModel):
 
     def run_id(self, trial: Trial) -> str:
         """The id of the trial's run."""
-        return f"{self.id}-{trial.number:03}"
+        return self.id_of(trial.number)
+
+    def id_of(self, number: int) -> str:
+        """The id of the run of the trial with this number."""
+        return f"{self.id}-{number:03}"
 
 
 def sweep_folder(home: Path, sweep_id: str) -> Path:

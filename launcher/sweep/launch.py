@@ -15,6 +15,7 @@ import yaml
 from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.inventory import answering_nodes, of_kind
+from gemfleet.cluster.registry.run_queries import NO_LIMIT
 from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.config.load import load_config
@@ -67,8 +68,8 @@ def refuse_taken(home: Path, sweep: Sweep) -> None:
     """Raise RunConflict if there is a sweep of this id, or a run that has its id or that of one of its trials."""
     if read_sweep(home, sweep.id) is not None:
         raise RunConflict(f"a sweep {sweep.id!r} exists already; choose another --id, or `gemfleet resume {sweep.id}`")
-    ids = {sweep.id, *(f"{sweep.id}-{number:03}" for number in range(1, sweep.wanted + 1))}
-    for run in registry_of(home).list_runs(limit=1_000_000):
+    ids = {sweep.id, *map(sweep.id_of, range(1, sweep.wanted + 1))}
+    for run in registry_of(home).list_runs(limit=NO_LIMIT):
         if run.id in ids:
             raise RunConflict(f"--id {sweep.id!r}: a run {run.id!r} exists already; choose another --id")
 

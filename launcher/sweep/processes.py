@@ -9,9 +9,9 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from gemfleet.cluster.driver import is_locked
 from gemfleet.launcher.runs.sweeps import CONFIG_FILE, Sweep, Trial, sweep_folder
-
-EXIT_BAD_INPUT = 2
+from gemfleet.train.errors import EXIT_BAD_INPUT
 
 
 class TrialProcesses:
@@ -48,7 +48,7 @@ class TrialProcesses:
     def lives(self, trial: Trial) -> bool:
         """Whether the trial's process goes on, also one that an earlier process of this sweep has started."""
         process = self._started.get(trial.number)
-        return process.poll() is None if process is not None else _is_locked(self._log(trial))
+        return process.poll() is None if process is not None else is_locked(self._log(trial))
 
     def refusal(self, trial: Trial, begun: bool) -> str:
         """Why the trial's process, started here, ended before it began; empty where it did not.
@@ -79,14 +79,3 @@ class TrialProcesses:
 
     def _log(self, trial: Trial) -> Path:
         return self._folder / "logs" / f"{trial.number:03}.log"
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

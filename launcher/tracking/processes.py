@@ -15,11 +15,10 @@ from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.config.reports import TrackerConfig
 
 from .state import TrackerState, result_files
-from .tracker import place_of
+from .tracker import place_of, upload_seconds
 
 SILENT_SECONDS = 0.5  # at the end, for a tracker that does not answer
-STUCK_SECONDS = 60.0  # at the end, for one that takes nothing and has no problem; more for files, by:
-SLOWEST_UPLOAD = 1_000_000  # bytes per second
+STUCK_SECONDS = 60.0  # at the end, for one that takes nothing and has no problem; more for files
 MOST_SECONDS = 600.0  # at the end, for one that makes progress
 POLL_SECONDS = 0.05
 SAY_SECONDS = 3.0
@@ -76,7 +75,7 @@ class _Following:
         """Wait while the tracker takes records. Then say what it did not take."""
         said = False
         seen, changed = self._state(), self._ended
-        stuck = STUCK_SECONDS + sum(path.stat().st_size for path in result_files(self._folder)) / SLOWEST_UPLOAD
+        stuck = STUCK_SECONDS + upload_seconds(result_files(self._folder))
         while self._process.poll() is None:
             now, state = time.monotonic(), self._state()
             seconds = now - self._ended

@@ -14,6 +14,7 @@ from gemfleet.train.errors import UserError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 REQUEST_SECONDS = 10  # a server that is silent for so long does not answer
+SLOWEST_UPLOAD = 1_000_000  # bytes per second; slower than this counts as no progress
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Tracker(Protocol):
     def finish(self, state: RunState, reason: str, files: Sequence[Path]) -> None:
         """Keep these files of the result, and end the tracker's run."""
         ...
+
+
+def upload_seconds(files: Sequence[Path]) -> float:
+    """The longest that these files may take."""
+    return sum(path.stat().st_size for path in files) / SLOWEST_UPLOAD
 
 
 def place_of(config: TrackerConfig) -> str:

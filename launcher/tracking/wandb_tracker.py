@@ -12,9 +12,8 @@ from urllib.parse import urlsplit
 from gemfleet.cluster.registry.run_records import RunState
 from gemfleet.launcher.config.reports import TrackerConfig
 
-from .tracker import REQUEST_SECONDS, Opened, Points
+from .tracker import REQUEST_SECONDS, Opened, Points, upload_seconds
 
-SLOWEST_UPLOAD = 1_000_000  # bytes per second; slower than this counts as no progress
 FOLDERS = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")
 QUIET = {"console": "off", "silent": True, "disable_git": True, "save_code": False, "x_save_requirements": False}
 # Of the head alone, which does not train; the ranks' own figures are in our records.
@@ -68,7 +67,7 @@ class WandbTracker:
                 artifact.add_file(str(path))
             sent = self._run.log_artifact(artifact)
             if self._config.mode != "offline":
-                sent.wait(REQUEST_SECONDS + sum(path.stat().st_size for path in files) // SLOWEST_UPLOAD)
+                sent.wait(REQUEST_SECONDS + int(upload_seconds(files)))
         self._run.finish(exit_code=0 if state is RunState.SUCCEEDED else 1)
 
 

@@ -1,11 +1,19 @@
-"""Paths that a configuration names: patterns, as in `data/*.jsonl` or `data/**/part-?.jsonl.gz`, and small files."""
+"""What a configuration names: paths or hub ids, patterns as in `data/*.jsonl`, and small files."""
 
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 20
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def local_path(source: str) -> Path | None:
+    """The path that a source is, if it exists or begins as paths do; None for anything else, such as a hub id."""
+    path = Path(source).expanduser()
+    return path if path.exists() or source.startswith((".", "/", "~")) else None
 
 
 def is_pattern(source: str | Path) -> bool:

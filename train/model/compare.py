@@ -51,7 +51,7 @@ def compare_published(
     facts = current_device(local_rank)
     asked = [tuple(prompt[:PROMPT_TOKENS]) for prompt in prompts]
     dtype = choose_dtype(config.precision, facts)
-    model, other = load_adapter(base, published, dtype, facts.device, config.quantization)
+    model, other = load_published(base, published, dtype, facts.device, config.quantization)
     adapter = scored_by(model, asked)
     del model
     texts = [prompt + answer for prompt, answer in zip(asked, adapter.answers, strict=True)]
@@ -66,7 +66,7 @@ def compare_published(
     return Comparison(len(asked), source, tokens, str(dtype).removeprefix("torch."), tuple(forms), other)
 
 
-def load_adapter(
+def load_published(
     base: Path, published: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization
 ) -> tuple[Any, str]:
     """The base with the published adapter, as the card's code loads it, and a sentence if peft took another adapter.

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..config.paths import local_path
 from ..errors import UserError
 from .weight_files import refuse_pointer, stored_tensors
 
@@ -23,10 +24,7 @@ def resolve_model_folder(model: str) -> Path:
         from ..data.demo import demo_model_folder
 
         return check_model_folder(demo_model_folder())
-    local = Path(model).expanduser()
-    if local.exists() or model.startswith((".", "/", "~")):
-        return check_model_folder(local)
-    return check_model_folder(_download(model))
+    return check_model_folder(local_path(model) or _download(model))
 
 
 def read_model_config(folder: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.paths import HUB_ID, local_path
 from ..config.schema import LoraConfig
 from ..errors import UserError
 from .weight_files import refuse_pointer
@@ -25,7 +26,6 @@ ADAPTER_CONFIG_FILE, ADAPTER_FILE = "adapter_config.json", "adapter_model.safete
 CONFIG_FILE = "training_config.json"
 ORIGIN_FILE = "origin.json"
 FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE, CONFIG_FILE, ORIGIN_FILE)
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 TENSOR = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 # Options of peft that change what an adapter computes, unless they are empty, false, or `none`.
 UNTRAINED = (
@@ -47,8 +47,7 @@ class Origin:
 
 def resolve_adapter_folder(adapter: str) -> Path:
     """The folder of a local path or a hub id, which is fetched. Raises UserError where there is no adapter in it."""
-    local = Path(adapter).expanduser()
-    if local.exists() or adapter.startswith((".", "/", "~")):
+    if local := local_path(adapter):
         return checked_folder(local)
     if not HUB_ID.fullmatch(adapter):
         raise UserError(f"train.adapter is {adapter!r}, which is no folder here and no Hugging Face id; give one")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 History = Sequence[Mapping[str, Any]]
@@ -21,8 +22,8 @@ def mean_loss_since_last(history: History, loss: float) -> float:
 
 def losses_at(history: History, step: int) -> dict[str, float]:
     """The `loss` and `eval_loss` of the newest step, as far as there are any, for the checkpoint's manifest."""
-    entries = [entry for entry in history[-3:] if entry["step"] == step]
-    return {key: entry[key] for entry in entries for key in ("loss", "eval_loss") if key in entry}
+    newest = list(takewhile(lambda entry: entry["step"] == step, reversed(history)))
+    return {key: entry[key] for entry in reversed(newest) for key in ("loss", "eval_loss") if key in entry}
 
 
 def evaluation_losses(history: History, metric: str = "eval_loss") -> list[tuple[int, float]]:

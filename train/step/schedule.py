@@ -1,4 +1,6 @@
-"""The learning rate is a pure function of the step, so a resumed run needs no scheduler state.
+"""When things are due, and the learning rate.
+
+The learning rate is a pure function of the step, so a resumed run needs no scheduler state.
 
 The shapes are those of transformers' `get_scheduler` (a test compares every step). Warm-up lasts `ceil(ratio * steps)`
 steps. It is one step ahead of transformers', whose first update has a learning rate of zero.
@@ -8,7 +10,14 @@ from __future__ import annotations
 
 import math
 
-from ..config.schema import OptimConfig
+from ..config.schema import Interval, OptimConfig
+
+
+def is_due(every: Interval, step: int, steps_per_epoch: int) -> bool:
+    """Whether an event with this interval is due after so many steps."""
+    if every == "never":
+        return False
+    return step % (steps_per_epoch if every == "epoch" else every) == 0
 
 
 def warmup_steps(optim: OptimConfig, total_steps: int) -> int:

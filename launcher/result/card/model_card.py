@@ -17,6 +17,7 @@ from gemfleet.launcher.result.prompt_format import PromptFormat
 from gemfleet.launcher.result.public_names import base_reference, is_hub_id, public_name
 from gemfleet.train.config.data_section import listed
 from gemfleet.train.data.shapes.choice import CHATS
+from gemfleet.train.step.history import told_early_end
 
 from .usage import usage
 
@@ -97,7 +98,7 @@ def _front_matter(card: CardFacts) -> str:
 
 def _summary(card: CardFacts, train: Mapping[str, Any], state: Mapping[str, Any]) -> str:
     ended = ENDED.get(str(card.facts.get("state")), "")
-    early = state["log_history"][-1].get("stopped_early") if state["log_history"] else None
+    early = told_early_end(state["log_history"])
     ended = f" Training {early}." if early else ended
     return (
         f"Supervised fine-tuning of `{_named(card.base)}` with gemfleet: LoRA r={train['lora']['r']} on "

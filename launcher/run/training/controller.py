@@ -49,7 +49,6 @@ class Fitted:
     snapshot: dict[str, Any]
     error: BaseException | None
     ground: Ground
-    store: StoreClient
 
 
 def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
@@ -79,7 +78,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     last = recorder.snapshot()
     show_end(run, last)
     end = decision if isinstance(decision, End) else End("training" if thread.error else None)
-    return Fitted(interrupted, end, last, thread.error, ground, store)
+    return Fitted(interrupted, end, last, thread.error, ground)
 
 
 def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error: BaseException | None) -> Decision:
