@@ -16,7 +16,8 @@ import torch
 
 from .checkpoint.lineage import Lineage
 from .checkpoint.state import UNKNOWN, Progress, load_checkpoint, save_checkpoint
-from .config.schema import Interval, TrainConfig
+from .config.schema import TrainConfig
+from .config.sections.recipe import Interval
 from .data.prefetch import StepPrefetcher
 from .device.meter import DeviceMeter
 from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory

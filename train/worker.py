@@ -12,7 +12,7 @@ from .data.digest import DataDigest
 from .device.abilities import DeviceFacts, choose_dtype, current_device
 from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .interfaces import BlockSource, Reporter
-from .kernels.attention import check_attention
+from .kernels.attention.packed import check_attention
 from .kernels.capabilities import choose
 from .loop import Trainer
 from .model.base_check import check_base

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.model.lean import placeholder_model
 from gemfleet.train.planning import ModelShape

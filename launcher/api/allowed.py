@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from glob import has_magic
 from pathlib import Path
 
-from gemfleet.train.config.chat_template import is_template
 from gemfleet.train.config.paths import folder_of
+from gemfleet.train.config.sections.chat_template import is_template
 
 from .folders import leads_out, real_path
 

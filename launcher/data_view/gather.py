@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from gemfleet.cluster.redaction import printable
 from gemfleet.launcher.sources.fetch import is_remote
-from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.config.strict import MOST
 from gemfleet.train.data.mixture import divide
 from gemfleet.train.data.packing import Ints

@@ -13,7 +13,8 @@ from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.train.batch_finder.decision import planned_rows
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import describe_precision
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.data.demo import MODEL_FOLDER
 from gemfleet.train.model.resolve import read_model_config
 from gemfleet.train.model.weight_files import stored_tensors

@@ -15,10 +15,10 @@ from gemfleet.launcher.result.delivery.deliver import check_delivery
 from gemfleet.launcher.result.gguf import check_converter
 from gemfleet.launcher.sources.fetch import check_sources, fetch_once, is_remote, names_remote_sources
 from gemfleet.launcher.tracking.check import check_trackers
-from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
 from gemfleet.train.data.templates.rendered import custom_template
 from gemfleet.train.data.text_only import refuse_media

@@ -23,8 +23,8 @@ from gemfleet.launcher.result.predict import predict_on_cluster, write_predictio
 from gemfleet.launcher.result.public_names import public_name, renamed, written_names
 from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import publish_evaluation
-from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import listed
 from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.step.outcome import UNCHANGED
 

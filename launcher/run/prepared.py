@@ -8,9 +8,9 @@ from pathlib import Path
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
-from gemfleet.train.config.data_section import listed
 from gemfleet.train.config.home import cache_folder
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import listed
 from gemfleet.train.data.prepared.store import prepared_cache
 from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.resolve import check_context, resolve_model_folder

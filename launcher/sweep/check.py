@@ -10,7 +10,7 @@ from gemfleet.launcher.config.load import load_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.run.check_inputs import check_everything
 from gemfleet.launcher.runs.sweeps import Sweep
-from gemfleet.train.config.schema import loss_names
+from gemfleet.train.config.sections.recipe import loss_names
 from gemfleet.train.errors import UserError
 
 from .space import MOST_TRIALS, Space

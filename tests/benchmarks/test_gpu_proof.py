@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from gemfleet.benchmarks.shared.record import read_records
-from gemfleet.train.kernels.block_attention import block_attention
+from gemfleet.train.kernels.attention.blocks import block_attention
 from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.strategies.ddp import DdpStrategy
 from gpu import test_attention, test_resume, test_vocabulary
@@ -61,7 +61,7 @@ def failed(stage: Stage) -> list[str]:
 
 
 def test_a_window_of_one_token_too_many_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gemfleet.train.kernels import attention
+    from gemfleet.train.kernels.attention import packed as attention
 
     right = block_attention
 

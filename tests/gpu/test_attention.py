@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 import torch
-from gemfleet.train.kernels.attention import Packing, packed_attention
+from gemfleet.train.kernels.attention.packed import Packing, packed_attention
 from gemfleet.train.kernels.capabilities import AttentionKernel, abilities_of
 from support.gpu_proof.findings import apart
 from support.gpu_proof.stage import Stage

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from gemfleet.train.config.schema import LoraConfig, OptimConfig
+from gemfleet.train.config.sections.recipe import LoraConfig, OptimConfig
 from gemfleet.train.data.packing import TokenBlock, pack_steps
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies.ddp import DdpStrategy

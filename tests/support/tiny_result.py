@@ -9,7 +9,8 @@ import torch
 from gemfleet.launcher.config.schema import OutputConfig
 from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer

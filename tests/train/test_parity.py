@@ -37,7 +37,7 @@ def test_two_ranks_equal_plain_transformers(tmp_path: Path) -> None:
 
 def test_an_idle_rank_adds_nothing() -> None:
     """With more ranks than examples some have no rows: their gradients are zeros, so all can meet in a reduction."""
-    from gemfleet.train.config.schema import OptimConfig
+    from gemfleet.train.config.sections.recipe import OptimConfig
     from gemfleet.train.strategies.ddp import DdpStrategy
     from support.reference_step import trainable
 

@@ -6,190 +6,19 @@ Models are strict and frozen. A wrong value is an error that names the field; no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from .data_section import DataConfig
-from .deepspeed_json import Settings, conflicts, read_deepspeed_json
-from .strict import MOST, Size, StrictModel, parse_bytes
+from .deepspeed_json import Settings, conflicts
+from .sections.data import DataConfig
+from .sections.recipe import CheckpointConfig, EarlyStoppingConfig, EvalConfig, LoggingConfig, LoraConfig, OptimConfig
+from .sections.sharing import BatchConfig, DeepSpeedConfig, Fsdp2Config
+from .strict import MOST, StrictModel
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
-Schedule = Literal["linear", "cosine", "constant", "constant_with_warmup"]
-Interval = Literal["epoch", "never"] | Annotated[int, Field(gt=0)]
-
-
-class LoraConfig(StrictModel):
-    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685), which peft places."""
-
-    r: Annotated[int, Field(gt=0, le=MOST, description="rank of the update matrices")] = 16
-    alpha: Annotated[float, Field(gt=0, description="the update is scaled by alpha / r")] = 32.0
-    dropout: Annotated[float, Field(ge=0, lt=1, description="dropout on the adapter's input")] = 0.0
-    target_modules: Annotated[
-        Literal["all-linear"] | list[str],
-        Field(
-            description="`all-linear`: every linear layer of the language model, without lm_head and the vision tower; "
-            "or a list of module names, never lm_head"
-        ),
-    ] = "all-linear"
-
-    @field_validator("target_modules")
-    @classmethod
-    def _names_layers(cls, value: str | list[str]) -> str | list[str]:
-        names = [value] if isinstance(value, str) else value
-        if not names or not all(names):
-            raise ValueError(
-                f"found {value}, which names no module; give `all-linear` or a list as in [q_proj, v_proj]"
-            )
-        if any(name.rpartition(".")[2] == "lm_head" for name in names):
-            raise ValueError("found `lm_head`, whose weight is the embedding's too and cannot be merged; leave it out")
-        return value
-
-
-class BatchConfig(StrictModel):
-    """The batch. `global` is part of the recipe; `micro` only decides how much of it is in memory at once."""
-
-    global_: Annotated[
-        int, Field(gt=0, le=MOST, alias="global", description="examples in one optimizer step, over all ranks")
-    ] = 32
-    micro: Annotated[
-        Literal["auto", "probe"] | Annotated[int, Field(gt=0, le=MOST)],
-        Field(
-            description="packed rows of max_length one rank holds in one pass; `probe`: trials before training find "
-            "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to gain by it, else the plan's"
-        ),
-    ] = "auto"
-    device_memory_limit: Annotated[
-        Size | None,
-        Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
-    ] = None
-    memory_margin: Annotated[float, Field(ge=0, lt=1, description="share of the memory that probes keep free")] = 0.08
-    probe_timeout_s: Annotated[
-        float, Field(gt=0, description="a trial by probes whose ranks do not answer for this long has failed")
-    ] = 120.0
-
-    @property
-    def memory_limit_bytes(self) -> int | None:
-        return None if self.device_memory_limit is None else parse_bytes(self.device_memory_limit)
-
-    @property
-    def rows_per_pass(self) -> int:
-        """`micro` as a number. Before ranks train, a number has replaced `auto` and `probe`."""
-        assert isinstance(self.micro, int)
-        return self.micro
-
-
-class OptimConfig(StrictModel):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) and its schedule."""
-
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    schedule: Schedule = "linear"
-    warmup_ratio: Annotated[float, Field(ge=0, le=1, description="share of all steps spent warming up")] = 0.03
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    betas: Annotated[tuple[float, float], Field(strict=False)] = (0.9, 0.999)
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    max_grad_norm: Annotated[float, Field(ge=0, description="clip the global gradient norm here; 0: do not clip")] = 1.0
-
-    @field_validator("betas")
-    @classmethod
-    def _are_decays(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not all(0 <= beta < 1 for beta in value):
-            raise ValueError(f"found {list(value)}; give two numbers of at least 0 and less than 1, as in [0.9, 0.999]")
-        return value
-
-
-class CheckpointConfig(StrictModel):
-    """When a rank saves the full state. It also saves at the end of training and when it is stopped."""
-
-    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
-    best: Annotated[
-        bool,
-        Field(description="save too after an evaluation that is the best so far; not where `every` is `never`"),
-    ] = True
-
-
-class EvalConfig(StrictModel):
-    """When ranks score the evaluation set. They also score it before the first step and after the last one."""
-
-    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
-    micro: Annotated[
-        int | None, Field(gt=0, le=MOST, description="packed rows one rank scores in one pass; null: as batch.micro")
-    ] = None
-
-
-class EarlyStoppingConfig(StrictModel):
-    """When training ends before its last step: once the evaluation loss does not fall any more."""
-
-    patience: Annotated[int, Field(gt=0, le=MOST, description="evaluations in a row without a lower loss that end it")]
-    min_delta: Annotated[
-        float, Field(ge=0, description="a loss counts as lower if it is by more than this below the lowest so far")
-    ] = 0.0
-    metric: Annotated[
-        str,
-        Field(pattern=r"^eval_(.+_)?loss$", description="`eval_loss`, or `eval_NAME_loss` of one of several sets"),
-    ] = "eval_loss"
-
-    def problem(self, sets: Sequence[str]) -> str | None:
-        """Why the loss cannot be known with these evaluation sets, in a sentence with the remedy; None if it can."""
-        if not sets:
-            return "train.early_stopping needs an evaluation set; give train.data.eval, or an eval_fraction above 0"
-        if self.metric in (names := loss_names(sets)):
-            return None
-        return f"train.early_stopping.metric is {self.metric}, which no evaluation measures; give {' or '.join(names)}"
-
-
-def loss_names(sets: Sequence[str]) -> list[str]:
-    """What evaluations of these sets measure: `eval_loss`, and of each of several sets `eval_NAME_loss`."""
-    return ["eval_loss", *(f"eval_{name}_loss" for name in sets if len(sets) > 1)]
-
-
-class LoggingConfig(StrictModel):
-    """When the log gets a line with the mean loss since the last such line. Each step's own loss is always recorded."""
-
-    every: Annotated[Interval, Field(description="`epoch`, `never`, or a number of optimizer steps")] = "epoch"
-
-
-class Fsdp2Config(StrictModel):
-    """`strategy: fsdp2`: ranks divide every parameter among them and gather it layer by layer for use."""
-
-    reshard_after_forward: Annotated[
-        Literal["auto"] | bool,
-        Field(
-            description="free a layer after its forward and gather it again for backward: less memory, slower; "
-            "`auto`: if the plan says that memory needs it"
-        ),
-    ] = "auto"
-    cpu_offload: Annotated[bool, Field(description="keep shards, gradients and AdamW in host memory")] = False
-
-    @property
-    def reshards(self) -> bool:
-        """Whether layers are freed after forward. An `auto` that no plan has settled takes less memory: True."""
-        return self.reshard_after_forward is not False
-
-
-class DeepSpeedConfig(StrictModel):
-    """`strategy: deepspeed`: ZeRO (Rajbhandari et al. 2020, arXiv:1910.02054)."""
-
-    stage: Annotated[
-        Literal[1, 2, 3],
-        Field(description="1 divides the optimizer's state among ranks, 2 the gradients too, 3 all parameters too"),
-    ] = 2
-    offload_optimizer: Annotated[bool, Field(description="keep AdamW and its state in host memory")] = False
-    offload_params: Annotated[bool, Field(description="keep divided parameters in host memory; stage 3 only")] = False
-    config: Annotated[
-        str | dict[str, Any] | None,
-        Field(description="a DeepSpeed JSON file or its content, for what gemfleet does not set itself"),
-    ] = None
-
-    @field_validator("config", mode="before")
-    @classmethod
-    def _file_becomes_content(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reads the file now, on the machine that has it; ranks on other nodes get its content."""
-        beside = (info.context or {}).get("folder")
-        return read_deepspeed_json(value, beside) if isinstance(value, str) else value
 
 
 class TrainConfig(StrictModel):

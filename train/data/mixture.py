@@ -12,7 +12,7 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from ..config.data_section import DataSet
+from ..config.sections.data import DataSet
 from .packing import Ints, epoch_order, split_eval
 from .report import DataReport
 

@@ -7,8 +7,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from ..config.data_section import DataSet
 from ..config.paths import is_pattern
+from ..config.sections.data import DataSet
 from ..errors import UserError, first_line
 from .files.file_readers import is_data, named_rows, open_file, own_fields
 from .files.folders import FolderFiles, files_of_pattern, files_of_split, refuse_split

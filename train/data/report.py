@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from ..config.data_section import DataConfig, DataSet
+from ..config.sections.data import DataConfig, DataSet
 from ..errors import UserError
 from .digest import DataDigest
 from .packing import Ints

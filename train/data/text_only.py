@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from ..config.data_section import DataSet
+from ..config.sections.data import DataSet
 from ..errors import UserError
 from .rows import Row
 from .shapes.choice import message_columns

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config.data_section import DataSet
+from ..config.sections.data import DataSet
 from ..errors import UserError
 from .packing import TokenBlock
 from .rows import BadRow, Row

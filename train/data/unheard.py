@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..config.data_section import DataSet
+from ..config.sections.data import DataSet
 from ..errors import UserError
 from .rows import Row
 from .shapes.choice import RowFormat, message_columns, preference_sentence, used_columns, verdict_sentence

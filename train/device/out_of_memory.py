@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from ..config.schema import BatchConfig
+from ..config.sections.sharing import BatchConfig
 from .memory import peak_resident_bytes
 
 TRAINING, EVALUATION = "train.batch.micro", "train.evaluation.micro"  # the fields that set the number of rows in a pass

@@ -109,7 +109,7 @@ def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
 
     torch's variable-length kernel is FlashAttention: it needs an Ampere GPU or newer, and 16-bit numbers. Flex
     attention has the same conditions here, as heads of 256 fp32 values do not fit into its blocks. For bf16 on a CPU,
-    `block_attention.py` is faster than torch's kernel.
+    `attention/blocks.py` is faster than torch's kernel.
     """
     if able.capability is None and dtype == torch.bfloat16:
         return "blocks"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..interfaces import PackedRows
-from .attention import Packing
+from .attention.packed import Packing
 from .capabilities import AttentionKernel
 
 

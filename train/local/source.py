@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..config.data_section import DataConfig, DataSet
+from ..config.sections.data import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
 from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per_epoch

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import LoraConfig, Quantization
+from ..config.schema import Quantization
+from ..config.sections.recipe import LoraConfig
 from ..errors import UserError
 from ..interfaces import PackedRows
 from ..kernels.activation_checkpointing import checkpoint_layers
 from ..kernels.adapter_copies import AdapterCopies
-from ..kernels.attention import prepare_for_graphs, register_packed_attention
+from ..kernels.attention.packed import prepare_for_graphs, register_packed_attention
 from ..kernels.capabilities import Choices, attention_kernel
 from ..kernels.compilation import SELECTIVE_BUDGET, compile_layers
 from ..kernels.liger import use_liger

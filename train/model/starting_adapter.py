@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.paths import HUB_ID, local_path
-from ..config.schema import LoraConfig
+from ..config.sections.recipe import LoraConfig
 from ..errors import UserError
 from .weight_files import refuse_pointer
 

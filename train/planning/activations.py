@@ -2,7 +2,7 @@
 
 Notation: H hidden size, I width of the MLP, Q and K widths of queries and keys, r rank of the adapters, b bytes of a
 value in the computation's dtype. Attention is packed and keeps no score matrices. On a CPU it is SDPA, or in bf16
-`train/kernels/block_attention.py`.
+`train/kernels/attention/blocks.py`.
 """
 
 from __future__ import annotations

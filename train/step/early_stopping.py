@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from ..config.schema import EarlyStoppingConfig, TrainConfig
+from ..config.schema import TrainConfig
+from ..config.sections.recipe import EarlyStoppingConfig
 from ..errors import UserError
 from .history import History, evaluation_losses
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from ..config.schema import Interval, OptimConfig
+from ..config.sections.recipe import Interval, OptimConfig
 
 
 def is_due(every: Interval, step: int, steps_per_epoch: int) -> bool:

@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..config.schema import OptimConfig, Quantization
+from ..config.schema import Quantization
+from ..config.sections.recipe import OptimConfig
 from ..model.gemma import TrainableModel, load_base_model
 from .base import StateDict, by_parameter
 from .collectives import sum_over_ranks

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..config.deepspeed_json import with_reduce_bucket
-from ..config.schema import OptimConfig
+from ..config.sections.recipe import OptimConfig
 from ..kernels.loss import SupervisedCrossEntropy
 from ..model.gemma import TrainableModel, load_base_model
 from ..model.lean import WeightFiles, placeholder_model

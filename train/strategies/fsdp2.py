@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from ..config.schema import Fsdp2Config, OptimConfig
+from ..config.sections.recipe import OptimConfig
+from ..config.sections.sharing import Fsdp2Config
 from ..errors import UserError
 from ..kernels.loss import SupervisedCrossEntropy
 from ..model.gemma import TrainableModel

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import ray
 from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
-from gemfleet.train.config.data_section import DataSet
+from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.data.digest import Digests, example_digests
 from gemfleet.train.data.packing import Ints, PackedBlock, TokenBlock, pack_steps
 from gemfleet.train.data.readers import BadRow, Row

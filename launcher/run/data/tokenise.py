@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
-from gemfleet.train.config.data_section import DataSet
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.data.digest import Digests, run_digest
 from gemfleet.train.data.mixture import Mixture, divide
 from gemfleet.train.data.packing import Ints

@@ -15,7 +15,7 @@ from gemfleet.launcher.api.refusals import refused
 from gemfleet.launcher.api.submissions import checked_config
 from gemfleet.launcher.config.reports import NotifyConfig, TrackerConfig
 from gemfleet.launcher.config.schema import LaunchConfig
-from gemfleet.train.config.data_section import DataSetConfig
+from gemfleet.train.config.sections.data import DataSetConfig
 from pydantic import BaseModel
 from support.servers.api_live import Live
 

@@ -37,7 +37,7 @@ def commit(disk: CheckpointDisk, step: int, files: dict[str, bytes]) -> None:
 @pytest.fixture
 def run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was interrupted after two checkpoints of a real adapter; its model lies where it was launched."""
-    from gemfleet.train.config.schema import LoraConfig
+    from gemfleet.train.config.sections.recipe import LoraConfig
     from gemfleet.train.model.gemma import attach_lora
     from support.tiny_model import tiny_gemma3
 

@@ -17,7 +17,8 @@ from gemfleet.launcher.result.public_names import base_reference, is_hub_id, pub
 from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import evaluation_card
 from gemfleet.train.checkpoint.state import Progress, save_checkpoint
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.step.record import points
 from support.tiny_model import save_tiny_gemma3

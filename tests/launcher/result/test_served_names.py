@@ -12,7 +12,7 @@ from typing import Any
 
 import gguf
 import pytest
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from peft import PeftModel
 from safetensors.torch import load_file
 from support.tiny_multimodal import save_tiny_multimodal

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.launcher.config.platform.convert import convert
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.device.abilities import DeviceFacts, choose_dtype
 from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import PackedRows

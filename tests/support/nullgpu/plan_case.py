@@ -80,7 +80,7 @@ def _model(plan: Case, strategy: Strategy) -> TrainableModel:
     """Weights of whatever memory holds: whole on the device, or placeholders of which `setup` makes a share."""
     import torch
     from gemfleet.benchmarks.shared.random_base import random_model, text_config
-    from gemfleet.train.config.schema import LoraConfig
+    from gemfleet.train.config.sections.recipe import LoraConfig
     from gemfleet.train.model.gemma import attach_lora
 
     device = torch.device("cuda", 0)

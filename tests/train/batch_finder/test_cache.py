@@ -10,7 +10,8 @@ from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, cache_key
 from gemfleet.train.batch_finder.probes.probe import worst_rows
 from gemfleet.train.batch_finder.setting import settled
 from gemfleet.train.batch_finder.variants import variants_of
-from gemfleet.train.config.schema import BatchConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.sharing import BatchConfig
 from gemfleet.train.device.memory import container_bytes, peak_resident_bytes, reset_peak, resident_bytes
 from gemfleet.train.device.out_of_memory import (
     EVALUATION,

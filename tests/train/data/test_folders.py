@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.files.folders import files_of_split
 from gemfleet.train.data.readers import Row, open_rows
 from gemfleet.train.errors import UserError

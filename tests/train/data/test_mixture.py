@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.mixture import Mixture, interleaved
 from gemfleet.train.data.packing import epoch_order
 from gemfleet.train.errors import UserError

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gemfleet.train.config.data_section import DataConfig, DataSet
+from gemfleet.train.config.sections.data import DataConfig, DataSet
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.data.prepared.key import set_key
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore, prepared_cache

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.rows import Row
 from gemfleet.train.data.templates.functions import INSTRUCTION
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE

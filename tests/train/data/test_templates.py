@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from gemfleet.launcher.run.check_inputs import check_inputs
-from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.rows import Row
 from gemfleet.train.data.shapes.conversation import Message
 from gemfleet.train.data.templates.asking import Asking

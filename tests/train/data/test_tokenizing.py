@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gemfleet.train.config.data_format import ColumnsConfig
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.sections.data import DataConfig
+from gemfleet.train.config.sections.data_format import ColumnsConfig
 from gemfleet.train.data.readers import Row
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from gemfleet.train.data.tokenizing import Encoder, choose_format, tokenize_rows

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from gemfleet.launcher.run.check_inputs import check_inputs
-from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.rows import Row
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
 from gemfleet.train.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from gemfleet.train.errors import UserError
-from gemfleet.train.kernels.attention import check_attention
+from gemfleet.train.kernels.attention.packed import check_attention
 from gemfleet.train.model.resolve import check_context, model_context
 from support.tiny_model import save_tiny_gemma3
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 from gemfleet.train.config.load import parse_yaml
-from gemfleet.train.config.schema import ActivationCheckpointing, LoraConfig, TrainConfig
+from gemfleet.train.config.schema import ActivationCheckpointing, TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.data.packing import pack_block
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.data.packing import pack_block
 from gemfleet.train.kernels.shared_inputs import SharedInput
 from gemfleet.train.model.gemma import TrainableModel, attach_lora

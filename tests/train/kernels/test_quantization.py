@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.train.config.schema import LoraConfig, Quantization, TrainConfig
+from gemfleet.train.config.schema import Quantization, TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.data.packing import pack_block
 from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.kernels.nf4 import BLOCK_WEIGHTS, clip_blocks, rounded

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.model.compare import compare_published
 from gemfleet.train.model.comparison import NAMES, Comparison, FormComparison, parting, told
 from gemfleet.train.model.gemma import attach_lora, load_base_model

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gemfleet.benchmarks.shared.random_base import save_random_base
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.device.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.lean import WeightFiles, placeholder_model

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.data.packing import pack_steps
 from gemfleet.train.data.readers import Row
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows

@@ -11,7 +11,8 @@ import torch
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.run.starting_adapter import check_adapter, keep_adapter, run_adapter, with_kept_adapter
 from gemfleet.train.checkpoint.lineage import base_digest
-from gemfleet.train.config.schema import LoraConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.model.starting_adapter import ORIGIN_FILE, origin_of

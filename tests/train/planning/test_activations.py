@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.planning import Workload, shape_of_config

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from gemfleet.benchmarks.shared.random_base import text_config
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.planning import SIZES, ModelShape, shape_of_config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.benchmarks.shared.random_base import text_config
-from gemfleet.train.config.schema import LoraConfig
+from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.model.gemma import TrainableModel, attach_lora

@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 import pytest
-from gemfleet.train.config.schema import EarlyStoppingConfig, TrainConfig
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.recipe import EarlyStoppingConfig
 from gemfleet.train.step.early_stopping import early_end
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gemfleet.train.config.schema import OptimConfig, Schedule
+from gemfleet.train.config.sections.recipe import OptimConfig, Schedule
 from gemfleet.train.step.schedule import learning_rate_at, warmup_steps
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gemfleet.train.config.schema import OptimConfig
+from gemfleet.train.config.sections.recipe import OptimConfig
 from gemfleet.train.planning.memory import CPU_PROCESS
 from gemfleet.train.strategies.ddp import DdpStrategy
 from support.rank_pool import RankPool

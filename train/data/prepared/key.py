@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ...config.data_section import DataSet
+from ...config.sections.data import DataSet
 from ..readers import files_of
 
 FORMAT = 2  # raise it when the same rows become other tokens, or the files of a prepared set change

@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config.data_section import DataSet
 from ...config.home import gemfleet_home
+from ...config.sections.data import DataSet
 from ..digest import Digests
 from ..packing import Ints, TokenBlock
 from ..report import DataReport, Reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from ...config.data_section import DataSet
+from ...config.sections.data import DataSet
 from ...errors import UserError
 
 RowFormat = Literal["text", "prompt_completion", "messages", "sharegpt", "alpaca"]

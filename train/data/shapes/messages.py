@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, cast
 
-from ...config.data_format import ColumnsConfig
+from ...config.sections.data_format import ColumnsConfig
 from .conversation import Message, Role, RowError, ToolCall
 
 TARGET_KEYS = ("weight", "train", "training")  # of a message: OpenAI's, and Axolotl's two names

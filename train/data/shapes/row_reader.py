@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ...config.data_section import DataSet
+from ...config.sections.data import DataSet
 from .choice import RowFormat
 from .conversation import Conversation, Message, PlainText, RowError
 from .messages import read_messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ...config.data_format import TrainOn
+from ...config.sections.data_format import TrainOn
 from .conversation import Message, RowError
 
 NOT_ALTERNATING = "roles that do not alternate user, assistant"

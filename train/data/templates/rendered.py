@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ...config.data_format import TrainOn
-from ...config.data_section import DataConfig
+from ...config.sections.data import DataConfig
+from ...config.sections.data_format import TrainOn
 from ...errors import UserError, first_line
 from ..shapes.conversation import Conversation, Message, RowError
 from .masks import INEXACT, Rendered, Span, encode_rendered

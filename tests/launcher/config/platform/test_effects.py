@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from gemfleet.launcher.config.platform.keys.table import TABLE
 from gemfleet.launcher.runs.names import new_run_id
-from gemfleet.train.config.data_section import DataConfig
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.data import DataConfig
 from gemfleet.train.local.source import prepare_local
 from support.places import TESTS
 from support.tiny_tokenizer import tiny_tokenizer

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.kernels import attention
-from gemfleet.train.kernels.attention import Packing, packed_attention
+from gemfleet.train.kernels.attention import packed as attention
+from gemfleet.train.kernels.attention.packed import Packing, packed_attention
 from gemfleet.train.kernels.capabilities import AttentionKernel
 from gemfleet.train.model.gemma import TrainableModel
 from support.reference_step import trainable

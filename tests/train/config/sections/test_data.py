@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from gemfleet.train.config.data_section import DataConfig
+from gemfleet.train.config.sections.data import DataConfig
 from pydantic import ValidationError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .paths import read_small_file
+from ..paths import read_small_file
 
 
 def is_template(text: str) -> bool:

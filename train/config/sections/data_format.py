@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from .strict import StrictModel
+from ..strict import StrictModel
 
 DataFormat = Literal["auto", "text", "prompt_completion", "messages", "sharegpt", "alpaca"]
 TrainOn = Literal["all", "last", "completion"]

@@ -18,10 +18,10 @@ from pydantic import (
     model_validator,
 )
 
+from ..paths import folder_of, is_pattern
+from ..strict import MOST, Size, StrictModel, parse_bytes
 from .chat_template import is_template, read_template
 from .data_format import ColumnsConfig, DataFormat, Name, Roles, TrainOn
-from .paths import folder_of, is_pattern
-from .strict import MOST, Size, StrictModel, parse_bytes
 
 
 class DataSetConfig(StrictModel):

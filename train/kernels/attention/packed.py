@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..errors import UserError
-from .block_attention import block_attention
-from .capabilities import AttentionKernel, attention_kernel
+from ...errors import UserError
+from ..capabilities import AttentionKernel, attention_kernel
+from .blocks import block_attention
 from .flex import DocumentMasks, flex
 
 ATTENTION_NAME = "gemfleet_packed"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from gemfleet.train.kernels import block_attention as blocks
 from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
-from gemfleet.train.kernels.block_attention import block_attention
+from gemfleet.train.kernels.attention import blocks
+from gemfleet.train.kernels.attention.blocks import block_attention
 from torch import Tensor, nn
 from torch.nn import functional
 
