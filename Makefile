@@ -21,7 +21,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-slurm test-real check bench test-timing llama-cpp wheel clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-slurm check-kuberay test-real check bench test-timing llama-cpp wheel clean
 
 # What `make test` runs: each of the other markers has a target of its own.
 EVERYDAY := not gpu and not nullgpu and not hosts and not slurm and not faults and not timing and not real and not long
@@ -92,6 +92,9 @@ gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers l
 test-slurm: $(INSTALLED) ## a real Slurm over two hosts with private disks (root; Debian: slurm-wlm, munge)
 	@echo "== tests on Slurm"
 	$(BIN)/python -m pytest -m slurm --durations=5 tests/hosts/test_slurm.py
+
+check-kuberay: $(INSTALLED) ## the manifests against KubeRay's own definitions: make check-kuberay CRDS=folder, from its helm-chart/kuberay-operator/crds
+	GEMFLEET_KUBERAY_CRDS="$(CRDS)" $(BIN)/python -m pytest tests/cluster/bringup/test_kuberay_crds.py
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"
