@@ -1,4 +1,4 @@
-"""The manifests against KubeRay's own custom resource definitions, for whoever has them: make check-kuberay CRDS=folder"""
+"""The manifests against KubeRay's own definitions, for whoever has them: make check-kuberay CRDS=folder"""
 
 from __future__ import annotations
 
