@@ -98,7 +98,9 @@ def object_filesystem(scheme: str, bucket: str) -> pyarrow.fs.FileSystem:
     import pyarrow.fs
 
     if scheme == "gs":
-        return pyarrow.fs.GcsFileSystem(retry_time_limit=timedelta(seconds=ATTEMPTS * REQUEST_SECONDS))
+        limit = timedelta(seconds=ATTEMPTS * REQUEST_SECONDS)
+        emulated = "CLOUD_STORAGE_EMULATOR_ENDPOINT" in os.environ  # an emulator knows no accounts
+        return pyarrow.fs.GcsFileSystem(anonymous=emulated, retry_time_limit=limit)
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {"endpoint_override": endpoint} if endpoint else {}
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")

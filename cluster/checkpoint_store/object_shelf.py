@@ -20,6 +20,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from ..errors import StoreError
 from .manifest import MANIFEST_FILE, FileEntry, Manifest
+from .object_errors import said
 from .shelf import COMMITTED, Fingerprint, Shelf
 
 CHUNK_BYTES = 8 << 20
@@ -38,10 +39,11 @@ class ObjectShelf(Shelf):
         self._lock = threading.Lock()
 
     def steps(self) -> list[int]:
+        """Google's store has no folders, so keys are listed."""
         with self._errors_named("listed"):
-            found = self._filesystem.get_file_info(FileSelector(self._base, allow_not_found=True))
-        names = (COMMITTED.fullmatch(info.base_name) for info in found if info.type == FileType.Directory)
-        return sorted(int(match["step"]) for match in names if match)
+            found = self._filesystem.get_file_info(FileSelector(self._base, recursive=True, allow_not_found=True))
+        names = {info.path.removeprefix(f"{self._base}/").partition("/")[0] for info in found}
+        return sorted(int(match["step"]) for match in map(COMMITTED.fullmatch, names) if match)
 
     def manifest(self, step: int) -> Manifest:
         location = self.location(step)
@@ -146,8 +148,8 @@ class ObjectShelf(Shelf):
         keys = [info.path for info in found if info.type == FileType.File]
         for key in sorted(keys, key=lambda key: key != f"{base}/{MANIFEST_FILE}"):
             self._filesystem.delete_file(key)
-        if found:
-            self._filesystem.delete_dir(base)  # empty keys that stand for folders
+        if self._filesystem.get_file_info(base).type == FileType.Directory:
+            self._filesystem.delete_dir(base)  # empty keys that stand for folders in S3
 
     def _reading(self, step: int, name: str) -> Any:
         return self._filesystem.open_input_stream(self._key(step, name))
@@ -163,7 +165,7 @@ class ObjectShelf(Shelf):
         try:
             yield
         except OSError as error:
-            raise StoreError(f"{self._url} cannot be {action} ({error})") from error
+            raise StoreError(f"{self._url} cannot be {action} ({said(error)})") from error
 
 
 @contextmanager

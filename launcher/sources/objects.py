@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.checkpoint_store.object_errors import said
 from gemfleet.train.errors import UserError
 
 from .git_command import Progress
@@ -85,9 +86,9 @@ def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None
             if not folder.is_dir():
                 _copy(store, address, listing, folder, progress)
     except OSError as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
-            f"{address} cannot be read ({first}); check the address and the environment: {CREDENTIALS[address.scheme]}"
+            f"{address} cannot be read ({said(error)}); check the address and the environment: "
+            f"{CREDENTIALS[address.scheme]}"
         ) from None
     single = list(listing) == [Path(address.path).name] and store.isfile(address.path)
     return folder / Path(address.path).name if single else folder

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gemfleet.cluster.inventory import list_nodes
 from gemfleet.cluster.local import connect
-from support.servers.object_store import s3_server
+from support.servers.object_store import gs_server, s3_server
 
 OBJECT_STORE_BYTES = 100 << 20
 
@@ -27,6 +27,12 @@ class TwoNodes:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[None]:
     with s3_server():
+        yield
+
+
+@pytest.fixture(scope="session")
+def gs() -> Iterator[None]:
+    with gs_server():
         yield
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gemfleet.cluster.checkpoint_store.object_errors import said
 from gemfleet.launcher.sources.git_command import Progress
 from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, fsspec_of
 
@@ -33,7 +34,13 @@ def upload_folder_to_store(
 
 
 def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
-    store = fsspec_of(address)
+    try:
+        return _upload_to(fsspec_of(address), folder, address, message, progress)
+    except OSError as error:
+        raise OSError(said(error)) from error
+
+
+def _upload_to(store: Any, folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
     manifest = address.below(MANIFEST).path
     if store.exists(manifest):
         store.rm_file(manifest)

@@ -17,10 +17,11 @@ import pytest
 from gemfleet.cluster.checkpoint_store.commit import CheckpointDisk
 from gemfleet.cluster.checkpoint_store.location import checkpoints_folder, object_filesystem, open_disk
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry
+from gemfleet.cluster.network import free_port
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 CONTENT = b"weights" * 1000
-PLACES = ("head", "mount", "s3")
+PLACES = ("head", "mount", "s3", "gs")
 
 
 @contextmanager
@@ -39,12 +40,29 @@ def s3_server() -> Iterator[None]:
     server.stop()
 
 
-def new_bucket() -> str:
+@contextmanager
+def gs_server() -> Iterator[None]:
+    """As `s3_server`, of Google's interface."""
+    module = pytest.importorskip("gcp_storage_emulator.server", reason="needs gcp-storage-emulator, of the dev extra")
+    port = free_port("127.0.0.1")
+    server = module.create_server("127.0.0.1", port, in_memory=True)
+    logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{port}")
+        yield
+    server.stop()
+
+
+def new_bucket(scheme: str = "s3") -> str:
     """Its address for `cluster.storage`."""
     name = f"gemfleet-{uuid.uuid4().hex[:12]}"
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
-    pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(name)
-    return f"s3://{name}/team/runs"
+    if scheme == "gs":
+        pyarrow.fs.GcsFileSystem(anonymous=True, project_id="lab").create_dir(name)
+    else:
+        endpoint = os.environ["AWS_ENDPOINT_URL"]
+        pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(name)
+    return f"{scheme}://{name}/team/runs"
 
 
 @dataclass(frozen=True)
@@ -57,7 +75,8 @@ class Kept:
     @classmethod
     def at(cls, place: str, folder: Path, run_id: str = "run-1") -> Kept:
         (folder / "mount").mkdir(exist_ok=True, parents=True)
-        storage = {"head": None, "mount": str(folder / "mount"), "s3": new_bucket() if place == "s3" else None}[place]
+        places = {"head": lambda: None, "mount": lambda: str(folder / "mount")}
+        storage = places.get(place, lambda: new_bucket(place))()
         return cls(storage, folder / "home" / "runs" / run_id)
 
     def open(self) -> CheckpointDisk:
@@ -86,7 +105,7 @@ class Kept:
     @property
     def _filesystem(self) -> pyarrow.fs.FileSystem:
         if checkpoints_folder(self.storage, self.run_folder) is None:
-            return object_filesystem("s3", "")
+            return object_filesystem((self.storage or "")[:2], "")
         return pyarrow.fs.LocalFileSystem()
 
     def _key(self, step: int, name: str) -> str:
