@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -37,6 +40,49 @@ class StepClock:
         return steps_left * statistics.median(self._recent) if self._recent else 0.0
 
 
+class PassTimer:
+    """Times what a device does between `start` and `stop`, without waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._span: list[Any] = []
+
+    def start(self) -> None:
+        self._span = [self._mark()]
+
+    def stop(self) -> None:
+        self._span.append(self._mark())
+
+    def seconds(self) -> float:
+        """Waits until the device has come to `stop`."""
+        start, end = self._span
+        if not self._on_gpu:
+            return float(end - start)
+        end.synchronize()
+        return float(start.elapsed_time(end)) / 1000
+
+    def _mark(self) -> Any:
+        if not self._on_gpu:
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+
+def products_per_second(device: torch.device, seconds: float = 0.5) -> float:
+    """How many products of two matrices this rank's device computes in a second, by itself. Takes `seconds`."""
+    width, dtype = (4096, torch.float16) if device.type == "cuda" else (512, torch.float32)
+    matrix = torch.zeros(width, width, device=device, dtype=dtype)
+    done, started = 0, time.perf_counter()
+    while (passed := time.perf_counter() - started) < seconds:
+        for _ in range(8):
+            torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        done += 8
+    return done / passed
+
+
 def flop_counter(model: TrainableModel, checkpointing: ActivationCheckpointing) -> FlopCounter:
     """A counter for this model. It must be made before a strategy divides the adapters."""
     config = model.peft_model.config
@@ -52,6 +98,11 @@ def rated_flops_per_second(device: torch.device, dtype: torch.dtype) -> float | 
     if sheet is None or sheet.bf16 != (dtype == torch.bfloat16):
         return None
     return sheet.tflops * 1e12
+
+
+def sum_of(losses: Sequence[torch.Tensor]) -> float:
+    """The sum of a device's scalars in fp64. It waits for the device once, however many there are."""
+    return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
 
 
 def peak_memory_bytes() -> int:

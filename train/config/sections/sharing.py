@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from ..deepspeed_json import read_deepspeed_json
 from ..strict import MOST, Size, StrictModel, parse_bytes
+
+# Positions whose logits exist at once, by the kind of device: what `train.loss_chunk_rows: auto` chooses from. A row of
+# 262,144 logits in bf16 and fp32 takes 1.5 MiB. With fewer rows, a step reads the head's weight more often.
+LOSS_CHUNK_ROWS: Mapping[Literal["cpu", "cuda"], tuple[int, ...]] = {
+    "cpu": (128, 64, 32),
+    "cuda": (2048, 1024, 512, 256),
+}
 
 
 class BatchConfig(StrictModel):
@@ -23,6 +31,13 @@ class BatchConfig(StrictModel):
             "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to gain by it, else the plan's"
         ),
     ] = "auto"
+    shares: Annotated[
+        Literal["equal", "speed"],
+        Field(
+            description="how a step's tokens are divided among ranks: equally, or by the measured speed of each rank, "
+            "as cluster.gpu_kind `any` asks for; it changes no result"
+        ),
+    ] = "equal"
     device_memory_limit: Annotated[
         Size | None,
         Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
