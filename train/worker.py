@@ -44,6 +44,7 @@ def run_training(
     adapter_folder: of the adapter to go on from, checked; None: a new one
     """
     facts = current_device(local_rank)
+    config = config.model_copy(update={"batch": config.batch.for_gpu(facts.name)})
     dtype = choose_dtype(config.precision, facts)
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     if note := precision_note(config.precision):

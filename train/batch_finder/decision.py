@@ -78,6 +78,11 @@ def decide(
     return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
 
 
+def rows_by_kind(settled: Settled, most_rows: int) -> dict[str, int]:
+    """The plan's rows on the devices of each kind, by the kind's name. A fast kind may get twice the mean share."""
+    return {kind.gpu: planned_rows(replace(settled, devices=kind), 2 * most_rows).rows for kind in settled.kinds}
+
+
 def planned_rows(settled: Settled, most_rows: int) -> PlannedRows:
     """The plan's rows, from memory and shape alone."""
     devices = settled.devices

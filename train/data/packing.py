@@ -189,7 +189,8 @@ class PackedBlock:
     def whole_step(self, index: int) -> TokenBlock:
         """The examples of all ranks in step `index` of this block, as views of its arrays."""
         (t0, d0, _), (t1, d1, _) = self.bounds[index * self.world_size], self.bounds[(index + 1) * self.world_size]
-        return TokenBlock(self.tokens[t0:t1], self.supervised[t0:t1], _ends(self.document_lengths[d0:d1]))
+        lengths = self.document_lengths[d0:d1].astype(np.int64)
+        return TokenBlock(self.tokens[t0:t1], self.supervised[t0:t1], _ends(lengths))
 
 
 def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:

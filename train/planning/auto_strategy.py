@@ -68,6 +68,7 @@ class Settled:
 
     sentence: what was chosen and why, for people; facts: the same for the API
     options: all that fit, the chosen one first; sharing, shape, devices: what the search for a micro-batch needs
+    kinds: the devices of each kind, if ranks have several
     """
 
     config: TrainConfig
@@ -77,6 +78,7 @@ class Settled:
     sharing: Sharing
     shape: ModelShape
     devices: RankDevices
+    kinds: tuple[RankDevices, ...] = ()
 
 
 def is_open(config: TrainConfig) -> bool:

@@ -9,12 +9,12 @@ from typing import Any
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.train.batch_finder.cache import BatchCache, batch_cache_file
 from gemfleet.train.config.schema import ActivationCheckpointing, TrainConfig
-from gemfleet.train.config.sections.sharing import LOSS_CHUNK_ROWS
 from gemfleet.train.device.out_of_memory import remedy
 from gemfleet.train.errors import UserError
 
 from .failure_policy import Event
 
+SMALL_LOSS = 256  # rows in a chunk; with fewer still, little memory is gained
 MORE_RECOMPUTATION: Mapping[ActivationCheckpointing, ActivationCheckpointing] = {
     "off": "selective",
     "selective": "full",
@@ -36,7 +36,7 @@ def lowered(train: TrainConfig, cause: Event, asked: TrainConfig) -> Lowered:
     cause: the event of the rank that ran out of memory; asked: what the person wrote
     Raises UserError where nothing is left to lower.
     """
-    rank, rows, scored = cause["data"]["rank"], train.batch.rows_per_pass, train.evaluation.micro
+    rank, rows, scored = cause["data"]["rank"], train.batch.most_rows, train.evaluation.micro
     facts = {"rank": rank, "global": train.batch.global_, "cause": cause["message"]}
     if rows == 1 and scored in (None, 1):
         change = less_for_a_row(train, asked)
@@ -45,11 +45,14 @@ def lowered(train: TrainConfig, cause: Event, asked: TrainConfig) -> Lowered:
         (field, value), words = change
         sentence = f"rank {rank} ran out of memory with one row in a pass; {words}"
         return Lowered(train.model_copy(update={field: value}), sentence, {**facts, "from": 1, "to": 1, field: value})
-    smaller, fewer = max(1, rows // 2), None if scored is None else max(1, scored // 2)
+    batch, fewer = train.batch.halved(), None if scored is None else max(1, scored // 2)
+    smaller = batch.most_rows
     sentence = f"rank {rank} ran out of memory; the micro-batch goes from {rows} to {smaller} rows"
     if scored is not None:
         sentence += f", an evaluation's from {scored} to {fewer}"
-    return Lowered(train.with_micro(smaller, fewer), sentence, {**facts, "from": rows, "to": smaller})
+    lower = train.with_micro(batch.rows_per_pass, fewer)
+    lower = lower.model_copy(update={"batch": batch})
+    return Lowered(lower, sentence, {**facts, "from": rows, "to": smaller})
 
 
 def less_for_a_row(train: TrainConfig, asked: TrainConfig) -> tuple[tuple[str, Any], str] | None:
@@ -57,9 +60,9 @@ def less_for_a_row(train: TrainConfig, asked: TrainConfig) -> tuple[tuple[str, A
 
     First the loss's chunk, which costs the least speed, then recomputation.
     """
-    least, chunk = LOSS_CHUNK_ROWS["cuda"][-1], train.loss_chunk
-    if asked.loss_chunk_rows == "auto" and chunk is not None and chunk > least:
-        return ("loss_chunk_rows", least), f"the loss goes in chunks of {least} rows instead of {chunk}"
+    chunk = train.loss_chunk
+    if asked.loss_chunk_rows == "auto" and chunk is not None and chunk > SMALL_LOSS:
+        return ("loss_chunk_rows", SMALL_LOSS), f"the loss goes in chunks of {SMALL_LOSS} rows instead of {chunk}"
     more = MORE_RECOMPUTATION.get(train.recomputation) if asked.activation_checkpointing == "auto" else None
     if more is None:
         return None
