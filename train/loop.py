@@ -62,7 +62,7 @@ class Trainer:
         self.progress = Progress(total_steps=config.total_steps(source.steps_per_epoch))
         self.clock = StepClock()
         self.meter = DeviceMeter.of(self.model.device, rank, strategy.world_size)
-        self.shares = shares_of(config, self.model.device, rank, strategy.world_size)
+        self.shares = shares_of(config, self.model.device, self.model.criterion, rank, strategy.world_size)
         self._saved_step = 0
         self._saving_seconds = 0.0
         self._evaluated_step: int | None = None
@@ -70,7 +70,6 @@ class Trainer:
     def run(self) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step or a request to stop. Collective."""
         self.resume()
-        self.take_shares(self.shares.begin(self.progress.log_history, self.progress.step, self.strategy.sum_over_ranks))
         if self.progress.step == 0 and (origin := self.lineage.adapter) and origin.digest:
             self.remember({"began_with": origin.name})
         if self.progress.step == 0 or self.is_due(self.config.evaluation.every):  # a stop left its step's out
@@ -301,6 +300,7 @@ class Trainer:
             total_steps = self.progress.total_steps
             self.progress = load_checkpoint(folder, self.model, self.strategy, self.config, self.lineage)
             self.progress.total_steps = total_steps
+            self.shares.restore(self.progress.log_history)
             self._saved_step = self.progress.step
             self._evaluated_step = last_evaluated_step(self.progress.log_history)
             for entry in self.progress.log_history[-1:]:

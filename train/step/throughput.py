@@ -40,26 +40,28 @@ class StepClock:
         return steps_left * statistics.median(self._recent) if self._recent else 0.0
 
 
-class PassTimer:
-    """Times what a device does between `start` and `stop`, without waiting for it."""
+class SpanTimer:
+    """Times what a device does between each `start` and its `stop`, without waiting for it."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
-        self._span: list[Any] = []
+        self._spans: list[tuple[Any, Any]] = []
+        self._start: Any = None
 
     def start(self) -> None:
-        self._span = [self._mark()]
+        self._start = self._mark()
 
     def stop(self) -> None:
-        self._span.append(self._mark())
+        self._spans.append((self._start, self._mark()))
 
-    def seconds(self) -> float:
-        """Waits until the device has come to `stop`."""
-        start, end = self._span
+    def take_seconds(self) -> float:
+        """The sum of all spans since the last call. Waits until the device has come to their end."""
+        spans, self._spans = self._spans, []
         if not self._on_gpu:
-            return float(end - start)
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1000
+            return float(sum(end - start for start, end in spans))
+        for _, end in spans:
+            end.synchronize()
+        return float(sum(start.elapsed_time(end) for start, end in spans)) / 1000
 
     def _mark(self) -> Any:
         if not self._on_gpu:
@@ -67,20 +69,6 @@ class PassTimer:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-
-def products_per_second(device: torch.device, seconds: float = 0.5) -> float:
-    """How many products of two matrices this rank's device computes in a second, by itself. Takes `seconds`."""
-    width, dtype = (4096, torch.float16) if device.type == "cuda" else (512, torch.float32)
-    matrix = torch.zeros(width, width, device=device, dtype=dtype)
-    done, started = 0, time.perf_counter()
-    while (passed := time.perf_counter() - started) < seconds:
-        for _ in range(8):
-            torch.mm(matrix, matrix)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        done += 8
-    return done / passed
 
 
 def flop_counter(model: TrainableModel, checkpointing: ActivationCheckpointing) -> FlopCounter:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.interfaces import EMPTY_PASS, StepRows
+from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.step.shares import EqualShares, SpeedShares, sentence_of, shares_of, smoothed
 
 STEP = StepRows(EMPTY_PASS, 4, 40, 20)
 CPU = torch.device("cpu")
+CRITERION = SupervisedCrossEntropy(torch.ones(5, 4))
 
 
 def config(**changes: Any) -> TrainConfig:
@@ -21,7 +23,7 @@ def config(**changes: Any) -> TrainConfig:
 
 
 def shares(ranks: int = 2, **changes: Any) -> SpeedShares:
-    return SpeedShares(config(**changes), CPU, 0, ranks)
+    return SpeedShares(config(**changes), CPU, CRITERION, 0, ranks)
 
 
 def weights(kept: SpeedShares, index: int) -> tuple[int, ...] | None:
@@ -66,38 +68,45 @@ def test_a_resumed_run_repeats_the_shares(saved_after: int) -> None:
         entry = kept.observe(index, STEP, [90.0, 30.0])
         history += [entry] if entry else []
     resumed = shares()
-    assert resumed.begin([{"loss": 1.0, "step": 1}, *history], saved_after, lambda values: values) is None
+    resumed.restore([{"loss": 1.0, "step": 1}, *history])
     assert [weights(resumed, index) for index in range(saved_after, 9)] == [
         weights(kept, index) for index in range(saved_after, 9)
     ]
     other = shares(ranks=3)
-    other.begin(history, saved_after, lambda values: values)
+    other.restore(history)
     assert other.of_step(8) is None
 
 
-def test_ranks_that_wait_for_each_other_measure_themselves_before_the_first_step() -> None:
-    kept = shares(strategy="fsdp2")
-    entry = kept.begin([], 0, lambda own: [own[0], own[0] / 3])
-    assert entry == {"shares": [1500, 500], "shares_from_step": 1}
-    assert kept.of_step(0).equal_passes  # type: ignore[union-attr]
-    assert not any(kept.observe(index, STEP, [9.0, 90.0]) for index in range(9))
-    again = shares(strategy="fsdp2")
-    assert again.begin([entry], 5, lambda own: [own[0], own[0] / 3.3]) is None  # noise does not change a resumed run
-    assert weights(again, 5) == (1500, 500)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_speed_is_that_of_the_passes_or_of_the_loss_alone_where_passes_wait_for_others(strategy: str) -> None:
+    criterion = SupervisedCrossEntropy(torch.randn(50, 8))
+    kept = SpeedShares(config(strategy=strategy), CPU, criterion, 0, 2)
+    hidden, targets = torch.randn(30, 8, requires_grad=True), torch.randint(0, 50, (30,))
+    kept.start()
+    criterion(hidden, targets)
+    with torch.no_grad():
+        criterion(hidden, targets)  # an evaluation is not timed
+    time.sleep(0.2)  # as if it waited
+    kept.stop(1000)
+    own, other = kept.places()
+    assert other == 0.0
+    assert 0 < own <= 5000 if strategy == "ddp" else own > 150
+    assert kept.places() == [0.0, 0.0]
+
+
+def test_where_passes_cannot_be_shorter_a_sentence_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    full = StepRows(EMPTY_PASS, 4, 4 * 60, 20)
+    for step, told in ((STEP, 0), (full, 1)):
+        caplog.clear()
+        kept = shares(strategy="fsdp2")
+        with caplog.at_level("INFO", logger="gemfleet.train"):
+            changes = [kept.observe(index, step, [90.0, 30.0]) for index in range(3)]
+        assert changes[2] is not None
+        assert len(caplog.records) == told
 
 
 def test_shares_are_equal_unless_asked_for() -> None:
-    assert type(shares_of(config(), CPU, 0, 1)) is EqualShares
-    assert type(shares_of(config(batch={}), CPU, 0, 2)) is EqualShares
-    assert isinstance(shares_of(config(), CPU, 0, 2), SpeedShares)
+    assert type(shares_of(config(), CPU, CRITERION, 0, 1)) is EqualShares
+    assert type(shares_of(config(batch={}), CPU, CRITERION, 0, 2)) is EqualShares
+    assert isinstance(shares_of(config(), CPU, CRITERION, 0, 2), SpeedShares)
     assert EqualShares().places() == []
-
-
-def test_a_pass_is_timed() -> None:
-    kept = shares()
-    kept.start()
-    torch.mm(torch.ones(64, 64), torch.ones(64, 64))
-    kept.stop(1000)
-    own, other = kept.places()
-    assert np.isfinite(own)
-    assert (own > 0, other) == (True, 0.0)

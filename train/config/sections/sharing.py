@@ -34,11 +34,10 @@ class BatchConfig(StrictModel):
     micro_by_gpu: Annotated[
         dict[str, Annotated[int, Field(gt=0, le=MOST)]],
         Field(
-            default_factory=dict,
             description="rows in place of `micro` for GPUs of these names, as nvidia-smi gives them; with "
-            "cluster.gpu_kind `any` the plan fills it in",
+            "cluster.gpu_kind `any` the plan fills it in"
         ),
-    ]
+    ] = Field(default_factory=dict)
     shares: Annotated[
         Literal["equal", "speed"],
         Field(
