@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -67,6 +68,7 @@ class Settled:
 
     sentence: what was chosen and why, for people; facts: the same for the API
     options: all that fit, the chosen one first; sharing, shape, devices: what the search for a micro-batch needs
+    kinds: the devices of each kind, if ranks have several
     """
 
     config: TrainConfig
@@ -76,6 +78,7 @@ class Settled:
     sharing: Sharing
     shape: ModelShape
     devices: RankDevices
+    kinds: tuple[RankDevices, ...] = ()
 
 
 def is_open(config: TrainConfig) -> bool:
@@ -86,7 +89,7 @@ def is_open(config: TrainConfig) -> bool:
 
 def needs_devices(config: TrainConfig) -> bool:
     """Whether the configuration leaves anything open that depends on the ranks' devices."""
-    return is_open(config) or not isinstance(config.batch.micro, int)
+    return is_open(config) or isinstance(config.batch.micro, str) or config.loss_chunk_rows == "auto"
 
 
 def settled_blindly(config: TrainConfig) -> TrainConfig:
@@ -104,14 +107,14 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
     work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
-    return [Option(choice, changes_for(config, choice.sharing)) for choice in found]
+    return [Option(choice, changes_for(config, choice)) for choice in found]
 
 
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
     """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits."""
     work = workload_of(config, devices.dtype, devices.kind)
-    sharings = allowed_sharings(config, shape, work, devices.fleet)
-    choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    allowed = partial(allowed_sharings, config, shape)
+    choice = choose_among(allowed, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     if config.strategy == "auto" and not choice.fits and config.max_steps != 0:
         raise UserError(
             f"train.strategy is auto, but {choice.reason}; or name a strategy, which is tried whatever the plan says"
@@ -119,7 +122,7 @@ def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices
     options = fitting_strategies(config, shape, devices)
     ranks = f"{devices.ranks} rank" + ("" if devices.ranks == 1 else "s")
     return Settled(
-        config.model_copy(update=dict(changes_for(config, choice.sharing))),
+        config.model_copy(update=dict(changes_for(config, choice))),
         f"strategy for {ranks}: {choice.reason}{_nothing_recomputed(config, choice)}",
         facts_of(config, choice, devices, options),
         tuple(options),
@@ -153,6 +156,7 @@ def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options:
         "strategy": sharing.name,
         "activation_checkpointing": sharing.checkpointing,
         "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
+        "loss_chunk_rows": choice.chunk_rows,
         "fits": choice.fits,
         "reason": choice.reason,
         "fitting": [option.name for option in options],
@@ -165,15 +169,21 @@ def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fle
     """The plan's candidates that this configuration allows."""
     chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     if config.strategy == "auto":
-        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(config, sharing)]
+        asked = config.model_copy(update={"quantization": work.quantization})  # a remedy may ask for another
+        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(asked, sharing)]
     else:
-        found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,))
+        found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,), work.quantization != "none")
     reshard = config.fsdp2.reshard_after_forward
     return [sharing for sharing in found if sharing.name != "fsdp2" or reshard in ("auto", sharing.reshard)]
 
 
-def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing]) -> list[Sharing]:
-    """The candidates of the strategy that the configuration names, with the least recomputation first."""
+def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing], quantised: bool) -> list[Sharing]:
+    """The candidates of the strategy that the configuration names, with the least recomputation first.
+
+    None for a quantised base that it cannot divide: a remedy may ask for one.
+    """
+    if quantised and config.strategy != "ddp":
+        return []
     if config.strategy == "fsdp2":
         return [Sharing("fsdp2", mode, kept) for mode in modes for kept in (False, True)]
     if config.strategy == "deepspeed":
@@ -188,11 +198,14 @@ def _compiles_as_asked(config: TrainConfig, sharing: Sharing) -> bool:
     return config.compile is not True or chosen.hinders_compiling() is None
 
 
-def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
+def changes_for(config: TrainConfig, choice: Choice) -> Changes:
     """Every field that this choice sets, so that it also replaces the result of another choice."""
+    sharing = choice.sharing
     found: Changes = ()
+    if config.loss_chunk_rows == "auto":
+        found = (("loss_chunk_rows", choice.chunk_rows),)
     if config.strategy == "auto":
-        found = (("strategy", sharing.name),)
+        found = (*found, ("strategy", sharing.name))
     if "auto" in (config.strategy, config.activation_checkpointing):
         found = (*found, ("activation_checkpointing", sharing.checkpointing))
     if sharing.name == "fsdp2":
@@ -214,6 +227,7 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
         lora_dropout=config.lora.dropout,
         dtype=dtype,
         quantization=config.quantization,
+        chunk_rows=config.loss_chunk,
         compiled=kind == "cuda" and config.compiles_on_cuda(),
         fused=kind == "cuda" and liger_is_installed(),
     )

@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from ..config.sections.sharing import LOSS_CHUNK_ROWS
 from .memory import MemoryParts, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
+from .remedies import Remedy, helpful
 from .shapes import ModelShape
 
 MARGIN = 0.10  # the share of the device's memory that a plan leaves free
 GIB = 2**30
+# On a GPU, reading the head for so few rows of the loss costs more than selective recomputation: the last resort.
+FEW_CHUNK_ROWS = 128
+Allowed = Callable[[Workload, Fleet], Sequence[Sharing]]  # the sharings that a run may use, the best first
 
 
 @dataclass(frozen=True)
 class Choice:
-    """sharing: the choice, or the one nearest to fitting if `fits` is False; reason: a sentence for people"""
+    """sharing: the choice, or the one nearest to fitting if `fits` is False; reason: a sentence for people
+
+    chunk_rows: positions whose logits exist at once, see `with_chunk`
+    """
 
     sharing: Sharing
     memory: MemoryParts
     fits: bool
     reason: str
+    chunk_rows: int
+
+
+@dataclass(frozen=True)
+class _Tried:
+    sharing: Sharing
+    chunk_rows: int
+    memory: MemoryParts
 
 
 def choose_strategy(
@@ -38,23 +54,33 @@ def choose_strategy(
 
     memory_bytes: of one rank's device; checkpointing: None leaves that choice to the plan
     """
-    return choose_among(candidates(shape, work, fleet, checkpointing), shape, work, fleet, memory_bytes, device)
+
+    def allowed(work: Workload, fleet: Fleet) -> Sequence[Sharing]:
+        return candidates(shape, work, fleet, checkpointing)
+
+    return choose_among(allowed, shape, work, fleet, memory_bytes, device)
 
 
 def choose_among(
-    sharings: Sequence[Sharing],
+    allowed: Allowed,
     shape: ModelShape,
     work: Workload,
     fleet: Fleet,
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> Choice:
-    """The first of the sharings that fits, or the one nearest to fitting."""
+    """The first allowed sharing that fits, or the one nearest to fitting. Where none fits, `reason` names remedies."""
+    sharings = allowed(work, fleet)
     fitting = fitting_choices(sharings, shape, work, fleet, memory_bytes, device)
     if fitting:
         return fitting[0]
-    sharing, parts = min(_tried(sharings, shape, work, fleet, device), key=lambda pair: pair[1].total)
-    return Choice(sharing, parts, False, _nothing_fits(shape, work, fleet, memory_bytes, sharing, parts, device))
+    tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
+    nearest = min(tried, key=lambda one: one.memory.total)
+    limit = f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used"
+    found = _remedies(allowed, shape, work, fleet, memory_bytes, device)
+    remedy = "; or ".join(found or ["use a device with more memory, or a smaller model"])
+    reason = f"nothing fits: {nearest.sharing} needs {nearest.memory.total / GIB:.1f} GiB and {limit}; {remedy}"
+    return Choice(nearest.sharing, nearest.memory, False, reason, nearest.chunk_rows)
 
 
 def fitting_choices(
@@ -65,13 +91,29 @@ def fitting_choices(
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> list[Choice]:
-    """All of the sharings that fit, in the given order."""
-    tried = _tried(sharings, shape, work, fleet, device)
-    return [
-        Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
-        for sharing, parts in tried
-        if fits(parts, memory_bytes)
+    """All of the sharings that fit, in the given order, but those last whose loss must go in very small chunks."""
+    tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
+    most = LOSS_CHUNK_ROWS[device][0]
+    found = [
+        Choice(one.sharing, one.memory, True, _reason(one, tried, memory_bytes, most), one.chunk_rows)
+        for one in tried
+        if fits(one.memory, memory_bytes)
     ]
+    return sorted(found, key=lambda choice: device == "cuda" and choice.chunk_rows <= FEW_CHUNK_ROWS)
+
+
+def with_chunk(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, memory_bytes: int, device: DeviceKind
+) -> Workload:
+    """The work with the largest chunk of the loss that fits, or the smallest there is; unchanged if it names one.
+
+    A chunk only decides how often the head's weight is read, and large ones cost less than recomputation.
+    """
+    if work.chunk_rows is not None:
+        return work
+    tried = [replace(work, chunk_rows=rows) for rows in LOSS_CHUNK_ROWS[device]]
+    fitting = (one for one in tried if fits(memory_per_rank(shape, one, sharing, ranks, device), memory_bytes))
+    return next(fitting, tried[-1])
 
 
 def candidates(
@@ -103,21 +145,34 @@ def fits(parts: MemoryParts, memory_bytes: int) -> bool:
 
 
 def _tried(
-    sharings: Sequence[Sharing], shape: ModelShape, work: Workload, fleet: Fleet, device: DeviceKind
-) -> list[tuple[Sharing, MemoryParts]]:
-    return [(sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device)) for sharing in sharings]
+    sharings: Sequence[Sharing],
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    device: DeviceKind,
+) -> list[_Tried]:
+    found = []
+    for sharing in sharings:
+        chunked = with_chunk(shape, work, sharing, fleet.ranks, memory_bytes, device)
+        assert chunked.chunk_rows is not None
+        parts = memory_per_rank(shape, chunked, sharing, fleet.ranks, device)
+        found.append(_Tried(sharing, chunked.chunk_rows, parts))
+    return found
 
 
-def _reason(
-    sharing: Sharing, parts: MemoryParts, tried: Sequence[tuple[Sharing, MemoryParts]], memory_bytes: int
-) -> str:
+def _reason(one: _Tried, tried: Sequence[_Tried], memory_bytes: int, most_rows: int) -> str:
+    """Why this one: what it takes, and what others would; and the loss's chunk, if it is smaller than `most_rows`."""
+    sharing, parts = one.sharing, one.memory
     takes = f"takes {parts.total / GIB:.1f} of {memory_bytes / GIB:.1f} GiB"
-    plain = tried[0][1].total / GIB
-    replicated = min((p.total for s, p in tried if s.name == "ddp"), default=None)
+    if one.chunk_rows < most_rows:
+        takes += f" with the loss in chunks of {one.chunk_rows} rows"
+    plain = tried[0].memory.total / GIB
+    replicated = min((other.memory.total for other in tried if other.sharing.name == "ddp"), default=None)
     if replicated is None:
-        less = sharing.checkpointing != tried[0][0].checkpointing
+        less = sharing.checkpointing != tried[0].sharing.checkpointing
         return f"{sharing} {takes}" + (f"; without recomputation it would take {plain:.1f} GiB" if less else "")
-    if sharing.name == "ddp" and sharing.checkpointing == tried[0][0].checkpointing:
+    if sharing.name == "ddp" and sharing.checkpointing == tried[0].sharing.checkpointing:
         return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
     if sharing.name == "ddp":
         return (
@@ -128,50 +183,14 @@ def _reason(
     return f"{sharing} {takes}; with the whole base on every rank it would take at least {least}"
 
 
-def _nothing_fits(
-    shape: ModelShape,
-    work: Workload,
-    fleet: Fleet,
-    memory_bytes: int,
-    sharing: Sharing,
-    parts: MemoryParts,
-    device: DeviceKind,
-) -> str:
-    remedy = next(
-        (
-            words
-            for words, changed, ranks in _remedies(work, fleet)
-            if any(
-                fits(memory_per_rank(shape, changed, option, ranks.ranks, device), memory_bytes)
-                for option in candidates(shape, changed, ranks)
-            )
-        ),
-        "use a device with more memory, or a smaller model",
-    )
-    return (
-        f"nothing fits: {sharing} needs {parts.total / GIB:.1f} GiB and "
-        f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used; {remedy}"
-    )
+def _remedies(
+    allowed: Allowed, shape: ModelShape, work: Workload, fleet: Fleet, memory_bytes: int, device: DeviceKind
+) -> list[str]:
+    """What would make the run fit, with the memory that it then takes."""
 
+    def helps(remedy: Remedy) -> str | None:
+        ways = candidates(shape, remedy.work, remedy.fleet) if remedy.free else allowed(remedy.work, remedy.fleet)
+        found = fitting_choices(ways, shape, remedy.work, remedy.fleet, memory_bytes, device)
+        return f"{found[0].memory.total / GIB:.1f} GiB by {found[0].sharing}" if found else None
 
-def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]:
-    """Changes that a person could make, the smallest first."""
-    single = replace(work, micro=1)
-    found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
-    if work.quantization != "int4":
-        found.append(("set train.quantization to int4", replace(single, quantization="int4"), fleet))
-    for ranks in (2, 4, 8, 16, 32):
-        if ranks > fleet.ranks and work.quantization == "none":
-            found.append((f"use {ranks} GPUs", single, replace(fleet, ranks=ranks)))
-    for length in (4096, 2048, 1024, 512, 256):
-        if length < work.length:
-            shorter = replace(single, length=length)
-            found.append((f"set train.data.max_length to {length}", shorter, fleet))
-            found.append(
-                (
-                    f"set train.data.max_length to {length} and train.quantization to int4",
-                    replace(shorter, quantization="int4"),
-                    fleet,
-                )
-            )
-    return found
+    return helpful(work, fleet, device, helps)

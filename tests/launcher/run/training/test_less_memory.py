@@ -83,6 +83,17 @@ def test_the_micro_batch_is_halved_and_the_recipe_stays(run: Session) -> None:
     assert len(run.notes) == 2
 
 
+def test_the_rows_of_every_kind_of_gpus_are_halved(run: Session) -> None:
+    run.out_of_memory()
+    settled = train(1)
+    settled = settled.model_copy(
+        update={"batch": settled.batch.model_copy(update={"micro_by_gpu": {"L4": 1, "H100": 8}})}
+    )
+    lowered = run.lowered(settled)
+    assert (lowered.batch.micro, lowered.batch.micro_by_gpu) == (1, {"L4": 1, "H100": 4})
+    assert "from 8 to 4 rows" in run.notes[-1]
+
+
 def test_the_passes_of_an_evaluation_are_halved_too(run: Session) -> None:
     run.out_of_memory()
     lowered = run.lowered(train(1).with_micro(1, evaluation_rows=16))
@@ -107,6 +118,19 @@ def test_at_one_row_more_is_recomputed_where_that_was_left_open(run: Session) ->
     run.out_of_memory()
     with pytest.raises(UserError, match="one row"):
         run.lowered(config)
+
+
+def test_before_more_is_recomputed_the_loss_goes_in_smaller_chunks_unless_the_person_chose_them(run: Session) -> None:
+    run.config.train, settled = train(1, "auto"), train(1).model_copy(update={"loss_chunk_rows": 2048})
+    run.out_of_memory()
+    lowered = run.lowered(settled)
+    assert (lowered.loss_chunk_rows, lowered.activation_checkpointing) == (256, "off")
+    assert run.notes[-1].endswith("the loss goes in chunks of 256 rows instead of 2048")
+    run.out_of_memory()
+    assert run.lowered(lowered).activation_checkpointing == "selective"
+    run.config.train = run.config.train.model_copy(update={"loss_chunk_rows": 2048})
+    run.out_of_memory()
+    assert run.lowered(settled).loss_chunk_rows == 2048
 
 
 def test_such_a_restart_uses_none_of_the_allowed_failures(run: Session) -> None:
