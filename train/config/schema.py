@@ -109,11 +109,11 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _quantised_bases_are_replicated(self) -> TrainConfig:
-        if self.quantization != "none" and self.strategy not in ("auto", "ddp"):
+    def _deepspeed_has_no_quantised_base(self) -> TrainConfig:
+        if self.quantization != "none" and self.strategy == "deepspeed":
             raise ValueError(
-                f"train.quantization is {self.quantization}, but train.strategy {self.strategy} divides a base that is "
-                "not quantised; use strategy ddp, which keeps the quantised base on every rank, or quantization none"
+                f"train.quantization is {self.quantization}, but train.strategy deepspeed takes a base that is not "
+                "quantised; use strategy fsdp2, which divides the quantised base, or ddp, which keeps it on every rank"
             )
         return self
 

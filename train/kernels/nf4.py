@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 BLOCK_WEIGHTS = 32
+NESTED_BLOCKS = 256  # scales that share an fp32 scale of their own: bitsandbytes' double quantisation
 METHOD = "gemfleet_nf4"
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's largest magnitude, which are tried as its scale
 WEIGHTS_AT_ONCE = 1 << 22  # limits the memory that the search takes
@@ -42,6 +43,28 @@ def register_nf4() -> str:
 
     register_quantizer(METHOD)(Nf4Quantizer)
     return METHOD
+
+
+@torch.no_grad()
+def codes_and_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes of some whole rows, [n / 2, 1], and the scale of each block, fp32 [n / BLOCK_WEIGHTS]."""
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(clip_blocks(rows), blocksize=BLOCK_WEIGHTS, quant_type="nf4")
+    return codes, state.absmax
+
+
+@torch.no_grad()
+def compressed(largest: Tensor) -> dict[str, Tensor]:
+    """The scales of a whole weight in 8 bits, as bitsandbytes does it: their mean is taken off them first.
+
+    largest: fp32 [blocks]. Returns `absmax`, uint8 [blocks]; `nested`, fp32; `offset`, an fp32 scalar
+    """
+    from bitsandbytes.functional import quantize_blockwise
+
+    offset = largest.mean()
+    absmax, state = quantize_blockwise(largest - offset, blocksize=NESTED_BLOCKS)
+    return {"absmax": absmax, "nested": state.absmax, "offset": offset}
 
 
 @torch.no_grad()

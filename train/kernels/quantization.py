@@ -59,9 +59,7 @@ def store_in_8_bits(model: nn.Module, projections: Collection[str]) -> None:
 def _in_8_bits(layer: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-    largest = layer.weight.detach().float().abs().amax(1)
-    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (layer.weight.detach() * steps.unsqueeze(1)).round_().to(torch.int8)
+    codes, largest = in_8_bits(layer.weight.detach())
     narrow: nn.Module = Linear8bitLt(
         layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
     )
@@ -70,17 +68,32 @@ def _in_8_bits(layer: nn.Linear) -> nn.Module:
     return narrow
 
 
+def in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The int8 codes of some rows of a weight, and the fp32 magnitude that 127 stands for in each of them."""
+    largest = rows.float().abs().amax(1)
+    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
+    return (rows * steps.unsqueeze(1)).round_().to(torch.int8), largest
+
+
+def in_8_bits_by_library(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As `in_8_bits`, but rounded through fp16, as bitsandbytes does when it loads a whole model in 8 bits."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    codes, largest, _ = int8_vectorwise_quant(rows.to(torch.float16))
+    return codes, largest
+
+
 def dequantiser(layer: nn.Module) -> Dequantise | None:
     """The function that makes a layer's stored weight dense, [out, in]; None if it is dense already."""
     if type(layer) is nn.Linear:
         return None
-    weight: Any = layer.weight
-    return _FromInt4(weight.quant_state) if hasattr(weight, "quant_state") else _FromInt8(weight.SCB)
+    scales: Any = layer if isinstance(layer, PackedLinear) else layer.weight
+    return _FromInt4(scales.quant_state) if hasattr(scales, "quant_state") else _FromInt8(scales.SCB)
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether this is one of bitsandbytes' linear layers. Does not import the library."""
-    return any(
+    """Whether this linear layer has a quantised weight. Does not import bitsandbytes."""
+    return isinstance(module, PackedLinear) or any(
         kind.__name__ in ("Linear4bit", "Linear8bitLt") and kind.__module__.startswith("bitsandbytes.")
         for kind in type(module).__mro__
     )
@@ -93,6 +106,14 @@ def multiply_exactly(model: nn.Module) -> int:
         kind: Any = type(layer)
         layer.__class__ = _exact_kind(kind)
     return len(layers)
+
+
+def make_exact(linear: nn.Linear) -> None:
+    """Makes a layer without a weight of its own multiply with the dequantised one that it will be given.
+
+    The layer's `weight` is then the codes; beside it are bitsandbytes' `quant_state` for 4 bits, or `SCB` for 8.
+    """
+    linear.__class__ = PackedLinear
 
 
 class _FromInt4:
@@ -125,6 +146,10 @@ class _ExactForward:
     def forward(self: Any, x: Tensor) -> Tensor:
         output: Tensor = _ExactProduct.apply(x, self.weight, self.bias, dequantiser(self))
         return output
+
+
+class PackedLinear(_ExactForward, nn.Linear):
+    """A linear layer whose codes and scales are views of its decoder layer's bytes (`packed_layers.py`)."""
 
 
 class _ExactProduct(torch.autograd.Function):
