@@ -36,7 +36,7 @@ def remedy(micro: int, field: str = TRAINING) -> str:
     return (
         "one row is the least there is: lower train.data.max_length; set train.activation_checkpointing: full; divide "
         "the base among ranks (train.strategy: fsdp2, with train.fsdp2.cpu_offload: true if need be) or quantise it "
-        "(train.quantization: int4, under strategy ddp); or train on devices with more memory"
+        "(train.quantization: int4, which goes together); or train on devices with more memory"
     )
 
 

@@ -135,10 +135,10 @@ class _Projections(torch.autograd.Function):
         grad_ups = [gradient.T @ part for gradient, part in zip(gradients, _parts(inner, ups), strict=True)]
         grad_x, grad_adapter_input = None, None
         if ctx.needs_input_grad[0]:
-            dense = [_dense(w, d, gradients[0].dtype) for w, d in zip(weights, ctx.dequantise, strict=True)]
-            grad_x = gradients[0] @ dense[0]
-            for gradient, weight in zip(gradients[1:], dense[1:], strict=True):
-                grad_x.addmm_(gradient, weight)
+            dtype = gradients[0].dtype
+            grad_x = gradients[0] @ _dense(weights[0], ctx.dequantise[0], dtype)
+            for gradient, weight, dense in zip(gradients[1:], weights[1:], ctx.dequantise[1:], strict=True):
+                grad_x.addmm_(gradient, _dense(weight, dense, dtype))  # one weight is dense at a time
             if ctx.same_input:
                 grad_x.addmm_(gradient_inner, down)
             grad_x = grad_x.view(ctx.shape)

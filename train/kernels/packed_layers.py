@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .nf4 import BLOCK_WEIGHTS, NESTED_BLOCKS
 from .quantization import make_exact
 
@@ -103,6 +104,12 @@ def _laid_out(path: str, bits: int, rows: int, columns: int, start: int) -> tupl
     if bits == 8:
         wanted = {"codes": ((rows, columns), torch.int8), "largest": ((rows,), torch.float32)}
     else:
+        if columns % BLOCK_WEIGHTS:
+            raise UserError(
+                f"train.quantization is int4 with train.strategy fsdp2, which divides weights by rows of whole blocks, "
+                f"but {path.removesuffix('.base_layer')} has {columns} columns, no multiple of {BLOCK_WEIGHTS}; "
+                "use train.strategy ddp"
+            )
         blocks = rows * columns // BLOCK_WEIGHTS
         wanted = {
             "codes": ((rows * columns // 2, 1), torch.uint8),

@@ -31,6 +31,8 @@ from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer, optimizer_step
 from .quantised_shares import ShareFiller
 
+DIVIDES_BYTES = (2, 13)  # the first torch whose `fully_shard` takes parameters that are no floating-point numbers
+
 
 class Fsdp2Strategy:
     """`strategy: fsdp2`. It needs a process group, also for one rank."""
@@ -47,6 +49,7 @@ class Fsdp2Strategy:
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         """Placeholders, whose shards `setup` reads from the files."""
+        _refuse_old_torch(self._quantization)
         self._files = WeightFiles(folder)
         self._device = device
         self._eight_bits = projections_in_8_bits(folder, self._quantization)
@@ -199,6 +202,17 @@ class _GatheredHead(SupervisedCrossEntropy):
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
         self.head_weight = self._head.weight
         return super().__call__(hidden, targets)
+
+
+def _refuse_old_torch(quantization: Quantization) -> None:
+    """Raises UserError for a quantised base if `fully_shard` cannot divide a parameter of bytes."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if quantization != "none" and (major, minor) < DIVIDES_BYTES:
+        raise UserError(
+            f"train.quantization is {quantization} with train.strategy fsdp2, which needs torch "
+            f"{'.'.join(map(str, DIVIDES_BYTES))} or newer, but this machine has {torch.__version__}; update torch on "
+            "every node, or use train.strategy ddp"
+        )
 
 
 def _groups(root: Any) -> list[FSDPModule]:

@@ -118,9 +118,13 @@ def test_devices_that_say_nothing_get_the_simplest_choice() -> None:
     )
 
 
-def test_a_quantised_base_is_replicated() -> None:
-    settled = settle_strategy(config(quantization="int4"), SIZES["27b"], with_memory(48))
-    assert settled.config.strategy == "ddp"
+def test_a_quantised_base_is_whole_where_it_fits_and_else_divided() -> None:
+    asked = config(quantization="int4")
+    assert settle_strategy(asked, SIZES["27b"], with_memory(48)).config.strategy == "ddp"
+    divided = settle_strategy(asked, SIZES["27b"], with_memory(22))
+    assert (divided.config.strategy, divided.config.quantization) == ("fsdp2", "int4")
+    with pytest.raises(UserError, match="nothing fits: fsdp2, full"):
+        settle_strategy(asked, SIZES["27b"], with_memory(8))
 
 
 def test_an_untied_head_is_not_divided() -> None:
@@ -130,7 +134,7 @@ def test_an_untied_head_is_not_divided() -> None:
 
 def test_nothing_fits_names_a_remedy() -> None:
     with pytest.raises(
-        UserError, match=r"train.strategy is auto, but nothing fits: .*; use 8 GPUs \(.*; or name a strat"
+        UserError, match=r"train.strategy is auto, but nothing fits: .*; or use 8 GPUs \(.*; or name a strat"
     ):
         settle_strategy(config(), SIZES["27b"], with_memory(24))
 
