@@ -1,4 +1,4 @@
-"""What a quantised base stores, by the module and field of each tensor: loaded whole, and divided and gathered again."""
+"""What a quantised base stores, by module and field: loaded whole, and divided and gathered again."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ costs nothing after loading, and lowers a loss of 2.67 to 2.59.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -65,6 +66,29 @@ def compressed(largest: Tensor) -> dict[str, Tensor]:
     offset = largest.mean()
     absmax, state = quantize_blockwise(largest - offset, blocksize=NESTED_BLOCKS)
     return {"absmax": absmax, "nested": state.absmax, "offset": offset}
+
+
+def dense_from_4_bits(codes: Tensor, scales: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The weight of this shape. scales: `absmax`, `nested` and `offset`, as `compressed` returns them"""
+    from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
+
+    absmax, nested, offset = scales
+    code = _codes_of_scales(codes.device)
+    largest = dequantize_blockwise(absmax, absmax=nested, code=code, blocksize=NESTED_BLOCKS)
+    largest += offset
+    dense: Tensor = dequantize_4bit(
+        codes, QuantState(largest, torch.Size(shape), blocksize=BLOCK_WEIGHTS, quant_type="nf4", dtype=dtype)
+    )
+    return dense
+
+
+@cache
+def _codes_of_scales(device: torch.device) -> Tensor:
+    """The values of the 8-bit type that scales are rounded to."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    values: Tensor = create_dynamic_map()
+    return values.to(device)
 
 
 @torch.no_grad()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .nf4 import BLOCK_WEIGHTS, NESTED_BLOCKS
-from .quantization import make_exact
+from .quantization import Dequantise, PackedLinear
 
 PARAMETER = "packed_base"
 ALIGNMENT = 128  # bytes: where each tensor begins, as kernels read many bytes at once
@@ -45,7 +44,7 @@ class Field:
 class PackedWeight:
     """One quantised weight [rows, columns]. path: of its linear module within the layer
 
-    fields: `codes` always; of 8 bits `largest` for each row; of 4 bits what `nf4.compressed` returns
+    fields: `codes`, then scales: of 8 bits `largest` for each row; of 4 bits what `nf4.compressed` returns
     """
 
     path: str
@@ -73,23 +72,24 @@ class PackedLayer:
     nbytes: int
 
 
-def pack_layer(layer: nn.Module, eight_bits: Collection[str], ranks: int, dtype: torch.dtype) -> PackedLayer:
+def pack_layer(layer: nn.Module, eight_bits: Collection[str], ranks: int) -> PackedLayer:
     """Replaces the weights of the layer's frozen projections by one parameter of bytes, on the meta device.
 
-    eight_bits: the projections that have 8 bits; all others have 4. dtype: of the weights that are made dense
+    eight_bits: the projections that have 8 bits; all others have 4
     """
     weights, end = [], 0
     for path, linear in _projections(layer):
         bits = 8 if path.removesuffix(".base_layer").rpartition(".")[2] in eight_bits else 4
-        weight, end = _laid_out(path, bits, *linear.weight.shape, end)
+        rows, columns = linear.weight.shape
+        weight, end = _laid_out(path, bits, rows, columns, end)
         weights.append(weight)
         del linear.weight
-        make_exact(linear)
+        linear.__class__ = PackedLinear
     share = -(-end // (ranks * ALIGNMENT)) * ALIGNMENT
     packed = PackedLayer(tuple(weights), share * ranks)
     whole = torch.empty(packed.nbytes, dtype=torch.uint8, device="meta")
     layer.register_parameter(PARAMETER, nn.Parameter(whole, requires_grad=False))
-    layer.register_forward_pre_hook(_ShowWeights(packed, dtype))
+    layer.register_forward_pre_hook(_ShowWeights(packed))
     return packed
 
 
@@ -101,6 +101,7 @@ def _projections(layer: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
 
 def _laid_out(path: str, bits: int, rows: int, columns: int, start: int) -> tuple[PackedWeight, int]:
     """The weight's place from byte `start` on, and the byte after it."""
+    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]]
     if bits == 8:
         wanted = {"codes": ((rows, columns), torch.int8), "largest": ((rows,), torch.float32)}
     else:
@@ -127,8 +128,8 @@ def _laid_out(path: str, bits: int, rows: int, columns: int, start: int) -> tupl
 class _ShowWeights:
     """A hook that gives the projections their views when the layer's bytes are gathered for the first time."""
 
-    def __init__(self, packed: PackedLayer, dtype: torch.dtype) -> None:
-        self._packed, self._dtype = packed, dtype
+    def __init__(self, packed: PackedLayer) -> None:
+        self._packed = packed
         self._shown: Tensor | None = None
 
     def __call__(self, layer: nn.Module, inputs: Any) -> None:
@@ -139,34 +140,5 @@ class _ShowWeights:
         for weight in self._packed.weights:
             linear: Any = layer.get_submodule(weight.path)
             views = {name: field.view(whole.detach()) for name, field in weight.fields.items()}
-            linear.weight = views["codes"]
-            if weight.bits == 8:
-                linear.SCB = views["largest"]
-            else:
-                linear.quant_state = _state_of(weight, views, self._dtype)
-
-
-def _state_of(weight: PackedWeight, views: dict[str, Tensor], dtype: torch.dtype) -> Any:
-    from bitsandbytes.functional import QuantState, get_4bit_type
-
-    device = views["codes"].device
-    return QuantState(
-        absmax=views["absmax"],
-        shape=torch.Size((weight.rows, weight.columns)),
-        code=get_4bit_type("nf4", device=device),
-        blocksize=BLOCK_WEIGHTS,
-        quant_type="nf4",
-        dtype=dtype,
-        offset=views["offset"],
-        state2=QuantState(
-            absmax=views["nested"], code=_dynamic_code(device), blocksize=NESTED_BLOCKS, dtype=torch.float32
-        ),
-    )
-
-
-@cache
-def _dynamic_code(device: torch.device) -> Tensor:
-    """The values of bitsandbytes' 8-bit type for scales."""
-    from bitsandbytes.functional import create_dynamic_map
-
-    return create_dynamic_map().to(device)
+            linear.weight = views.pop("codes")
+            linear.dequantise = Dequantise(list(views.values()), (weight.rows, weight.columns))

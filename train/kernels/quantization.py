@@ -10,7 +10,7 @@ and backward use the same dense weight, which is made for the product and droppe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ..config.schema import Quantization
 from .nf4 import register_nf4
+from .quantised_product import dense_weight, quantised_product
 
 UNTOUCHED = ["lm_head"]  # tied to the embedding
-
-Dequantise = Callable[[Tensor, torch.dtype], Tensor]
 
 
 def loading_options(
@@ -84,11 +83,16 @@ def in_8_bits_by_library(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def dequantiser(layer: nn.Module) -> Dequantise | None:
-    """The function that makes a layer's stored weight dense, [out, in]; None if it is dense already."""
+    """What makes a layer's stored weight dense; None if it is dense already."""
     if type(layer) is nn.Linear:
         return None
-    scales: Any = layer if isinstance(layer, PackedLinear) else layer.weight
-    return _FromInt4(scales.quant_state) if hasattr(scales, "quant_state") else _FromInt8(scales.SCB)
+    if isinstance(layer, PackedLinear):
+        return layer.dequantise
+    weight: Any = layer.weight
+    if not hasattr(weight, "quant_state"):
+        return Dequantise([weight.SCB], tuple(weight.shape))
+    state = weight.quant_state
+    return Dequantise([state.absmax, state.state2.absmax, state.offset], tuple(state.shape))
 
 
 def is_quantised(module: nn.Module) -> bool:
@@ -108,33 +112,36 @@ def multiply_exactly(model: nn.Module) -> int:
     return len(layers)
 
 
-def make_exact(linear: nn.Linear) -> None:
-    """Makes a layer without a weight of its own multiply with the dequantised one that it will be given.
+class Dequantise:
+    """Makes one stored weight dense. scales: as `quantised_product` takes them; shape: [out, in]"""
 
-    The layer's `weight` is then the codes; beside it are bitsandbytes' `quant_state` for 4 bits, or `SCB` for 8.
-    """
-    linear.__class__ = PackedLinear
+    def __init__(self, scales: list[Tensor], shape: tuple[int, int]) -> None:
+        self.scales, self.shape = scales, shape
 
-
-class _FromInt4:
-    def __init__(self, state: Any) -> None:
-        self._state = state
-
-    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        from bitsandbytes.functional import dequantize_4bit
-
-        dense: Tensor = dequantize_4bit(weight, self._state)
-        return dense.to(dtype)
+    def __call__(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        return dense_weight(codes, self.scales, self.shape, dtype)
 
 
-class _FromInt8:
-    def __init__(self, largest: Tensor) -> None:
-        """largest: fp32 [out], the magnitude that 127 stands for in each row."""
-        self._scale = (largest.float() / 127).unsqueeze(1)
+def frozen_product(x: Tensor, weight: Tensor, dequantise: Dequantise | None, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias, for a weight W [out, in] as it is stored. It is dense only for this product."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        product = quantised_product(x, weight, dequantise.scales, *dequantise.shape, back=False)
+        return product if bias is None else product + bias
+    return nn.functional.linear(x, weight if dequantise is None else dequantise(weight, x.dtype), bias)
 
-    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        dense = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-        return torch.mul(weight, self._scale, out=dense)
+
+def frozen_product_back(gradient: Tensor, weight: Tensor, dequantise: Dequantise | None) -> Tensor:
+    """gradient W, as `frozen_product`."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        return quantised_product(gradient, weight, dequantise.scales, *dequantise.shape, back=True)
+    return gradient @ (weight if dequantise is None else dequantise(weight, gradient.dtype))
+
+
+def add_frozen_product_back(total: Tensor, gradient: Tensor, weight: Tensor, dequantise: Dequantise | None) -> Tensor:
+    """`total` + gradient W, in place."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        return total.add_(frozen_product_back(gradient, weight, dequantise))
+    return total.addmm_(gradient, weight if dequantise is None else dequantise(weight, gradient.dtype))
 
 
 @cache
@@ -149,7 +156,9 @@ class _ExactForward:
 
 
 class PackedLinear(_ExactForward, nn.Linear):
-    """A linear layer whose codes and scales are views of its decoder layer's bytes (`packed_layers.py`)."""
+    """A linear layer that has no weight of its own: `packed_layers.py` gives it codes as its `weight`, and scales."""
+
+    dequantise: Dequantise
 
 
 class _ExactProduct(torch.autograd.Function):
@@ -158,10 +167,9 @@ class _ExactProduct(torch.autograd.Function):
         """x: [..., in]; weight: as stored, frozen; returns [..., out]."""
         ctx.save_for_backward(weight)
         ctx.dequantise = dequantise
-        return nn.functional.linear(x, dequantise(weight, x.dtype), bias)
+        return frozen_product(x, weight, dequantise, bias)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        gradient = upstream[0]
-        return gradient @ ctx.dequantise(weight, gradient.dtype), None, None, None
+        return frozen_product_back(upstream[0], weight, ctx.dequantise), None, None, None

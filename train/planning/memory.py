@@ -153,7 +153,7 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
 
 
 def _is_compiled(work: Workload, sharing: Sharing) -> bool:
-    return work.compiled and sharing.name == "ddp"
+    return sharing.name in work.compiled
 
 
 def _layers_kept_whole(

@@ -99,8 +99,7 @@ class Fsdp2Strategy:
 
     def _pack(self, root: Any) -> list[PackedLayer]:
         """Puts each layer's quantised weights into one parameter. `fully_shard` cannot divide bitsandbytes' own."""
-        dtype = root.embed_tokens.weight.dtype
-        return [pack_layer(layer, self._eight_bits, self.world_size, dtype) for layer in root.layers]
+        return [pack_layer(layer, self._eight_bits, self.world_size) for layer in root.layers]
 
     def _fill(self, base: nn.Module, files: WeightFiles) -> None:
         """Gives each meta parameter of the decoder memory for this rank's rows, and reads or quantises them."""

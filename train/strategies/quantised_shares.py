@@ -1,8 +1,8 @@
 """Each rank quantises its own share of a layer's bytes from the files, to the codes that one process would make.
 
 A share is a range of bytes, which begins and ends anywhere. So a rank quantises the rows that its range of codes
-touches, in pieces. Scales may lie in another rank's share than the rows that they are of, and int4's are compressed by
-their mean over the whole weight. So all ranks first learn all scales of a layer: one value for 32 weights, or for a row.
+touches, in pieces. Scales may lie in another rank's share than their rows do, and int4's are compressed by their mean
+over the whole weight. So all ranks first learn all scales of a layer: one value for 32 weights, or for a row.
 """
 
 from __future__ import annotations

@@ -60,7 +60,13 @@ def measure(case: MemoryCase) -> MemoryOutcome:
     )
     compiled = case.layers == "compiled"
     elementwise: Any = "liger" if case.layers == "liger" else "torch"
-    work = Workload(length=case.length, micro=case.micro, dtype="bf16", compiled=compiled, fused=case.layers == "liger")
+    work = Workload(
+        length=case.length,
+        micro=case.micro,
+        dtype="bf16",
+        compiled=("ddp",) if compiled else (),
+        fused=case.layers == "liger",
+    )
     planned = memory_per_rank(plan.shape(), work, plan.sharing, ranks=case.ranks, device="cuda")
     torch._dynamo.reset()  # graphs of another case recompute as much as that did
     gc.collect()

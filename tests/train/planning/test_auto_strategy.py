@@ -121,8 +121,10 @@ def test_devices_that_say_nothing_get_the_simplest_choice() -> None:
 def test_a_quantised_base_is_whole_where_it_fits_and_else_divided() -> None:
     asked = config(quantization="int4")
     assert settle_strategy(asked, SIZES["27b"], with_memory(48)).config.strategy == "ddp"
-    divided = settle_strategy(asked, SIZES["27b"], with_memory(22))
-    assert (divided.config.strategy, divided.config.quantization) == ("fsdp2", "int4")
+    divided = settle_strategy(asked, SIZES["27b"], with_memory(22)).config
+    assert (divided.strategy, divided.quantization) == ("fsdp2", "int4")
+    named = settle_strategy(config(quantization="int4", strategy="fsdp2"), SIZES["27b"], with_memory(22)).config
+    assert (named.strategy, named.activation_checkpointing) == ("fsdp2", divided.activation_checkpointing)
     with pytest.raises(UserError, match="nothing fits: fsdp2, full"):
         settle_strategy(asked, SIZES["27b"], with_memory(8))
 
