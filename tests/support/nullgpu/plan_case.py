@@ -59,12 +59,13 @@ def measure(case: MemoryCase) -> MemoryOutcome:
         case.size, "bf16", case.length, case.micro, None, case.checkpointing, case.strategy, case.ranks, case.reshard
     )
     compiled = case.layers == "compiled"
+    ways: tuple[SharingName, ...] = ("ddp",) if compiled else ()
     elementwise: Any = "liger" if case.layers == "liger" else "torch"
     work = Workload(
         length=case.length,
         micro=case.micro,
         dtype="bf16",
-        compiled=("ddp",) if compiled else (),
+        compiled=ways,
         fused=case.layers == "liger",
     )
     planned = memory_per_rank(plan.shape(), work, plan.sharing, ranks=case.ranks, device="cuda")

@@ -101,9 +101,12 @@ def test_a_named_strategy_recomputes_as_little_as_memory_needs(named: dict[str, 
     assert "nothing fits" in found[2].sentence
 
 
-def test_nothing_is_compiled_that_was_to_be_compiled_under_a_strategy_that_cannot() -> None:
+def test_layers_of_a_divided_base_are_compiled_only_where_that_was_asked_for() -> None:
+    assert workload_of(config(), "bf16").compiled == ("ddp",)
+    assert workload_of(config(quantization="int4"), "bf16").compiled == ()
     asked = config(compile=True)
-    assert {option.choice.sharing.name for option in fitting_strategies(asked, SIZES["4b"], FOUR)} == {"ddp"}
+    assert workload_of(asked, "bf16").compiled == ("ddp", "fsdp2")
+    assert {option.choice.sharing.name for option in fitting_strategies(asked, SIZES["4b"], FOUR)} == {"ddp", "fsdp2"}
 
 
 def test_scoring_alone_is_not_refused_for_what_training_would_take() -> None:
