@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from gemfleet.cluster.inventory import KIND_RESOURCE, Node, of_kind
 from gemfleet.train.planning.devices import GPUS
 
-from .config.cluster import ClusterConfig, WorkerRange
+from .config.cluster import ANY_KIND, ClusterConfig, WorkerRange
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Placement:
     """How many ranks a run has, and what each reserves.
 
     strategy: Ray's placement strategy; kind: what Ray calls the ranks' GPUs, empty where any will do
+    mixed: whether GPUs of several kinds serve together, each rank with a share by its speed
     """
 
     ranks: int
@@ -24,6 +25,7 @@ class Placement:
     gpus_per_rank: int
     strategy: str
     kind: str = ""
+    mixed: bool = False
 
     def resources_per_rank(self) -> dict[str, float]:
         # A node has 1 of the resource that names its kind. A tiny share keeps ranks on such nodes and has room for all.
@@ -51,7 +53,9 @@ def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else float(cluster.cpus_per_worker)
     # Without GPUs `auto` means one rank for each node, so two ranks must not share a node.
     spread = cluster.workers == "auto" and not per_rank
-    return Placement(ranks, cpus, per_rank, "SPREAD" if spread else cluster.placement, kind if per_rank else "")
+    mixed = bool(per_rank) and cluster.gpu_kind == ANY_KIND
+    strategy = "SPREAD" if spread else cluster.placement
+    return Placement(ranks, cpus, per_rank, strategy, kind if per_rank else "", mixed)
 
 
 def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
@@ -63,11 +67,14 @@ def gpu_kinds(nodes: Sequence[Node]) -> dict[str, int]:
 
 
 def choose_kind(cluster: ClusterConfig, nodes: Sequence[Node]) -> str:
-    """The kind of GPUs to use. Empty where there is only one kind.
+    """The kind of GPUs to use. Empty where there is only one kind, or where all kinds are asked for.
 
-    All ranks do the same share of a step, so in a mixture fast GPUs would wait for slow ones. Chooses the kind whose
-    GPUs are fastest together by their data sheets. Where a data sheet is not known, chooses the most numerous kind.
+    Ranks do equal shares of a step unless a person asks for all kinds, so in a mixture fast GPUs would wait for slow
+    ones. Chooses the kind whose GPUs are fastest together by their data sheets. Where a data sheet is not known,
+    chooses the most numerous kind.
     """
+    if cluster.gpu_kind == ANY_KIND:
+        return ""
     kinds = gpu_kinds(nodes)
     if cluster.gpu_kind is not None or len(kinds) < 2:
         return cluster.gpu_kind or ""
@@ -77,11 +84,13 @@ def choose_kind(cluster: ClusterConfig, nodes: Sequence[Node]) -> str:
 
 
 def mixture_note(placement: Placement, nodes: Sequence[Node]) -> str | None:
-    """A sentence for the person if the cluster has GPUs of several kinds, of which the run uses one."""
+    """A sentence for the person if the cluster has GPUs of several kinds: whether the run uses one or all."""
     kinds = gpu_kinds(nodes)
     if len(kinds) < 2 or not placement.gpus_per_rank:
         return None
     listed = ", ".join(f"{number} {kind or 'unnamed'}" for kind, number in sorted(kinds.items()))
+    if placement.mixed:
+        return f"the cluster has {listed} GPUs; the run uses all kinds, and each rank gets a share by its speed"
     return f"the cluster has {listed} GPUs; the run uses {placement.kind or 'unnamed'} only (cluster.gpu_kind chooses)"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 EXIT_BAD_INPUT = 2  # of a command that a UserError ends
 
 
@@ -21,6 +23,12 @@ class NonFiniteLossError(RuntimeError):
             f"step {self.step}: the loss is {self.loss} and the gradient norm {self.grad_norm}; nothing was "
             "saved after the step before. Lower optim.learning_rate, or look for a damaged row in the data"
         )
+
+
+def refuse_non_finite(step: int, loss: float, grad_norm: float) -> None:
+    """Raises NonFiniteLossError before the update. All ranks have the same sums, so all raise at the same step."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise NonFiniteLossError(step, loss, grad_norm)
 
 
 def first_line(error: BaseException) -> str:

@@ -87,8 +87,19 @@ class StepRows:
     step_supervised_tokens: int
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Unequal shares of ranks in a step. weights: of each rank, in proportion to its speed
+
+    equal_passes: whether all ranks must run equally many passes, so that a slower one needs shorter rows
+    """
+
+    weights: tuple[int, ...]
+    equal_passes: bool
+
+
 class BlockSource(Protocol):
-    """The packed examples of a run, divided among ranks. A pure function of (data, seed, epoch, world size)."""
+    """The packed examples of a run, divided among ranks. A pure function of (data, seed, epoch, world size, shares)."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -98,8 +109,8 @@ class BlockSource(Protocol):
         """The names of the evaluation sets, which may be none."""
         ...
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
-        """The rows that `rank` trains on in that step. Epochs and their steps count from 0."""
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
+        """The rows that `rank` trains on in that step. Epochs and their steps count from 0. shares: None: equal ones"""
         ...
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
@@ -138,6 +149,10 @@ class Reporter(Protocol):
 
     def latest_checkpoint(self, destination: Path) -> Path | None:
         """Fetches the newest verified checkpoint into `destination`. Returns its folder; None if there is none."""
+        ...
+
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        """Tells an event: its kind, a sentence for people, and the same for programs. Only rank 0 calls it."""
         ...
 
     def should_stop(self) -> bool:

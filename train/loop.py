@@ -7,7 +7,6 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from .config.sections.recipe import Interval
 from .data.prefetch import StepPrefetcher
 from .device.meter import DeviceMeter
 from .device.out_of_memory import EVALUATION, TRAINING, check_memory_limit, told_out_of_memory
-from .errors import NonFiniteLossError
+from .errors import refuse_non_finite
 from .interfaces import EMPTY_PASS, BlockSource, PackedRows, Reporter, StepRows
 from .model.gemma import TrainableModel
 from .step.early_stopping import early_end
@@ -29,7 +28,9 @@ from .step.history import best_evaluation, last_evaluated_step, losses_at, mean_
 from .step.outcome import UNCHANGED, TrainResult
 from .step.record import EvalRecord, StepRecord
 from .step.schedule import is_due, learning_rate_at
-from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
+from .step.seeding import seed_step
+from .step.shares import sentence_of, shares_of
+from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second, sum_of
 from .strategies.base import Strategy
 
 log = logging.getLogger("gemfleet.train")
@@ -61,6 +62,7 @@ class Trainer:
         self.progress = Progress(total_steps=config.total_steps(source.steps_per_epoch))
         self.clock = StepClock()
         self.meter = DeviceMeter.of(self.model.device, rank, strategy.world_size)
+        self.shares = shares_of(config, self.model.device, self.model.criterion, rank, strategy.world_size)
         self._saved_step = 0
         self._saving_seconds = 0.0
         self._evaluated_step: int | None = None
@@ -91,7 +93,8 @@ class Trainer:
 
         The last one is that of the configuration, or one whose evaluation ends training early.
         """
-        with StepPrefetcher(self.source, self.rank, self.progress.step, self.progress.total_steps) as steps:
+        span = self.progress.step, self.progress.total_steps
+        with StepPrefetcher(self.source, self.rank, *span, self.shares.of_step) as steps:
             for index, rows in steps:
                 self.clock.start()
                 stop = self.train_step(index, rows, steps.last_wait_seconds)
@@ -113,6 +116,7 @@ class Trainer:
         self.reporter.progress("step")
         seed_step(self.config.seed, index, self.rank)
         losses, raw_tokens = [], 0
+        self.shares.start()
         for micro_batch in self.passes(step.rows, self.config.batch.rows_per_pass):
             loss = self.model.loss_sum(micro_batch)
             # Each token has the same weight, whatever the micro-batch, the accumulation or the number of ranks.
@@ -120,30 +124,39 @@ class Trainer:
             losses.append(loss.detach())  # reading its value here would wait for the device
             raw_tokens += self.model.computed_tokens(micro_batch)
             check_memory_limit(self.config.batch)
+        self.shares.stop(len(step.rows.tokens))
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         loss_sum, stop = sum_of(losses), float(self.reporter.should_stop())
         flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
         computed = [float(raw_tokens), flops.model, flops.recomputed]
-        sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *self.meter.places()])
-        (loss_total, stop_votes), computed, loads = sums[:2], sums[2:5], sums[5:]
+        speeds = self.shares.places()
+        sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *speeds, *self.meter.places()])
+        (loss_total, stop_votes), computed, speeds = sums[:2], sums[2:5], sums[5 : 5 + len(speeds)]
+        loads = sums[5 + len(speeds) :]
         mean_loss = loss_total / step.step_supervised_tokens
-        self.refuse_non_finite(index, mean_loss, grad_norm)
+        refuse_non_finite(index + 1, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
         self.strategy.step(learning_rate)
         self.advance(index, step)
         self.record_step(step, computed, mean_loss, grad_norm, learning_rate, data_wait_seconds, loads)
+        self.take_shares(self.shares.observe(index, step, speeds))
         return stop_votes > 0
 
     def passes(self, rows: PackedRows, rows_per_pass: int) -> list[PackedRows]:
         """This rank's micro-batches, then the empty passes that the strategy asks for. Collective."""
         own = list(rows.micro_batches(rows_per_pass))
-        return own + [EMPTY_PASS] * (self.strategy.passes(len(own)) - len(own))
+        wanted = self.strategy.passes(len(own))
+        if self.shares.equal_passes and len(own) < wanted:  # then no pass of a slower rank is as long as the others'
+            own = list(rows.micro_batches(max(1, math.ceil(rows.row_count / wanted))))
+        return own + [EMPTY_PASS] * (wanted - len(own))
 
-    def refuse_non_finite(self, index: int, loss: float, grad_norm: float) -> None:
-        """Raises NonFiniteLossError before the update. All ranks have the same sums, so all raise at the same step."""
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-            raise NonFiniteLossError(index + 1, loss, grad_norm)
+    def take_shares(self, change: dict[str, Any] | None) -> None:
+        """Keeps a change of the ranks' shares in the history, and tells it."""
+        if change:
+            self.remember(change)
+            if self.rank == 0:
+                self.reporter.tell("shares", sentence_of(change), change)
 
     def advance(self, index: int, step: StepRows) -> None:
         self.progress.step = index + 1
@@ -287,6 +300,7 @@ class Trainer:
             total_steps = self.progress.total_steps
             self.progress = load_checkpoint(folder, self.model, self.strategy, self.config, self.lineage)
             self.progress.total_steps = total_steps
+            self.shares.restore(self.progress.log_history)
             self._saved_step = self.progress.step
             self._evaluated_step = last_evaluated_step(self.progress.log_history)
             for entry in self.progress.log_history[-1:]:
@@ -303,15 +317,12 @@ class Trainer:
 
         Not after the last step, which is saved together with its evaluation.
         """
-        config, step = self.config.checkpoint, self.progress.step
-        if step == self.progress.total_steps or config.every == "never":
+        config, done = self.config.checkpoint, self.progress
+        if done.step == done.total_steps or config.every == "never":
             return False
-        if self.is_due(config.every):
-            return True
-        if not config.best or self._evaluated_step != step:
-            return False
-        best = best_evaluation(self.progress.log_history)
-        return best is not None and best[0] == step
+        if self.is_due(config.every) or not config.best or self._evaluated_step != done.step:
+            return self.is_due(config.every)
+        return (best_evaluation(done.log_history) or (None,))[0] == done.step
 
     def log_is_due(self) -> bool:
         """Whether the finished step logs the mean loss. The last step always does, unless the interval is `never`."""
@@ -337,14 +348,3 @@ class Trainer:
         done = self.progress
         early = None if stopped else self.early_end()
         return TrainResult.of(done.log_history, done.step, done.total_steps, stopped, adapter_changed, early)
-
-
-def sum_of(losses: Sequence[torch.Tensor]) -> float:
-    """The sum of a device's scalars in fp64. It waits for the device once, however many there are."""
-    return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seeds torch from (seed, step, rank), so a resumed run draws the same dropout as an uninterrupted one."""
-    mixed = (seed * 1_000_003 + step) * 1_000_003 + rank
-    torch.manual_seed(mixed % (2**63))

@@ -44,6 +44,7 @@ def run_training(
     adapter_folder: of the adapter to go on from, checked; None: a new one
     """
     facts = current_device(local_rank)
+    config = config.model_copy(update={"batch": config.batch.for_gpu(facts.name)})
     dtype = choose_dtype(config.precision, facts)
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     if note := precision_note(config.precision):
@@ -66,7 +67,8 @@ def prepare_model(
     check_base(model_folder)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
-    model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder), adapter_folder)
+    name = base_name(config.model, model_folder)
+    model = attach_lora(base, config.lora, config.seed, name, adapter_folder, config.loss_chunk)
     choices = choose(config, facts.device, dtype)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
+from gemfleet.train.interfaces import PackedRows, Shares, StepRows, WriteCheckpoint
 
 
 class FixedSteps:
@@ -16,7 +16,7 @@ class FixedSteps:
         self.steps_per_epoch, self._make = count, make
         self.eval_sets, self._evaluation = () if evaluation is None else ("eval",), evaluation
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         return self._make(step_in_epoch, rank)
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
@@ -41,6 +41,9 @@ class StepReporter:
     def log_step(self, record: Mapping[str, Any]) -> None:
         if record["kind"] == "step":
             self._tell(dict(record))
+
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        """Nobody listens."""
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         if write is not None and self._folder is not None:

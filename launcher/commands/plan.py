@@ -51,6 +51,9 @@ def plan(
         Checkpointing | None,
         typer.Option("--activation-checkpointing", help="What backward computes anew; default: as little as fits."),
     ] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Print what fits of all sizes, GPUs and numbers of them, as Markdown.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tell how much memory a run needs on its GPUs, which strategy fits, and how fast it could be. Starts nothing.
@@ -73,6 +76,8 @@ def plan(
       gemfleet plan --model 12b --gpu rtx4090 --quantization int4
 
       gemfleet plan --model 4b --gpus 64 --gpu h100 --network-gbit 400 --json | jq .chosen
+
+      gemfleet plan --sweep --length 2048 > table.md
     """
     from dataclasses import replace
 
@@ -94,8 +99,6 @@ def plan(
         rows_open = micro is None and not isinstance(train.batch.micro, int)
         if train.activation_checkpointing != "auto":
             checkpointing = checkpointing or train.activation_checkpointing
-    if model is None:
-        raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
     given: dict[str, Any] = {
         "length": length,
         "micro": micro,
@@ -105,6 +108,11 @@ def plan(
         "quantization": quantization,
     }
     work = replace(work, **{name: value for name, value in given.items() if value is not None})
+    if sweep:
+        _print_sweep(work)
+        return
+    if model is None:
+        raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
     fleet = Fleet(gpus or 1, gpus_per_node, network)
     report = size_up(find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open)
     _print(report, as_json)
@@ -126,6 +134,12 @@ def _print(report: SizingReport, as_json: bool) -> None:
     if report.choice.fits:
         print_text(_speed_sentence(report))
     print_text("\n".join(report.notes))
+
+
+def _print_sweep(work: Workload) -> None:
+    from gemfleet.launcher.plan.sweep_table import sweep_table
+
+    typer.echo(sweep_table(work), nl=False)
 
 
 def _heading(report: SizingReport) -> str:

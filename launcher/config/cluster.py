@@ -8,6 +8,8 @@ from gemfleet.cluster.checkpoint_store.location import is_storage
 from gemfleet.train.config.strict import StrictModel
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+ANY_KIND = "any"
+
 
 class WatchdogConfig(StrictModel):
     """Seconds that a rank may go without progress. Then its stacks are saved and the ranks restart. null: no limit."""
@@ -68,8 +70,8 @@ class ClusterConfig(StrictModel):
         str | None,
         Field(
             min_length=1,
-            description="use only nodes whose GPUs Ray calls so, for example `H100`; null: where there are several "
-            "kinds, the one that is fastest together",
+            description="use only nodes whose GPUs Ray calls so, for example `H100`; `any`: all kinds together, each "
+            "rank with a share by its speed; null: where there are several kinds, the one that is fastest together",
         ),
     ] = None
     wait_for_resources_s: Annotated[

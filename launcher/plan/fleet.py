@@ -21,7 +21,7 @@ from gemfleet.train.planning import (
     expected_speed,
     memory_per_rank,
 )
-from gemfleet.train.planning.choice import all_sharings, fits
+from gemfleet.train.planning.choice import all_sharings, fits, with_chunk
 from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
 from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
@@ -106,6 +106,7 @@ def size_up(
 
 
 def _row(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> Row:
+    work = with_chunk(shape, work, sharing, fleet.ranks, device.memory_bytes, "cuda")
     memory = memory_per_rank(shape, work, sharing, fleet.ranks)
     return Row(sharing, memory, fits(memory, device.memory_bytes), expected_speed(shape, work, sharing, device, fleet))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gemfleet.cluster.inventory import Node
@@ -47,6 +47,19 @@ def node_memory(node: Node, placement: Placement, facts: dict[str, Any]) -> Node
         bf16_gains=facts["bf16_gains"],
         gpu_names=tuple(line.rpartition(",")[0] for line in facts["gpus"]),
     )
+
+
+def devices_by_kind(train: TrainConfig, placement: Placement, nodes: Sequence[NodeMemory]) -> tuple[RankDevices, ...]:
+    """What each rank has on GPUs of each kind, by their names. All compute in the dtype of the least."""
+    common = least_devices(train, placement, nodes)
+    names = sorted({name for node in nodes for name in node.gpu_names})
+    by_name = [[_only(node, name) for node in nodes if name in node.gpu_names] for name in names]
+    return tuple(replace(least_devices(train, placement, alike), dtype=common.dtype) for alike in by_name)
+
+
+def _only(node: NodeMemory, name: str) -> NodeMemory:
+    sizes = tuple(size for size, found in zip(node.gpu_bytes, node.gpu_names, strict=True) if found == name)
+    return replace(node, gpu_bytes=sizes, gpu_names=(name,) * len(sizes))
 
 
 def least_devices(train: TrainConfig, placement: Placement, nodes: Sequence[NodeMemory]) -> RankDevices:

@@ -49,6 +49,9 @@ class RayReporter:
     def log_step(self, record: Record) -> None:
         self._outbox.put({"time": time.time(), **record})
 
+    def tell(self, kind: str, sentence: str, facts: Record) -> None:
+        self._outbox.event(EventKind(kind), sentence, **facts)
+
     def should_stop(self) -> bool:
         return self._outbox.stop_wanted or (self._stop_on_failure and self._uploads.failed)
 

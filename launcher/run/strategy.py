@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import ray
 from gemfleet.cluster.inventory import answering_nodes, of_kind, only_on
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.node_devices import device_facts
-from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, least_devices, node_memory
+from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, devices_by_kind, least_devices, node_memory
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.model.resolve import read_model_config, resolve_model_folder
 from gemfleet.train.planning import shape_of_config
-from gemfleet.train.planning.auto_strategy import Settled, is_open, needs_devices, settle_strategy, settled_blindly
+from gemfleet.train.planning.auto_strategy import (
+    RankDevices,
+    Settled,
+    is_open,
+    needs_devices,
+    settle_strategy,
+    settled_blindly,
+)
 from ray.exceptions import RayError
 
 from .session import RunSession
@@ -28,12 +36,16 @@ def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[T
     made. The run's file keeps `auto`, so a later launch chooses for its own cluster. Raises UserError where nothing
     fits.
     """
-    if not needs_devices(train):
+    if placement.mixed:
+        train = train.model_copy(update={"batch": train.batch.model_copy(update={"shares": "speed"})})
+    if not (needs_devices(train) or placement.mixed):
         return train, None
     shape = shape_of_config(read_model_config(resolve_model_folder(train.model)), train.model)
     nodes = look_at_nodes(placement)
     if all_known(placement, nodes):
         plan = settle_strategy(train, shape, least_devices(train, placement, nodes))
+        if placement.mixed:
+            plan = for_all_kinds(plan, devices_by_kind(train, placement, nodes))
         settled, sentence, facts = plan.config, plan.sentence, plan.facts
     else:
         plan, settled = None, settled_blindly(train)
@@ -42,6 +54,11 @@ def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[T
     if is_open(train):
         run.tell(EventKind.STRATEGY, sentence, facts)
     return settled, plan
+
+
+def for_all_kinds(plan: Settled, kinds: tuple[RankDevices, ...]) -> Settled:
+    """The plan with the devices of each kind. All ranks compute in one precision, that of the least capable kind."""
+    return replace(plan, config=plan.config.model_copy(update={"precision": plan.devices.dtype}), kinds=kinds)
 
 
 def blind_sentence(found: TrainConfig) -> str:

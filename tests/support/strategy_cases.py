@@ -51,6 +51,9 @@ class FolderReporter:
     def progress(self, phase: str) -> None:
         """No watchdog here."""
 
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        self.records.append({"kind": kind, "sentence": sentence, **facts})
+
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         if write is not None:
             folder = self.folder / f"checkpoint-{step}"

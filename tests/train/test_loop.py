@@ -48,6 +48,9 @@ class MemoryReporter:
     def progress(self, phase: str) -> None:
         self.phases.append(phase)
 
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        raise AssertionError("no events here")
+
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         """Written only at the next save or at the end, as behind a slow head: it must be of this step all the same."""
         assert write is not None

@@ -58,7 +58,7 @@ def decide(
     settled: the plan's choice for these devices, None if it does not know them; steps_done: of a run that goes on
     on_gpu: whether the ranks have GPUs, if the plan does not know them
     """
-    planned = None if settled is None else planned_rows(config, settled, largest_rows(source, config, world_size))
+    planned = None if settled is None else planned_rows(settled, largest_rows(source, config, world_size))
     if config.batch.micro == "probe":
         return Decision(True, planned)
     if settled is None or planned is None:
@@ -78,10 +78,15 @@ def decide(
     return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
 
 
-def planned_rows(config: TrainConfig, settled: Settled, most_rows: int) -> PlannedRows:
+def rows_by_kind(settled: Settled, most_rows: int) -> dict[str, int]:
+    """The plan's rows on the devices of each kind, by the kind's name. A fast kind may get twice the mean share."""
+    return {kind.gpu: planned_rows(replace(settled, devices=kind), 2 * most_rows).rows for kind in settled.kinds}
+
+
+def planned_rows(settled: Settled, most_rows: int) -> PlannedRows:
     """The plan's rows, from memory and shape alone."""
     devices = settled.devices
-    work = workload_of(config, devices.dtype)
+    work = workload_of(settled.config, devices.dtype)
     return rows_by_plan(
         settled.shape, work, settled.sharing, devices.ranks, devices.memory_bytes, devices.kind, most_rows
     )

@@ -73,6 +73,13 @@ class TrainConfig(StrictModel):
         Literal["auto", "flash"],
         Field(description="`auto`: the best packed attention the device has; `flash`: the CUDA kernel or an error"),
     ] = "auto"
+    loss_chunk_rows: Annotated[
+        Literal["auto"] | Annotated[int, Field(gt=0, le=65536)],
+        Field(
+            description="positions whose logits are in memory at once: it changes no result; `auto`: 2048 on a GPU and "
+            "128 on a CPU, or fewer where memory needs it, by the plan"
+        ),
+    ] = "auto"
     compile: Annotated[
         Literal["auto"] | bool,
         Field(description="compile the decoder layer, once for passes of any length; `auto`: on CUDA"),
@@ -166,6 +173,11 @@ class TrainConfig(StrictModel):
         if evaluation_rows is not None:
             evaluation = evaluation.model_copy(update={"micro": evaluation_rows})
         return self.model_copy(update={"batch": batch, "evaluation": evaluation})
+
+    @property
+    def loss_chunk(self) -> int | None:
+        """`loss_chunk_rows` as a number; None: the most that its device uses, where no plan has chosen."""
+        return None if self.loss_chunk_rows == "auto" else self.loss_chunk_rows
 
     def total_steps(self, steps_per_epoch: int) -> int:
         """Optimizer steps of the whole run. A fraction of an epoch is rounded up to whole steps."""

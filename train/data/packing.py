@@ -107,7 +107,7 @@ def divide_among_ranks(lengths: Sequence[int] | Ints, world_size: int) -> list[l
     """
     ranks: list[list[int]] = [[] for _ in range(world_size)]
     loads = [(0, rank) for rank in range(world_size)]
-    for index in _longest_first(lengths):
+    for index in longest_first(lengths):
         load, rank = loads.pop(0)
         ranks[rank].append(index)
         insort(loads, (load + int(lengths[index]), rank))
@@ -121,7 +121,7 @@ def pack_rows(lengths: Sequence[int] | Ints, max_length: int) -> list[list[int]]
     """
     rows: list[list[int]] = []
     room: list[int] = []
-    for index in _longest_first(lengths):
+    for index in longest_first(lengths):
         length = int(lengths[index])
         assert length <= max_length, f"example of {length} tokens in rows of {max_length}"
         row = next((row for row, free in enumerate(room) if free >= length), len(rows))
@@ -135,7 +135,11 @@ def pack_rows(lengths: Sequence[int] | Ints, max_length: int) -> list[list[int]]
 
 def pack_block(block: TokenBlock, max_length: int) -> PackedRows:
     """All examples of `block` as packed rows of one rank."""
-    rows = pack_rows(block.lengths, max_length)
+    return pack_documents(block, pack_rows(block.lengths, max_length))
+
+
+def pack_documents(block: TokenBlock, rows: Sequence[Sequence[int]]) -> PackedRows:
+    """The examples of `block` in these rows of indices."""
     packed = block.select([index for row in rows for index in row])
     return PackedRows(
         packed.tokens,
@@ -157,6 +161,7 @@ class PackedBlock:
     tokens, supervised, document_lengths, row_documents: as in `PackedRows`, end to end by step, then by rank
     bounds: int64 [steps * world_size + 1, 3], the token, document and row at which each (step, rank) begins
     counts: int64 [steps, 3], the examples, tokens and supervised tokens of each whole step
+    max_length: tokens that a row may have
     """
 
     tokens: NDArray[np.int32]
@@ -165,6 +170,7 @@ class PackedBlock:
     row_documents: NDArray[np.int32]
     bounds: Ints
     counts: Ints
+    max_length: int
 
     @property
     def world_size(self) -> int:
@@ -180,6 +186,12 @@ class PackedBlock:
         examples, tokens, supervised = self.counts[index].tolist()
         return StepRows(rows, examples, tokens, supervised)
 
+    def whole_step(self, index: int) -> TokenBlock:
+        """The examples of all ranks in step `index` of this block, as views of its arrays."""
+        (t0, d0, _), (t1, d1, _) = self.bounds[index * self.world_size], self.bounds[(index + 1) * self.world_size]
+        lengths = self.document_lengths[d0:d1].astype(np.int64)
+        return TokenBlock(self.tokens[t0:t1], self.supervised[t0:t1], _ends(lengths))
+
 
 def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:
     """Packs each step's examples for all ranks. `steps` may not be empty."""
@@ -192,10 +204,12 @@ def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) ->
         np.concatenate([rows.row_documents for rows in packed]),
         np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(np.array(sizes, np.int64), axis=0)]),
         np.array([(len(step), len(step.tokens), step.supervised_tokens) for step in steps], np.int64),
+        max_length,
     )
 
 
-def _longest_first(lengths: Sequence[int] | Ints) -> list[int]:
+def longest_first(lengths: Sequence[int] | Ints) -> list[int]:
+    """Indices of all examples, the longest first, the earlier one of equals first."""
     order: list[int] = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     return order
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from ..interfaces import BlockSource, StepRows
+from ..interfaces import BlockSource, Shares, StepRows
 
 
 class StepPrefetcher:
@@ -16,8 +16,16 @@ class StepPrefetcher:
     `last_wait_seconds`: how long the loop waited for the rows it has just got
     """
 
-    def __init__(self, source: BlockSource, rank: int, first: int, last: int) -> None:
-        self._source, self._rank = source, rank
+    def __init__(
+        self,
+        source: BlockSource,
+        rank: int,
+        first: int,
+        last: int,
+        shares: Callable[[int], Shares | None] = lambda step: None,
+    ) -> None:
+        """shares: those of a step, by its index. It is asked once a step, when the step before begins."""
+        self._source, self._rank, self._shares = source, rank, shares
         self._first, self._last = first, last
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
         self.last_wait_seconds = 0.0
@@ -42,4 +50,4 @@ class StepPrefetcher:
 
     def _fetch(self, index: int) -> Future[StepRows]:
         epoch, step_in_epoch = divmod(index, self._source.steps_per_epoch)
-        return self._pool.submit(self._source.step, epoch, step_in_epoch, self._rank)
+        return self._pool.submit(self._source.step, epoch, step_in_epoch, self._rank, self._shares(index))

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ROWS_CPU = 128
-CHUNK_ROWS_CUDA = 2048
+from ..config.sections.sharing import LOSS_CHUNK_ROWS
 
 
 class SupervisedCrossEntropy:
@@ -23,12 +22,13 @@ class SupervisedCrossEntropy:
     Two buffers of one chunk's logits live as long as this object, so a pass need not fault hundreds of MiB in again.
 
     head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`
+    chunk_rows: positions whose logits exist at once; None: the most that a device of this kind uses
     """
 
     def __init__(self, head_weight: Tensor, softcap: float | None = None, chunk_rows: int | None = None) -> None:
         self.head_weight = head_weight
         self.softcap = softcap
-        self.chunk_rows = chunk_rows or (CHUNK_ROWS_CUDA if head_weight.is_cuda else CHUNK_ROWS_CPU)
+        self.chunk_rows = chunk_rows or LOSS_CHUNK_ROWS["cuda" if head_weight.is_cuda else "cpu"][0]
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:

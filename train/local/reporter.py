@@ -61,6 +61,9 @@ class LocalReporter:
             self._board.add_scalar(tag, value, record["step"])
         print(line_of(record), flush=True)
 
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        print(sentence, flush=True)
+
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         if write is not None:
             target = self.checkpoint_folder(step)

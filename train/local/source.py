@@ -14,8 +14,9 @@ from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per
 from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
+from ..data.shares import rows_of_rank
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
-from ..interfaces import PackedRows, StepRows
+from ..interfaces import PackedRows, Shares, StepRows
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -54,10 +55,11 @@ class LocalBlockSource:
     def eval_sets(self) -> tuple[str, ...]:
         return tuple(self._evaluation)
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         """See `BlockSource.step`."""
         chosen = step_indices(self._epoch_order(epoch), step_in_epoch, self._global_batch)
-        return pack_steps([self._train.select(chosen)], self._world_size, self._max_length).step(0, rank)
+        block = pack_steps([self._train.select(chosen)], self._world_size, self._max_length)
+        return rows_of_rank(block, 0, rank, shares)
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """See `BlockSource.eval_rows`."""

@@ -158,10 +158,13 @@ def _language_prefix(model: Any) -> str:
     return "model.language_model.layers." if hasattr(model.model, "language_model") else "model.layers."
 
 
-def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None) -> TrainableModel:
+def attach_lora(
+    model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None, loss_chunk: int | None = None
+) -> TrainableModel:
     """Wraps `model` with fp32 adapters and fuses their projections.
 
     adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero)
+    loss_chunk: see `SupervisedCrossEntropy`
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
@@ -196,7 +199,7 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter
     return TrainableModel(
         peft_model,
         language_model_of(base),
-        SupervisedCrossEntropy(head_weight, _softcap(base.config)),
+        SupervisedCrossEntropy(head_weight, _softcap(base.config), loss_chunk),
         head_weight.device,
         AdapterCopies(peft_model, head_weight.dtype),
     )

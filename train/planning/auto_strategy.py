@@ -22,6 +22,7 @@ from .options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
 
 GIB = 2**30
 Changes = tuple[tuple[str, Any], ...]
+COMPILED: tuple[SharingName, ...] = ("ddp", "fsdp2")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Settled:
 
     sentence: what was chosen and why, for people; facts: the same for the API
     options: all that fit, the chosen one first; sharing, shape, devices: what the search for a micro-batch needs
+    kinds: the devices of each kind, if ranks have several
     """
 
     config: TrainConfig
@@ -77,6 +79,7 @@ class Settled:
     sharing: Sharing
     shape: ModelShape
     devices: RankDevices
+    kinds: tuple[RankDevices, ...] = ()
 
 
 def is_open(config: TrainConfig) -> bool:
@@ -87,7 +90,7 @@ def is_open(config: TrainConfig) -> bool:
 
 def needs_devices(config: TrainConfig) -> bool:
     """Whether the configuration leaves anything open that depends on the ranks' devices."""
-    return is_open(config) or not isinstance(config.batch.micro, int)
+    return is_open(config) or isinstance(config.batch.micro, str) or config.loss_chunk_rows == "auto"
 
 
 def settled_blindly(config: TrainConfig) -> TrainConfig:
@@ -105,7 +108,7 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
     work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
-    return [Option(choice, changes_for(config, choice.sharing)) for choice in found]
+    return [Option(choice, changes_for(config, choice)) for choice in found]
 
 
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
@@ -120,7 +123,7 @@ def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices
     options = fitting_strategies(config, shape, devices)
     ranks = f"{devices.ranks} rank" + ("" if devices.ranks == 1 else "s")
     return Settled(
-        config.model_copy(update=dict(changes_for(config, choice.sharing))),
+        config.model_copy(update=dict(changes_for(config, choice))),
         f"strategy for {ranks}: {choice.reason}{_nothing_recomputed(config, choice)}",
         facts_of(config, choice, devices, options),
         tuple(options),
@@ -154,6 +157,7 @@ def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options:
         "strategy": sharing.name,
         "activation_checkpointing": sharing.checkpointing,
         "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
+        "loss_chunk_rows": choice.chunk_rows,
         "fits": choice.fits,
         "reason": choice.reason,
         "fitting": [option.name for option in options],
@@ -188,11 +192,14 @@ def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing], quantised: boo
     return [Sharing("ddp", mode) for mode in modes]
 
 
-def changes_for(config: TrainConfig, sharing: Sharing) -> Changes:
+def changes_for(config: TrainConfig, choice: Choice) -> Changes:
     """Every field that this choice sets, so that it also replaces the result of another choice."""
+    sharing = choice.sharing
     found: Changes = ()
+    if config.loss_chunk_rows == "auto":
+        found = (("loss_chunk_rows", choice.chunk_rows),)
     if config.strategy == "auto":
-        found = (("strategy", sharing.name),)
+        found = (*found, ("strategy", sharing.name))
     if "auto" in (config.strategy, config.activation_checkpointing):
         found = (*found, ("activation_checkpointing", sharing.checkpointing))
     if sharing.name == "fsdp2":
@@ -214,7 +221,8 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
         lora_dropout=config.lora.dropout,
         dtype=dtype,
         quantization=config.quantization,
-        compiled=tuple(name for name in ("ddp", "fsdp2") if kind == "cuda" and config.compiles_on_cuda(name)),
+        chunk_rows=config.loss_chunk,
+        compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
         fused=kind == "cuda" and liger_is_installed(),
     )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ..config.sections.sharing import LOSS_CHUNK_ROWS
 from .memory import MemoryParts, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
 from .remedies import Remedy, helpful
@@ -17,12 +18,23 @@ Allowed = Callable[[Workload, Fleet], Sequence[Sharing]]  # the sharings that a 
 
 @dataclass(frozen=True)
 class Choice:
-    """sharing: the choice, or the one nearest to fitting if `fits` is False; reason: a sentence for people"""
+    """sharing: the choice, or the one nearest to fitting if `fits` is False; reason: a sentence for people
+
+    chunk_rows: positions whose logits exist at once, see `with_chunk`
+    """
 
     sharing: Sharing
     memory: MemoryParts
     fits: bool
     reason: str
+    chunk_rows: int
+
+
+@dataclass(frozen=True)
+class _Tried:
+    sharing: Sharing
+    chunk_rows: int
+    memory: MemoryParts
 
 
 def choose_strategy(
@@ -60,12 +72,13 @@ def choose_among(
     fitting = fitting_choices(sharings, shape, work, fleet, memory_bytes, device)
     if fitting:
         return fitting[0]
-    sharing, parts = min(_tried(sharings, shape, work, fleet, device), key=lambda pair: pair[1].total)
+    tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
+    nearest = min(tried, key=lambda one: one.memory.total)
     limit = f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used"
     found = _remedies(allowed, shape, work, fleet, memory_bytes, device)
     remedy = "; or ".join(found or ["use a device with more memory, or a smaller model"])
-    reason = f"nothing fits: {sharing} needs {parts.total / GIB:.1f} GiB and {limit}; {remedy}"
-    return Choice(sharing, parts, False, reason)
+    reason = f"nothing fits: {nearest.sharing} needs {nearest.memory.total / GIB:.1f} GiB and {limit}; {remedy}"
+    return Choice(nearest.sharing, nearest.memory, False, reason, nearest.chunk_rows)
 
 
 def fitting_choices(
@@ -77,12 +90,27 @@ def fitting_choices(
     device: DeviceKind = "cuda",
 ) -> list[Choice]:
     """All of the sharings that fit, in the given order."""
-    tried = _tried(sharings, shape, work, fleet, device)
+    tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
+    most = LOSS_CHUNK_ROWS[device][0]
     return [
-        Choice(sharing, parts, True, _reason(sharing, parts, tried, memory_bytes))
-        for sharing, parts in tried
-        if fits(parts, memory_bytes)
+        Choice(one.sharing, one.memory, True, _reason(one, tried, memory_bytes, most), one.chunk_rows)
+        for one in tried
+        if fits(one.memory, memory_bytes)
     ]
+
+
+def with_chunk(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, memory_bytes: int, device: DeviceKind
+) -> Workload:
+    """The work with the largest chunk of the loss that fits, or the smallest there is; unchanged if it names one.
+
+    A smaller chunk costs less than recomputation: it only reads the head's weight more often.
+    """
+    if work.chunk_rows is not None:
+        return work
+    tried = [replace(work, chunk_rows=rows) for rows in LOSS_CHUNK_ROWS[device]]
+    fitting = (one for one in tried if fits(memory_per_rank(shape, one, sharing, ranks, device), memory_bytes))
+    return next(fitting, tried[-1])
 
 
 def candidates(
@@ -113,21 +141,34 @@ def fits(parts: MemoryParts, memory_bytes: int) -> bool:
 
 
 def _tried(
-    sharings: Sequence[Sharing], shape: ModelShape, work: Workload, fleet: Fleet, device: DeviceKind
-) -> list[tuple[Sharing, MemoryParts]]:
-    return [(sharing, memory_per_rank(shape, work, sharing, fleet.ranks, device)) for sharing in sharings]
+    sharings: Sequence[Sharing],
+    shape: ModelShape,
+    work: Workload,
+    fleet: Fleet,
+    memory_bytes: int,
+    device: DeviceKind,
+) -> list[_Tried]:
+    found = []
+    for sharing in sharings:
+        chunked = with_chunk(shape, work, sharing, fleet.ranks, memory_bytes, device)
+        assert chunked.chunk_rows is not None
+        parts = memory_per_rank(shape, chunked, sharing, fleet.ranks, device)
+        found.append(_Tried(sharing, chunked.chunk_rows, parts))
+    return found
 
 
-def _reason(
-    sharing: Sharing, parts: MemoryParts, tried: Sequence[tuple[Sharing, MemoryParts]], memory_bytes: int
-) -> str:
+def _reason(one: _Tried, tried: Sequence[_Tried], memory_bytes: int, most_rows: int) -> str:
+    """Why this one: what it takes, and what others would; and the loss's chunk, if it is smaller than `most_rows`."""
+    sharing, parts = one.sharing, one.memory
     takes = f"takes {parts.total / GIB:.1f} of {memory_bytes / GIB:.1f} GiB"
-    plain = tried[0][1].total / GIB
-    replicated = min((p.total for s, p in tried if s.name == "ddp"), default=None)
+    if one.chunk_rows < most_rows:
+        takes += f" with the loss in chunks of {one.chunk_rows} rows"
+    plain = tried[0].memory.total / GIB
+    replicated = min((other.memory.total for other in tried if other.sharing.name == "ddp"), default=None)
     if replicated is None:
-        less = sharing.checkpointing != tried[0][0].checkpointing
+        less = sharing.checkpointing != tried[0].sharing.checkpointing
         return f"{sharing} {takes}" + (f"; without recomputation it would take {plain:.1f} GiB" if less else "")
-    if sharing.name == "ddp" and sharing.checkpointing == tried[0][0].checkpointing:
+    if sharing.name == "ddp" and sharing.checkpointing == tried[0].sharing.checkpointing:
         return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
     if sharing.name == "ddp":
         return (

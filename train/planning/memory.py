@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from ..config.deepspeed_json import REDUCE_BUCKET_VALUES
+from ..config.sections.sharing import LOSS_CHUNK_ROWS
 from . import activations
 from .counts import (
     body_linear,
@@ -23,7 +24,6 @@ from .shapes import ModelShape
 FP32 = 4
 MIB = 2**20
 
-CHUNK_ROWS: dict[DeviceKind, int] = {"cpu": 128, "cuda": 2048}  # as in train/kernels/loss.py
 DDP_BUCKET = 64 * MIB  # as in train/strategies/ddp.py
 ZERO3_PREFETCH_VALUES = 5 * 10**7  # DeepSpeed's stage3_prefetch_bucket_size
 
@@ -169,7 +169,7 @@ def _layers_kept_whole(
 
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
     """Bytes of one chunk of logits in the computation's dtype and one in fp32."""
-    return CHUNK_ROWS[device] * shape.vocabulary * (work.bytes_per_value + FP32)
+    return (work.chunk_rows or LOSS_CHUNK_ROWS[device][0]) * shape.vocabulary * (work.bytes_per_value + FP32)
 
 
 def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> int:

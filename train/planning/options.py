@@ -26,6 +26,7 @@ class Workload:
     supervised:     share of tokens that the loss scores
     global_batch:   examples of one optimizer step, over all ranks
     compiled:       the strategies under which layers are compiled
+    chunk_rows:     positions whose logits exist at once; None: the plan chooses
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
     """
 
@@ -41,6 +42,7 @@ class Workload:
     quantization: Quantization = "none"
     compiled: tuple[SharingName, ...] = ()
     fused: bool = False
+    chunk_rows: int | None = None
 
     @property
     def document(self) -> int:

@@ -34,6 +34,7 @@ def remedies(work: Workload, fleet: Fleet, device: DeviceKind = "cuda") -> list[
     single = replace(work, micro=1)
     return [
         [Remedy("set train.batch.micro to 1", single, fleet)],
+        [Remedy("leave train.loss_chunk_rows at auto", replace(single, chunk_rows=None), fleet)],
         [Remedy("leave train.strategy and train.activation_checkpointing at auto", single, fleet, free=True)],
         [Remedy("set train.quantization to int8", replace(single, quantization="int8"), fleet)],
         [Remedy("set train.quantization to int4", replace(single, quantization="int4"), fleet)],

@@ -14,7 +14,7 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch, batch_cache_file
-from gemfleet.train.batch_finder.decision import Decision, decide
+from gemfleet.train.batch_finder.decision import Decision, decide, rows_by_kind
 from gemfleet.train.batch_finder.finder import Found, Variant, find_batch
 from gemfleet.train.batch_finder.probes.group import ProbeGroup
 from gemfleet.train.batch_finder.probes.trial import Trial
@@ -22,6 +22,7 @@ from gemfleet.train.batch_finder.report import found_sentences, table, trial_fac
 from gemfleet.train.batch_finder.setting import (
     RankPlace,
     group_settings,
+    largest_rows,
     probe_tasks,
     search_limits,
     settled,
@@ -82,6 +83,9 @@ def find_micro(
     done = run.registry.latest_metrics(run.id, "step") or {"step": 0}
     on_gpu = placement.gpus_per_rank > 0
     decision = decide(train, plan, source, placement.ranks, done["step"], on_gpu).at_most(rows_that_fitted(run))
+    if plan and plan.kinds and train.batch.micro == "auto":
+        rows = rows_by_kind(plan, largest_rows(source, train, placement.ranks))
+        return by_kind(train, rows, rows_that_fitted(run), tell)
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
     run.enter(RunState.FINDING_BATCH, "finding batch")
@@ -107,6 +111,16 @@ def by_plan(config: TrainConfig, decision: Decision, tell: Tell) -> TrainConfig:
     """Tell the decision made without probes as an event. Returns the settings with its rows."""
     tell(EventKind.BATCH_PLANNED, decision.sentence(), {"rows": decision.rows, "reason": decision.sentence()})
     return config.with_micro(decision.rows)
+
+
+def by_kind(config: TrainConfig, rows: Mapping[str, int], at_most: int | None, tell: Tell) -> TrainConfig:
+    """The settings with the plan's rows for each kind of GPUs, told as an event. at_most: see `rows_that_fitted`"""
+    fitting = {kind: min(number, at_most or number) for kind, number in rows.items()}
+    sentence = "micro-batch by the plan: " + ", ".join(f"{number} on {kind}" for kind, number in fitting.items())
+    least = min(fitting.values())
+    tell(EventKind.BATCH_PLANNED, sentence, {"rows": least, "rows_by_gpu": fitting, "reason": sentence})
+    batch = config.batch.model_copy(update={"micro": least, "micro_by_gpu": fitting})
+    return config.model_copy(update={"batch": batch})
 
 
 def settle_micro(

@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 from gemfleet.train.data.packing import PackedBlock
-from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.data.shares import rows_of_rank
+from gemfleet.train.interfaces import PackedRows, Shares, StepRows
 
 
 class RayBlockSource:
@@ -36,13 +37,13 @@ class RayBlockSource:
     def eval_sets(self) -> tuple[str, ...]:
         return tuple(self._evaluation)
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         """See `BlockSource.step`. Raises IndexError for a step that was not packed."""
         index = epoch * self._steps_per_epoch + step_in_epoch - self._first_step
         block, within = divmod(index, self._steps_per_block)
         if not 0 <= block < len(self._blocks):
             raise IndexError(f"step {step_in_epoch} of epoch {epoch} was not prepared")
-        return self._fetch(block).step(within, rank)
+        return rows_of_rank(self._fetch(block), within, rank, shares)
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """See `BlockSource.eval_rows`."""

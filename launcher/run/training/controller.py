@@ -95,7 +95,7 @@ def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error
 
 def shrink(run: RunSession, train: TrainConfig, decision: Shrink) -> TrainConfig:
     """Lower what a rank holds in memory, and tell it as an event. Raises UserError where nothing is left to lower."""
-    lower = lowered(train, decision.cause, run.config.train.activation_checkpointing == "auto")
+    lower = lowered(train, decision.cause, run.config.train)
     run.tell(EventKind.OUT_OF_MEMORY, lower.sentence, dict(lower.facts))
     forget_found(run.registry.launch_events(run.id))
     run.registry.transition(run.id, RunState.RESTARTING, "out of memory")

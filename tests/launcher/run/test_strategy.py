@@ -90,7 +90,7 @@ def test_a_run_that_is_launched_again_may_choose_again(tmp_path: Path) -> None:
     read = load_config(path)
     assert read == launch_config()
     assert needs_devices(read.train)
-    named = {"strategy": "ddp", "batch": {"micro": 2}, "activation_checkpointing": "off"}
+    named = {"strategy": "ddp", "batch": {"micro": 2}, "activation_checkpointing": "off", "loss_chunk_rows": 64}
     path.write_text(dump_config(launch_config(**named)))
     assert load_config(path) == launch_config(**named)
     assert not needs_devices(load_config(path).train)

@@ -12,6 +12,7 @@ from unittest import mock
 if TYPE_CHECKING:
     from gemfleet.benchmarks.plan.cases import Case
     from gemfleet.train.model.gemma import TrainableModel
+    from gemfleet.train.planning.options import SharingName
     from gemfleet.train.strategies.base import Strategy
     from torch import Tensor
 

@@ -12,7 +12,7 @@ from gemfleet.train.batch_finder.variant_search import ProbeError
 from gemfleet.train.batch_finder.worth import EXPECTED_GAIN, duration, sheet_of, worth_of_search
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.interfaces import PackedRows, Shares, StepRows
 from gemfleet.train.planning import SIZES, Sharing, Workload
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 
@@ -30,7 +30,7 @@ class Source:
         self._rows = worst_rows(rows, length, 100)
         self._tokens, self.steps_per_epoch = 2 * rows * length, steps
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         return StepRows(self._rows, 16, self._tokens, self._tokens)
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:

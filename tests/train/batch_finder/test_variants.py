@@ -35,6 +35,7 @@ def test_recomputing_is_tried_only_where_nobody_chose(chosen: dict[str, Any]) ->
 def test_an_open_strategy_is_tried_where_the_plan_says_that_it_fits() -> None:
     assert tried(*settled(80)) == [
         ("ddp", None),
+        ("ddp, loss in chunks of 512 rows", "ddp"),
         ("ddp, selective", "ddp"),
         ("fsdp2, kept gathered", "ddp"),
         ("fsdp2", "fsdp2, kept gathered"),
@@ -52,9 +53,9 @@ def test_what_does_not_fit_by_the_plan_is_not_tried() -> None:
 
 
 def test_a_strategy_that_a_person_chose_stays() -> None:
-    names = [name for name, _ in tried(*settled(80, strategy="fsdp2"))]
+    names = [name for name, _ in tried(*settled(80, strategy="fsdp2", loss_chunk_rows=2048))]
     assert names == ["fsdp2, kept gathered", "fsdp2", "fsdp2, kept gathered, selective", "fsdp2, selective"]
-    assert [name for name, _ in tried(*settled(80, strategy="ddp"))] == ["ddp", "ddp, selective"]
+    assert [name for name, _ in tried(*settled(80, strategy="ddp", loss_chunk_rows=2048))] == ["ddp", "ddp, selective"]
     assert next(name for name, _ in tried(*settled(80, activation_checkpointing="full"))) == "ddp, full"
 
 

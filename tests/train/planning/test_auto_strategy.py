@@ -19,6 +19,7 @@ from gemfleet.train.planning.auto_strategy import (
     needs,
     settle_strategy,
     settled_blindly,
+    workload_of,
 )
 from support.tiny_model import save_tiny_gemma3
 
@@ -141,7 +142,7 @@ def test_nothing_fits_names_a_remedy() -> None:
     with pytest.raises(
         UserError, match=r"train.strategy is auto, but nothing fits: .*; or use 8 GPUs \(.*; or name a strat"
     ):
-        settle_strategy(config(), SIZES["27b"], with_memory(24))
+        settle_strategy(config(), SIZES["27b"], with_memory(20))
 
 
 def test_modules_by_full_names_count_as_all() -> None:

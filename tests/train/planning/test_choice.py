@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Sharing, Workload, choose_strategy
+from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Sharing, Workload, choose_strategy, memory_per_rank
 from gemfleet.train.planning.choice import MARGIN, all_sharings, candidates, choose_among
-from gemfleet.train.planning.memory import memory_per_rank
 from gemfleet.train.planning.options import Quantization
 from gemfleet.train.planning.remedies import joint_remedies, remedies
 from hypothesis import given, settings
@@ -66,9 +65,30 @@ def test_the_largest_base_fits_two_small_cards_in_four_bits() -> None:
 
 
 def test_recomputation_is_tried_before_the_base_is_divided() -> None:
-    choice = choose_strategy(SIZES["4b"], Workload(length=2048), Fleet(8), GPUS["rtx4090"].memory_bytes)
+    choice = choose_strategy(SIZES["4b"], Workload(length=4096), Fleet(8), GPUS["rtx4090"].memory_bytes)
     assert (choice.sharing.name, choice.sharing.checkpointing) == ("ddp", "selective")
     assert "without, it would take" in choice.reason
+
+
+def test_the_loss_goes_in_the_largest_chunks_that_fit_before_anything_is_recomputed() -> None:
+    def enough(rows: int) -> int:
+        total = memory_per_rank(SIZES["4b"], Workload(chunk_rows=rows), Sharing("ddp"), 1).total
+        return int(total / (1 - MARGIN)) + 2
+
+    for rows in (2048, 1024, 512, 256):
+        choice = choose_strategy(SIZES["4b"], Workload(), Fleet(1), enough(rows))
+        assert (choice.chunk_rows, str(choice.sharing)) == (rows, "ddp")
+        assert (f"with the loss in chunks of {rows} rows" in choice.reason) == (rows < 2048)
+    assert (
+        choose_strategy(SIZES["4b"], Workload(), Fleet(1), enough(256) - GIB // 8).sharing.checkpointing == "selective"
+    )
+
+
+def test_rows_that_a_person_chose_for_the_loss_stay_and_leaving_them_open_is_a_remedy() -> None:
+    work = Workload(chunk_rows=4096)
+    assert choose_strategy(SIZES["4b"], work, Fleet(1), 80 * GIB).chunk_rows == 4096
+    refused = choose_strategy(SIZES["4b"], work, Fleet(1), 16 * GIB)
+    assert "; leave train.loss_chunk_rows at auto (" in refused.reason
 
 
 def test_asked_for_checkpointing_is_kept() -> None:

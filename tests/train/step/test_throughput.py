@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
-from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
+from gemfleet.train.interfaces import PackedRows, Shares, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
@@ -46,7 +46,7 @@ class OneStep:
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         supervised = np.zeros(TOKENS, np.bool_)
         supervised[[7, 8, 9, 14, 15]] = True
         rows = PackedRows(
@@ -59,6 +59,9 @@ class OneStep:
 
     def log_step(self, record: Mapping[str, Any]) -> None:
         self.record = dict(record)
+
+    def tell(self, kind: str, sentence: str, facts: Mapping[str, Any]) -> None:
+        raise AssertionError("no events here")
 
     def save_checkpoint(self, step: int, write: WriteCheckpoint | None, metrics: Mapping[str, float]) -> None:
         """Kept nowhere."""

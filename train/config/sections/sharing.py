@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from ..deepspeed_json import read_deepspeed_json
 from ..strict import MOST, Size, StrictModel, parse_bytes
+
+# Positions whose logits exist at once, by the kind of device: what `train.loss_chunk_rows: auto` chooses from. A row of
+# 262,144 logits in bf16 and fp32 takes 1.5 MiB. With fewer rows, a step reads the head's weight more often.
+LOSS_CHUNK_ROWS: Mapping[Literal["cpu", "cuda"], tuple[int, ...]] = {
+    "cpu": (128, 64, 32),
+    "cuda": (2048, 1024, 512, 256, 128, 64),
+}
 
 
 class BatchConfig(StrictModel):
@@ -23,6 +31,20 @@ class BatchConfig(StrictModel):
             "the fastest that fits; `auto`: `probe` on CUDA if the run is long enough to gain by it, else the plan's"
         ),
     ] = "auto"
+    micro_by_gpu: Annotated[
+        dict[str, Annotated[int, Field(gt=0, le=MOST)]],
+        Field(
+            description="rows in place of `micro` for GPUs of these names, as nvidia-smi gives them; with "
+            "cluster.gpu_kind `any` the plan fills it in"
+        ),
+    ] = Field(default_factory=dict)
+    shares: Annotated[
+        Literal["equal", "speed"],
+        Field(
+            description="how a step's tokens are divided among ranks: equally, or by the measured speed of each rank, "
+            "as cluster.gpu_kind `any` asks for; it changes no result"
+        ),
+    ] = "equal"
     device_memory_limit: Annotated[
         Size | None,
         Field(description="memory one rank may use: bytes, or a number with KiB, MiB or GiB; null: all there is"),
@@ -35,6 +57,20 @@ class BatchConfig(StrictModel):
     @property
     def memory_limit_bytes(self) -> int | None:
         return None if self.device_memory_limit is None else parse_bytes(self.device_memory_limit)
+
+    def for_gpu(self, name: str) -> BatchConfig:
+        """This section for a rank on a device of that name."""
+        return self.model_copy(update={"micro": self.micro_by_gpu.get(name, self.micro)})
+
+    def halved(self) -> BatchConfig:
+        """The section with half the rows in a pass on every kind of device, at least one."""
+        fewer = {name: max(1, rows // 2) for name, rows in self.micro_by_gpu.items()}
+        return self.model_copy(update={"micro": max(1, self.rows_per_pass // 2), "micro_by_gpu": fewer})
+
+    @property
+    def most_rows(self) -> int:
+        """The most rows in a pass on any kind of device."""
+        return max(self.rows_per_pass, *self.micro_by_gpu.values(), 1)
 
     @property
     def rows_per_pass(self) -> int:

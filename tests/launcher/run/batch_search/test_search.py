@@ -29,7 +29,7 @@ from gemfleet.train.batch_finder.probes.process import Answer
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.interfaces import PackedRows, Shares, StepRows
 from gemfleet.train.planning import SIZES
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 from typer.testing import CliRunner
@@ -76,7 +76,7 @@ class Source:
     def __init__(self, rows: int) -> None:
         self._rows = worst_rows(rows, 8, 100)
 
-    def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
+    def step(self, epoch: int, step_in_epoch: int, rank: int, shares: Shares | None = None) -> StepRows:
         return StepRows(self._rows, 1, 1, 1)
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:

@@ -109,6 +109,19 @@ def test_at_one_row_more_is_recomputed_where_that_was_left_open(run: Session) ->
         run.lowered(config)
 
 
+def test_before_more_is_recomputed_the_loss_goes_in_smaller_chunks_unless_the_person_chose_them(run: Session) -> None:
+    run.config.train, settled = train(1, "auto"), train(1).model_copy(update={"loss_chunk_rows": 2048})
+    run.out_of_memory()
+    lowered = run.lowered(settled)
+    assert (lowered.loss_chunk_rows, lowered.activation_checkpointing) == (256, "off")
+    assert run.notes[-1].endswith("the loss goes in chunks of 256 rows instead of 2048")
+    run.out_of_memory()
+    assert run.lowered(lowered).activation_checkpointing == "selective"
+    run.config.train = run.config.train.model_copy(update={"loss_chunk_rows": 2048})
+    run.out_of_memory()
+    assert run.lowered(settled).loss_chunk_rows == 2048
+
+
 def test_such_a_restart_uses_none_of_the_allowed_failures(run: Session) -> None:
     assert run.failures_left(1) == 1
     run.attempt()
