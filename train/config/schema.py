@@ -82,7 +82,10 @@ class TrainConfig(StrictModel):
     ] = "auto"
     compile: Annotated[
         Literal["auto"] | bool,
-        Field(description="compile the decoder layer, once for passes of any length; `auto`: on CUDA"),
+        Field(
+            description="compile the decoder layer, once for passes of any length; `auto`: on CUDA, "
+            "if each rank has the base whole and in 16 or 32 bits"
+        ),
     ] = "auto"
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()

@@ -56,7 +56,7 @@ def test_a_base_too_large_is_divided() -> None:
 
 
 def test_the_largest_base_fits_two_small_cards_in_four_bits() -> None:
-    work, fleet, memory = Workload(quantization="int4"), Fleet(2), GPUS["rtx4090"].memory_bytes
+    work, fleet, memory = Workload(length=4096, quantization="int4"), Fleet(2), GPUS["rtx4090"].memory_bytes
     choice = choose_strategy(SIZES["27b"], work, fleet, memory)
     assert (choice.fits, choice.sharing.name) == (True, "fsdp2")
     assert {sharing.name for sharing in all_sharings(work, fleet, "off")} == {"ddp", "fsdp2"}
