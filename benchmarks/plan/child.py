@@ -57,6 +57,7 @@ def config_of(case: Case) -> TrainConfig:
     """The configuration of a run that would share the work as the case does."""
     fields = strategy_fields(case.strategy)
     fields |= {"fsdp2": {"reshard_after_forward": case.reshard}} if case.strategy == "fsdp2" else {}
+    fields |= {"quantization": case.quantization}
     given = {"model": "random", "data": {"train": "none"}, "activation_checkpointing": case.checkpointing}
     return TrainConfig.model_validate({**given, **fields})
 
