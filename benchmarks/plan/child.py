@@ -39,6 +39,8 @@ def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, int]], None]) 
     with process_group(task["work"]) if case.ranks > 1 else nullcontext():
         for module in IMPORTED if case.ranks > 1 else IMPORTED[:2]:
             importlib.import_module(module)
+        if case.quantization != "none":
+            importlib.import_module("bitsandbytes")
         forget_resident_peak()  # that of importing
         baseline = resident_bytes()
         config = config_of(case)
