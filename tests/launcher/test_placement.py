@@ -79,6 +79,15 @@ def test_of_several_kinds_of_gpus_one_is_chosen_and_told() -> None:
     assert mixture_note(place(ClusterConfig(), GPU_NODES), GPU_NODES) is None
 
 
+def test_all_kinds_of_gpus_serve_together_if_asked_to() -> None:
+    nodes = [replace(node(16, 8), kind="L4"), replace(node(16, 2), kind="H100"), node(4)]
+    every = place(ClusterConfig(gpu_kind="any"), nodes)
+    assert (every.ranks, every.kind, every.mixed) == (10, "", True)
+    assert every.resources_per_rank() == {"CPU": 1.0, "GPU": 1.0}
+    assert "the run uses all kinds, and each rank gets a share by its speed" in (mixture_note(every, nodes) or "")
+    assert not place(ClusterConfig(gpu_kind="any", gpus_per_worker=0), nodes).mixed
+
+
 def test_ray_names_of_gpus_are_found_on_data_sheets() -> None:
     assert [sheet_tflops(kind) for kind in ("H100", "A100", "A100-80G", "A10G", "T4")] == [989.4, 312, 312, 125, 8.1]
     assert sheet_tflops("TPU-V4") is None

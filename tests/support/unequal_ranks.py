@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import torch
 import torch.distributed as dist
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.interfaces import Shares, StepRows
+from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora
@@ -67,11 +69,13 @@ def unequal_case(
     changes: dict[str, Any],
     speeds: list[float] | None = None,
     sizes: tuple[int, int, int] = (64, 5, 30),
+    sleeps: list[float] | None = None,
 ) -> UnequalRun:
     """Train, resuming from the newest checkpoint below `folder`. Collective.
 
     speeds: what the ranks measure of themselves; None: their real speeds
     sizes: number of documents, and the tokens of the shortest and the longest
+    sleeps: seconds by which the ranks' devices take longer for each scored token
     """
     config, rank, ranks = strategy_config(**changes), dist.get_rank(), dist.get_world_size()
     work = Path(folder) / f"work-{rank}"
@@ -83,8 +87,8 @@ def unequal_case(
     limits = {"global_batch": config.batch.global_, "max_length": config.data.max_length}
     source = WatchedSource(block, {}, seed=config.seed, world_size=ranks, **limits)
     reporter = FolderReporter(Path(folder))
-    trainer = Trainer(config, model, strategy, source, reporter, rank, work)
-    with told_speed(None if speeds is None else speeds[rank]):
+    with slower_loss(0.0 if sleeps is None else sleeps[rank]), told_speed(None if speeds is None else speeds[rank]):
+        trainer = Trainer(config, model, strategy, source, reporter, rank, work)
         trainer.run()
     history = trainer.progress.log_history
     return UnequalRun(
@@ -105,6 +109,19 @@ def told_speed(speed: float | None) -> Iterator[None]:
         return
     at_rank = [speed if rank == dist.get_rank() else 0.0 for rank in range(dist.get_world_size())]
     with mock.patch.object(SpeedShares, "places", return_value=at_rank):
+        yield
+
+
+@contextmanager
+def slower_loss(seconds: float) -> Iterator[None]:
+    """As if the device took `seconds` longer for each scored token. A sleep takes as long on a busy machine."""
+    compute = SupervisedCrossEntropy.losses_and_gradient
+
+    def slowed(self: Any, hidden: torch.Tensor, targets: torch.Tensor, wants_gradient: bool) -> Any:
+        time.sleep(seconds * len(targets))
+        return compute(self, hidden, targets, wants_gradient)
+
+    with mock.patch.object(SupervisedCrossEntropy, "losses_and_gradient", slowed):
         yield
 
 

@@ -63,26 +63,36 @@ def test_shares_by_speed_change_no_loss_and_a_resumed_run_repeats_them(
         assert after.tokens == {index: before.tokens[index] for index in range(6, STEPS)}
 
 
+def compared(pool: RankPool, model: str, folder: Path, strategy: str, *slowness: Any) -> float:
+    """The time of a step with shares by speed, as a part of that with equal shares; the losses must be equal."""
+    batch = {"global": 96, "micro": 1}
+    data = {"train": "x.jsonl", "max_length": 512}
+    asked: dict[str, Any] = {"strategy": strategy, "batch": batch, "data": data, "max_steps": 12, "epochs": 3.0}
+    speed = {**asked, "batch": {**batch, "shares": "speed"}}
+    equal, _ = run(pool, model, str(folder / "equal"), asked, None, *slowness)
+    faster, _ = run(pool, model, str(folder / "speed"), speed, None, *slowness)
+    assert faster.losses == pytest.approx(equal.losses, abs=1e-4)
+    took, takes = (statistics.median(one.seconds[6:]) for one in (equal, faster))
+    print(f"{strategy}: {takes:.3f} s a step by speed, {took:.3f} s in equal shares: {takes / took:.0%}", faster.events)
+    return takes / took
+
+
 @pytest.mark.timing
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_with_one_rank_at_half_speed_a_step_takes_at_most_three_quarters_of_the_time(
+def test_with_a_device_of_half_speed_a_step_takes_at_most_three_quarters_of_the_time(
+    pool: RankPool, model: str, tmp_path: Path, strategy: str
+) -> None:
+    """Slow by sleeping, which a busy machine does not change."""
+    assert compared(pool, model, tmp_path, strategy, (400, 20, 60), [0.0006, 0.0012]) <= 0.75
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_with_a_rank_held_to_half_a_core_a_step_takes_at_most_three_quarters_of_the_time(
     pool: RankPool, tmp_path: Path, strategy: str
 ) -> None:
+    """Needs a core for each rank: on a busy machine a process that is stopped half of the time catches up."""
     model = str(save_tiny_gemma3(tmp_path / "model", vocab_size=16384))
-    asked = {
-        "strategy": strategy,
-        "batch": {"global": 192, "micro": 2},
-        "data": {"train": "x.jsonl", "max_length": 512},
-        "max_steps": 14,
-        "epochs": 8.0,
-    }
-    speed = {**asked, "batch": {**asked["batch"], "shares": "speed"}}  # type: ignore[dict-item]
-    sizes = (768, 20, 60)
     _, pid = pool.run(own_pid)
     with half_speed(pid):
-        equal, _ = run(pool, model, str(tmp_path / "equal"), asked, None, sizes)
-        faster, _ = run(pool, model, str(tmp_path / "speed"), speed, None, sizes)
-    took, takes = (statistics.median(one.seconds[6:]) for one in (equal, faster))
-    print(f"{strategy}: {takes:.3f} s a step by speed, {took:.3f} s in equal shares: {takes / took:.0%}")
-    assert faster.losses == pytest.approx(equal.losses, abs=1e-4)
-    assert takes <= 0.75 * took
+        assert compared(pool, model, tmp_path, strategy, (400, 20, 60)) <= 0.75

@@ -13,6 +13,8 @@ from .shapes import ModelShape
 
 MARGIN = 0.10  # the share of the device's memory that a plan leaves free
 GIB = 2**30
+# On a GPU, reading the head for so few rows of the loss costs more than selective recomputation: the last resort.
+FEW_CHUNK_ROWS = 128
 Allowed = Callable[[Workload, Fleet], Sequence[Sharing]]  # the sharings that a run may use, the best first
 
 
@@ -89,14 +91,15 @@ def fitting_choices(
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> list[Choice]:
-    """All of the sharings that fit, in the given order."""
+    """All of the sharings that fit, in the given order, but those last whose loss must go in very small chunks."""
     tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
     most = LOSS_CHUNK_ROWS[device][0]
-    return [
+    found = [
         Choice(one.sharing, one.memory, True, _reason(one, tried, memory_bytes, most), one.chunk_rows)
         for one in tried
         if fits(one.memory, memory_bytes)
     ]
+    return sorted(found, key=lambda choice: device == "cuda" and choice.chunk_rows <= FEW_CHUNK_ROWS)
 
 
 def with_chunk(
@@ -104,7 +107,7 @@ def with_chunk(
 ) -> Workload:
     """The work with the largest chunk of the loss that fits, or the smallest there is; unchanged if it names one.
 
-    A smaller chunk costs less than recomputation: it only reads the head's weight more often.
+    A chunk only decides how often the head's weight is read, and large ones cost less than recomputation.
     """
     if work.chunk_rows is not None:
         return work

@@ -8,10 +8,12 @@ from typing import Any, get_args
 
 import pytest
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.plan.sweep_table import sweep_table
 from gemfleet.train.config.schema import ActivationCheckpointing
 from gemfleet.train.config.schema import Quantization as ConfigQuantization
-from gemfleet.train.planning import GPUS, SIZES
+from gemfleet.train.planning import GPUS, SIZES, Workload
 from gemfleet.train.planning.options import Checkpointing, Quantization
+from support.places import REPOSITORY
 from typer.testing import CliRunner
 
 
@@ -104,6 +106,12 @@ def test_wrong_input_is_one_sentence_and_code_2(
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+def test_the_table_of_the_documentation_is_what_the_command_prints() -> None:
+    """Print it again with `gemfleet plan --sweep` after a change of the plan."""
+    written = (REPOSITORY / "docs" / "plan-table.md").read_text()
+    assert written.endswith(sweep_table(Workload()))
 
 
 def test_the_words_are_those_of_the_configuration() -> None:

@@ -11,11 +11,14 @@ from gemfleet.launcher.config.load import dump_config, load_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.dry_run import describe_plan
-from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, least_devices, node_memory
+from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, devices_by_kind, least_devices, node_memory
 from gemfleet.launcher.plan.this_machine import describe_here, settled_here
-from gemfleet.launcher.run.strategy import blind_sentence
+from gemfleet.launcher.run.batch_search.search import by_kind
+from gemfleet.launcher.run.strategy import blind_sentence, for_all_kinds
+from gemfleet.train.batch_finder.decision import rows_by_kind
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.planning.auto_strategy import needs_devices, settled_blindly
+from gemfleet.train.planning import SIZES
+from gemfleet.train.planning.auto_strategy import needs_devices, settle_strategy, settled_blindly
 from support.tiny_model import save_tiny_gemma3
 
 GIB = 2**30
@@ -70,6 +73,33 @@ def test_the_slowest_gpu_counts_for_speed_and_for_what_it_can_compute_in() -> No
         "Tesla T4",
     ]
     assert [least_devices(train_config(), GPU, found).dtype for found in (nodes[:1], nodes)] == ["bf16", "fp32"]
+
+
+def test_of_several_kinds_each_has_the_rows_of_its_memory_and_all_compute_alike() -> None:
+    names = ("NVIDIA L4", "NVIDIA H100 80GB HBM3", "Tesla T4")
+    nodes = [
+        replace(node("10.0.0.1", 2, 64, (22, 74)), gpu_names=names[:2]),
+        replace(node("10.0.0.2", 2, 64, (22, 14)), gpu_names=(names[0], names[2])),
+    ]
+    train, mixed = train_config(lora={"r": 4}), replace(GPU, mixed=True)
+    kinds = devices_by_kind(train, mixed, nodes)
+    assert [(kind.gpu, kind.memory_bytes // GIB, kind.dtype) for kind in kinds] == [
+        (names[1], 74, "fp32"),
+        (names[0], 22, "fp32"),
+        (names[2], 14, "fp32"),
+    ]
+    least = least_devices(train, mixed, nodes)
+    plan = for_all_kinds(settle_strategy(train, SIZES["1b"], least), kinds)
+    assert plan.config.precision == "fp32"
+    told: list[tuple[str, str]] = []
+    rows = rows_by_kind(plan, 64)
+    assert rows[names[1]] > rows[names[0]] >= rows[names[2]]
+    ready = by_kind(plan.config, rows, None, lambda kind, sentence, facts: told.append((kind, sentence)))
+    assert ready.batch.micro == min(rows.values())
+    assert {name: ready.batch.for_gpu(name).rows_per_pass for name in rows} == rows
+    assert ready.batch.for_gpu("another").rows_per_pass == ready.batch.micro
+    assert f"{rows[names[1]]} on {names[1]}" in told[0][1]
+    assert set(by_kind(plan.config, rows, 1, lambda *event: None).batch.micro_by_gpu.values()) == {1}
 
 
 def test_what_a_node_answers_is_read() -> None:

@@ -123,8 +123,8 @@ def test_every_remedy_that_is_named_helps(shape: ModelShape, ranks: int, gigabyt
     if choice.fits:
         return
     changes = [remedy for group in [*remedies(work, fleet), *joint_remedies(work, fleet)] for remedy in group]
-    said = choice.reason.partition("; ")[2].split("; or ")
-    named = [remedy for remedy in changes if any(words.startswith(f"{remedy.words} (") for words in said)]
+    told = choice.reason.partition("; ")[2].split("; or ")
+    named = [remedy for remedy in changes if any(words.startswith(f"{remedy.words} (") for words in told)]
     assert named or choice.reason.endswith("use a device with more memory, or a smaller model")
     assert all(choose_strategy(shape, remedy.work, remedy.fleet, memory).fits for remedy in named)
 

@@ -83,6 +83,17 @@ def test_the_micro_batch_is_halved_and_the_recipe_stays(run: Session) -> None:
     assert len(run.notes) == 2
 
 
+def test_the_rows_of_every_kind_of_gpus_are_halved(run: Session) -> None:
+    run.out_of_memory()
+    settled = train(1)
+    settled = settled.model_copy(
+        update={"batch": settled.batch.model_copy(update={"micro_by_gpu": {"L4": 1, "H100": 8}})}
+    )
+    lowered = run.lowered(settled)
+    assert (lowered.batch.micro, lowered.batch.micro_by_gpu) == (1, {"L4": 1, "H100": 4})
+    assert "from 8 to 4 rows" in run.notes[-1]
+
+
 def test_the_passes_of_an_evaluation_are_halved_too(run: Session) -> None:
     run.out_of_memory()
     lowered = run.lowered(train(1).with_micro(1, evaluation_rows=16))
