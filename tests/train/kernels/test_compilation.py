@@ -93,10 +93,12 @@ def test_layers_of_divided_and_quantised_bases_compile(
     print(f"\n{changes}: {compiled.graphs_after_warm_up} graphs after the warm-up, {compiled.graphs} at the end")
     assert 0 < compiled.graphs == compiled.graphs_after_warm_up
     assert plain.graphs == 0
-    tolerance = 1e-5 if precision == "fp32" else 1e-3
-    assert compiled.losses == pytest.approx(plain.losses, rel=tolerance)
-    if precision == "fp32":  # in bf16, gradients of the tiny model are mostly rounding
+    if precision == "fp32":
+        assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
         assert compiled.norms == pytest.approx(plain.norms, rel=1e-4)
+    else:  # a pass may score two tokens, whose losses are mostly rounding, as the tiny model's gradients are
+        assert sum(compiled.losses) == pytest.approx(sum(plain.losses), rel=1e-3)
+        assert compiled.losses == pytest.approx(plain.losses, rel=3e-3)
 
 
 @pytest.mark.slow
@@ -105,7 +107,12 @@ def test_compiled_layers_keep_no_dense_weight_of_a_quantised_base(tmp_path: Path
     base = load_base_model(save_tiny_gemma3(tmp_path, layers=2), torch.float32, CPU, "int4")
     model, kept = attach_lora(base, LORA, 0, "tiny"), set[tuple[int, ...]]()
     prepare_layers(model, Choices("sdpa", "torch", compile=True, activation_checkpointing="off"))
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.add(tuple(t.shape)) or t, lambda t: t):
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
         model.loss_sum(rows_of((9,))).backward()
     assert kept & {(2048, 1), (4096, 1)}, "codes"
     assert not kept & {(64, 64), (64, 128), (128, 64)}
