@@ -49,7 +49,7 @@ class Fsdp2Strategy:
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         """Placeholders, whose shards `setup` reads from the files."""
-        _refuse_old_torch(self._quantization)
+        refuse_old_torch(self._quantization)
         self._files = WeightFiles(folder)
         self._device = device
         self._eight_bits = projections_in_8_bits(folder, self._quantization)
@@ -203,7 +203,7 @@ class _GatheredHead(SupervisedCrossEntropy):
         return super().__call__(hidden, targets)
 
 
-def _refuse_old_torch(quantization: Quantization) -> None:
+def refuse_old_torch(quantization: Quantization) -> None:
     """Raises UserError for a quantised base if `fully_shard` cannot divide a parameter of bytes."""
     major, minor = (int(part) for part in torch.__version__.split(".")[:2])
     if quantization != "none" and (major, minor) < DIVIDES_BYTES:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train.config.sections.recipe import OptimConfig
+from gemfleet.train.errors import UserError
 from gemfleet.train.planning.memory import CPU_PROCESS
 from gemfleet.train.strategies.ddp import DdpStrategy
+from gemfleet.train.strategies.fsdp2 import refuse_old_torch
 from support.quantised_base import gathered_base, stored_base
 from support.rank_pool import RankPool
 from support.reference_step import trainable
@@ -162,6 +164,13 @@ def test_a_quantised_run_resumes_under_the_other_strategy(
 ) -> None:
     resumed = laboratory.resumed(f"{writer} {bits}", 2, f"{reader} {bits}", ranks)
     assert same_run(resumed, laboratory.whole(f"ddp {bits}", 1))
+
+
+def test_an_older_torch_cannot_divide_a_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cpu")
+    with pytest.raises(UserError, match=r"int8 with train\.strategy fsdp2, which needs torch 2\.13 .*has 2\.12\.1"):
+        refuse_old_torch("int8")
+    refuse_old_torch("none")
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
