@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gemfleet.train.planning import SIZES, MemoryParts, ModelShape, Sharing, Workload, memory_per_rank
-from gemfleet.train.planning.options import Checkpointing, Dtype, SharingName
+from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization, SharingName
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Case:
     strategy: SharingName = "ddp"
     ranks: int = 1
     reshard: bool = True
+    quantization: Quantization = "none"
 
     @property
     def needs_files(self) -> bool:
@@ -46,6 +47,7 @@ class Case:
         parts = [self.size, *([] if self.layers is None else [f"{self.layers}layers"]), self.dtype]
         parts += [f"{self.length}x{self.micro}", *([] if self.checkpointing == "off" else [self.checkpointing])]
         kept = [] if self.reshard else ["kept"]
+        kept += [] if self.quantization == "none" else [self.quantization]
         return "-".join([*parts, *([] if self.ranks == 1 else [self.strategy, *kept, f"{self.ranks}ranks"])])
 
     def shape(self) -> ModelShape:
@@ -55,7 +57,7 @@ class Case:
 
     def predicted(self) -> MemoryParts:
         """What the plan says of one rank on a CPU."""
-        work = Workload(length=self.length, micro=self.micro, dtype=self.dtype)
+        work = Workload(length=self.length, micro=self.micro, dtype=self.dtype, quantization=self.quantization)
         return memory_per_rank(self.shape(), work, self.sharing, self.ranks, device="cpu")
 
 
@@ -75,6 +77,8 @@ CASES = {
         Case("270m", "bf16", 512, 2, ranks=2),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, reshard=False),
+        Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, quantization="int4"),
+        Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, quantization="int8"),
         Case("270m", "bf16", 512, 2, strategy="fsdp2", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero1", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero2", ranks=2),

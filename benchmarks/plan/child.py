@@ -39,6 +39,8 @@ def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, int]], None]) 
     with process_group(task["work"]) if case.ranks > 1 else nullcontext():
         for module in IMPORTED if case.ranks > 1 else IMPORTED[:2]:
             importlib.import_module(module)
+        if case.quantization != "none":
+            importlib.import_module("bitsandbytes")
         forget_resident_peak()  # that of importing
         baseline = resident_bytes()
         config = config_of(case)
@@ -57,6 +59,7 @@ def config_of(case: Case) -> TrainConfig:
     """The configuration of a run that would share the work as the case does."""
     fields = strategy_fields(case.strategy)
     fields |= {"fsdp2": {"reshard_after_forward": case.reshard}} if case.strategy == "fsdp2" else {}
+    fields |= {"quantization": case.quantization}
     given = {"model": "random", "data": {"train": "none"}, "activation_checkpointing": case.checkpointing}
     return TrainConfig.model_validate({**given, **fields})
 

@@ -73,7 +73,7 @@ def plan(
 
       gemfleet plan --model 27b --gpus 8 --gpu h200 --length 4096 --micro 2
 
-      gemfleet plan --model 12b --gpu rtx4090 --quantization int4
+      gemfleet plan --model 27b --gpus 2 --gpu rtx4090 --quantization int4
 
       gemfleet plan --model 4b --gpus 64 --gpu h100 --network-gbit 400 --json | jq .chosen
 

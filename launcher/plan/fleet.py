@@ -129,7 +129,7 @@ def _notes(work: Workload, device: Device, fleet: Fleet) -> Sequence[str]:
         f"{device.name}: {device.memory_bytes / GIB:.1f} GiB, {device.tflops:g} TFLOP/s ({device.source}).",
     ]
     if work.quantization != "none":
-        notes.append("A quantised base is only held whole on every GPU, so ddp is the only strategy.")
+        notes.append("DeepSpeed takes no quantised base, so ddp and fsdp2 are the strategies for it.")
     if fleet.ranks > fleet.ranks_per_node:
         nodes = -(-fleet.ranks // fleet.ranks_per_node)
         notes.append(f"{nodes} nodes, joined by {fleet.network_gbit_s:g} Gbit/s each.")

@@ -43,6 +43,7 @@ DIVIDED = [
     named((name, precision, recompute), {**case, "precision": precision, "activation_checkpointing": recompute})
     for (name, case), precision, recompute in product(STRATEGIES.items(), PRECISIONS, RECOMPUTATION)
 ]
+DIVIDED += [named(("fsdp2", bits), {"strategy": "fsdp2", "quantization": bits}) for bits in ("int4", "int8")]
 QUANTISED = [
     named(
         (bits, precision, recompute),

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.interfaces import WriteCheckpoint
-from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
+from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.local.devices import rank_devices
 from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model.gemma import attach_lora
+from gemfleet.train.model.gemma import attach_lora, prepare_layers
 from gemfleet.train.planning.auto_strategy import RankDevices
 from gemfleet.train.strategies import build_strategy
 from numpy.typing import NDArray
@@ -110,7 +110,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     base = strategy.load_base(Path(model_folder), dtype, torch.device(device))
     start = None if config.adapter is None else Path(config.adapter)
     model = attach_lora(base, config.lora, config.seed, "tiny", start)
-    checkpoint_layers(model.layers, config.recomputation)
+    prepare_layers(model, choose(config, model.device, dtype))
     reporter = FolderReporter(Path(folder))
     trainer = Trainer(config, model, strategy, source, reporter, rank, work)
     trainer.run()

@@ -82,7 +82,10 @@ class TrainConfig(StrictModel):
     ] = "auto"
     compile: Annotated[
         Literal["auto"] | bool,
-        Field(description="compile the decoder layer, once for passes of any length; `auto`: on CUDA"),
+        Field(
+            description="compile the decoder layer, once for passes of any length; `auto`: on CUDA, "
+            "if each rank has the base whole and in 16 or 32 bits"
+        ),
     ] = "auto"
     evaluation: EvalConfig = EvalConfig()
     logging: LoggingConfig = LoggingConfig()
@@ -116,11 +119,11 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _quantised_bases_are_replicated(self) -> TrainConfig:
-        if self.quantization != "none" and self.strategy not in ("auto", "ddp"):
+    def _deepspeed_has_no_quantised_base(self) -> TrainConfig:
+        if self.quantization != "none" and self.strategy == "deepspeed":
             raise ValueError(
-                f"train.quantization is {self.quantization}, but train.strategy {self.strategy} divides a base that is "
-                "not quantised; use strategy ddp, which keeps the quantised base on every rank, or quantization none"
+                f"train.quantization is {self.quantization}, but train.strategy deepspeed takes a base that is not "
+                "quantised; use strategy fsdp2, which divides the quantised base, or ddp, which keeps it on every rank"
             )
         return self
 
@@ -131,12 +134,11 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _compiled_layers_are_dense_and_whole(self) -> TrainConfig:
-        if self.compile is True and (hindrance := self.hinders_compiling()):
-            field, value, plain = hindrance
+    def _deepspeed_is_not_compiled(self) -> TrainConfig:
+        if self.compile is True and self.strategy == "deepspeed":
             raise ValueError(
-                f"train.compile is true with train.{field} `{value}`, which is not shown to work together; "
-                f"set train.compile: auto, or train.{field}: {plain}"
+                "train.compile is true with train.strategy deepspeed, which is not shown to work together; "
+                "set train.compile: auto, or train.strategy: ddp or fsdp2"
             )
         return self
 
@@ -155,17 +157,12 @@ class TrainConfig(StrictModel):
             theirs=theirs,
         )
 
-    def compiles_on_cuda(self) -> bool:
-        """Whether a GPU that has the whole base and a compiler compiles the layers."""
-        return self.compile is True or (self.compile == "auto" and self.quantization == "none")
+    def compiles_on_cuda(self, strategy: str) -> bool:
+        """Whether a GPU that has a compiler compiles the layers under this strategy.
 
-    def hinders_compiling(self) -> tuple[str, str, str] | None:
-        """A field whose value is not shown to work with compiled layers, its value, and the one that works; else None.
-
-        A strategy of `auto` hinders nothing: if layers are compiled, the plan chooses a strategy that allows it.
+        `auto` compiles what was measured on a GPU: a base that is whole on each rank and not quantised.
         """
-        fields = (("quantization", self.quantization, "none"), ("strategy", self.strategy, "ddp"))
-        return next((entry for entry in fields if entry[1] not in (entry[2], "auto")), None)
+        return self.compile is True or (self.compile == "auto" and (self.quantization, strategy) == ("none", "ddp"))
 
     @property
     def recomputation(self) -> ActivationCheckpointing:

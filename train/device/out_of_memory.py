@@ -36,8 +36,8 @@ def remedy(micro: int, field: str = TRAINING) -> str:
     return (
         "one row is the least there is: lower train.data.max_length or train.loss_chunk_rows; set "
         "train.activation_checkpointing: full; divide the base among ranks (train.strategy: fsdp2, with "
-        "train.fsdp2.cpu_offload: true if need be) or quantise it (train.quantization: int4, under strategy ddp); or "
-        "train on devices with more memory"
+        "train.fsdp2.cpu_offload: true if need be) or quantise it (train.quantization: int4), or both; or train on "
+        "devices with more memory"
     )
 
 

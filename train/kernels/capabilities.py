@@ -129,7 +129,8 @@ def _compile(config: TrainConfig, able: Abilities) -> bool:
     """Whether layers are compiled. `auto`: on CUDA with compilers, unless the base is quantised or divided."""
     if config.compile != "auto":
         return config.compile
-    return able.capability is not None and config.hinders_compiling() is None and able.compiler and able.triton
+    strategy = "ddp" if config.strategy == "auto" else config.strategy
+    return able.capability is not None and config.compiles_on_cuda(strategy) and able.compiler and able.triton
 
 
 def _is_installed(module: str) -> bool:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .quantization import Dequantise, dequantiser, is_quantised
+from .quantization import add_frozen_product_back, dequantiser, frozen_product, frozen_product_back, is_quantised
 
 
 class Adapters(NamedTuple):
@@ -117,7 +117,7 @@ class _Projections(torch.autograd.Function):
         inner = adapter_rows @ down.T
         outputs = []
         for part, up, weight, bias, dense in zip(_parts(inner, ups), ups, weights, biases, dequantise, strict=True):
-            output = nn.functional.linear(rows, _dense(weight, dense, x.dtype), bias)
+            output = frozen_product(rows, weight, dense, bias)
             output.addmm_(part, up.T)
             outputs.append(output.view(*x.shape[:-1], up.shape[0]))
         ctx.save_for_backward(adapter_rows, inner, down, *ups, *weights)
@@ -135,10 +135,9 @@ class _Projections(torch.autograd.Function):
         grad_ups = [gradient.T @ part for gradient, part in zip(gradients, _parts(inner, ups), strict=True)]
         grad_x, grad_adapter_input = None, None
         if ctx.needs_input_grad[0]:
-            dense = [_dense(w, d, gradients[0].dtype) for w, d in zip(weights, ctx.dequantise, strict=True)]
-            grad_x = gradients[0] @ dense[0]
-            for gradient, weight in zip(gradients[1:], dense[1:], strict=True):
-                grad_x.addmm_(gradient, weight)
+            grad_x = frozen_product_back(gradients[0], weights[0], ctx.dequantise[0])
+            for gradient, weight, dense in zip(gradients[1:], weights[1:], ctx.dequantise[1:], strict=True):
+                grad_x = add_frozen_product_back(grad_x, gradient, weight, dense)
             if ctx.same_input:
                 grad_x.addmm_(gradient_inner, down)
             grad_x = grad_x.view(ctx.shape)
@@ -155,7 +154,3 @@ def _quarters(values: Sequence[Any]) -> list[Sequence[Any]]:
 def _parts(inner: Tensor, ups: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The input of each projection's B: its columns of [T, projections * r]."""
     return (inner,) if len(ups) == 1 else inner.split(ups[0].shape[1], 1)
-
-
-def _dense(weight: Tensor, dequantise: Dequantise | None, dtype: torch.dtype) -> Tensor:
-    return weight if dequantise is None else dequantise(weight, dtype)

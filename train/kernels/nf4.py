@@ -8,6 +8,7 @@ costs nothing after loading, and lowers a loss of 2.67 to 2.59.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 BLOCK_WEIGHTS = 32
+NESTED_BLOCKS = 256  # scales that share an fp32 scale of their own: bitsandbytes' double quantisation
 METHOD = "gemfleet_nf4"
 SCALES = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)  # shares of a block's largest magnitude, which are tried as its scale
 WEIGHTS_AT_ONCE = 1 << 22  # limits the memory that the search takes
@@ -42,6 +44,51 @@ def register_nf4() -> str:
 
     register_quantizer(METHOD)(Nf4Quantizer)
     return METHOD
+
+
+@torch.no_grad()
+def codes_and_largest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The codes of some whole rows, [n / 2, 1], and the scale of each block, fp32 [n / BLOCK_WEIGHTS]."""
+    from bitsandbytes.functional import quantize_4bit
+
+    codes, state = quantize_4bit(clip_blocks(rows), blocksize=BLOCK_WEIGHTS, quant_type="nf4")
+    return codes, state.absmax
+
+
+@torch.no_grad()
+def compressed(largest: Tensor) -> dict[str, Tensor]:
+    """The scales of a whole weight in 8 bits, as bitsandbytes does it: their mean is taken off them first.
+
+    largest: fp32 [blocks]. Returns `absmax`, uint8 [blocks]; `nested`, fp32; `offset`, an fp32 scalar
+    """
+    from bitsandbytes.functional import quantize_blockwise
+
+    offset = largest.mean()
+    absmax, state = quantize_blockwise(largest - offset, blocksize=NESTED_BLOCKS)
+    return {"absmax": absmax, "nested": state.absmax, "offset": offset}
+
+
+def dense_from_4_bits(codes: Tensor, scales: Sequence[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """The weight of this shape. scales: `absmax`, `nested` and `offset`, as `compressed` returns them"""
+    from bitsandbytes.functional import QuantState, dequantize_4bit, dequantize_blockwise
+
+    absmax, nested, offset = scales
+    code = _codes_of_scales(codes.device)
+    largest = dequantize_blockwise(absmax, absmax=nested, code=code, blocksize=NESTED_BLOCKS)
+    largest += offset
+    dense: Tensor = dequantize_4bit(
+        codes, QuantState(largest, torch.Size(shape), blocksize=BLOCK_WEIGHTS, quant_type="nf4", dtype=dtype)
+    )
+    return dense
+
+
+@cache
+def _codes_of_scales(device: torch.device) -> Tensor:
+    """The values of the 8-bit type that scales are rounded to."""
+    from bitsandbytes.functional import create_dynamic_map
+
+    values: Tensor = create_dynamic_map()
+    return values.to(device)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ and backward use the same dense weight, which is made for the product and droppe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -19,10 +19,9 @@ from torch import Tensor, nn
 
 from ..config.schema import Quantization
 from .nf4 import register_nf4
+from .quantised_product import dense_weight, quantised_product
 
 UNTOUCHED = ["lm_head"]  # tied to the embedding
-
-Dequantise = Callable[[Tensor, torch.dtype], Tensor]
 
 
 def loading_options(
@@ -59,9 +58,7 @@ def store_in_8_bits(model: nn.Module, projections: Collection[str]) -> None:
 def _in_8_bits(layer: nn.Linear) -> nn.Module:
     from bitsandbytes.nn import Int8Params, Linear8bitLt
 
-    largest = layer.weight.detach().float().abs().amax(1)
-    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
-    codes = (layer.weight.detach() * steps.unsqueeze(1)).round_().to(torch.int8)
+    codes, largest = in_8_bits(layer.weight.detach())
     narrow: nn.Module = Linear8bitLt(
         layer.in_features, layer.out_features, bias=False, has_fp16_weights=False, device="meta"
     )
@@ -70,17 +67,37 @@ def _in_8_bits(layer: nn.Linear) -> nn.Module:
     return narrow
 
 
+def in_8_bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The int8 codes of some rows of a weight, and the fp32 magnitude that 127 stands for in each of them."""
+    largest = rows.float().abs().amax(1)
+    steps = 127 / largest.clamp_min(torch.finfo(torch.float32).tiny)
+    return (rows * steps.unsqueeze(1)).round_().to(torch.int8), largest
+
+
+def in_8_bits_by_library(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """As `in_8_bits`, but rounded through fp16, as bitsandbytes does when it loads a whole model in 8 bits."""
+    from bitsandbytes.functional import int8_vectorwise_quant
+
+    codes, largest, _ = int8_vectorwise_quant(rows.to(torch.float16))
+    return codes, largest
+
+
 def dequantiser(layer: nn.Module) -> Dequantise | None:
-    """The function that makes a layer's stored weight dense, [out, in]; None if it is dense already."""
+    """What makes a layer's stored weight dense; None if it is dense already."""
     if type(layer) is nn.Linear:
         return None
+    if isinstance(layer, PackedLinear):
+        return layer.dequantise
     weight: Any = layer.weight
-    return _FromInt4(weight.quant_state) if hasattr(weight, "quant_state") else _FromInt8(weight.SCB)
+    if not hasattr(weight, "quant_state"):
+        return Dequantise([weight.SCB], tuple(weight.shape))
+    state = weight.quant_state
+    return Dequantise([state.absmax, state.state2.absmax, state.offset], tuple(state.shape))
 
 
 def is_quantised(module: nn.Module) -> bool:
-    """Whether this is one of bitsandbytes' linear layers. Does not import the library."""
-    return any(
+    """Whether this linear layer has a quantised weight. Does not import bitsandbytes."""
+    return isinstance(module, PackedLinear) or any(
         kind.__name__ in ("Linear4bit", "Linear8bitLt") and kind.__module__.startswith("bitsandbytes.")
         for kind in type(module).__mro__
     )
@@ -95,25 +112,36 @@ def multiply_exactly(model: nn.Module) -> int:
     return len(layers)
 
 
-class _FromInt4:
-    def __init__(self, state: Any) -> None:
-        self._state = state
+class Dequantise:
+    """Makes one stored weight dense. scales: as `quantised_product` takes them; shape: [out, in]"""
 
-    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        from bitsandbytes.functional import dequantize_4bit
+    def __init__(self, scales: list[Tensor], shape: tuple[int, int]) -> None:
+        self.scales, self.shape = scales, shape
 
-        dense: Tensor = dequantize_4bit(weight, self._state)
-        return dense.to(dtype)
+    def __call__(self, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        return dense_weight(codes, self.scales, self.shape, dtype)
 
 
-class _FromInt8:
-    def __init__(self, largest: Tensor) -> None:
-        """largest: fp32 [out], the magnitude that 127 stands for in each row."""
-        self._scale = (largest.float() / 127).unsqueeze(1)
+def frozen_product(x: Tensor, weight: Tensor, dequantise: Dequantise | None, bias: Tensor | None = None) -> Tensor:
+    """x W^T + bias, for a weight W [out, in] as it is stored. It is dense only for this product."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        product = quantised_product(x, weight, dequantise.scales, *dequantise.shape, back=False)
+        return product if bias is None else product + bias
+    return nn.functional.linear(x, weight if dequantise is None else dequantise(weight, x.dtype), bias)
 
-    def __call__(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
-        dense = torch.empty(weight.shape, dtype=dtype, device=weight.device)
-        return torch.mul(weight, self._scale, out=dense)
+
+def frozen_product_back(gradient: Tensor, weight: Tensor, dequantise: Dequantise | None) -> Tensor:
+    """gradient W, as `frozen_product`."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        return quantised_product(gradient, weight, dequantise.scales, *dequantise.shape, back=True)
+    return gradient @ (weight if dequantise is None else dequantise(weight, gradient.dtype))
+
+
+def add_frozen_product_back(total: Tensor, gradient: Tensor, weight: Tensor, dequantise: Dequantise | None) -> Tensor:
+    """`total` + gradient W, in place."""
+    if dequantise is not None and torch.compiler.is_compiling():
+        return total.add_(frozen_product_back(gradient, weight, dequantise))
+    return total.addmm_(gradient, weight if dequantise is None else dequantise(weight, gradient.dtype))
 
 
 @cache
@@ -127,16 +155,21 @@ class _ExactForward:
         return output
 
 
+class PackedLinear(_ExactForward, nn.Linear):
+    """A linear layer that has no weight of its own: `packed_layers.py` gives it codes as its `weight`, and scales."""
+
+    dequantise: Dequantise
+
+
 class _ExactProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dequantise: Dequantise) -> Tensor:
         """x: [..., in]; weight: as stored, frozen; returns [..., out]."""
         ctx.save_for_backward(weight)
         ctx.dequantise = dequantise
-        return nn.functional.linear(x, dequantise(weight, x.dtype), bias)
+        return frozen_product(x, weight, dequantise, bias)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        gradient = upstream[0]
-        return gradient @ ctx.dequantise(weight, gradient.dtype), None, None, None
+        return frozen_product_back(upstream[0], weight, ctx.dequantise), None, None, None

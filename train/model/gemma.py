@@ -99,7 +99,7 @@ class TrainableModel:
 def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quantization: Quantization = "none") -> Any:
     """The plain transformers model of a checked folder, frozen. Of a multimodal model, it is the text part."""
     config = gemma_config(folder)
-    eight_bits = eight_bit_projections(shape_of_config(config.to_dict(), folder.name)) if quantization == "int4" else ()
+    eight_bits = projections_in_8_bits(folder, quantization) if quantization == "int4" else ()
     options = loading_options(quantization, eight_bits, dtype, device)
     model = base_model_class(config).from_pretrained(
         folder, config=config, dtype=dtype, use_safetensors=True, **options
@@ -110,6 +110,13 @@ def load_base_model(folder: Path, dtype: torch.dtype, device: torch.device, quan
         store_in_8_bits(model, eight_bits)
         log.info("%s: %d linear layers, dequantised for each product", quantization, multiply_exactly(model))
     return model.requires_grad_(False)
+
+
+def projections_in_8_bits(folder: Path, quantization: Quantization) -> tuple[str, ...]:
+    """The projections of a checked folder's model that this quantisation holds in 8 bits, not in 4."""
+    if quantization != "int4":
+        return LINEAR_MODULES if quantization == "int8" else ()
+    return eight_bit_projections(shape_of_config(gemma_config(folder).to_dict(), folder.name))
 
 
 def language_model_of(model: Any) -> Any:

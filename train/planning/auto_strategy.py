@@ -22,6 +22,7 @@ from .options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
 
 GIB = 2**30
 Changes = tuple[tuple[str, Any], ...]
+COMPILED: tuple[SharingName, ...] = ("ddp", "fsdp2")
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,7 @@ def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fle
     """The plan's candidates that this configuration allows."""
     chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     if config.strategy == "auto":
-        asked = config.model_copy(update={"quantization": work.quantization})  # a remedy may ask for another
-        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(asked, sharing)]
+        found = candidates(shape, work, fleet, chosen)
     else:
         found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,), work.quantization != "none")
     reshard = config.fsdp2.reshard_after_forward
@@ -182,7 +182,7 @@ def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing], quantised: boo
 
     None for a quantised base that it cannot divide: a remedy may ask for one.
     """
-    if quantised and config.strategy != "ddp":
+    if quantised and config.strategy == "deepspeed":
         return []
     if config.strategy == "fsdp2":
         return [Sharing("fsdp2", mode, kept) for mode in modes for kept in (False, True)]
@@ -190,12 +190,6 @@ def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing], quantised: boo
         names: tuple[SharingName, ...] = ("zero1", "zero2", "zero3")
         return [Sharing(names[config.deepspeed.stage - 1], mode) for mode in modes]
     return [Sharing("ddp", mode) for mode in modes]
-
-
-def _compiles_as_asked(config: TrainConfig, sharing: Sharing) -> bool:
-    """Whether this choice allows compiled layers, if the configuration asks for them."""
-    chosen = config.model_copy(update={"strategy": sharing.name})
-    return config.compile is not True or chosen.hinders_compiling() is None
 
 
 def changes_for(config: TrainConfig, choice: Choice) -> Changes:
@@ -228,7 +222,7 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
         dtype=dtype,
         quantization=config.quantization,
         chunk_rows=config.loss_chunk,
-        compiled=kind == "cuda" and config.compiles_on_cuda(),
+        compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
         fused=kind == "cuda" and liger_is_installed(),
     )
 

@@ -121,21 +121,20 @@ def candidates(
 ) -> list[Sharing]:
     """The sharings to try, in order of preference.
 
-    A quantised base is always whole on each rank, and so is the base of a single rank. fsdp2 gathers the head with the
-    embedding, so both must be one weight.
+    The base of a single rank is whole. fsdp2 gathers the head with the embedding, so both must be one weight.
     """
     modes: Sequence[Checkpointing] = CHECKPOINTING if checkpointing is None else (checkpointing,)
     found = [Sharing("ddp", mode) for mode in modes]
-    if fleet.ranks > 1 and work.quantization == "none" and shape.tied:
+    if fleet.ranks > 1 and shape.tied:
         found += [Sharing("fsdp2", mode, reshard) for mode in modes for reshard in (False, True)]
     return found
 
 
 def all_sharings(work: Workload, fleet: Fleet, checkpointing: Checkpointing) -> list[Sharing]:
     """Every strategy that this fleet and this base allow, for a table."""
-    names: tuple[SharingName, ...] = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
-    if fleet.ranks == 1 or work.quantization != "none":
-        names = ("ddp",)
+    names: tuple[SharingName, ...] = ("ddp",) if fleet.ranks == 1 else ("ddp", "fsdp2")
+    if fleet.ranks > 1 and work.quantization == "none":  # DeepSpeed takes no quantised base
+        names = (*names, "zero1", "zero2", "zero3")
     return [Sharing(name, checkpointing) for name in names]
 
 

@@ -11,6 +11,7 @@ from .counts import (
     body_linear,
     embedding,
     language_parameters,
+    layer_linear,
     layer_parameters,
     lora_layer,
     lora_parameters,
@@ -94,7 +95,14 @@ def weight_bytes(shape: ModelShape, work: Workload) -> int:
     return others * work.bytes_per_value + _linear_bytes(shape, work)
 
 
+def layer_bytes(shape: ModelShape, work: Workload) -> int:
+    """Bytes of one decoder layer's frozen weights, as they are stored."""
+    norms = layer_parameters(shape) - layer_linear(shape)
+    return _linear_bytes(shape, work) // shape.layers + norms * work.bytes_per_value
+
+
 def _linear_bytes(shape: ModelShape, work: Workload) -> int:
+    """Bytes of all layers' linear weights."""
     if work.quantization == "none":
         return body_linear(shape) * work.bytes_per_value
     layer = projections(shape)
@@ -145,7 +153,7 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
 
 
 def _is_compiled(work: Workload, sharing: Sharing) -> bool:
-    return work.compiled and sharing.name == "ddp"
+    return sharing.name in work.compiled
 
 
 def _layers_kept_whole(
@@ -177,7 +185,7 @@ def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: i
     if ranks == 1 or not sharing.divides_weights:
         return 0
     b = work.bytes_per_value
-    layer = (layer_parameters(shape) + lora_layer(shape, work.lora_rank, work.lora_targets)) * b
+    layer = layer_bytes(shape, work) + lora_layer(shape, work.lora_rank, work.lora_targets) * b
     root = (embedding(shape) + shape.hidden) * b
     copied = root + _share(root, ranks) if device == "cpu" else 0
     if sharing.name == "zero3":

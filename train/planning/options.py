@@ -25,7 +25,7 @@ class Workload:
     example_tokens: mean tokens of an example; None: one example fills a row, the worst case
     supervised:     share of tokens that the loss scores
     global_batch:   examples of one optimizer step, over all ranks
-    compiled:       whether layers are compiled if the base is whole on each rank; divided layers never are
+    compiled:       the strategies under which layers are compiled
     chunk_rows:     positions whose logits exist at once; None: the plan chooses
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
     """
@@ -40,7 +40,7 @@ class Workload:
     lora_dropout: float = 0.0
     dtype: Dtype = "bf16"
     quantization: Quantization = "none"
-    compiled: bool = False
+    compiled: tuple[SharingName, ...] = ()
     fused: bool = False
     chunk_rows: int | None = None
 

@@ -22,7 +22,7 @@ def _ddp(config: TrainConfig) -> Strategy:
 def _fsdp2(config: TrainConfig) -> Strategy:
     from .fsdp2 import Fsdp2Strategy
 
-    return Fsdp2Strategy(config.optim, config.fsdp2)
+    return Fsdp2Strategy(config.optim, config.fsdp2, config.quantization)
 
 
 def _deepspeed(config: TrainConfig) -> Strategy:

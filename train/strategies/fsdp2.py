@@ -18,15 +18,20 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from ..config.schema import Quantization
 from ..config.sections.recipe import OptimConfig
 from ..config.sections.sharing import Fsdp2Config
 from ..errors import UserError
 from ..kernels.loss import SupervisedCrossEntropy
-from ..model.gemma import TrainableModel
+from ..kernels.packed_layers import PARAMETER, PackedLayer, pack_layer
+from ..model.gemma import TrainableModel, projections_in_8_bits
 from ..model.lean import WeightFiles, placeholder_model, placeholders_to_meta
 from .base import StateDict, by_parameter
 from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer, optimizer_step
+from .quantised_shares import ShareFiller
+
+DIVIDES_BYTES = (2, 13)  # the first torch whose `fully_shard` takes parameters that are no floating-point numbers
 
 
 class Fsdp2Strategy:
@@ -34,17 +39,20 @@ class Fsdp2Strategy:
 
     name = "fsdp2"
 
-    def __init__(self, optim: OptimConfig, config: Fsdp2Config) -> None:
+    def __init__(self, optim: OptimConfig, config: Fsdp2Config, quantization: Quantization = "none") -> None:
         self._optim_config = optim
         self._config = config
+        self._quantization = quantization
         self.world_size = dist.get_world_size()
         self._files: WeightFiles | None = None
         self._backwards_left = 0
 
     def load_base(self, folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
         """Placeholders, whose shards `setup` reads from the files."""
+        refuse_old_torch(self._quantization)
         self._files = WeightFiles(folder)
         self._device = device
+        self._eight_bits = projections_in_8_bits(folder, self._quantization)
         return placeholder_model(folder, dtype)
 
     def setup(self, model: TrainableModel) -> TrainableModel:
@@ -57,6 +65,7 @@ class Fsdp2Strategy:
                 "train.strategy is fsdp2, which gathers the head with the embedding, but this model's head has its own "
                 "weight (tie_word_embeddings is false); use train.strategy ddp"
             )
+        self._packed = self._pack(root) if self._quantization != "none" else []
         placeholders_to_meta(base)
         self._mesh = init_device_mesh(self._device.type, (self.world_size,))
         self._root = self._shard(root)
@@ -88,14 +97,22 @@ class Fsdp2Strategy:
             module.set_force_sum_reduction_for_comms(True)
         return sharded
 
+    def _pack(self, root: Any) -> list[PackedLayer]:
+        """Puts each layer's quantised weights into one parameter. `fully_shard` cannot divide bitsandbytes' own."""
+        return [pack_layer(layer, self._eight_bits, self.world_size) for layer in root.layers]
+
     def _fill(self, base: nn.Module, files: WeightFiles) -> None:
-        """Gives each meta parameter of the decoder memory for this rank's rows, and reads them."""
+        """Gives each meta parameter of the decoder memory for this rank's rows, and reads or quantises them."""
         home = torch.device("cpu") if self._config.cpu_offload else self._device
         root: Any = self._root
         missing = {name for name, p in base.named_parameters() if p.is_meta and isinstance(p, DTensor)}
         root._apply(lambda t: torch.empty_like(t, device=home) if t.is_meta else t)
+        filler = ShareFiller(files, root.embed_tokens.weight.dtype, self._device, self._quantization == "int8")
+        packed = iter(self._packed)
         for name, parameter in base.named_parameters():
-            if name in missing and isinstance(parameter, DTensor):
+            if name.endswith(f".{PARAMETER}"):
+                filler.fill(_local(parameter), next(packed), name.removesuffix(PARAMETER))
+            elif name in missing and isinstance(parameter, DTensor):
                 mine = self._rows(parameter.shape[0])
                 local = parameter.to_local()
                 local.detach().copy_(files.rows(name.replace(".base_layer.", "."), mine.start, mine.stop))
@@ -184,6 +201,17 @@ class _GatheredHead(SupervisedCrossEntropy):
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
         self.head_weight = self._head.weight
         return super().__call__(hidden, targets)
+
+
+def refuse_old_torch(quantization: Quantization) -> None:
+    """Raises UserError for a quantised base if `fully_shard` cannot divide a parameter of bytes."""
+    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
+    if quantization != "none" and (major, minor) < DIVIDES_BYTES:
+        raise UserError(
+            f"train.quantization is {quantization} with train.strategy fsdp2, which needs torch "
+            f"{'.'.join(map(str, DIVIDES_BYTES))} or newer, but this machine has {torch.__version__}; update torch on "
+            "every node, or use train.strategy ddp"
+        )
 
 
 def _groups(root: Any) -> list[FSDPModule]:

@@ -18,7 +18,7 @@ INT4 = {"strategy": "deepspeed", "deepspeed": {"stage": 3}, "quantization": "int
 BATCH = {"strategy": "deepspeed", "deepspeed": {"config": "zero.json"}, "batch": {"global": 32}}
 CASES = {
     "a stage that does not exist": (STAGE, "train.deepspeed.stage: found 4; give one of `1`, `2`, `3`"),
-    "int4 under ZeRO-3": (INT4, "train.quantization is int4, but train.strategy deepspeed divides a base"),
+    "int4 under ZeRO-3": (INT4, "train.quantization is int4, but train.strategy deepspeed takes a base that is not"),
     "another batch size": (BATCH, "sets train_batch_size to 64, but train.batch.global is 32; remove it there"),
 }
 

@@ -12,6 +12,7 @@ from unittest import mock
 if TYPE_CHECKING:
     from gemfleet.benchmarks.plan.cases import Case
     from gemfleet.train.model.gemma import TrainableModel
+    from gemfleet.train.planning.options import SharingName
     from gemfleet.train.strategies.base import Strategy
     from torch import Tensor
 
@@ -59,8 +60,15 @@ def measure(case: MemoryCase) -> MemoryOutcome:
         case.size, "bf16", case.length, case.micro, None, case.checkpointing, case.strategy, case.ranks, case.reshard
     )
     compiled = case.layers == "compiled"
+    ways: tuple[SharingName, ...] = ("ddp",) if compiled else ()
     elementwise: Any = "liger" if case.layers == "liger" else "torch"
-    work = Workload(length=case.length, micro=case.micro, dtype="bf16", compiled=compiled, fused=case.layers == "liger")
+    work = Workload(
+        length=case.length,
+        micro=case.micro,
+        dtype="bf16",
+        compiled=ways,
+        fused=case.layers == "liger",
+    )
     planned = memory_per_rank(plan.shape(), work, plan.sharing, ranks=case.ranks, device="cuda")
     torch._dynamo.reset()  # graphs of another case recompute as much as that did
     gc.collect()

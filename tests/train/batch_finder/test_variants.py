@@ -71,5 +71,5 @@ def test_a_variant_sets_all_that_it_stands_for() -> None:
 
 def test_recomputing_is_tried_with_compiled_layers_too() -> None:
     config, options = settled(80)
-    assert config.compiles_on_cuda()
+    assert config.compiles_on_cuda("ddp")
     assert "ddp, selective" in [variant.name for variant in variants_of(config, options)]

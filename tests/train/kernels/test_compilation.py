@@ -5,11 +5,9 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sysconfig
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from gemfleet.train.config.schema import TrainConfig
@@ -19,21 +17,13 @@ from gemfleet.train.kernels import compilation
 from gemfleet.train.kernels.activation_checkpointing import RecomputedForward
 from gemfleet.train.kernels.capabilities import Choices, choose
 from gemfleet.train.kernels.compilation import SELECTIVE_BUDGET, compile_layers, has_compiler
-from gemfleet.train.model.gemma import TrainableModel, prepare_layers
-from support.reference_step import Gradients, trainable
+from gemfleet.train.model.gemma import TrainableModel, attach_lora, load_base_model, prepare_layers
+from support.compiled_case import PASSES, rows_of, run_passes
+from support.rank_pool import RankPool
+from support.reference_step import LORA, Gradients, trainable
+from support.tiny_model import save_tiny_gemma3
 
-# Passes of one document and of many; some as long as the tiny model is wide (64), as a head is (16) or as it has heads
-# (4), some of documents beyond the sliding window, of one token each, or of one token in all.
-PASSES = ((40, 30, 5), (64,), (16,), (4,), (2, 2), (1,), (1, 1, 1), (9, 80, 3, 3, 3, 60), (33, 1), (128, 128), (2,))
-
-
-def rows_of(lengths: Sequence[int], seed: int = 0) -> PackedRows:
-    """A pass of these documents, about half of their tokens supervised."""
-    rng, total = np.random.default_rng(seed), sum(lengths)
-    supervised = rng.random(total) > 0.5
-    supervised[np.cumsum(lengths) - lengths] = False
-    tokens = rng.integers(3, 512, total).astype(np.int32)
-    return PackedRows(tokens, supervised, np.array(lengths, np.int32), np.array([len(lengths)], np.int32))
+CPU = torch.device("cpu")
 
 
 def step(model: TrainableModel, rows: PackedRows) -> tuple[float, Gradients]:
@@ -80,18 +70,64 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
     assert counters["stats"]["unique_graphs"] == graphs
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("ranks", "strategy", "bits", "precision", "recompute"),
+    [
+        (1, "ddp", "int4", "fp32", "full"),
+        (1, "ddp", "int8", "bf16", "off"),
+        (2, "fsdp2", "none", "fp32", "full"),
+        (2, "fsdp2", "int4", "fp32", "off"),
+        (2, "fsdp2", "int4", "bf16", "full"),
+        (2, "fsdp2", "int8", "fp32", "selective"),
+    ],
+)
+def test_layers_of_divided_and_quantised_bases_compile(
+    tmp_path: Path, ranks: int, strategy: str, bits: str, precision: str, recompute: str
+) -> None:
+    folder = str(save_tiny_gemma3(tmp_path, layers=2))
+    changes = {"strategy": strategy, "quantization": bits, "precision": precision}
+    changes["activation_checkpointing"] = recompute
+    with RankPool(ranks) as pool:
+        compiled, plain = (pool.run(run_passes, folder, {**changes, "compile": c})[0] for c in (True, False))
+    print(f"\n{changes}: {compiled.graphs_after_warm_up} graphs after the warm-up, {compiled.graphs} at the end")
+    assert 0 < compiled.graphs == compiled.graphs_after_warm_up
+    assert plain.graphs == 0
+    if precision == "fp32":
+        assert compiled.losses == pytest.approx(plain.losses, rel=1e-5)
+        assert compiled.norms == pytest.approx(plain.norms, rel=1e-4)
+    else:  # a pass may score two tokens, whose losses are mostly rounding, as the tiny model's gradients are
+        assert sum(compiled.losses) == pytest.approx(sum(plain.losses), rel=1e-3)
+        assert compiled.losses == pytest.approx(plain.losses, rel=3e-3)
+
+
+@pytest.mark.slow
+def test_compiled_layers_keep_no_dense_weight_of_a_quantised_base(tmp_path: Path) -> None:
+    """The compiler would make each weight dense once, and keep all of them from forward to backward."""
+    base = load_base_model(save_tiny_gemma3(tmp_path, layers=2), torch.float32, CPU, "int4")
+    model, kept = attach_lora(base, LORA, 0, "tiny"), set[tuple[int, ...]]()
+    prepare_layers(model, Choices("sdpa", "torch", compile=True, activation_checkpointing="off"))
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.add(tuple(tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        model.loss_sum(rows_of((9,))).backward()
+    assert kept & {(2048, 1), (4096, 1)}, "codes"
+    assert not kept & {(64, 64), (64, 128), (128, 64)}
+
+
 def config(**changes: Any) -> TrainConfig:
     values = {"model": "demo", "data": {"train": "demo", "max_length": 64}, "batch": {"micro": 3}}
     settled = {"strategy": "ddp", "activation_checkpointing": "off"}
     return TrainConfig.model_validate({**values, **settled, **changes})
 
 
-CPU = torch.device("cpu")
-
-
-def test_a_quantised_base_is_not_compiled() -> None:
-    with pytest.raises(ValueError, match=r"train\.compile is true with train\.quantization `int8`.*compile: auto"):
-        config(quantization="int8", compile=True)
+def test_zero_is_not_compiled() -> None:
+    with pytest.raises(ValueError, match=r"train\.compile is true with train\.strategy deepspeed.*compile: auto"):
+        config(strategy="deepspeed", compile=True)
+    assert config(strategy="fsdp2", quantization="int8", compile=True).compile is True
 
 
 @pytest.mark.parametrize("mode", ["off", "selective", "full"])

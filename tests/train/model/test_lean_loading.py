@@ -12,7 +12,8 @@ from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.device.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.lean import WeightFiles, placeholder_model
-from gemfleet.train.planning import SIZES
+from gemfleet.train.planning import SIZES, Workload
+from gemfleet.train.planning.memory import layer_bytes, weight_bytes
 from gemfleet.train.strategies import build_strategy
 from safetensors.torch import save_file
 from support.rank_pool import RankPool
@@ -55,6 +56,22 @@ def test_rows_of_published_multimodal_names_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
+def test_a_rank_quantises_no_more_than_its_share_and_two_layers_and_half_a_gib(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two layers and the whole, as they are stored in four bits."""
+    monkeypatch.setattr("support.rank_pool.CASE_SECONDS", 1200.0)  # the scale search of 700 M weights, on four ranks
+    shape, work = SIZES["1b"], Workload(quantization="int4")
+    save_random_base(shape, torch.bfloat16, tmp_path)
+    allowed = weight_bytes(shape, work) / RANKS + 2 * layer_bytes(shape, work) + GIB / 2
+    with RankPool(RANKS) as pool:
+        peaks = pool.run(peak_of_loading, str(tmp_path), {"strategy": "fsdp2", "quantization": "int4"})
+    print(f"\nallowed {allowed / GIB:.2f}, peaks", ", ".join(f"{peak / GIB:.2f}" for peak in peaks))
+    assert max(peaks) <= allowed
+
+
+@pytest.mark.slow
+@pytest.mark.long
 def test_a_rank_peaks_at_its_share_and_two_layers_and_a_gib(tmp_path: Path) -> None:
     sizes = save_random_base(SIZES["1b"], torch.bfloat16, tmp_path)
     whole, layer = sum(sizes.values()), sum(size for name, size in sizes.items() if ".layers.0." in name)
@@ -73,6 +90,7 @@ def peak_of_loading(folder: str, changes: dict[str, Any]) -> int:
     """Bytes by which this rank's resident set grew at most while the base was loaded and set up. Collective."""
     config = strategy_config(**changes)
     build_strategy(config)  # imports, which are not the model's
+    import bitsandbytes  # noqa: F401
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
 

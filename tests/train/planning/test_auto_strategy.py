@@ -19,6 +19,7 @@ from gemfleet.train.planning.auto_strategy import (
     needs,
     settle_strategy,
     settled_blindly,
+    workload_of,
 )
 from support.tiny_model import save_tiny_gemma3
 
@@ -101,9 +102,12 @@ def test_a_named_strategy_recomputes_as_little_as_memory_needs(named: dict[str, 
     assert "nothing fits" in found[2].sentence
 
 
-def test_nothing_is_compiled_that_was_to_be_compiled_under_a_strategy_that_cannot() -> None:
+def test_layers_of_a_divided_base_are_compiled_only_where_that_was_asked_for() -> None:
+    assert workload_of(config(), "bf16").compiled == ("ddp",)
+    assert workload_of(config(quantization="int4"), "bf16").compiled == ()
     asked = config(compile=True)
-    assert {option.choice.sharing.name for option in fitting_strategies(asked, SIZES["4b"], FOUR)} == {"ddp"}
+    assert workload_of(asked, "bf16").compiled == ("ddp", "fsdp2")
+    assert {option.choice.sharing.name for option in fitting_strategies(asked, SIZES["4b"], FOUR)} == {"ddp", "fsdp2"}
 
 
 def test_scoring_alone_is_not_refused_for_what_training_would_take() -> None:
@@ -118,9 +122,15 @@ def test_devices_that_say_nothing_get_the_simplest_choice() -> None:
     )
 
 
-def test_a_quantised_base_is_replicated() -> None:
-    settled = settle_strategy(config(quantization="int4"), SIZES["27b"], with_memory(48))
-    assert settled.config.strategy == "ddp"
+def test_a_quantised_base_is_whole_where_it_fits_and_else_divided() -> None:
+    asked = config(quantization="int4")
+    assert settle_strategy(asked, SIZES["27b"], with_memory(48)).config.strategy == "ddp"
+    divided = settle_strategy(asked, SIZES["27b"], with_memory(22)).config
+    assert (divided.strategy, divided.quantization) == ("fsdp2", "int4")
+    named = settle_strategy(config(quantization="int4", strategy="fsdp2"), SIZES["27b"], with_memory(22)).config
+    assert (named.strategy, named.activation_checkpointing) == ("fsdp2", divided.activation_checkpointing)
+    with pytest.raises(UserError, match="nothing fits: fsdp2, full"):
+        settle_strategy(asked, SIZES["27b"], with_memory(8))
 
 
 def test_an_untied_head_is_not_divided() -> None:
@@ -130,7 +140,7 @@ def test_an_untied_head_is_not_divided() -> None:
 
 def test_nothing_fits_names_a_remedy() -> None:
     with pytest.raises(
-        UserError, match=r"train.strategy is auto, but nothing fits: .*; use 8 GPUs \(.*; or name a strat"
+        UserError, match=r"train.strategy is auto, but nothing fits: .*; or use 8 GPUs \(.*; or name a strat"
     ):
         settle_strategy(config(), SIZES["27b"], with_memory(20))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Sharing, Workload, choose_strategy, memory_per_rank
-from gemfleet.train.planning.choice import MARGIN, candidates, choose_among
+from gemfleet.train.planning.choice import MARGIN, all_sharings, candidates, choose_among
 from gemfleet.train.planning.options import Quantization
 from gemfleet.train.planning.remedies import joint_remedies, remedies
 from hypothesis import given, settings
@@ -29,7 +29,7 @@ def test_a_choice_fits_with_its_margin_or_says_why_not(
     assert choice.fits == (choice.memory.total <= int(memory * (1 - MARGIN)))
     assert choice.sharing in candidates(shape, work, fleet)
     assert choice.fits or choice.reason.startswith("nothing fits")
-    if ranks == 1 or quantization != "none":
+    if ranks == 1:
         assert choice.sharing.name == "ddp"
 
 
@@ -53,6 +53,15 @@ def test_a_base_too_large_is_divided() -> None:
     assert choice.fits
     assert choice.sharing.name == "fsdp2"
     assert "whole base on every rank" in choice.reason
+
+
+def test_the_largest_base_fits_two_small_cards_in_four_bits() -> None:
+    work, fleet, memory = Workload(length=4096, quantization="int4"), Fleet(2), GPUS["rtx4090"].memory_bytes
+    choice = choose_strategy(SIZES["27b"], work, fleet, memory)
+    assert (choice.fits, choice.sharing.name) == (True, "fsdp2")
+    assert {sharing.name for sharing in all_sharings(work, fleet, "off")} == {"ddp", "fsdp2"}
+    gathered = [memory_per_rank(SIZES["27b"], w, choice.sharing, 2).gathered for w in (Workload(), work)]
+    assert gathered[0] - gathered[1] > GIB
 
 
 def test_recomputation_is_tried_before_the_base_is_divided() -> None:

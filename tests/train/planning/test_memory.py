@@ -132,15 +132,15 @@ def test_activations_beside_peaks_once_traced_with_fake_tensors(size: str, off: 
 @pytest.mark.parametrize(("size", "off", "selective"), [("1b", 60948, 37892)])
 def test_compiled_layers_keep_what_the_allocator_showed(size: str, off: int, selective: int) -> None:
     """Bytes a token and layer between one layer's forward and the next one's, by torch 2.14's allocator on CUDA."""
-    work = Workload(length=2048, compiled=True)
+    work = Workload(length=2048, compiled=("ddp",))
     assert kept_by_layer_compiled(SIZES[size], work) == off
     assert kept_by_layer_selective(SIZES[size], work, "cuda") == pytest.approx(selective, rel=0.06)
     totals = {
-        (compiled, mode): memory_per_rank(SIZES[size], replace(work, compiled=compiled), Sharing("ddp", mode), 1).total
-        for compiled in (False, True)
+        (bool(ways), mode): memory_per_rank(SIZES[size], replace(work, compiled=ways), Sharing("ddp", mode), 1).total
+        for ways in ((), ("ddp",))
         for mode in CHECKPOINTING
     }
     assert totals[True, "full"] < totals[True, "selective"] < totals[True, "off"] < totals[False, "off"]
-    divided = Sharing("fsdp2")  # never compiled
-    parts = [memory_per_rank(SIZES[size], replace(work, compiled=compiled), divided, 2) for compiled in (False, True)]
-    assert parts[0] == parts[1]
+    ways: list[tuple[SharingName, ...]] = [(), ("ddp",), ("ddp", "fsdp2")]
+    divided = [memory_per_rank(SIZES[size], replace(work, compiled=way), Sharing("fsdp2"), 2).total for way in ways]
+    assert divided[0] == divided[1] > divided[2]

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 import torch
 from gemfleet.train.config.sections.recipe import OptimConfig
+from gemfleet.train.errors import UserError
 from gemfleet.train.planning.memory import CPU_PROCESS
 from gemfleet.train.strategies.ddp import DdpStrategy
+from gemfleet.train.strategies.fsdp2 import refuse_old_torch
+from support.quantised_base import gathered_base, stored_base
 from support.rank_pool import RankPool
 from support.reference_step import trainable
 from support.strategy_cases import Outcome, base_bytes, devices_of_unequal_ranks, reduce_bucket, train_case
@@ -40,6 +43,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "deepspeed": {"stage": 3, "offload_optimizer": True, "offload_params": True, "config": DIVIDE_ALL},
     },
 }
+
+QUANTISED: dict[str, dict[str, Any]] = {
+    f"{strategy} {bits}": {"strategy": strategy, "quantization": bits}
+    for strategy in ("ddp", "fsdp2")
+    for bits in ("int4", "int8")
+}
+QUANTISED["fsdp2 int4 kept gathered"] = {**QUANTISED["fsdp2 int4"], "fsdp2": {"reshard_after_forward": False}}
+QUANTISED["fsdp2 int4 offloaded"] = {**QUANTISED["fsdp2 int4"], "fsdp2": {"cpu_offload": True}}
+WAYS = STRATEGIES | OPTIONS | QUANTISED
 
 
 @dataclass
@@ -68,7 +80,7 @@ class Laboratory:
         """The run of 20 steps, done once."""
         key = (name, ranks, recompute)
         if key not in self.outcomes:
-            changes = {**(STRATEGIES | OPTIONS)[name], "activation_checkpointing": recompute}
+            changes = {**WAYS[name], "activation_checkpointing": recompute}
             folder = str(self.run_folder(*key))
             self.outcomes[key] = self.pool(ranks).run(train_case, self.model, folder, changes)[0]
         return self.outcomes[key]
@@ -81,7 +93,7 @@ class Laboratory:
             folder = self.folder / f"{writer}-{writer_ranks}-to-{name}-{ranks}"
             checkpoint = f"checkpoint-{HALFWAY}"
             shutil.copytree(self.run_folder(writer, writer_ranks, "off") / checkpoint, folder / checkpoint)
-            self.resumptions[key] = self.pool(ranks).run(train_case, self.model, str(folder), STRATEGIES[name])[0]
+            self.resumptions[key] = self.pool(ranks).run(train_case, self.model, str(folder), WAYS[name])[0]
         return self.resumptions[key]
 
 
@@ -115,6 +127,60 @@ def test_two_ranks_train_the_same_under_a_sample(laboratory: Laboratory) -> None
     assert expected.losses[20] < expected.losses[1] - 0.3
     assert same_run(laboratory.whole("fsdp2", 2), expected)
     assert same_run(laboratory.whole("zero-2", 2), expected)
+
+
+def test_a_quantised_base_is_divided(laboratory: Laboratory) -> None:
+    expected = laboratory.whole("ddp int4", 1)
+    assert expected.losses[20] < expected.losses[1] - 0.3
+    assert expected.losses[1] != pytest.approx(laboratory.whole("ddp", 2).losses[1], abs=LOSS)
+    assert same_run(laboratory.whole("fsdp2 int4", 2), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+@pytest.mark.parametrize("ranks", [1, 2, pytest.param(4, marks=pytest.mark.long)])
+def test_a_divided_quantised_base_trains_as_one_process_does(laboratory: Laboratory, ranks: int, bits: str) -> None:
+    expected = laboratory.whole(f"ddp {bits}", 1)
+    for recompute in ("off", "full", "selective"):
+        loss, adapter = differences(laboratory.whole(f"fsdp2 {bits}", ranks, recompute), expected)
+        print(f"\n{bits} on {ranks} ranks, checkpointing {recompute}: loss off by {loss:.1e}, adapter {adapter:.1e}")
+        assert (loss < LOSS, adapter < ADAPTER) == (True, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp2 int4 kept gathered", "fsdp2 int4 offloaded"])
+def test_options_of_a_divided_quantised_base_change_no_number(laboratory: Laboratory, name: str) -> None:
+    assert same_run(laboratory.whole(name, 2), laboratory.whole("ddp int4", 1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+@pytest.mark.parametrize(
+    ("writer", "reader", "ranks"),
+    [("ddp", "fsdp2", 2), ("fsdp2", "ddp", 1), pytest.param("fsdp2", "fsdp2", 4, marks=pytest.mark.long)],
+)
+def test_a_quantised_run_resumes_under_the_other_strategy(
+    laboratory: Laboratory, writer: str, reader: str, ranks: int, bits: str
+) -> None:
+    resumed = laboratory.resumed(f"{writer} {bits}", 2, f"{reader} {bits}", ranks)
+    assert same_run(resumed, laboratory.whole(f"ddp {bits}", 1))
+
+
+def test_an_older_torch_cannot_divide_a_quantised_base(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cpu")
+    with pytest.raises(UserError, match=r"int8 with train\.strategy fsdp2, which needs torch 2\.13 .*has 2\.12\.1"):
+        refuse_old_torch("int8")
+    refuse_old_torch("none")
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("bits", ["int4", "int8"])
+def test_ranks_quantise_their_shares_to_the_bits_of_one_process(laboratory: Laboratory, dtype: str, bits: str) -> None:
+    """Codes, scales, and the scales of scales. A border between ranks lies within a weight."""
+    expected = stored_base(laboratory.model, bits, dtype)
+    for found in laboratory.pool(2).run(gathered_base, laboratory.model, bits, dtype):
+        assert found.keys() == expected.keys()
+        assert [name for name, values in expected.items() if not np.array_equal(found[name], values)] == []
 
 
 @pytest.mark.parametrize(("writer", "reader"), [("ddp", "fsdp2"), ("fsdp2", "zero-2"), ("zero-2", "ddp")])
