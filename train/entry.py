@@ -88,7 +88,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             config.batch.global_,
             config.seed,
             tokenizer,
-            world_size,
+            config.data_ranks(world_size),
             progress,
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),

@@ -20,6 +20,7 @@ from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.planning.auto_strategy import RankDevices
 from gemfleet.train.strategies import build_strategy
+from gemfleet.train.worker import in_context
 from numpy.typing import NDArray
 from support.reference_step import examples
 from torch.distributed.tensor import DTensor
@@ -100,7 +101,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
         global_batch=config.batch.global_,
         max_length=config.data.max_length,
         seed=config.seed,
-        world_size=world_size,
+        world_size=config.data_ranks(world_size),
     )
     strategy = build_strategy(config)
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
@@ -109,7 +110,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     model = attach_lora(base, config.lora, config.seed, "tiny", start)
     checkpoint_layers(model.layers, config.recomputation)
     reporter = FolderReporter(Path(folder))
-    trainer = Trainer(config, model, strategy, source, reporter, rank, work)
+    trainer = Trainer(config, in_context(model, config), strategy, source, reporter, rank, work)
     trainer.run()
     history = trainer.progress.log_history
     adapter, optimizer = strategy.gather_adapter(), strategy.gather_optimizer()
