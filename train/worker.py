@@ -70,10 +70,11 @@ def prepare_model(
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name(config.model, model_folder), adapter_folder)
+    model = in_context(model, config)
     choices = choose(config, facts.device, dtype)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)
-    return in_context(model, config), strategy
+    return model, strategy
 
 
 def in_context(model: TrainableModel, config: TrainConfig) -> TrainableModel:

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from gemfleet.train.config.sections.recipe import OptimConfig
 from gemfleet.train.context.group import make_group
 from gemfleet.train.data.packing import TokenBlock, pack_steps
-from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
+from gemfleet.train.kernels.capabilities import Choices
 from gemfleet.train.model import gemma
-from gemfleet.train.model.gemma import TrainableModel, attach_lora
+from gemfleet.train.model.gemma import TrainableModel, attach_lora, prepare_layers
 from gemfleet.train.step.throughput import flop_counter
 from gemfleet.train.strategies.ddp import DdpStrategy
 from numpy.typing import NDArray
@@ -27,7 +27,10 @@ from support.tiny_model import tiny_gemma3
 
 @dataclass(frozen=True)
 class ContextCase:
-    """What a step computes and how. lengths: of its documents; only_last: whether only their last tokens are scored"""
+    """What a step computes and how. lengths: of its documents; only_last: whether only their last tokens are scored
+
+    compiled: whether layers are; then nothing may be compiled after the first pass
+    """
 
     lengths: tuple[int, ...]
     window: int = 8
@@ -36,6 +39,7 @@ class ContextCase:
     kernel: str = "sdpa"
     recompute: str = "off"
     only_last: bool = False
+    compiled: bool = False
 
     def examples(self) -> TokenBlock:
         rng, ends = np.random.default_rng(3), np.cumsum(self.lengths)
@@ -48,7 +52,6 @@ class ContextCase:
     def model(self) -> TrainableModel:
         model = attach_lora(tiny_gemma3(window=self.window).requires_grad_(False), LORA, 0, "tiny")
         fill_adapters(model.peft_model)
-        checkpoint_layers(model.layers, self.recompute)  # type: ignore[arg-type]
         return model
 
 
@@ -73,21 +76,23 @@ def context_step(case: ContextCase, context: int) -> StepOutcome:
     cost = flop_counter(model, "off").cost()
     strategy.setup(model)
     model = dataclasses.replace(model, context=make_group(context, cost))
+    prepare_layers(model, Choices("sdpa", "torch", case.compiled and context > 1, case.recompute))  # type: ignore[arg-type]
     step = pack_steps([case.examples()], world // context, case.max_length).step(0, rank // context)
-    total = evaluated = tokens = 0.0
+    total = evaluated = wire = tokens = 0.0
     with mock.patch.object(gemma, "attention_kernel", return_value=case.kernel):
-        with counted_wire() as wire:
-            for part in step.rows.micro_batches(case.micro):
-                loss = model.loss_sum(part) / step.step_supervised_tokens
-                strategy.backward(loss)
-                total, tokens = total + float(loss.detach()), tokens + model.computed_tokens(part)
-        with torch.no_grad():
-            for part in step.rows.micro_batches(case.micro):
-                evaluated += float(model.loss_sum(part)) / step.step_supervised_tokens
+        for number, part in enumerate(step.rows.micro_batches(case.micro)):
+            with torch._dynamo.config.patch(error_on_recompile=number > 0):
+                with counted_wire() as sent:
+                    loss = model.loss_sum(part) / step.step_supervised_tokens
+                    strategy.backward(loss)
+                with torch.no_grad():
+                    evaluated += float(model.loss_sum(part)) / step.step_supervised_tokens
+            total, wire = total + float(loss.detach()), wire + sent[0]
+            tokens += model.computed_tokens(part)
     strategy.reduce_gradients()
     mean_loss, evaluation = strategy.sum_over_ranks([total, evaluated])
     gradients = {name: p.grad.numpy() for name, p in model.adapter_parameters().items() if p.grad is not None}
-    return StepOutcome(mean_loss, gradients, evaluation, wire[0], int(tokens))
+    return StepOutcome(mean_loss, gradients, evaluation, int(wire), int(tokens))
 
 
 @contextmanager

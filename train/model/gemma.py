@@ -215,7 +215,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
-        prepare_for_graphs(choices.attention)
+        prepare_for_graphs(choices.attention, exchanges=model.context is not None)
         compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
     if not choices.compiler_recomputes:
         checkpoint_layers(model.layers, choices.activation_checkpointing)

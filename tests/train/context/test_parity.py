@@ -23,6 +23,10 @@ CASES = {
     "blocks, a window over several shares": ContextCase((103, 22, 40), window=70, kernel="blocks"),
     "everything recomputed": ContextCase((103, 22, 40), recompute="full"),
     "norms recomputed": ContextCase((103, 22, 40), recompute="selective"),
+    "compiled": ContextCase((103, 22, 40, 64, 64, 5), max_length=103, micro=1, compiled=True),
+    "compiled, everything recomputed": ContextCase(
+        (103, 22, 64, 64), max_length=103, micro=1, compiled=True, recompute="full"
+    ),
     "norms recomputed, blocks": ContextCase((103, 22, 40), recompute="selective", kernel="blocks"),
 }
 

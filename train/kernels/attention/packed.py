@@ -84,17 +84,17 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-def prepare_for_graphs(kernel: AttentionKernel) -> None:
-    """Lets compiled layers call attention.
+def prepare_for_graphs(kernel: AttentionKernel, exchanges: bool) -> None:
+    """Lets compiled layers call attention. exchanges: whether ranks of a context group exchange keys and values first
 
     The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
-    documents and stay outside. A decorator would do the same, but import torch's compiler with this module, which
+    documents and stay outside, and so does an exchange. A decorator would do the same, but import torch's compiler with this module, which
     costs every process a second or two.
     """
     from transformers import AttentionInterface
 
     name = register_packed_attention()
-    inside = kernel == "varlen"
+    inside = kernel == "varlen" and not exchanges
     AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
 
 
