@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -110,8 +111,8 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
     """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits."""
     work = workload_of(config, devices.dtype, devices.kind)
-    sharings = allowed_sharings(config, shape, work, devices.fleet)
-    choice = choose_among(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
+    allowed = partial(allowed_sharings, config, shape)
+    choice = choose_among(allowed, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     if config.strategy == "auto" and not choice.fits and config.max_steps != 0:
         raise UserError(
             f"train.strategy is auto, but {choice.reason}; or name a strategy, which is tried whatever the plan says"
@@ -165,15 +166,21 @@ def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fle
     """The plan's candidates that this configuration allows."""
     chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     if config.strategy == "auto":
-        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(config, sharing)]
+        asked = config.model_copy(update={"quantization": work.quantization})  # a remedy may ask for another
+        found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(asked, sharing)]
     else:
-        found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,))
+        found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,), work.quantization != "none")
     reshard = config.fsdp2.reshard_after_forward
     return [sharing for sharing in found if sharing.name != "fsdp2" or reshard in ("auto", sharing.reshard)]
 
 
-def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing]) -> list[Sharing]:
-    """The candidates of the strategy that the configuration names, with the least recomputation first."""
+def _ways_of(config: TrainConfig, modes: Sequence[Checkpointing], quantised: bool) -> list[Sharing]:
+    """The candidates of the strategy that the configuration names, with the least recomputation first.
+
+    None for a quantised base that it cannot divide: a remedy may ask for one.
+    """
+    if quantised and config.strategy != "ddp":
+        return []
     if config.strategy == "fsdp2":
         return [Sharing("fsdp2", mode, kept) for mode in modes for kept in (False, True)]
     if config.strategy == "deepspeed":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from .memory import MemoryParts, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
+from .remedies import Remedy, helpful
 from .shapes import ModelShape
 
 MARGIN = 0.10  # the share of the device's memory that a plan leaves free
 GIB = 2**30
+Allowed = Callable[[Workload, Fleet], Sequence[Sharing]]  # the sharings that a run may use, the best first
 
 
 @dataclass(frozen=True)
@@ -38,23 +40,32 @@ def choose_strategy(
 
     memory_bytes: of one rank's device; checkpointing: None leaves that choice to the plan
     """
-    return choose_among(candidates(shape, work, fleet, checkpointing), shape, work, fleet, memory_bytes, device)
+
+    def allowed(work: Workload, fleet: Fleet) -> Sequence[Sharing]:
+        return candidates(shape, work, fleet, checkpointing)
+
+    return choose_among(allowed, shape, work, fleet, memory_bytes, device)
 
 
 def choose_among(
-    sharings: Sequence[Sharing],
+    allowed: Allowed,
     shape: ModelShape,
     work: Workload,
     fleet: Fleet,
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> Choice:
-    """The first of the sharings that fits, or the one nearest to fitting."""
+    """The first allowed sharing that fits, or the one nearest to fitting. Where none fits, `reason` names remedies."""
+    sharings = allowed(work, fleet)
     fitting = fitting_choices(sharings, shape, work, fleet, memory_bytes, device)
     if fitting:
         return fitting[0]
     sharing, parts = min(_tried(sharings, shape, work, fleet, device), key=lambda pair: pair[1].total)
-    return Choice(sharing, parts, False, _nothing_fits(shape, work, fleet, memory_bytes, sharing, parts, device))
+    limit = f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used"
+    found = _remedies(allowed, shape, work, fleet, memory_bytes, device)
+    remedy = "; or ".join(found or ["use a device with more memory, or a smaller model"])
+    reason = f"nothing fits: {sharing} needs {parts.total / GIB:.1f} GiB and {limit}; {remedy}"
+    return Choice(sharing, parts, False, reason)
 
 
 def fitting_choices(
@@ -128,50 +139,14 @@ def _reason(
     return f"{sharing} {takes}; with the whole base on every rank it would take at least {least}"
 
 
-def _nothing_fits(
-    shape: ModelShape,
-    work: Workload,
-    fleet: Fleet,
-    memory_bytes: int,
-    sharing: Sharing,
-    parts: MemoryParts,
-    device: DeviceKind,
-) -> str:
-    remedy = next(
-        (
-            words
-            for words, changed, ranks in _remedies(work, fleet)
-            if any(
-                fits(memory_per_rank(shape, changed, option, ranks.ranks, device), memory_bytes)
-                for option in candidates(shape, changed, ranks)
-            )
-        ),
-        "use a device with more memory, or a smaller model",
-    )
-    return (
-        f"nothing fits: {sharing} needs {parts.total / GIB:.1f} GiB and "
-        f"{memory_bytes * (1 - MARGIN) / GIB:.1f} of {memory_bytes / GIB:.1f} GiB may be used; {remedy}"
-    )
+def _remedies(
+    allowed: Allowed, shape: ModelShape, work: Workload, fleet: Fleet, memory_bytes: int, device: DeviceKind
+) -> list[str]:
+    """What would make the run fit, with the memory that it then takes."""
 
+    def helps(remedy: Remedy) -> str | None:
+        ways = candidates(shape, remedy.work, remedy.fleet) if remedy.free else allowed(remedy.work, remedy.fleet)
+        found = fitting_choices(ways, shape, remedy.work, remedy.fleet, memory_bytes, device)
+        return f"{found[0].memory.total / GIB:.1f} GiB by {found[0].sharing}" if found else None
 
-def _remedies(work: Workload, fleet: Fleet) -> list[tuple[str, Workload, Fleet]]:
-    """Changes that a person could make, the smallest first."""
-    single = replace(work, micro=1)
-    found = [("set train.batch.micro to 1", single, fleet)] if work.micro > 1 else []
-    if work.quantization != "int4":
-        found.append(("set train.quantization to int4", replace(single, quantization="int4"), fleet))
-    for ranks in (2, 4, 8, 16, 32):
-        if ranks > fleet.ranks and work.quantization == "none":
-            found.append((f"use {ranks} GPUs", single, replace(fleet, ranks=ranks)))
-    for length in (4096, 2048, 1024, 512, 256):
-        if length < work.length:
-            shorter = replace(single, length=length)
-            found.append((f"set train.data.max_length to {length}", shorter, fleet))
-            found.append(
-                (
-                    f"set train.data.max_length to {length} and train.quantization to int4",
-                    replace(shorter, quantization="int4"),
-                    fleet,
-                )
-            )
-    return found
+    return helpful(work, fleet, device, helps)

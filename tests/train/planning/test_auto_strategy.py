@@ -129,7 +129,9 @@ def test_an_untied_head_is_not_divided() -> None:
 
 
 def test_nothing_fits_names_a_remedy() -> None:
-    with pytest.raises(UserError, match=r"train.strategy is auto, but nothing fits: .*; use 8 GPUs; or name a strat"):
+    with pytest.raises(
+        UserError, match=r"train.strategy is auto, but nothing fits: .*; use 8 GPUs \(.*; or name a strat"
+    ):
         settle_strategy(config(), SIZES["27b"], with_memory(24))
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Workload, choose_strategy
-from gemfleet.train.planning.choice import MARGIN, candidates
+from gemfleet.train.planning import GPUS, SIZES, Fleet, ModelShape, Sharing, Workload, choose_strategy
+from gemfleet.train.planning.choice import MARGIN, candidates, choose_among
 from gemfleet.train.planning.options import Quantization
+from gemfleet.train.planning.remedies import joint_remedies, remedies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,12 +66,44 @@ def test_asked_for_checkpointing_is_kept() -> None:
     assert choice.sharing.checkpointing == "full"
 
 
-def test_where_nothing_fits_the_sentence_names_a_remedy_that_does() -> None:
-    choice = choose_strategy(SIZES["12b"], Workload(micro=2), Fleet(1), GPUS["a10"].memory_bytes)
+def test_where_nothing_fits_the_sentence_names_remedies_in_the_order_of_cost_with_what_each_takes() -> None:
+    work, memory = Workload(micro=2), GPUS["a10"].memory_bytes
+    choice = choose_strategy(SIZES["12b"], work, Fleet(1), memory)
     assert not choice.fits
-    assert "int4" in choice.reason
-    remedied = choose_strategy(SIZES["12b"], Workload(quantization="int4"), Fleet(1), GPUS["a10"].memory_bytes)
+    eight_bits, four_bits, cards = choice.reason.partition("; ")[2].split("; or ")
+    assert eight_bits.startswith("set train.quantization to int8 (")
+    remedied = choose_strategy(SIZES["12b"], Workload(quantization="int4"), Fleet(1), memory)
     assert remedied.fits
+    figure = f"({remedied.memory.total / GIB:.1f} GiB by {remedied.sharing})"
+    assert four_bits == f"set train.quantization to int4 {figure}"
+    assert cards.startswith("use 2 GPUs (")
+
+
+def test_two_changes_at_once_are_named_where_no_single_one_is_enough() -> None:
+    two_changes, memory = "set train.quantization to int4 and set train.data.max_length to 8192 (", 24 * GIB
+    assert two_changes in choose_strategy(SIZES["12b"], Workload(length=32768), Fleet(1), memory).reason
+    assert two_changes not in choose_strategy(SIZES["12b"], Workload(length=1024), Fleet(1), memory).reason
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sampled_from(list(SIZES.values())), st.integers(1, 16), st.integers(8, 48), st.integers(256, 32768))
+def test_every_remedy_that_is_named_helps(shape: ModelShape, ranks: int, gigabytes: int, length: int) -> None:
+    work, fleet, memory = Workload(length=length, micro=4), Fleet(ranks), gigabytes * GIB
+    choice = choose_strategy(shape, work, fleet, memory)
+    if choice.fits:
+        return
+    changes = [remedy for group in [*remedies(work, fleet), *joint_remedies(work, fleet)] for remedy in group]
+    named = [remedy for remedy in changes if f"{remedy.words} (" in choice.reason]
+    assert named or choice.reason.endswith("use a device with more memory, or a smaller model")
+    assert all(choose_strategy(shape, remedy.work, remedy.fleet, memory).fits for remedy in named)
+
+
+def test_a_strategy_that_the_person_named_is_a_remedy_too() -> None:
+    def only_ddp(work: Workload, fleet: Fleet) -> list[Sharing]:
+        return [Sharing("ddp")]
+
+    choice = choose_among(only_ddp, SIZES["27b"], Workload(), Fleet(8), GPUS["a100-40"].memory_bytes)
+    assert "; leave train.strategy and train.activation_checkpointing at auto (" in choice.reason
 
 
 def test_on_a_cpu_too() -> None:
