@@ -88,8 +88,8 @@ def prepare_for_graphs(kernel: AttentionKernel, exchanges: bool) -> None:
     """Lets compiled layers call attention. exchanges: whether ranks of a context group exchange keys and values first
 
     The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
-    documents and stay outside, and so does an exchange. A decorator would do the same, but import torch's compiler with this module, which
-    costs every process a second or two.
+    documents and stay outside, and so does an exchange. A decorator would do the same, but import torch's compiler with
+    this module, which costs every process a second or two.
     """
     from transformers import AttentionInterface
 
