@@ -12,12 +12,17 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.distributed as dist
+from gemfleet.benchmarks.shared.random_base import random_model
+from gemfleet.train.batch_finder.probes.probe import worst_rows
 from gemfleet.train.config.sections.recipe import OptimConfig
 from gemfleet.train.context.group import make_group
 from gemfleet.train.data.packing import TokenBlock, pack_steps
+from gemfleet.train.device.abilities import prepare_process
+from gemfleet.train.device.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
 from gemfleet.train.kernels.capabilities import Choices
 from gemfleet.train.model import gemma
 from gemfleet.train.model.gemma import TrainableModel, attach_lora, prepare_layers
+from gemfleet.train.planning import SIZES
 from gemfleet.train.step.throughput import flop_counter
 from gemfleet.train.strategies.ddp import DdpStrategy
 from numpy.typing import NDArray
@@ -106,3 +111,20 @@ def counted_wire() -> Iterator[list[int]]:
 
     with mock.patch.object(dist, "all_to_all_single", counting):
         yield sent
+
+
+def pass_bytes(tokens: int, context: int) -> int:
+    """Bytes by which this rank's resident set grows at most in a pass over one document, forward and backward.
+
+    Six layers of the 270M in bf16, with a small vocabulary, so that nearly all of it are activations. Collective.
+    """
+    prepare_process(ranks_on_node=context)
+    torch.set_num_threads(1)
+    shape = dataclasses.replace(SIZES["270m"], layers=6, sliding_layers=5, vocabulary=4096)
+    model = random_model(shape, torch.bfloat16)
+    model = dataclasses.replace(model, context=make_group(context, flop_counter(model, "off").cost()))
+    model.loss_sum(worst_rows(1, 512, shape.vocabulary)).backward()  # what is made once is there
+    before = resident_bytes()
+    forget_resident_peak()
+    model.loss_sum(worst_rows(1, tokens, shape.vocabulary)).backward()
+    return peak_resident_bytes() - before

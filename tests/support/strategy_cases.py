@@ -30,13 +30,17 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to on one rank: losses by step, evaluation losses, and the gathered state at its end."""
+    """What a run came to on one rank: losses by step, evaluation losses, and the gathered state at its end.
+
+    counted: FLOPs, tokens with padding, tokens and examples of each step that the rank reported
+    """
 
     losses: dict[int, float]
     evaluations: list[float]
     grad_norms: list[float]
     adapter: Arrays
     optimizer: Arrays
+    counted: list[tuple[float, ...]]
 
 
 class FolderReporter:
@@ -120,6 +124,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
         [e["grad_norm"] for e in history if "grad_norm" in e],
         _as_arrays(adapter),
         _as_arrays(optimizer),
+        [(r["flops"], r["raw_tokens"], r["tokens"], r["examples"]) for r in reporter.records if r["kind"] == "step"],
     )
 
 

@@ -190,6 +190,14 @@ class TrainConfig(StrictModel):
             )
         return ranks // size
 
+    def refuse_shared_pictures(self, pictures: int) -> None:
+        """Raises UserError if ranks would share passes that hold pictures. pictures: their number in the run's data"""
+        if pictures and self.context_size > 1:
+            raise UserError(
+                f"train.context_parallel is {self.context_size}, but the data have pictures, whose tokens see one "
+                "another and must lie on one rank; set train.context_parallel: 1"
+            )
+
     def with_micro(self, rows: int, evaluation_rows: int | None = None) -> TrainConfig:
         """The same recipe with `rows` in a training pass and `evaluation_rows` in an evaluation's (None: unchanged)."""
         batch, evaluation = self.batch.model_copy(update={"micro": rows}), self.evaluation
