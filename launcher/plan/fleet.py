@@ -92,7 +92,7 @@ def size_up(
         raise UserError(f"--gpus is {fleet.ranks}; give a number from 1 to {MOST_GPUS}")
     if context != "auto" and fleet.ranks % context:
         raise UserError(
-            f"--context-parallel is {context}, but {fleet.ranks} GPUs do not form groups of {context}; "
+            f"train.context_parallel is {context}, but {fleet.ranks} GPUs do not form groups of {context}; "
             f"give a divisor of {fleet.ranks}, or auto"
         )
     notes = []
