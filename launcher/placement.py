@@ -37,8 +37,11 @@ class Placement:
         return f"{_count(self.ranks, 'rank')} with {_count(self.cpus_per_rank, 'CPU')}{gpu} each"
 
 
-def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
-    """The ranks of a run on these living nodes, by all that the nodes have. An elastic run gets its fewest."""
+def place(cluster: ClusterConfig, nodes: Sequence[Node], groups_of: int = 1) -> Placement:
+    """The ranks of a run on these living nodes, by all that the nodes have. An elastic run gets its fewest.
+
+    groups_of: the ranks that share each pass; `auto` makes whole groups
+    """
     kind = choose_kind(cluster, nodes)
     gpus = sum(int(node.gpus) for node in of_kind(nodes, kind))
     per_rank = (1 if gpus else 0) if cluster.gpus_per_worker == "auto" else cluster.gpus_per_worker
@@ -50,6 +53,8 @@ def place(cluster: ClusterConfig, nodes: Sequence[Node]) -> Placement:
         ranks = max(1, gpus)
     else:
         ranks = max(1, sum(1 for node in nodes if node.cpus >= 1))
+    if cluster.workers == "auto":
+        ranks = max(groups_of, ranks - ranks % groups_of)
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else float(cluster.cpus_per_worker)
     # Without GPUs `auto` means one rank for each node, so two ranks must not share a node.
     spread = cluster.workers == "auto" and not per_rank
@@ -101,11 +106,15 @@ def sheet_tflops(kind: str) -> float | None:
     return min(exact or [device.tflops for key, device in GPUS.items() if key.startswith(f"{name}-")], default=None)
 
 
-def grown(placement: Placement, cluster: ClusterConfig, room: int) -> Placement:
-    """The placement of an elastic run with as many ranks as there is room for, at most its maximum."""
+def grown(placement: Placement, cluster: ClusterConfig, room: int, groups_of: int = 1) -> Placement:
+    """The placement of an elastic run with as many ranks as there is room for, at most its maximum.
+
+    groups_of: as in `place`
+    """
     if not isinstance(cluster.workers, WorkerRange):
         return placement
-    return replace(placement, ranks=max(placement.ranks, min(cluster.workers.max, room)))
+    most = min(cluster.workers.max, room)
+    return replace(placement, ranks=max(placement.ranks, most - most % groups_of))
 
 
 def _count(number: float, noun: str) -> str:

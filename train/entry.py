@@ -88,12 +88,13 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             config.batch.global_,
             config.seed,
             tokenizer,
-            world_size,
+            config.data_ranks(world_size),
             progress,
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),
         )
     refuse_unknown_metric(config, source.eval_sets)
+    config.refuse_shared_pictures(len(source.pictures))
     held = max(0, resident_bytes() - before)
     config = settle_micro(config, settled, model_folder, source, rank, world_size, held)
     reporter = LocalReporter(_shared_folder(out), rank, resume)

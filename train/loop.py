@@ -52,6 +52,7 @@ class Trainer:
     ) -> None:
         self.config, self.lineage = config, lineage
         self.flops = flop_counter(model, config.recomputation)
+        self.data_rank = rank // config.context_size  # ranks of a context group have the same rows
         self.rated_flops = rated_flops_per_second(model.device, model.criterion.head_weight.dtype)
         self.model = strategy.setup(model)
         self.strategy = strategy
@@ -94,7 +95,7 @@ class Trainer:
         The last one is that of the configuration, or one whose evaluation ends training early.
         """
         span = self.progress.step, self.progress.total_steps
-        with StepPrefetcher(self.source, self.rank, *span, self.shares.of_step) as steps:
+        with StepPrefetcher(self.source, self.data_rank, *span, self.shares.of_step) as steps:
             for index, rows in steps:
                 self.clock.start()
                 stop = self.train_step(index, rows, steps.last_wait_seconds)
@@ -129,9 +130,9 @@ class Trainer:
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         loss_sum, stop = sum_of(losses), float(self.reporter.should_stop())
         flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
-        computed = [float(raw_tokens), flops.model, flops.recomputed]
+        counted = [float(raw_tokens), *map(self.model.counted_once, (flops.model, flops.recomputed))]
         speeds = self.shares.places()
-        sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *speeds, *self.meter.places()])
+        sums = self.strategy.sum_over_ranks([loss_sum, stop, *counted, *speeds, *self.meter.places()])
         (loss_total, stop_votes), computed, speeds = sums[:2], sums[2:5], sums[5 : 5 + len(speeds)]
         loads = sums[5 + len(speeds) :]
         mean_loss = loss_total / step.step_supervised_tokens
@@ -173,9 +174,8 @@ class Trainer:
         data_wait_seconds: float,
         loads: list[float],
     ) -> None:
-        """Adds the step to the history. Rank 0 also reports it.
+        """Adds the step to the history. Rank 0 also reports it. data_wait_seconds: how long it waited for its rows
 
-        data_wait_seconds: how long the step waited for its rows
         computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs; loads: of all devices
         """
         step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
@@ -250,14 +250,14 @@ class Trainer:
     def evaluation_sums(self, name: str) -> tuple[float, float]:
         """The summed cross-entropy and the supervised tokens of this rank's share of an evaluation set. Collective."""
         self.model.peft_model.eval()
-        rows, losses = self.source.eval_rows(self.rank, name), list[torch.Tensor]()
+        rows, losses = self.source.eval_rows(self.data_rank, name), list[torch.Tensor]()
         rows_per_pass, field = self.eval_rows_per_pass()
         with told_out_of_memory(rows_per_pass, field):
             for part in self.passes(rows, rows_per_pass):
                 losses.append(self.model.loss_sum(part))
                 check_memory_limit(self.config.batch)
         self.model.peft_model.train()
-        return sum_of(losses), float(rows.supervised_tokens)
+        return sum_of(losses), self.model.counted_once(rows.supervised_tokens)
 
     def eval_rows_per_pass(self) -> tuple[int, str]:
         """The rows in a pass of an evaluation, and the field that sets them."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
 from .checkpoint.lineage import NEW, Lineage, base_digest
 from .config.precision import precision_note
 from .config.schema import TrainConfig
+from .context.group import make_group
 from .data.digest import DataDigest
 from .device.abilities import DeviceFacts, choose_dtype, current_device
 from .device.out_of_memory import apply_memory_limit, told_out_of_memory
@@ -19,6 +21,7 @@ from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .model.starting_adapter import origin_of
 from .step.outcome import TrainResult
+from .step.throughput import flop_counter
 from .strategies import build_strategy
 from .strategies.base import Strategy
 
@@ -69,10 +72,17 @@ def prepare_model(
     base = strategy.load_base(model_folder, dtype, facts.device)
     name = base_name(config.model, model_folder)
     model = attach_lora(base, config.lora, config.seed, name, adapter_folder, config.loss_chunk)
+    model = in_context(model, config)
     choices = choose(config, facts.device, dtype)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)
     return model, strategy
+
+
+def in_context(model: TrainableModel, config: TrainConfig) -> TrainableModel:
+    """The model of a rank that shares its passes with others, if the configuration says so. Collective."""
+    cost = flop_counter(model, config.recomputation).cost()
+    return dataclasses.replace(model, context=make_group(config.context_size, cost))
 
 
 def base_name(model: str, folder: Path) -> str:

@@ -110,6 +110,28 @@ def check_collective(ranks: Sequence[Mapping[str, Any]], size: int, promised: fl
     )
 
 
+def check_exchange(ranks: Sequence[Mapping[str, Any]], size: int, promised: float) -> Finding:
+    """Whether each rank gets from the one before it what was sent, and fast enough for passes that ranks share.
+
+    ranks, size, promised: as in `check_collective`
+    """
+    wrong = sum(rank["exchanged_wrong"] for rank in ranks)
+    seconds = max(rank["exchange_seconds"] for rank in ranks)
+    speed = size / max(seconds, 1e-9)
+    share = f", {speed / promised:.0%} of the link" if promised else ""
+    figure = f"{size / MIB:.0f} MiB to the next of {len(ranks)} ranks in {seconds * 1000:.0f} ms, "
+    figure += f"{speed / 1e9:.2f} GB/s{share}"
+    slow = "place ranks that share passes (train.context_parallel) on one node, or make them use the fast interface"
+    low = speed / promised if promised else 1.0
+    return ranked(
+        *("exchange", "cluster", figure if not wrong else f"{wrong} elements came wrong; {figure}"),
+        [
+            (wrong > 0, Level.FAIL, "take out one node after the other until all is right: its network damages data"),
+            (low < LINK_WARN, Level.WARN, slow),
+        ],
+    )
+
+
 def check_object_store(address: str, size: int, seconds: float) -> Finding:
     """How fast `size` bytes reached a node through Ray's object store."""
     return _speed(

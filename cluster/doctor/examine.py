@@ -60,7 +60,7 @@ def examine(work: Examination, tell: Callable[[str], None]) -> list[Finding]:
         findings += measure.object_store(answering)
         findings += measure.checkpoint_store(answering, work.home)
     tell("summing over all ranks")
-    return [*findings, measure.all_reduce(work.nodes, facts)]
+    return [*findings, *measure.collectives(work.nodes, facts)]
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..inventory import Node, only_on
-from .check_measured import check_checkpoint_store, check_clock, check_collective, check_object_store
+from .check_measured import check_checkpoint_store, check_clock, check_collective, check_exchange, check_object_store
 from .report import Finding, Level
 
 ANSWER_SECONDS, LOADING_SECONDS = 60.0, 180.0
@@ -116,8 +116,11 @@ def model_source(model: str, probes: Probes, head: str) -> list[Finding]:
     ]
 
 
-def all_reduce(nodes: Sequence[Node], facts: Sequence[Mapping[str, Any]]) -> Finding:
-    """A sum over all ranks: one for each free GPU, or one for each node with a CPU when the cluster has no GPU."""
+def collectives(nodes: Sequence[Node], facts: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """A sum over all ranks, and an exchange between neighbours.
+
+    A rank for each free GPU, or one for each node with a CPU when the cluster has no GPU.
+    """
     import ray
 
     from .probe import RankProbe
@@ -126,7 +129,7 @@ def all_reduce(nodes: Sequence[Node], facts: Sequence[Mapping[str, Any]]) -> Fin
     places = [node for node in nodes for _ in range(int(node.free_gpus) if gpu else int(node.cpus >= 1))]
     if not places:
         remedy = "run the doctor again when the runs have ended"
-        return Finding("all-reduce", "cluster", Level.WARN, "no rank has a place: all GPUs are in use", remedy)
+        return [Finding("all-reduce", "cluster", Level.WARN, "no rank has a place: all GPUs are in use", remedy)]
     size = GPU_COLLECTIVE_BYTES if gpu else COLLECTIVE_BYTES
     actor = ray.remote(num_cpus=0, num_gpus=int(gpu))(RankProbe)
     ranks = [actor.options(**only_on(node.id)).remote() for node in places]
@@ -141,7 +144,9 @@ def all_reduce(nodes: Sequence[Node], facts: Sequence[Mapping[str, Any]]) -> Fin
         for probe in ranks:
             ray.kill(probe)
     spread = len({node.address for node in places}) > 1
-    return check_collective(results, size, _promised(facts) if spread else 0.0, problem)
+    promised = _promised(facts) if spread else 0.0
+    found = [check_collective(results, size, promised, problem)]
+    return [*found, check_exchange(results, size, promised)] if len(results) > 1 else found
 
 
 def _promised(facts: Sequence[Mapping[str, Any]]) -> float:

@@ -80,9 +80,11 @@ class RankProbe:
         return address, free_port(address)
 
     def all_reduce(self, rank: int, world: int, master: tuple[str, int], size: int, gpu: bool) -> dict[str, Any]:
-        """Sums `size` bytes over all ranks, a few times. Collective. `master`: address and port of rank 0.
+        """Sums `size` bytes over all ranks, a few times, then sends as many to the next rank. Collective.
 
+        master: address and port of rank 0
         wrong: elements that do not hold the sum; seconds: of the fastest time; interface: the one that was pinned
+        exchanged_wrong, exchange_seconds: the same of the bytes that came from the rank before
         """
         import torch
         import torch.distributed as dist
@@ -108,6 +110,30 @@ class RankProbe:
                     torch.cuda.synchronize()
                 times.append(time.monotonic() - started)
                 wrong += int((block != (pattern * (world * (world + 1) // 2)).float()).sum())
-            return {"wrong": wrong, "seconds": min(times), "interface": interface or ""}
+            seconds, lost = exchange(rank, world, pattern)
+            found = {"wrong": wrong, "seconds": min(times), "interface": interface or ""}
+            return {**found, "exchanged_wrong": lost, "exchange_seconds": seconds}
         finally:
             dist.destroy_process_group()
+
+
+def exchange(rank: int, world: int, pattern: Any) -> tuple[float, int]:
+    """Sends the pattern to the next rank, as context parallelism does. Collective.
+
+    pattern: int64 [N] on the group's device, sent as fp32. Returns the seconds of the fastest time, and the elements
+    that came wrong.
+    """
+    import torch
+    import torch.distributed as dist
+
+    before, after = (rank - 1) % world, (rank + 1) % world
+    sizes = [[len(pattern) * (peer == neighbour) for peer in range(world)] for neighbour in (before, after)]
+    sent, got, times = (pattern * (rank + 1)).float(), torch.empty_like(pattern, dtype=torch.float32), []
+    for _ in range(REPEATS):
+        dist.barrier()
+        started = time.monotonic()
+        dist.all_to_all_single(got, sent, sizes[0], sizes[1])
+        if pattern.is_cuda:
+            torch.cuda.synchronize()
+        times.append(time.monotonic() - started)
+    return min(times), int((got != (pattern * (before + 1)).float()).sum())

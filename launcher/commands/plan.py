@@ -54,6 +54,12 @@ def plan(
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Print what fits of all sizes, GPUs and numbers of them, as Markdown.")
     ] = False,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            "--context-parallel", "-c", help="GPUs that share each pass, or auto. [default: as CONFIG says, else 1]"
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Tell how much memory a run needs on its GPUs, which strategy fits, and how fast it could be. Starts nothing.
@@ -75,6 +81,8 @@ def plan(
 
       gemfleet plan --model 27b --gpus 2 --gpu rtx4090 --quantization int4
 
+      gemfleet plan --model 12b --gpus 8 --gpu h100 --length 131072 --context-parallel auto
+
       gemfleet plan --model 4b --gpus 64 --gpu h100 --network-gbit 400 --json | jq .chosen
 
       gemfleet plan --sweep --length 2048 > table.md
@@ -82,7 +90,7 @@ def plan(
     from dataclasses import replace
 
     from gemfleet.launcher.plan.fleet import size_up
-    from gemfleet.launcher.plan.fleet_question import find_device, find_shape, work_of_config
+    from gemfleet.launcher.plan.fleet_question import context_of, find_device, find_shape, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
@@ -99,6 +107,7 @@ def plan(
         rows_open = micro is None and not isinstance(train.batch.micro, int)
         if train.activation_checkpointing != "auto":
             checkpointing = checkpointing or train.activation_checkpointing
+        context = context or str(train.context_parallel)
     given: dict[str, Any] = {
         "length": length,
         "micro": micro,
@@ -114,7 +123,9 @@ def plan(
     if model is None:
         raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
     fleet = Fleet(gpus or 1, gpus_per_node, network)
-    report = size_up(find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open)
+    report = size_up(
+        find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open, context_of(context or "1")
+    )
     _print(report, as_json)
 
 

@@ -12,7 +12,7 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.strict import StrictModel
 from pydantic import Field, field_validator, model_validator
 
-from .cluster import ClusterConfig
+from .cluster import ClusterConfig, WorkerRange
 from .reports import NotifyConfig, TrackerConfig
 
 PublishedStep = Literal["best", "last"] | Annotated[int, Field(gt=0)]
@@ -152,6 +152,28 @@ class LaunchConfig(StrictModel):
         Field(strict=False, repr=False, description="webhooks that are told how the run ends"),
     ] = ()
     api: ApiConfig = ApiConfig()
+
+    @property
+    def ranks_for_each_pass(self) -> int:
+        """How many ranks form a group, before the plan has settled what is `auto`."""
+        asked = self.train.context_parallel
+        return asked if isinstance(asked, int) else 1
+
+    @model_validator(mode="after")
+    def _ranks_form_whole_groups(self) -> LaunchConfig:
+        size, workers = self.train.context_parallel, self.cluster.workers
+        if size == "auto" and isinstance(workers, WorkerRange):
+            raise ValueError(
+                "train.context_parallel is auto, which is settled for one number of ranks, but cluster.workers is a "
+                "range; give a number for one of them"
+            )
+        fewest = workers.min if isinstance(workers, WorkerRange) else workers
+        if isinstance(size, int) and isinstance(fewest, int) and fewest % size:
+            raise ValueError(
+                f"train.context_parallel is {size}, but cluster.workers is {fewest}, which does not form groups of "
+                f"{size}; give a multiple of {size} workers, or a context_parallel that divides {fewest}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _the_published_checkpoint_stays(self) -> LaunchConfig:

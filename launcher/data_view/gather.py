@@ -62,7 +62,8 @@ def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     views = [describe_set("train", one.report) for one in trained]
     views += [describe_set("eval", one.report) for one in scored]
     notes = [note for one in (*trained, *scored) for note in one.report.notes]
-    view = describe(train, ranks, views, epoch, notes)
+    shared = train.context_parallel if isinstance(train.context_parallel, int) else 1
+    view = describe(train, max(1, ranks // shared), views, epoch, notes)
     refused = _refused(train, [one.report for one in (*trained, *scored)])
     return view.model_copy(update={"limit": reading.limit, "examples": shown, "refused": refused})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import (
@@ -81,25 +81,33 @@ def size_up(
     fleet: Fleet,
     checkpointing: Checkpointing | None,
     rows_open: bool = False,
+    context: int | Literal["auto"] = 1,
 ) -> SizingReport:
     """Compare all strategies on this fleet. Raises UserError for a fleet of the wrong size.
 
     checkpointing: None: the plan chooses it; rows_open: whether the plan chooses the rows of a pass, too
+    context: as `train.context_parallel`
     """
     if not 1 <= fleet.ranks <= MOST_GPUS:
         raise UserError(f"--gpus is {fleet.ranks}; give a number from 1 to {MOST_GPUS}")
+    if context != "auto" and fleet.ranks % context:
+        raise UserError(
+            f"train.context_parallel is {context}, but {fleet.ranks} GPUs do not form groups of {context}; "
+            f"give a divisor of {fleet.ranks}, or auto"
+        )
     notes = []
     if not device.bf16 and work.dtype == "bf16":
         work = replace(work, dtype="fp32")
         notes.append(f"{device.name} has no bf16, so the run would be in fp32.")
-    choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
+    choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
     if rows_open and choice.fits:
-        most = math.ceil(work.global_batch / fleet.ranks)  # an example fills one row at most
+        most = math.ceil(work.global_batch * choice.sharing.context / fleet.ranks)  # an example fills one row at most
         planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
         notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
         work = replace(work, micro=planned.rows)
-        choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing)
-    rows = tuple(_row(shape, work, s, device, fleet) for s in all_sharings(work, fleet, choice.sharing.checkpointing))
+        choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
+    alone = all_sharings(work, fleet, choice.sharing.checkpointing)
+    rows = tuple(_row(shape, work, replace(s, context=choice.sharing.context), device, fleet) for s in alone)
     notes += _notes(work, device, fleet)
     speed = expected_speed(shape, work, choice.sharing, device, fleet)
     return SizingReport(shape, work, fleet, device, rows, choice, speed, tuple(notes))
@@ -116,6 +124,7 @@ def _option(sharing: Sharing, memory: MemoryParts, fits_: bool, speed: Speed) ->
         "strategy": sharing.name,
         "activation_checkpointing": sharing.checkpointing,
         "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
+        "context_parallel": sharing.context,
         "fits": fits_,
         "memory_bytes": {**asdict(memory), "total": memory.total},
         "speed": asdict(speed),

@@ -47,3 +47,12 @@ def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: 
     """One rank's work, by a configuration. supervised: the share of tokens that the loss scores"""
     dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
     return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
+
+
+def context_of(value: str) -> int | Literal["auto"]:
+    """`--context-parallel`: a number of GPUs, or auto. Raises UserError for anything else."""
+    if value == "auto":
+        return "auto"
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(f"--context-parallel is {value!r}; give a number of GPUs that share each pass, or auto")
+    return int(value)

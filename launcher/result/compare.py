@@ -119,7 +119,7 @@ def compare_on_cluster(
         .remote(dict(folders), train, placement.gpus_per_rank > 0)
     )
     try:
-        prompts, name = ray.get(actor.prompts.remote(source, placement.ranks, count, answer_after))
+        prompts, name = ray.get(actor.prompts.remote(source, train.data_ranks(placement.ranks), count, answer_after))
         if not prompts:
             raise CannotCompareError(f"{name} has no prompt with an answer")
         trained = {file: (checkpoint / file).read_bytes() for file in ADAPTER_FILES}

@@ -85,7 +85,8 @@ def predict_on_cluster(
     on_gpu = placement.gpus_per_rank > 0
     ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.ranks)]
     try:
-        shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(ranks)]
+        with_rows = ranks[: train.data_ranks(placement.ranks)]
+        shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(with_rows)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]
         return _hand_out(ranks, asked, config, progress)
     finally:

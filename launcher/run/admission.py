@@ -20,15 +20,17 @@ POLL_SECONDS = 0.5
 QUEUE_SECONDS = 1.0
 
 
-def find_places(run: RunSession) -> Placement:
+def find_places(run: RunSession, groups_of: int | None = None) -> Placement:
     """Decide on the ranks of an admitted run, and wait until the cluster has room for them.
 
     An elastic run waits until the free room stops changing, and takes it. Raises ResourcesUnavailable,
     StoppedBeforeFit.
+
+    groups_of: the ranks that share each pass, once that is settled; None: as the configuration says
     """
-    cluster = run.config.cluster
+    cluster, groups_of = run.config.cluster, groups_of or run.config.ranks_for_each_pass
     nodes = answering_nodes()
-    placement = place(cluster, nodes)
+    placement = place(cluster, nodes, groups_of)
     if note := mixture_note(placement, nodes):
         run.tell(EventKind.MIXED_GPUS, note)
 
@@ -41,7 +43,7 @@ def find_places(run: RunSession) -> Placement:
     run.registry.set_reason(run.id, "")
     if isinstance(cluster.workers, WorkerRange):
         wanted = most_ranks(run, placement.ranks)
-        placement = grown(placement, cluster, min(wanted, settled_room(placement, wanted, suitable)))
+        placement = grown(placement, cluster, min(wanted, settled_room(placement, wanted, suitable)), groups_of)
         run.claims.resize(run.id, placement.ranks)
     run.note(placement.describe())
     return placement
@@ -54,14 +56,15 @@ def await_admission(run: RunSession) -> None:
     other programs use it, raises ResourcesUnavailable after `wait_for_resources_s`.
     """
     cluster, claims = run.config.cluster, run.claims
-    placement = place(cluster, answering_nodes())
+    groups_of = run.config.ranks_for_each_pass
+    placement = place(cluster, answering_nodes(), groups_of)
     size = placement.cpus_per_rank, float(placement.gpus_per_rank)
     claims.queue(run.id, placement.ranks, *size, placement.kind)
     told, waited = "", 0.0
     while True:
         run.heed_stop()
         nodes = answering_nodes()
-        claims.resize(run.id, place(cluster, nodes).ranks)  # `auto` changes with the number of nodes
+        claims.resize(run.id, place(cluster, nodes, groups_of).ranks)  # `auto` changes with the number of nodes
         verdict = claims.admit(run.id, nodes)
         if verdict.admitted:
             run.registry.set_reason(run.id, "")
@@ -86,7 +89,8 @@ def most_ranks(run: RunSession, ranks: int) -> int:
     mine, others = run.claims.split(run.id)
     if any(not claim.admitted for claim in others):
         return ranks
-    return max(ranks, min(elastic.max, room_for(mine, others, answering_nodes())))
+    most = min(elastic.max, room_for(mine, others, answering_nodes()))
+    return max(ranks, most - most % run.config.ranks_for_each_pass)
 
 
 def settled_room(

@@ -97,6 +97,7 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
             ground = prepare_data(run, settled, placement, model, folders, adapters)
             keep_early_facts(run, settled, ground)
             refuse_unknown_metric(settled, ground.source.eval_sets)
+            settled.refuse_shared_pictures(len(ground.source.pictures))
             refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
             ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
             run.keep_settled(ready)

@@ -89,8 +89,9 @@ def prepare_data(
     cache = prepared_cache(train.data.cache_bytes, model)
     data = tokenise_on_cluster(train, folders, run.display.bars, cache)
     examples = ask_examples(data, folders)
-    source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
-    keep_view(run.folder, train, data, placement.ranks, examples)
+    data_ranks = train.data_ranks(placement.ranks)
+    source = pack_on_cluster(data, train, data_ranks, 0, run.display.bars)
+    keep_view(run.folder, train, data, data_ranks, examples)
     if data.reused:
         run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")
     for line in data.report.summary().splitlines():

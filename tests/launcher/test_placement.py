@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.config.cluster import ClusterConfig
+from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import Placement, gpu_kinds, grown, mixture_note, place, sheet_tflops
 from gemfleet.train.config.errors import explain
@@ -43,6 +43,27 @@ def test_an_elastic_run_takes_what_there_is_between_its_bounds() -> None:
     assert [grown(smallest, cluster, room).ranks for room in (0, 2, 3, 9)] == [2, 2, 3, 4]
     fixed = ClusterConfig(workers=3)
     assert grown(place(fixed, CPU_NODES), fixed, 9).ranks == 3
+
+
+def test_ranks_that_share_passes_come_in_whole_groups() -> None:
+    assert [place(ClusterConfig(), GPU_NODES, size).ranks for size in (1, 5, 8, 16)] == [12, 10, 8, 16]
+    elastic = ClusterConfig(workers=WorkerRange(min=2, max=7))
+    smallest = place(elastic, CPU_NODES, 2)
+    assert [grown(smallest, elastic, room, 2).ranks for room in (0, 3, 5, 9)] == [2, 2, 4, 6]
+
+
+@pytest.mark.parametrize(
+    ("size", "workers", "told"),
+    [
+        (2, 3, "context_parallel is 2, but cluster.workers is 3, .*multiple of 2 workers"),
+        (4, {"min": 2, "max": 8}, "context_parallel is 4, but cluster.workers is 2"),
+        ("auto", {"min": 2, "max": 8}, "context_parallel is auto, .*but cluster.workers is a range"),
+    ],
+)
+def test_workers_that_form_no_whole_groups_are_refused(size: object, workers: object, told: str) -> None:
+    train = {"model": "demo", "data": {"train": "x"}, "context_parallel": size}
+    with pytest.raises(ValidationError, match=told):
+        LaunchConfig.model_validate({"train": train, "cluster": {"workers": workers}})
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora, prepare_layers
 from gemfleet.train.planning.auto_strategy import RankDevices
 from gemfleet.train.strategies import build_strategy
+from gemfleet.train.worker import in_context
 from numpy.typing import NDArray
 from support.reference_step import examples
 from torch.distributed.tensor import DTensor
@@ -29,13 +30,17 @@ Arrays = dict[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to on one rank: losses by step, evaluation losses, and the gathered state at its end."""
+    """What a run came to on one rank: losses by step, evaluation losses, and the gathered state at its end.
+
+    counted: FLOPs, tokens with padding, tokens and examples of each step that the rank reported
+    """
 
     losses: dict[int, float]
     evaluations: list[float]
     grad_norms: list[float]
     adapter: Arrays
     optimizer: Arrays
+    counted: list[tuple[float, ...]]
 
 
 class FolderReporter:
@@ -103,7 +108,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
         global_batch=config.batch.global_,
         max_length=config.data.max_length,
         seed=config.seed,
-        world_size=world_size,
+        world_size=config.data_ranks(world_size),
     )
     strategy = build_strategy(config)
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
@@ -112,7 +117,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
     model = attach_lora(base, config.lora, config.seed, "tiny", start)
     prepare_layers(model, choose(config, model.device, dtype))
     reporter = FolderReporter(Path(folder))
-    trainer = Trainer(config, model, strategy, source, reporter, rank, work)
+    trainer = Trainer(config, in_context(model, config), strategy, source, reporter, rank, work)
     trainer.run()
     history = trainer.progress.log_history
     adapter, optimizer = strategy.gather_adapter(), strategy.gather_optimizer()
@@ -122,6 +127,7 @@ def train_case(model_folder: str, folder: str, changes: dict[str, Any], device: 
         [e["grad_norm"] for e in history if "grad_norm" in e],
         _as_arrays(adapter),
         _as_arrays(optimizer),
+        [(r["flops"], r["raw_tokens"], r["tokens"], r["examples"]) for r in reporter.records if r["kind"] == "step"],
     )
 
 

@@ -62,13 +62,13 @@ def probe_tasks(config: TrainConfig, places: Sequence[RankPlace], steps: Steps =
 
 def largest_rows(source: BlockSource, config: TrainConfig, world_size: int) -> int:
     """The most rows that a rank has in the first steps: a larger pass would not be full."""
-    return max(1, *(step.rows.row_count for step in first_steps(source, config, world_size)))
+    return max(1, *(step.rows.row_count for step in first_steps(source, config, config.data_ranks(world_size))))
 
 
-def first_steps(source: BlockSource, config: TrainConfig, world_size: int) -> list[StepRows]:
-    """The rows of every rank in the first steps."""
+def first_steps(source: BlockSource, config: TrainConfig, data_ranks: int) -> list[StepRows]:
+    """The rows of the first steps. data_ranks: of so many ranks, whose rows differ"""
     steps = min(STEPS_LOOKED_AT, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
-    return [source.step(0, step, rank) for step in range(steps) for rank in range(world_size)]
+    return [source.step(0, step, rank) for step in range(steps) for rank in range(data_ranks)]
 
 
 def search_limits(source: BlockSource, config: TrainConfig, world_size: int, budget_s: float) -> SearchLimits:
@@ -83,5 +83,5 @@ def group_settings(config: TrainConfig) -> GroupSettings:
 
 
 def tokens_per_row(config: TrainConfig, world_size: int) -> int:
-    """The tokens of a full row, over all ranks."""
-    return world_size * config.data.max_length
+    """The tokens of a full row, over all ranks. Those of a context group share one."""
+    return config.data_ranks(world_size) * config.data.max_length

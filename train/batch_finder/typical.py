@@ -23,7 +23,9 @@ Steps = Sequence[Sequence[Row]]
 def typical_steps(source: BlockSource, config: TrainConfig, world_size: int) -> Steps:
     """The rows of the first steps. Of each step, it takes the rank with the most tokens: the others wait for it."""
     count = min(STEPS, source.steps_per_epoch, config.total_steps(source.steps_per_epoch))
-    steps = [[source.step(0, step, rank).rows for rank in range(world_size)] for step in range(count)]
+    steps = [
+        [source.step(0, step, rank).rows for rank in range(config.data_ranks(world_size))] for step in range(count)
+    ]
     return [_rows_of(max(ranks, key=lambda rows: len(rows.tokens))) for ranks in steps]
 
 

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..errors import UserError
 from .deepspeed_json import Settings, conflicts
 from .sections.data import DataConfig
 from .sections.recipe import CheckpointConfig, EarlyStoppingConfig, EvalConfig, LoggingConfig, LoraConfig, OptimConfig
@@ -59,6 +60,13 @@ class TrainConfig(StrictModel):
         Literal["auto", "ddp", "fsdp2", "deepspeed"],
         Field(description="how ranks share the work; `auto`: the first of ddp and fsdp2 that fits, by the plan"),
     ] = "auto"
+    context_parallel: Annotated[
+        Literal["auto"] | Annotated[int, Field(gt=0, le=MOST)],
+        Field(
+            description="neighbouring ranks that share the tokens of each pass, for rows longer than one device holds; "
+            "`auto`: the fewest with which a row fits, by the plan"
+        ),
+    ] = 1
     fsdp2: Fsdp2Config = Fsdp2Config()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     activation_checkpointing: Annotated[
@@ -169,6 +177,30 @@ class TrainConfig(StrictModel):
         """`activation_checkpointing` as a decision. Before ranks train, one has replaced `auto`."""
         assert self.activation_checkpointing != "auto"
         return self.activation_checkpointing
+
+    @property
+    def context_size(self) -> int:
+        """`context_parallel` as a number. Before ranks train, the plan's choice has replaced `auto`."""
+        assert isinstance(self.context_parallel, int)
+        return self.context_parallel
+
+    def data_ranks(self, ranks: int) -> int:
+        """Among how many the examples of a step are divided. Raises UserError if the ranks form no whole groups."""
+        size = self.context_size
+        if ranks % size:
+            raise UserError(
+                f"train.context_parallel is {size}, but {ranks} ranks do not form groups of {size}; "
+                f"use a multiple of {size} ranks, or a context_parallel that divides {ranks}"
+            )
+        return ranks // size
+
+    def refuse_shared_pictures(self, pictures: int) -> None:
+        """Raises UserError if ranks would share passes that hold pictures. pictures: their number in the run's data"""
+        if pictures and self.context_size > 1:
+            raise UserError(
+                f"train.context_parallel is {self.context_size}, but the data have pictures, whose tokens see one "
+                "another and must lie on one rank; set train.context_parallel: 1"
+            )
 
     def with_micro(self, rows: int, evaluation_rows: int | None = None) -> TrainConfig:
         """The same recipe with `rows` in a training pass and `evaluation_rows` in an evaluation's (None: unchanged)."""

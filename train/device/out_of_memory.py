@@ -35,9 +35,9 @@ def remedy(micro: int, field: str = TRAINING) -> str:
         return f"lower {field}, for instance to {micro // 2}: it changes no result"
     return (
         "one row is the least there is: lower train.data.max_length or train.loss_chunk_rows; set "
-        "train.activation_checkpointing: full; divide the base among ranks (train.strategy: fsdp2, with "
-        "train.fsdp2.cpu_offload: true if need be) or quantise it (train.quantization: int4), or both; or train on "
-        "devices with more memory"
+        "train.activation_checkpointing: full; let ranks share each pass (train.context_parallel); divide the base "
+        "among ranks (train.strategy: fsdp2, with train.fsdp2.cpu_offload: true if need be) or quantise it "
+        "(train.quantization: int4), or both; or train on devices with more memory"
     )
 
 

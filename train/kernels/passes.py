@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..context.group import SharedPass
 from ..interfaces import PackedRows
 from .attention.packed import Packing
 from .capabilities import AttentionKernel
@@ -18,7 +19,10 @@ from .capabilities import AttentionKernel
 
 @dataclass(frozen=True)
 class PassInputs:
-    """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]"""
+    """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]
+
+    Under context parallelism, T counts the tokens of this rank's share.
+    """
 
     tokens: Tensor
     positions: Tensor
@@ -27,15 +31,25 @@ class PassInputs:
     packing: Packing
 
 
-def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel) -> PassInputs:
-    """The inputs of one pass. The host counts them out: `nonzero` on a GPU would wait for all its earlier work."""
+def pass_inputs(
+    rows: PackedRows, device: torch.device, kernel: AttentionKernel, shared: SharedPass | None = None
+) -> PassInputs:
+    """The inputs of one pass. The host counts them out: `nonzero` on a GPU would wait for all its earlier work.
+
+    shared: how the ranks of a context group divide the pass; None: this rank computes all of it
+    """
     ids, supervised = rows.tokens.astype(np.int64), np.flatnonzero(rows.supervised)
-    ends = np.concatenate([[0], np.cumsum(rows.document_lengths)]).astype(np.int32)
-    # The state at position t predicts the token at t + 1. A document's first token is never supervised.
-    arrays = (ids, positions_in(rows.document_lengths), supervised - 1, ids[supervised], ends)
+    begin, end, lengths = 0, len(ids), tuple(int(n) for n in rows.document_lengths)
+    if shared is not None:
+        begin, end, lengths = shared.own.begin, shared.own.end, shared.own.lengths
+    # The state at position t predicts the token at t + 1, which may be the first of the next share. A document's first
+    # token is never supervised.
+    supervised = supervised[(supervised > begin) & (supervised <= end)]
+    ends = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    own = positions_in(rows.document_lengths)[begin:end]
+    arrays = (ids[begin:end], own, supervised - 1 - begin, ids[supervised], ends)
     tokens, positions, predicting, targets, cu_seqlens = copy_to(device, arrays)
-    packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel)
-    return PassInputs(tokens, positions, predicting, targets, packing)
+    return PassInputs(tokens, positions, predicting, targets, Packing(lengths, cu_seqlens, kernel, shared))
 
 
 def positions_in(lengths: NDArray[np.int32]) -> NDArray[np.int64]:

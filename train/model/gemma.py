@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from ..config.schema import Quantization
 from ..config.sections.recipe import LoraConfig
+from ..context.group import ContextGroup
+from ..context.shares import LEAST_TOKENS
 from ..errors import UserError
 from ..interfaces import PackedRows
 from ..kernels.activation_checkpointing import checkpoint_layers
@@ -33,7 +35,6 @@ from .starting_adapter import load_adapter
 
 log = logging.getLogger("gemfleet.train")
 
-LEAST_TOKENS = 2  # in a pass: compiled layers have the same code for every length but 1
 EXCLUDED = rf".*{VISION_MODULES[0]}.*"  # from adapters, by a pattern that peft matches with whole names
 LINEAR_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -47,6 +48,7 @@ class TrainableModel:
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        the device that runs passes
     copies:        of the adapters, made for each pass; None if a strategy gathers them layer by layer
+    context:       the ranks that share each pass with this one; None if this rank computes its own passes
     """
 
     peft_model: Any
@@ -54,6 +56,7 @@ class TrainableModel:
     criterion: SupervisedCrossEntropy
     device: torch.device
     copies: AdapterCopies | None = None
+    context: ContextGroup | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -67,17 +70,29 @@ class TrainableModel:
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
 
     def computed_tokens(self, rows: PackedRows) -> int:
-        """The number of tokens that the decoder computes for these rows: at least `LEAST_TOKENS`."""
+        """The number of tokens that this rank's decoder computes for these rows: at least `LEAST_TOKENS`."""
+        if self.context is not None:
+            return self.context.shared(rows).own.tokens
         return max(LEAST_TOKENS, len(rows.tokens))
 
+    def counted_once(self, figure: float) -> float:
+        """A figure of this rank's rows, for a sum over all ranks: of a context group, only one rank counts it."""
+        return figure if self.context is None or self.context.index == 0 else 0.0
+
     def loss_sum(self, rows: PackedRows) -> Tensor:
-        """The sum of cross-entropy over the rows' supervised tokens. An fp32 scalar, differentiable."""
+        """The sum of cross-entropy over the rows' supervised tokens. An fp32 scalar, differentiable.
+
+        In a context group it is this rank's part of the sum, and a collective.
+        """
         inputs = self.inputs_of(rows)
         return self.criterion(self.hidden_states(inputs).index_select(0, inputs.predicting), inputs.targets)
 
     def inputs_of(self, rows: PackedRows) -> PassInputs:
         """The inputs of a pass over these rows, on the device."""
         kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
+        if self.context is not None:
+            shared = self.context.shared(rows)
+            return pass_inputs(shared.rows, self.device, kernel, shared)
         return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
@@ -210,7 +225,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
-        prepare_for_graphs(choices.attention)
+        prepare_for_graphs(choices.attention, exchanges=model.context is not None)
         compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
     if not choices.compiler_recomputes:
         checkpoint_layers(model.layers, choices.activation_checkpointing)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from . import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
-from .choice import candidates, choose_among, fitting_choices
+from .choice import candidates, choose_among, fitting_choices, in_contexts
 from .counts import Targets, projections
 from .memory import CPU_PROCESS, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
@@ -85,7 +85,7 @@ class Settled:
 def is_open(config: TrainConfig) -> bool:
     """Whether the configuration leaves the strategy, one of its options, or activation checkpointing to the plan."""
     gathered = config.strategy == "fsdp2" and config.fsdp2.reshard_after_forward == "auto"
-    return "auto" in (config.strategy, config.activation_checkpointing) or gathered
+    return "auto" in (config.strategy, config.activation_checkpointing, config.context_parallel) or gathered
 
 
 def needs_devices(config: TrainConfig) -> bool:
@@ -97,6 +97,7 @@ def settled_blindly(config: TrainConfig) -> TrainConfig:
     """The simplest choice, for devices of unknown memory: only training or probes can tell what fits there."""
     found: dict[str, Any] = {"strategy": "ddp"} if config.strategy == "auto" else {}
     found |= {"activation_checkpointing": "off"} if config.activation_checkpointing == "auto" else {}
+    found |= {"context_parallel": 1} if config.context_parallel == "auto" else {}
     return config.model_copy(update=found)
 
 
@@ -104,15 +105,19 @@ def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevi
     """All ways to share the work that fit on these devices and that the configuration allows, the best one first.
 
     Empty if nothing fits. A value that a person set (activation checkpointing, reshard_after_forward) does not change.
+    All have the same context parallelism, the least with which any fits.
     """
     work = workload_of(config, devices.dtype, devices.kind)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
-    return [Option(choice, changes_for(config, choice)) for choice in found]
+    least = [choice for choice in found if choice.sharing.context == found[0].sharing.context]
+    return [Option(choice, changes_for(config, choice)) for choice in least]
 
 
 def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
     """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits."""
+    if config.context_parallel != "auto":
+        config.data_ranks(devices.ranks)  # refuses what does not divide the ranks
     work = workload_of(config, devices.dtype, devices.kind)
     allowed = partial(allowed_sharings, config, shape)
     choice = choose_among(allowed, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
@@ -158,6 +163,7 @@ def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options:
         "activation_checkpointing": sharing.checkpointing,
         "reshard_after_forward": sharing.reshard if sharing.name == "fsdp2" else None,
         "loss_chunk_rows": choice.chunk_rows,
+        "context_parallel": sharing.context,
         "fits": choice.fits,
         "reason": choice.reason,
         "fitting": [option.name for option in options],
@@ -167,7 +173,12 @@ def facts_of(config: TrainConfig, choice: Choice, devices: RankDevices, options:
 
 
 def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fleet: Fleet) -> list[Sharing]:
-    """The plan's candidates that this configuration allows."""
+    """The plan's candidates that this configuration allows. Those of the least context parallelism come first."""
+    return in_contexts(_allowed_alone(config, shape, work, fleet), config.context_parallel, work, fleet)
+
+
+def _allowed_alone(config: TrainConfig, shape: ModelShape, work: Workload, fleet: Fleet) -> list[Sharing]:
+    """Those in which no ranks share passes."""
     chosen = None if config.activation_checkpointing == "auto" else config.activation_checkpointing
     if config.strategy == "auto":
         found = candidates(shape, work, fleet, chosen)
@@ -202,6 +213,8 @@ def changes_for(config: TrainConfig, choice: Choice) -> Changes:
         found = (*found, ("strategy", sharing.name))
     if "auto" in (config.strategy, config.activation_checkpointing):
         found = (*found, ("activation_checkpointing", sharing.checkpointing))
+    if config.context_parallel == "auto":
+        found = (*found, ("context_parallel", sharing.context))
     if sharing.name == "fsdp2":
         fsdp2 = config.fsdp2.model_copy(update={"reshard_after_forward": sharing.reshard})
         found = (*found, ("fsdp2", fsdp2))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from ..config.sections.sharing import LOSS_CHUNK_ROWS
+from .context import contexts
 from .memory import MemoryParts, memory_per_rank
 from .options import CHECKPOINTING, Checkpointing, DeviceKind, Fleet, Sharing, SharingName, Workload
 from .remedies import Remedy, helpful
@@ -46,6 +48,7 @@ def choose_strategy(
     memory_bytes: int,
     device: DeviceKind = "cuda",
     checkpointing: Checkpointing | None = None,
+    context: int | Literal["auto"] = 1,
 ) -> Choice:
     """The first that fits of ddp and fsdp2, each with as little activation checkpointing as possible.
 
@@ -53,10 +56,11 @@ def choose_strategy(
     it must be.
 
     memory_bytes: of one rank's device; checkpointing: None leaves that choice to the plan
+    context: ranks that share each pass; auto: the fewest with which something fits
     """
 
     def allowed(work: Workload, fleet: Fleet) -> Sequence[Sharing]:
-        return candidates(shape, work, fleet, checkpointing)
+        return in_contexts(candidates(shape, work, fleet, checkpointing), context, work, fleet)
 
     return choose_among(allowed, shape, work, fleet, memory_bytes, device)
 
@@ -95,7 +99,7 @@ def fitting_choices(
     tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
     most = LOSS_CHUNK_ROWS[device][0]
     found = [
-        Choice(one.sharing, one.memory, True, _reason(one, tried, memory_bytes, most), one.chunk_rows)
+        Choice(one.sharing, one.memory, True, _reason(one, _alike(tried, one), memory_bytes, most), one.chunk_rows)
         for one in tried
         if fits(one.memory, memory_bytes)
     ]
@@ -114,6 +118,13 @@ def with_chunk(
     tried = [replace(work, chunk_rows=rows) for rows in LOSS_CHUNK_ROWS[device]]
     fitting = (one for one in tried if fits(memory_per_rank(shape, one, sharing, ranks, device), memory_bytes))
     return next(fitting, tried[-1])
+
+
+def in_contexts(
+    sharings: Sequence[Sharing], asked: int | Literal["auto"], work: Workload, fleet: Fleet
+) -> list[Sharing]:
+    """The sharings with each number of ranks that may share a pass, the fewest first."""
+    return [replace(sharing, context=size) for size in contexts(asked, work, fleet) for sharing in sharings]
 
 
 def candidates(
@@ -160,6 +171,15 @@ def _tried(
     return found
 
 
+def _with_checkpointing(sharing: Sharing) -> str:
+    return str(sharing).replace("ddp, ", "ddp with ", 1)
+
+
+def _alike(tried: Sequence[_Tried], one: _Tried) -> list[_Tried]:
+    """Those in which as many ranks share a pass."""
+    return [other for other in tried if other.sharing.context == one.sharing.context]
+
+
 def _reason(one: _Tried, tried: Sequence[_Tried], memory_bytes: int, most_rows: int) -> str:
     """Why this one: what it takes, and what others would; and the loss's chunk, if it is smaller than `most_rows`."""
     sharing, parts = one.sharing, one.memory
@@ -171,12 +191,13 @@ def _reason(one: _Tried, tried: Sequence[_Tried], memory_bytes: int, most_rows: 
     if replicated is None:
         less = sharing.checkpointing != tried[0].sharing.checkpointing
         return f"{sharing} {takes}" + (f"; without recomputation it would take {plain:.1f} GiB" if less else "")
+    only = "only adapter gradients" if sharing.context == 1 else "only adapter gradients and keys and values of passes"
     if sharing.name == "ddp" and sharing.checkpointing == tried[0].sharing.checkpointing:
-        return f"ddp: the whole base fits on every rank ({takes}), and only adapter gradients move between ranks"
+        return f"{sharing}: the whole base fits on every rank ({takes}), and {only} move between ranks"
     if sharing.name == "ddp":
         return (
-            f"ddp with {sharing.checkpointing} activation checkpointing {takes}; without, it would take "
-            f"{plain:.1f} GiB. The base stays whole on every rank, so only adapter gradients move between ranks"
+            f"{_with_checkpointing(sharing)} {takes}; without, it would take {plain:.1f} GiB. The base stays whole on "
+            f"every rank, so {only} move between ranks"
         )
     least = f"{replicated / GIB:.1f} GiB"
     return f"{sharing} {takes}; with the whole base on every rank it would take at least {least}"
@@ -189,6 +210,8 @@ def _remedies(
 
     def helps(remedy: Remedy) -> str | None:
         ways = candidates(shape, remedy.work, remedy.fleet) if remedy.free else allowed(remedy.work, remedy.fleet)
+        if remedy.context is not None:
+            ways = [replace(way, context=remedy.context) for way in ways]
         found = fitting_choices(ways, shape, remedy.work, remedy.fleet, memory_bytes, device)
         return f"{found[0].memory.total / GIB:.1f} GiB by {found[0].sharing}" if found else None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..context.shares import Cost
 from .counts import body_linear, embedding
 from .options import Checkpointing
 from .shapes import ModelShape
@@ -44,6 +45,13 @@ class FlopCounter:
         if self.checkpointing == "full":  # `selective` repeats no matrix product
             recomputed = 2 * (body_linear(self.shape) + self.adapters) * tokens + attention
         return Flops(layers + head + 3 * attention, recomputed)
+
+    def cost(self) -> Cost:
+        """What divides a pass among the ranks of a context group: the model FLOPs of each token, and of each pair."""
+        pair = 3 * 4 * self.shape.queries
+        full = self.shape.layers - self.shape.sliding_layers
+        head = 4 * embedding(self.shape)
+        return Cost(self.products(1), head, pair * self.shape.sliding_layers, pair * full, self.shape.window)
 
     def products(self, tokens: int) -> float:
         """The FLOPs of the decoder layers' products: 4 a token and frozen weight (forward, gradient to the input), 6 a

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 
 from ..config.deepspeed_json import REDUCE_BUCKET_VALUES
 from ..config.sections.sharing import LOSS_CHUNK_ROWS
-from . import activations
+from ..context.shares import Share
+from . import activations, context
 from .counts import (
     body_linear,
     embedding,
@@ -67,10 +68,29 @@ class MemoryParts:
 def memory_per_rank(
     shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind = "cuda"
 ) -> MemoryParts:
-    """The peak of one rank. It is at the beginning of backward: all activations, and gradients of earlier passes."""
+    """The peak of one rank. It is at the beginning of backward: all activations, and gradients of earlier passes.
+
+    Of the ranks that share a pass, it is that of the one that needs most.
+    """
+    if sharing.context == 1:
+        return _of_rank(shape, work, sharing, ranks, device, None)
+    found = (
+        _of_rank(shape, context.work_of_share(work, share), sharing, ranks, device, share)
+        for share in context.neediest(shape, work, sharing.context)
+    )
+    return max(found, key=lambda parts: parts.total)
+
+
+def _of_rank(
+    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind, share: Share | None
+) -> MemoryParts:
+    """share: of the pass, which is all of the rank's work; None: the rank has whole passes"""
     trained = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     weights = weight_bytes(shape, work)
     kept = activation_bytes(shape, work, sharing, device)
+    if share is not None:
+        kept += context.earlier_kept(shape, work, sharing, share)
+        kept += context.mask_kept(work, share, blocks=device == "cuda" or work.dtype == "bf16")
     transient = transient_bytes(shape, work, sharing, device)
     logits = logits_bytes(shape, work, device)
     fixed, slack = (CUDA_RUNTIME, CUDA_SLACK) if device == "cuda" else (CPU_RUNTIME, CPU_SLACK)

@@ -70,11 +70,13 @@ class Sharing:
     """A strategy with its options. The name decides which parts of the state are divided.
 
     reshard: fsdp2 only; whether a layer's gathered weights are freed between forward and backward
+    context: neighbouring ranks that share the tokens of each pass; 1: each computes its own
     """
 
     name: SharingName
     checkpointing: Checkpointing = "off"
     reshard: bool = True
+    context: int = 1
 
     @property
     def divides_weights(self) -> bool:
@@ -91,7 +93,8 @@ class Sharing:
     def __str__(self) -> str:
         kept = "" if self.reshard or self.name != "fsdp2" else ", kept gathered"
         recompute = "" if self.checkpointing == "off" else f", {self.checkpointing} activation checkpointing"
-        return f"{self.name}{kept}{recompute}"
+        context = "" if self.context == 1 else f", {self.context} ranks for each pass"
+        return f"{self.name}{kept}{recompute}{context}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from .context import contexts
 from .options import DeviceKind, Fleet, Workload
 
 MOST_NAMED = 3  # remedies in a sentence
@@ -21,12 +22,14 @@ class Remedy:
     """words: what to do, for people; work, fleet: what the run is then
 
     free: whether the plan may then use any strategy, also where the configuration names one
+    context: ranks that share each pass; None: as it is
     """
 
     words: str
     work: Workload
     fleet: Fleet
     free: bool = False
+    context: int | None = None
 
 
 def remedies(work: Workload, fleet: Fleet, device: DeviceKind = "cuda") -> list[list[Remedy]]:
@@ -36,9 +39,11 @@ def remedies(work: Workload, fleet: Fleet, device: DeviceKind = "cuda") -> list[
         [Remedy("set train.batch.micro to 1", single, fleet)],
         [Remedy("leave train.loss_chunk_rows at auto", replace(single, chunk_rows=None), fleet)],
         [Remedy("leave train.strategy and train.activation_checkpointing at auto", single, fleet, free=True)],
+        _shared_passes(single, fleet),
         [Remedy("set train.quantization to int8", replace(single, quantization="int8"), fleet)],
         [Remedy("set train.quantization to int4", replace(single, quantization="int4"), fleet)],
         _more_ranks(single, fleet, device),
+        _shared_on_more_ranks(single, fleet, device),
         _shorter(single, fleet),
     ]
 
@@ -75,6 +80,23 @@ def _first_of_each(groups: list[list[Remedy]], helps: Callable[[Remedy], str | N
 def _more_ranks(work: Workload, fleet: Fleet, device: DeviceKind) -> list[Remedy]:
     what = "GPUs" if device == "cuda" else "ranks on more machines"
     return [Remedy(f"use {n} {what}", work, replace(fleet, ranks=n)) for n in COUNTS if n > fleet.ranks]
+
+
+def _shared_passes(work: Workload, fleet: Fleet) -> list[Remedy]:
+    return [
+        Remedy(f"set train.context_parallel to {size}", work, fleet, context=size)
+        for size in contexts("auto", work, fleet)
+        if size > 1
+    ]
+
+
+def _shared_on_more_ranks(work: Workload, fleet: Fleet, device: DeviceKind) -> list[Remedy]:
+    """All ranks share each pass."""
+    return [
+        replace(_also(f"set train.context_parallel to {size}", more), context=size)
+        for more in _more_ranks(work, fleet, device)
+        if (size := more.fleet.ranks) in contexts("auto", work, more.fleet)
+    ]
 
 
 def _shorter(work: Workload, fleet: Fleet) -> list[Remedy]:

@@ -38,7 +38,7 @@ def rows_by_plan(
     no effect.
     """
     rows = 1
-    while rows * work.length < ENOUGH_TOKENS[device] and rows < most_rows:
+    while rows * work.length < ENOUGH_TOKENS[device] * sharing.context and rows < most_rows:
         parts = memory_per_rank(shape, replace(work, micro=2 * rows), sharing, ranks, device)
         if not fits(parts, memory_bytes):
             return PlannedRows(rows, f"{2 * rows} rows would take {parts.total / 2**30:.1f} GiB")

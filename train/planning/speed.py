@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from . import context
 from .counts import body_linear, embedding, lora_parameters
 from .devices import Device
 from .flops import visible_pairs
@@ -84,8 +85,9 @@ def expected_speed(shape: ModelShape, work: Workload, sharing: Sharing, device: 
     rate = device.reached_tflops * 1e12
     extra = recomputed_flops_per_token(shape, work, sharing)
     rows = math.ceil(work.step_tokens / work.length)
-    passes = math.ceil(math.ceil(rows / fleet.ranks) / work.micro)
-    busiest = min(passes * work.tokens, math.ceil(rows / fleet.ranks) * work.length)
+    of_group = math.ceil(rows * sharing.context / fleet.ranks)
+    passes = math.ceil(of_group / work.micro)
+    busiest = min(passes * work.tokens, of_group * work.length) / sharing.context
     compute = max(
         busiest * (flops + extra) / (rate * expected_share(shape)), passes * reading_seconds(shape, work, device)
     )
@@ -127,13 +129,15 @@ def exposed_seconds(
 ) -> float:
     """Seconds of communication that the step waits for.
 
-    It waits for the adapters' gradients, which are reduced once, after the last backward. Gathers of divided weights
-    run beside the computation, and cost only the time that they take longer.
+    It waits for the adapters' gradients, which are reduced once, after the last backward, and in each layer
+    for keys and values of earlier shares. Gathers of divided weights run beside the computation, and cost only the
+    time that they take longer.
     """
     if fleet.ranks == 1:
         return 0.0
-    reduced = reduce_seconds(shape, work, device, fleet)
-    return reduced + max(0.0, gather_seconds(shape, work, sharing, device, fleet, passes) - compute_seconds)
+    waited = reduce_seconds(shape, work, device, fleet)
+    waited += passes * exchange_seconds(shape, work, sharing, device, fleet)
+    return waited + max(0.0, gather_seconds(shape, work, sharing, device, fleet, passes) - compute_seconds)
 
 
 def reduce_seconds(shape: ModelShape, work: Workload, device: Device, fleet: Fleet) -> float:
@@ -141,6 +145,21 @@ def reduce_seconds(shape: ModelShape, work: Workload, device: Device, fleet: Fle
     size = lora_parameters(shape, work.lora_rank, work.lora_targets) * FP32
     moved = 2 * size * (fleet.ranks - 1) / fleet.ranks
     return moved / link_bytes_per_second(device, fleet) + math.ceil(size / BUCKET) * LATENCY_SECONDS
+
+
+def exchange_seconds(shape: ModelShape, work: Workload, sharing: Sharing, device: Device, fleet: Fleet) -> float:
+    """Seconds of the exchanges of a pass: the rank that gets most keys and values, over its link.
+
+    A group over several nodes has its ranks of a node share the network.
+    """
+    if sharing.context == 1:
+        return 0.0
+    link = device.link_gb_s * 1e9
+    if sharing.context > fleet.ranks_per_node:
+        link = min(link, fleet.network_gbit_s * 1e9 / 8 / fleet.ranks_per_node)
+    parts = context.shares(shape, work, sharing.context)
+    most = max(context.received_bytes(shape, work, sharing, share) for share in parts)
+    return most / link + shape.layers * context.times(sharing) * LATENCY_SECONDS
 
 
 def gather_seconds(

@@ -28,7 +28,10 @@ def pack_on_cluster(
     start_step: int = 0,
     progress: Progress | None = None,
 ) -> RayBlockSource:
-    """Pack the steps from `start_step` to the run's end for `world_size` ranks. Returns when all blocks are ready."""
+    """Pack the steps from `start_step` to the run's end. Returns when all blocks are ready.
+
+    world_size: the ranks that have rows of their own: those of a context group share them
+    """
     global_batch = config.batch.global_
     per_epoch = steps_per_epoch(len(prepared.train), global_batch)
     steps = range(start_step, config.total_steps(per_epoch))

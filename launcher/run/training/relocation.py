@@ -99,7 +99,7 @@ def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient
     run.registry.transition(run.id, RunState.RESTARTING, decided.reason)
     run.note(decided.reason)
     try:
-        placement = find_places(run)
+        placement = find_places(run, train.context_size)
     except ResourcesUnavailable as error:
         run.registry.transition(run.id, RunState.INTERRUPTED, str(error))
         raise
@@ -108,7 +108,9 @@ def move(run: RunSession, ground: Ground, train: TrainConfig, store: StoreClient
     source, ranks = ground.source, placement.ranks
     if ranks != ground.placement.ranks:
         newest, _ = store.newest_verified()
-        source = pack_on_cluster(ground.data, train, ranks, newest.step if newest else 0, run.display.bars)
+        source = pack_on_cluster(
+            ground.data, train, train.data_ranks(ranks), newest.step if newest else 0, run.display.bars
+        )
     text = f"{decided.reason}; training goes on with {placement.describe()}"
     facts = {"from": ground.placement.ranks, "to": ranks, "excused": decided.excused}
     run.registry.add_event(run.id, EventKind.MOVED, text, facts)

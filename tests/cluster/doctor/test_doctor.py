@@ -15,6 +15,7 @@ from gemfleet.cluster.doctor.check_measured import (
     check_auth,
     check_clock,
     check_collective,
+    check_exchange,
     check_loss,
     check_ports,
 )
@@ -129,6 +130,17 @@ def test_the_sum_is_judged_by_its_result_and_the_link() -> None:
     assert "timed out" in check_collective([], 0, 0.0, "timed out").figure
 
 
+def test_the_exchange_between_neighbours_is_judged_by_what_came_and_the_link() -> None:
+    ranks = [{"exchanged_wrong": 0, "exchange_seconds": 0.1}, {"exchanged_wrong": 0, "exchange_seconds": 0.2}]
+    found = check_exchange(ranks, 100_000_000, 1.25e9)
+    assert found.level is Level.PASS
+    assert "to the next of 2 ranks in 200 ms, 0.50 GB/s, 40% of the link" in found.figure
+    assert check_exchange(ranks, 100_000_000, 12.5e9).level is Level.WARN
+    assert check_exchange(ranks, 100_000_000, 0.0).level is Level.PASS
+    ranks[1]["exchanged_wrong"] = 3
+    assert check_exchange(ranks, 100_000_000, 0.0).level is Level.FAIL
+
+
 def test_a_cluster_without_tokens_fails_and_a_single_machine_is_warned() -> None:
     facts = nodes(2)
     assert check_auth(facts, None)[0].level is Level.PASS
@@ -176,10 +188,12 @@ def test_a_rank_sums_and_finds_the_result_right(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(probe, "pin_network_interface", lambda: "lo")
     rank = probe.RankProbe()
     _, port = rank.address()
-    assert rank.all_reduce(0, 1, ("127.0.0.1", port), 4096, gpu=False) | {"seconds": 0} == {
+    assert rank.all_reduce(0, 1, ("127.0.0.1", port), 4096, gpu=False) | {"seconds": 0, "exchange_seconds": 0} == {
         "wrong": 0,
         "seconds": 0,
         "interface": "lo",
+        "exchanged_wrong": 0,
+        "exchange_seconds": 0,
     }
 
 

@@ -33,6 +33,7 @@ NODES = ("10.0.0.1", "10.0.0.2")
 STRATEGIES = [
     pytest.param({"strategy": "ddp"}, id="ddp"),
     pytest.param({"strategy": "fsdp2"}, id="fsdp2", marks=pytest.mark.faults),
+    pytest.param({"strategy": "ddp", "context_parallel": 2}, id="context", marks=pytest.mark.faults),
     pytest.param({"strategy": "deepspeed", "deepspeed": {"stage": 3}}, id="zero3", marks=pytest.mark.faults),
 ]
 

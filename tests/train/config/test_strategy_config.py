@@ -119,3 +119,13 @@ def test_the_buffer_for_gradients_is_as_large_as_the_adapters_unless_a_person_sa
     for content, trained, expected in ((plain, 1000, 1000), (plain, 10**9, 5 * 10**8), (set_by_hand, 1000, 7)):
         engine = with_reduce_bucket(engine_json(load(tmp_path, **with_json(**content)).deepspeed_settings()), trained)
         assert engine["zero_optimization"] == {"stage": 2, "reduce_bucket_size": expected}
+
+
+def test_pictures_are_not_shared_among_ranks(tmp_path: Path) -> None:
+    config = load(tmp_path, context_parallel=2)
+    config.refuse_shared_pictures(0)
+    load(tmp_path).refuse_shared_pictures(3)
+    with pytest.raises(UserError, match=r"context_parallel is 2, but the data have pictures.*context_parallel: 1"):
+        config.refuse_shared_pictures(3)
+    with pytest.raises(UserError, match=r"context_parallel is 2, but 3 ranks do not form groups of 2"):
+        config.data_ranks(3)

@@ -126,7 +126,9 @@ def test_every_remedy_that_is_named_helps(shape: ModelShape, ranks: int, gigabyt
     told = choice.reason.partition("; ")[2].split("; or ")
     named = [remedy for remedy in changes if any(words.startswith(f"{remedy.words} (") for words in told)]
     assert named or choice.reason.endswith("use a device with more memory, or a smaller model")
-    assert all(choose_strategy(shape, remedy.work, remedy.fleet, memory).fits for remedy in named)
+    assert all(
+        choose_strategy(shape, remedy.work, remedy.fleet, memory, context=remedy.context or 1).fits for remedy in named
+    )
 
 
 def test_a_strategy_that_the_person_named_is_a_remedy_too() -> None:

@@ -43,7 +43,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "deepspeed": {"stage": 3, "offload_optimizer": True, "offload_params": True, "config": DIVIDE_ALL},
     },
 }
-
+# Ranks that share the tokens of each pass: both of two ranks, and pairs or all of four.
+IN_CONTEXT = {
+    f"{name} in context {size}": {**changes, "context_parallel": size}
+    for size in (2, 4)
+    for name, changes in STRATEGIES.items()
+}
 QUANTISED: dict[str, dict[str, Any]] = {
     f"{strategy} {bits}": {"strategy": strategy, "quantization": bits}
     for strategy in ("ddp", "fsdp2")
@@ -51,7 +56,7 @@ QUANTISED: dict[str, dict[str, Any]] = {
 }
 QUANTISED["fsdp2 int4 kept gathered"] = {**QUANTISED["fsdp2 int4"], "fsdp2": {"reshard_after_forward": False}}
 QUANTISED["fsdp2 int4 offloaded"] = {**QUANTISED["fsdp2 int4"], "fsdp2": {"cpu_offload": True}}
-WAYS = STRATEGIES | OPTIONS | QUANTISED
+ALL = STRATEGIES | OPTIONS | IN_CONTEXT | QUANTISED
 
 
 @dataclass
@@ -80,7 +85,7 @@ class Laboratory:
         """The run of 20 steps, done once."""
         key = (name, ranks, recompute)
         if key not in self.outcomes:
-            changes = {**WAYS[name], "activation_checkpointing": recompute}
+            changes = {**ALL[name], "activation_checkpointing": recompute}
             folder = str(self.run_folder(*key))
             self.outcomes[key] = self.pool(ranks).run(train_case, self.model, folder, changes)[0]
         return self.outcomes[key]
@@ -93,7 +98,7 @@ class Laboratory:
             folder = self.folder / f"{writer}-{writer_ranks}-to-{name}-{ranks}"
             checkpoint = f"checkpoint-{HALFWAY}"
             shutil.copytree(self.run_folder(writer, writer_ranks, "off") / checkpoint, folder / checkpoint)
-            self.resumptions[key] = self.pool(ranks).run(train_case, self.model, str(folder), WAYS[name])[0]
+            self.resumptions[key] = self.pool(ranks).run(train_case, self.model, str(folder), ALL[name])[0]
         return self.resumptions[key]
 
 
@@ -127,6 +132,9 @@ def test_two_ranks_train_the_same_under_a_sample(laboratory: Laboratory) -> None
     assert expected.losses[20] < expected.losses[1] - 0.3
     assert same_run(laboratory.whole("fsdp2", 2), expected)
     assert same_run(laboratory.whole("zero-2", 2), expected)
+    in_context = laboratory.whole("ddp in context 2", 2)
+    assert same_run(in_context, expected)
+    np.testing.assert_allclose(in_context.counted, expected.counted, rtol=1e-12)  # what two ranks share counts once
 
 
 def test_a_quantised_base_is_divided(laboratory: Laboratory) -> None:
@@ -183,7 +191,9 @@ def test_ranks_quantise_their_shares_to_the_bits_of_one_process(laboratory: Labo
         assert [name for name, values in expected.items() if not np.array_equal(found[name], values)] == []
 
 
-@pytest.mark.parametrize(("writer", "reader"), [("ddp", "fsdp2"), ("fsdp2", "zero-2"), ("zero-2", "ddp")])
+@pytest.mark.parametrize(
+    ("writer", "reader"), [("ddp", "fsdp2"), ("fsdp2", "zero-2"), ("zero-2", "ddp"), ("fsdp2", "ddp in context 2")]
+)
 def test_a_sample_resumes_under_another(laboratory: Laboratory, writer: str, reader: str) -> None:
     assert same_run(laboratory.resumed(writer, 2, reader, 2), laboratory.whole("ddp", 2))
 
@@ -241,7 +251,32 @@ def test_options_change_no_number(laboratory: Laboratory, name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("writer", "reader"), [("fsdp2", "zero-3"), ("zero-1", "ddp")])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.long)])
+def test_ranks_that_share_passes_train_the_same_run(laboratory: Laboratory, ranks: int) -> None:
+    expected = laboratory.whole("ddp", 1)
+    failed = []
+    for name in IN_CONTEXT:
+        if ranks % IN_CONTEXT[name]["context_parallel"]:
+            continue
+        for recompute in ("off", "full", "selective"):
+            loss, adapter = differences(laboratory.whole(name, ranks, recompute), expected)
+            print(f"{name:20} on {ranks}, checkpointing {recompute:9} loss off by {loss:.1e}, adapter {adapter:.1e}")
+            if loss > LOSS / 10 or adapter > ADAPTER / 10:
+                failed.append(f"{name} with checkpointing {recompute}")
+    assert not failed
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(("writer", "ranks"), [("ddp", 1), *((name, 4) for name in IN_CONTEXT)])
+def test_a_checkpoint_resumes_in_any_context(laboratory: Laboratory, writer: str, ranks: int) -> None:
+    readers = [("ddp", 1), ("ddp in context 2", 2), ("fsdp2 in context 2", 4), ("zero-3 in context 4", 4)]
+    for reader, reader_ranks in readers:
+        assert same_run(laboratory.resumed(writer, ranks, reader, reader_ranks), laboratory.whole("ddp", 2)), reader
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("writer", "reader"), [("fsdp2", "zero-3"), ("zero-1", "ddp"), ("fsdp2 in context 2", "ddp")])
 def test_a_sample_resumes_on_one_rank(laboratory: Laboratory, writer: str, reader: str) -> None:
     assert same_run(laboratory.resumed(writer, 2, reader, 1), laboratory.whole("ddp", 2))
 

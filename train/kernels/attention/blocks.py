@@ -22,22 +22,26 @@ BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 toke
 
 @dataclass(frozen=True)
 class Block:
-    """Queries begin..end of a pass, and the keys first..end that they read; `window` as in `block_attention`."""
+    """Queries begin..end of a pass, and the keys first..last that they read; `window` as in `block_attention`.
+
+    The last query is the token of the last key, as keys may begin earlier than queries.
+    """
 
     begin: int
     end: int
     first: int
+    last: int
     window: int | None
 
     def hide(self, scores: Tensor) -> Tensor:
         """Sets scores [heads, queries, keys] to -inf where a query may not see a key, in place."""
-        queries, keys = self.end - self.begin, self.end - self.first
+        queries, keys = self.end - self.begin, self.last - self.first
         diagonal = scores[:, :, keys - queries :]
         diagonal.masked_fill_(_later(queries, scores.device), -torch.inf)
         if self.window is not None and keys > self.window:
             # The last query sees the fewest old keys: only the newest `window` of them.
-            rows = torch.arange(self.begin, self.end, device=scores.device)[:, None]
-            columns = torch.arange(self.first, self.end - self.window, device=scores.device)[None, :]
+            rows = torch.arange(self.last - queries, self.last, device=scores.device)[:, None]
+            columns = torch.arange(self.first, self.last - self.window, device=scores.device)[None, :]
             scores[:, :, : keys - self.window].masked_fill_(columns <= rows - self.window, -torch.inf)
         return scores
 
@@ -48,19 +52,22 @@ def block_attention(
     """Attention inside each document. query: [heads, T, d]; key, value: [kv heads, T, d]; returns [heads, T, d].
 
     lengths: tokens of each document, in order; window: the keys that a query sees, its own included; None: all
+    Keys may be more than queries: those of the first document that come before its first query.
     """
     output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window)
     return output
 
 
-def blocks_of(lengths: Sequence[int], window: int | None) -> Iterator[Block]:
-    """The blocks of all queries, document by document."""
-    start = 0
+def blocks_of(lengths: Sequence[int], window: int | None, earlier: int) -> Iterator[Block]:
+    """The blocks of all queries, document by document. earlier: keys before the first query"""
+    start = first_key = 0
     for length in lengths:
         for begin in range(start, start + length, BLOCK_QUERIES):
-            first = start if window is None else max(start, begin - window + 1)
-            yield Block(begin, min(begin + BLOCK_QUERIES, start + length), first, window)
+            end = min(begin + BLOCK_QUERIES, start + length)
+            first = first_key if window is None else max(first_key, earlier + begin - window + 1)
+            yield Block(begin, end, first, earlier + end, window)
         start += length
+        first_key = earlier + start
 
 
 def _attend(
@@ -69,8 +76,8 @@ def _attend(
     heads, tokens, width = query.shape
     # In memory it is [T, heads, d], as the next layer reads it.
     output = query.new_empty(tokens, heads, width).transpose(0, 1)
-    for block in blocks_of(lengths, window):
-        seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
+    for block in blocks_of(lengths, window, key.shape[1] - tokens):
+        seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
         for head, group in _groups(heads, key.shape[0]):
             weights = _weights(query[group, ours], key[head, seen], scale, block)
             mixed = weights.to(value.dtype).flatten(0, 1) @ value[head, seen]
@@ -97,8 +104,8 @@ class _Differentiable(torch.autograd.Function):
         key_gradient = torch.zeros_like(key, dtype=torch.float32)
         value_gradient = torch.zeros_like(value, dtype=torch.float32)
         shifts = (gradient * output).sum(-1, dtype=torch.float32)
-        for block in blocks_of(lengths, window):
-            seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
+        for block in blocks_of(lengths, window, key.shape[1] - tokens):
+            seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
             for head, group in _groups(heads, key.shape[0]):
                 weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
                 outer = gradient[group, ours].reshape(-1, width)

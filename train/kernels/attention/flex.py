@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 BLOCK = 128
 
@@ -26,30 +27,36 @@ class DocumentMasks:
         self._document_of = document_of
         self._masks: dict[int | None, Any] = {}
 
-    def of(self, window: int | None) -> Any:
+    def of(self, window: int | None, earlier: int = 0) -> Any:
+        """earlier: keys of the first document that come before the first query"""
         if window not in self._masks:
-            self._masks[window] = self._make(window)
+            self._masks[window] = self._make(window, earlier)
         return self._masks[window]
 
-    def _make(self, window: int | None) -> Any:
+    def _make(self, window: int | None, earlier: int) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        document, length = self._document_of, len(self._document_of)
+        document, queries = functional.pad(self._document_of, (earlier, 0)), len(self._document_of)
 
         def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            query = query + earlier
             allowed = (document[query] == document[key]) & (query >= key)
             return allowed if window is None else allowed & (query - key < window)
 
-        return create_block_mask(visible, None, None, length, length, device=str(document.device), BLOCK_SIZE=BLOCK)
+        sizes = queries, earlier + queries
+        return create_block_mask(visible, None, None, *sizes, device=str(document.device), BLOCK_SIZE=BLOCK)
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, masks: DocumentMasks, scaling: float, window: int | None) -> Tensor:
-    """query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns as query."""
+    """query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns as query.
+
+    Keys may be more than queries: those of the first document that come before its first query.
+    """
     output: Tensor = _kernel(query.is_cuda)(
         query,
         key,
         value,
-        block_mask=masks.of(window),
+        block_mask=masks.of(window, key.shape[2] - query.shape[2]),
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )

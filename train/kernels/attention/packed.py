@@ -6,6 +6,9 @@ forward unchanged, as the keyword argument `packing`. No mask is built for a who
 `capabilities.py` chooses the kernel. `torch.nn.attention.varlen`, flex attention, and matrix products over blocks of
 queries (bf16 on a CPU) take all documents in one call. SDPA takes one document a call; a document longer than a layer's
 sliding window is cut into blocks of queries, which read only the keys that their window reaches.
+
+Under context parallelism a rank has a share of the pass. Before attention it gets the keys and values that its queries
+see in earlier shares (`train/context/`). Then the first document has more keys than queries, and both end together.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ...context.group import SharedPass
 from ...errors import UserError
 from ..capabilities import AttentionKernel, attention_kernel
 from .blocks import block_attention
@@ -37,17 +41,31 @@ class Packing:
     lengths:    tokens of each document, in order
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
     kernel:     the kernel that computes the attention
+    shared:     the division of the pass in a context group; lengths and cu_seqlens are then those of this rank's share
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     kernel: AttentionKernel = "sdpa"
+    shared: SharedPass | None = None
 
     def __post_init__(self) -> None:
         # Code that is compiled for 1 serves only 1, so it is at least 2. It is a bound that no document need reach.
         self.longest = max(2, *self.lengths)
         # Found out here, because torch's compiler cannot inspect signatures.
         self.tells_groups = self.kernel == "varlen" and "enable_gqa" in _varlen_keywords()
+        self._masks_of_first: dict[int, Tensor] = {}
+
+    def ends_of_keys(self, earlier: int) -> Tensor:
+        """`cu_seqlens` of the keys. earlier: keys of the first document that come before its first query"""
+        return torch.cat([self.cu_seqlens[:1], self.cu_seqlens[1:] + earlier]) if earlier else self.cu_seqlens
+
+    def mask_of_first(self, queries: Tensor, earlier: int) -> Tensor:
+        """[queries, keys] to add to the scores of the first document, where no window cuts; one for all layers."""
+        if earlier not in self._masks_of_first:
+            hidden = queries.new_full((queries.shape[2], earlier + queries.shape[2]), -torch.inf)
+            self._masks_of_first[earlier] = hidden.triu_(earlier + 1)
+        return self._masks_of_first[earlier]
 
     @cached_property
     def masks(self) -> DocumentMasks:
@@ -66,17 +84,17 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-def prepare_for_graphs(kernel: AttentionKernel) -> None:
-    """Lets compiled layers call attention.
+def prepare_for_graphs(kernel: AttentionKernel, exchanges: bool) -> None:
+    """Lets compiled layers call attention. exchanges: whether ranks of a context group exchange keys and values first
 
     The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
-    documents and stay outside. A decorator would do the same, but import torch's compiler with this module, which
-    costs every process a second or two.
+    documents and stay outside, and so does an exchange. A decorator would do the same, but import torch's compiler with
+    this module, which costs every process a second or two.
     """
     from transformers import AttentionInterface
 
     name = register_packed_attention()
-    inside = kernel == "varlen"
+    inside = kernel == "varlen" and not exchanges
     AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
 
 
@@ -98,6 +116,8 @@ def packed_attention(
     query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
     With `sliding_window` W a token sees itself and the W - 1 tokens before it, as in transformers.
     """
+    if packing.shared is not None:
+        key, value = packing.shared.with_earlier(key, value, sliding_window)
     if packing.kernel == "varlen":
         return _varlen(query, key, value, packing, scaling, sliding_window), None
     if packing.kernel == "flex":
@@ -105,12 +125,10 @@ def packed_attention(
     if packing.kernel == "blocks":
         row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window)
         return row.transpose(0, 1).unsqueeze(0), None
-    groups = query.shape[1] // key.shape[1]
+    keys = (key.shape[2] - query.shape[2] + packing.lengths[0], *packing.lengths[1:])
     outputs = [
-        _document(q, k, v, scaling, sliding_window, groups > 1)
-        for q, k, v in zip(
-            query.split(packing.lengths, 2), key.split(packing.lengths, 2), value.split(packing.lengths, 2), strict=True
-        )
+        _document(q, k, v, packing, scaling, sliding_window)
+        for q, k, v in zip(query.split(packing.lengths, 2), key.split(keys, 2), value.split(keys, 2), strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
@@ -133,14 +151,15 @@ def _varlen(
     left = -1 if sliding_window is None else sliding_window - 1
     # Query heads share a key head. torch 2.11 accepts that as it is; later releases want to be told.
     groups: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1]} if packing.tells_groups else {}
+    earlier = key.shape[2] - query.shape[2]
     output: Any = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
         packing.cu_seqlens,
-        packing.cu_seqlens,
+        packing.ends_of_keys(earlier),
         packing.longest,
-        packing.longest,
+        packing.longest + earlier,
         scale=scaling,
         window_size=(left, 0),
         **groups,
@@ -156,12 +175,15 @@ def _varlen_keywords() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 
 
-def _document(query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None, grouped: bool) -> Tensor:
-    """Attention inside one document. [1, heads, L, head_dim] in and out."""
-    length = query.shape[2]
-    if window is None or length <= window:
+def _document(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float, window: int | None
+) -> Tensor:
+    """Attention inside one document. [1, heads, L, head_dim] in and out; keys may be more, and end with the queries."""
+    length, keys, grouped = query.shape[2], key.shape[2], query.shape[1] != key.shape[1]
+    if window is None or keys <= window:
+        mask = packing.mask_of_first(query, keys - length) if keys > length else None
         return functional.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+            query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=grouped
         )
     blocks = [
         _window_block(query, key, value, start, min(start + window, length), window, scaling, grouped)
@@ -174,14 +196,15 @@ def _window_block(
     query: Tensor, key: Tensor, value: Tensor, start: int, end: int, window: int, scaling: float, grouped: bool
 ) -> Tensor:
     """Attention of queries start..end to the keys that at least one of them can see."""
-    first_key = max(0, start - window + 1)
-    rows = torch.arange(start, end, device=query.device)[:, None]
-    columns = torch.arange(first_key, end, device=query.device)[None, :]
+    earlier = key.shape[2] - query.shape[2]
+    first_key, last_key = max(0, earlier + start - window + 1), earlier + end
+    rows = torch.arange(earlier + start, last_key, device=query.device)[:, None]
+    columns = torch.arange(first_key, last_key, device=query.device)[None, :]
     visible = (columns <= rows) & (columns > rows - window)
     return functional.scaled_dot_product_attention(
         query[:, :, start:end],
-        key[:, :, first_key:end],
-        value[:, :, first_key:end],
+        key[:, :, first_key:last_key],
+        value[:, :, first_key:last_key],
         attn_mask=visible,
         scale=scaling,
         enable_gqa=grouped,

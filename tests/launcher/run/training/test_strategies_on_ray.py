@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long]
 STRATEGIES: dict[str, dict[str, Any]] = {
     "auto": {},
     "fsdp2": {"strategy": "fsdp2"},
+    "context": {"strategy": "fsdp2", "context_parallel": 2},
     "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": "zero.json"}},
 }
 
@@ -98,7 +99,7 @@ def test_layers_stay_gathered_where_that_fits(workplace: Path) -> None:
     assert (event["data"]["strategy"], event["data"]["reshard_after_forward"]) == ("fsdp2", False)
 
 
-@pytest.mark.parametrize("name", ["fsdp2", "zero-3"])
+@pytest.mark.parametrize("name", ["fsdp2", "context", "zero-3"])
 def test_each_strategy_trains_the_same_through_ray(workplace: Path, name: str) -> None:
     found, expected = losses(workplace, name), losses(workplace, "auto")
     print(f"\n{name}: loss {found[0]:.4f} -> {found[-1]:.4f} in {len(found)} steps", end="")

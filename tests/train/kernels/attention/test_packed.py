@@ -48,15 +48,21 @@ def test_changing_one_document_changes_no_other(changed: int) -> None:
 @pytest.mark.parametrize("window", [None, WINDOW])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("kernel", ["sdpa", "flex", "blocks"])
+@pytest.mark.parametrize("begin", [0, 3, WINDOW - 1, 2 * WINDOW, DOCUMENTS[0] - 1])
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_equals_masked_attention_written_out(window: int | None, kv_heads: int, kernel: AttentionKernel) -> None:
+def test_equals_masked_attention_written_out(
+    window: int | None, kv_heads: int, kernel: AttentionKernel, begin: int
+) -> None:
+    """begin: the first query, as in a share of the pass. Its queries see the keys of earlier shares."""
     torch.manual_seed(0)
     length = sum(DOCUMENTS)
     query = torch.randn(1, 4, length, 16)
     key, value = torch.randn(2, 1, kv_heads, length, 16)
-    packing = Packing(DOCUMENTS, torch.tensor([0, *np.cumsum(DOCUMENTS)], dtype=torch.int32), kernel)
+    lengths = (DOCUMENTS[0] - begin, *DOCUMENTS[1:])
+    packing = Packing(lengths, torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32), kernel)
+    packing.shared = cast(Any, AllKeys(key, value, begin))
     ours, _ = packed_attention(
-        nn.Identity(), query, key, value, None, packing=packing, scaling=0.25, sliding_window=window
+        nn.Identity(), query[:, :, begin:], key, value, None, packing=packing, scaling=0.25, sliding_window=window
     )
     document = torch.repeat_interleave(torch.arange(len(DOCUMENTS)), torch.tensor(DOCUMENTS))
     distance = torch.arange(length)[:, None] - torch.arange(length)[None, :]
@@ -65,7 +71,18 @@ def test_equals_masked_attention_written_out(window: int | None, kv_heads: int, 
         visible &= distance < window
     scores = (query @ key.repeat_interleave(4 // kv_heads, 1).transpose(2, 3) * 0.25).masked_fill(~visible, -torch.inf)
     expected = scores.softmax(-1) @ value.repeat_interleave(4 // kv_heads, 1)
-    torch.testing.assert_close(ours, expected.transpose(1, 2), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours, expected[:, :, begin:].transpose(1, 2), rtol=1e-5, atol=1e-6)
+
+
+class AllKeys:
+    """Stands for the exchange of a context group: it has the keys and values of the whole pass."""
+
+    def __init__(self, key: torch.Tensor, value: torch.Tensor, begin: int) -> None:
+        self._both, self._begin = (key, value), begin
+
+    def with_earlier(self, _key: torch.Tensor, _value: torch.Tensor, window: int | None) -> tuple[torch.Tensor, ...]:
+        first = 0 if window is None else max(0, self._begin - window + 1)
+        return tuple(tensor[:, :, first:] for tensor in self._both)
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -92,3 +109,8 @@ def test_torchs_kernel_is_called_as_its_signature_says(monkeypatch: pytest.Monke
     assert call.arguments["window_size"] == (3, 0)  # the kernel does not count the query itself
     assert (call.arguments["max_q"], call.arguments["max_k"]) == (5, 5)
     assert call.arguments.get("enable_gqa") == (None if older else True)
+    packing.shared = cast(Any, AllKeys(torch.zeros(1, 2, 10, 16), torch.zeros(1, 2, 10, 16), 2))
+    packed_attention(nn.Module(), query, key, key, None, packing=packing, scaling=0.25, sliding_window=4)
+    assert calls[-1].arguments["cu_seq_q"].tolist() == [0, 3, 8]
+    assert calls[-1].arguments["cu_seq_k"].tolist() == [0, 5, 10]
+    assert (calls[-1].arguments["max_q"], calls[-1].arguments["max_k"]) == (5, 7)
