@@ -37,7 +37,7 @@ def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[T
     fits.
     """
     if placement.mixed:
-        train = train.model_copy(update={"batch": train.batch.model_copy(update={"shares": "speed"})})
+        train = train.with_shares_by_speed()
     if not (needs_devices(train) or placement.mixed):
         return train, None
     shape = shape_of_config(read_model_config(resolve_model_folder(train.model)), train.model)

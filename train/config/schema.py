@@ -21,6 +21,11 @@ Precision = Literal["auto", "bf16", "fp32", "fp16"]
 Quantization = Literal["none", "int4", "int8"]
 ActivationCheckpointing = Literal["off", "selective", "full"]
 
+WAITING = (
+    "train.batch.shares is speed (as cluster.gpu_kind any sets it), but train.context_parallel is {}, whose ranks wait "
+    "for one another in every layer; set context_parallel: 1, or shares: equal and one kind of GPU"
+)
+
 
 class TrainConfig(StrictModel):
     """What to train, on what, and how. A cluster run and `python -m train` read the same section."""
@@ -127,6 +132,12 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _shared_passes_have_equal_shares(self) -> TrainConfig:
+        if self.batch.shares == "speed" and self.context_parallel != 1:
+            raise ValueError(WAITING.format(self.context_parallel))
+        return self
+
+    @model_validator(mode="after")
     def _deepspeed_has_no_quantised_base(self) -> TrainConfig:
         if self.quantization != "none" and self.strategy == "deepspeed":
             raise ValueError(
@@ -183,6 +194,12 @@ class TrainConfig(StrictModel):
         """`context_parallel` as a number. Before ranks train, the plan's choice has replaced `auto`."""
         assert isinstance(self.context_parallel, int)
         return self.context_parallel
+
+    def with_shares_by_speed(self) -> TrainConfig:
+        """Each rank's share of a step follows its speed. Raises UserError if ranks share passes."""
+        if self.context_parallel != 1:
+            raise UserError(WAITING.format(self.context_parallel))
+        return self.model_copy(update={"batch": self.batch.model_copy(update={"shares": "speed"})})
 
     def data_ranks(self, ranks: int) -> int:
         """Among how many the examples of a step are divided. Raises UserError if the ranks form no whole groups."""

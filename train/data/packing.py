@@ -208,9 +208,11 @@ class PackedBlock:
 
     def whole_step(self, index: int) -> TokenBlock:
         """The examples of all ranks in step `index` of this block, as views of its arrays."""
-        (t0, d0, _), (t1, d1, _) = self.bounds[index * self.world_size], self.bounds[(index + 1) * self.world_size]
+        bounds = self.bounds[index * self.world_size : (index + 1) * self.world_size + 1]
+        (t0, d0, _, p0), (t1, d1, _, p1) = bounds[0], bounds[-1]
         lengths = self.document_lengths[d0:d1].astype(np.int64)
-        return TokenBlock(self.tokens[t0:t1], self.supervised[t0:t1], _ends(lengths))
+        starts = self.picture_starts[p0:p1] + np.repeat(bounds[:-1, 0] - t0, np.diff(bounds[:, 3]))
+        return TokenBlock(self.tokens[t0:t1], self.supervised[t0:t1], _ends(lengths), self.pictures[p0:p1], starts)
 
 
 def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gemfleet.train.data.packing import PackedBlock, TokenBlock, divide_among_ranks, pack_steps
@@ -62,6 +64,15 @@ def test_equal_shares_are_the_packed_rows_themselves() -> None:
     block = pack_steps([block_of([9, 5, 30, 20, 11])], 2, MAX_LENGTH)
     for rank, rows in enumerate(divided(block, 0, None)):
         assert np.shares_memory(rows.tokens, block.step(0, rank).rows.tokens)
+
+
+def test_pictures_stay_with_their_examples() -> None:
+    step = replace(block_of([9, 5, 30, 20, 11]), pictures=np.array([7, 8]), picture_starts=np.array([3, 50]))
+    block = pack_steps([block_of([4]), step], 2, MAX_LENGTH)
+    for shares in (None, Shares((1500, 500))):
+        rows = divided(block, 1, shares)
+        seen = {int(p): int(r.tokens[at]) for r in rows for p, at in zip(r.pictures, r.picture_starts, strict=True)}
+        assert seen == {7: int(step.tokens[3]), 8: int(step.tokens[50])}
 
 
 def test_with_equal_passes_a_slower_rank_has_as_many_rows_and_shorter_ones() -> None:
