@@ -24,6 +24,10 @@ class Example(BaseModel):
     tokens: int
     supervised_tokens: int
     spans: Annotated[list[Span], Field(description="its text in order; empty where the row became no tokens")]
+    pictures: Annotated[
+        list[Annotated[str, Field(pattern=r"^data:image/jpeg;base64,[A-Za-z0-9+/]+=*$")]],
+        Field(description="small copies of its first pictures, in order, as the model sees them"),
+    ] = []
     left_out: Annotated[str, Field(description="why no step trains on it; empty: it is used")] = ""
 
 
@@ -48,6 +52,7 @@ class SetView(BaseModel):
     epoch_examples: Annotated[int, Field(description="examples of it that an epoch has; some of them repeated")] = 0
     tokens: Annotated[int, Field(description="of the examples; those held out do not count")]
     supervised_tokens: int
+    pictures: Annotated[int, Field(description="of the examples; one that several of them have counts for each")] = 0
     truncated: Annotated[int, Field(description="examples cut off at max_length")] = 0
     left_out: list[LeftOutRows]
     unused: Annotated[list[str], Field(description="columns, and keys of messages, that nobody reads")]
@@ -76,6 +81,7 @@ class Epoch(BaseModel):
     examples: int
     tokens: int
     supervised_tokens: int
+    pictures: int = 0
     global_batch: Annotated[int, Field(description="examples of a step")]
     steps: int
     steps_of_run: Annotated[int, Field(description="of all epochs")]
