@@ -17,20 +17,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reach import sees
+
 BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 tokens
 
 
 @dataclass(frozen=True)
 class Block:
-    """Queries begin..end of a pass, and the keys first..end that they read; `window` as in `block_attention`."""
+    """Queries begin..end of a pass, and the keys first..last that they read; `window` as in `block_attention`.
+
+    reach: of these queries, where some see later keys; None: none does, and `last` is `end`
+    """
 
     begin: int
     end: int
     first: int
+    last: int
     window: int | None
+    reach: Tensor | None = None
 
     def hide(self, scores: Tensor) -> Tensor:
         """Sets scores [heads, queries, keys] to -inf where a query may not see a key, in place."""
+        if self.reach is not None:
+            rows = torch.arange(self.begin, self.end, device=scores.device)
+            columns = torch.arange(self.first, self.last, device=scores.device)
+            return scores.masked_fill_(~sees(rows[:, None], columns, self.reach[:, None], self.window), -torch.inf)
         queries, keys = self.end - self.begin, self.end - self.first
         diagonal = scores[:, :, keys - queries :]
         diagonal.masked_fill_(_later(queries, scores.device), -torch.inf)
@@ -43,34 +54,49 @@ class Block:
 
 
 def block_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    scale: float,
+    window: int | None,
+    reach: Tensor | None = None,
 ) -> Tensor:
     """Attention inside each document. query: [heads, T, d]; key, value: [kv heads, T, d]; returns [heads, T, d].
 
     lengths: tokens of each document, in order; window: the keys that a query sees, its own included; None: all
+    reach: see `Packing`
     """
-    output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window)
+    output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window, reach)
     return output
 
 
-def blocks_of(lengths: Sequence[int], window: int | None) -> Iterator[Block]:
+def blocks_of(lengths: Sequence[int], window: int | None, reach: Tensor | None = None) -> Iterator[Block]:
     """The blocks of all queries, document by document."""
     start = 0
     for length in lengths:
         for begin in range(start, start + length, BLOCK_QUERIES):
+            end = min(begin + BLOCK_QUERIES, start + length)
             first = start if window is None else max(start, begin - window + 1)
-            yield Block(begin, min(begin + BLOCK_QUERIES, start + length), first, window)
+            own = None if reach is None else reach[begin:end]
+            yield Block(begin, end, first, end if own is None else int(own.max()), window, own)
         start += length
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scale: float,
+    window: int | None,
+    reach: Tensor | None = None,
 ) -> Tensor:
     heads, tokens, width = query.shape
     # In memory it is [T, heads, d], as the next layer reads it.
     output = query.new_empty(tokens, heads, width).transpose(0, 1)
-    for block in blocks_of(lengths, window):
-        seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
+    for block in blocks_of(lengths, window, reach):
+        seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
         for head, group in _groups(heads, key.shape[0]):
             weights = _weights(query[group, ours], key[head, seen], scale, block)
             mixed = weights.to(value.dtype).flatten(0, 1) @ value[head, seen]
@@ -91,14 +117,14 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = upstream[0]
         query, key, value, output = ctx.saved_tensors
-        lengths, scale, window = ctx.parts
+        lengths, scale, window, reach = ctx.parts
         heads, tokens, width = query.shape
         query_gradient = query.new_empty(tokens, heads, width).transpose(0, 1)
         key_gradient = torch.zeros_like(key, dtype=torch.float32)
         value_gradient = torch.zeros_like(value, dtype=torch.float32)
         shifts = (gradient * output).sum(-1, dtype=torch.float32)
-        for block in blocks_of(lengths, window):
-            seen, ours = slice(block.first, block.end), slice(block.begin, block.end)
+        for block in blocks_of(lengths, window, reach):
+            seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
             for head, group in _groups(heads, key.shape[0]):
                 weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
                 outer = gradient[group, ours].reshape(-1, width)
@@ -108,14 +134,15 @@ class _Differentiable(torch.autograd.Function):
                 inner = weights.mul_(away).mul_(scale).to(query.dtype)
                 query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
                 key_gradient[head, seen] += inner.T @ query[group, ours].reshape(-1, width)
-        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None, None
 
 
 # One operator, so that recomputation can keep its result like that of any other attention. `torch.library.custom_op`
 # would do the same, but import torch's compiler at the first call, which costs every process a second or two.
 _LIBRARY = torch.library.Library("gemfleet", "DEF")
 _LIBRARY.define(
-    "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window) -> Tensor"
+    "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window, Tensor? reach)"
+    " -> Tensor"
 )
 _LIBRARY.impl("block_attention", _attend, "CPU")
 _LIBRARY.impl("block_attention", _Differentiable.apply, "AutogradCPU")

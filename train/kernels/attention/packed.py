@@ -23,6 +23,7 @@ from ...errors import UserError
 from ..capabilities import AttentionKernel, attention_kernel
 from .blocks import block_attention
 from .flex import DocumentMasks, flex
+from .reach import documents_by_sdpa
 
 ATTENTION_NAME = "gemfleet_packed"
 
@@ -37,11 +38,14 @@ class Packing:
     lengths:    tokens of each document, in order
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
     kernel:     the kernel that computes the attention
+    reach:      int64 [T] on the model's device, one past the last token that each one sees; None if the pass holds no
+                pictures, so that none sees later tokens
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     kernel: AttentionKernel = "sdpa"
+    reach: Tensor | None = None
 
     def __post_init__(self) -> None:
         # Code that is compiled for 1 serves only 1, so it is at least 2. It is a bound that no document need reach.
@@ -54,7 +58,9 @@ class Packing:
         """The masks for flex attention."""
         device = self.cu_seqlens.device
         numbers = torch.arange(len(self.lengths), device=device)
-        return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
+        return DocumentMasks(
+            numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)), self.reach
+        )
 
 
 @cache
@@ -93,7 +99,7 @@ def packed_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each document.
+    """Causal attention inside each document; tokens of a picture see all of it.
 
     query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
     With `sliding_window` W a token sees itself and the W - 1 tokens before it, as in transformers.
@@ -103,8 +109,11 @@ def packed_attention(
     if packing.kernel == "flex":
         return flex(query, key, value, packing.masks, scaling, sliding_window).transpose(1, 2), None
     if packing.kernel == "blocks":
-        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window)
+        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window, packing.reach)
         return row.transpose(0, 1).unsqueeze(0), None
+    if packing.reach is not None:
+        seen = documents_by_sdpa(query, key, value, packing.lengths, packing.reach, scaling, sliding_window)
+        return seen.transpose(1, 2), None
     groups = query.shape[1] // key.shape[1]
     outputs = [
         _document(q, k, v, scaling, sliding_window, groups > 1)
