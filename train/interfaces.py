@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+Ints = NDArray[np.int64]
+Pixels = NDArray[np.uint8]
 # Writes a whole checkpoint into an existing empty folder, from state that is already copied off the device.
 WriteCheckpoint = Callable[[Path], None]
+
+
+def no_pictures() -> Ints:
+    """Of rows without pictures: an empty array."""
+    return np.empty(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -25,12 +32,17 @@ class PackedRows:
     supervised:       bool  [T], True if the loss scores the token (never a document's first token)
     document_lengths: int32 [D], tokens in each document; sums to T
     row_documents:    int32 [R], documents in each row; sums to D. A row has at most `max_length` tokens.
+    pictures:         int64 [P], ids of the pictures whose soft tokens are in `tokens`, in order; one may appear twice
+    picture_starts:   int64 [P], the token at which each of them begins. It has as many as the model wants (256), and
+                      all are in one document.
     """
 
     tokens: NDArray[np.int32]
     supervised: NDArray[np.bool_]
     document_lengths: NDArray[np.int32]
     row_documents: NDArray[np.int32]
+    pictures: Ints = field(default_factory=no_pictures)
+    picture_starts: Ints = field(default_factory=no_pictures)
 
     @property
     def row_count(self) -> int:
@@ -50,6 +62,8 @@ class PackedRows:
             np.concatenate([self.supervised, np.zeros(missing, np.bool_)]),
             np.concatenate([self.document_lengths, np.array([missing], np.int32)]),
             np.concatenate([self.row_documents, np.array([1], np.int32)]),
+            self.pictures,
+            self.picture_starts,
         )
 
     def micro_batches(self, rows_per_pass: int) -> Iterator[PackedRows]:
@@ -60,11 +74,14 @@ class PackedRows:
             last = min(first + rows_per_pass, self.row_count)
             d0, d1 = document_ends[first], document_ends[last]
             t0, t1 = token_ends[d0], token_ends[d1]
+            p0, p1 = np.searchsorted(self.picture_starts, [t0, t1])
             yield PackedRows(
                 self.tokens[t0:t1],
                 self.supervised[t0:t1],
                 self.document_lengths[d0:d1],
                 self.row_documents[first:last],
+                self.pictures[p0:p1],
+                self.picture_starts[p0:p1] - t0,
             )
 
 
@@ -104,6 +121,13 @@ class BlockSource(Protocol):
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """The share of an evaluation set that `rank` scores. It may be empty."""
+        ...
+
+    def pixels(self, ids: Ints) -> Pixels:
+        """Pictures of the rows by their ids, uint8 [P, 3, H, W]: resized for the model, not yet normalised.
+
+        An id stands for the content of a picture, so it is the same in every run. Raises KeyError for one of no row.
+        """
         ...
 
 

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..interfaces import PackedRows, StepRows
+from ..interfaces import Ints, PackedRows, StepRows, no_pictures
 
-Ints = NDArray[np.int64]
 _EVAL_STREAM = 2**31  # no epoch uses this stream of random numbers
 
 
@@ -26,11 +25,14 @@ class TokenBlock:
     tokens:     int32 [T]
     supervised: bool  [T], True where the token is a target
     offsets:    int64 [N + 1]; example i is `tokens[offsets[i]:offsets[i + 1]]`
+    pictures, picture_starts: int64 [P], as in `PackedRows`
     """
 
     tokens: NDArray[np.int32]
     supervised: NDArray[np.bool_]
     offsets: Ints
+    pictures: Ints = field(default_factory=no_pictures)
+    picture_starts: Ints = field(default_factory=no_pictures)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -55,16 +57,23 @@ class TokenBlock:
         index = np.asarray(indices, dtype=np.int64)
         starts, lengths = self.offsets[index], self.lengths[index]
         offsets = _ends(lengths)
-        source = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
-        return TokenBlock(self.tokens[source], self.supervised[source], offsets)
+        source = _places(starts, offsets)
+        bounds = np.searchsorted(self.picture_starts, self.offsets)
+        first, counts = bounds[index], np.diff(bounds)[index]
+        theirs = _places(first, _ends(counts))
+        moved = self.picture_starts[theirs] + np.repeat(offsets[:-1] - starts, counts)
+        return TokenBlock(self.tokens[source], self.supervised[source], offsets, self.pictures[theirs], moved)
 
     @staticmethod
     def concatenate(blocks: Sequence[TokenBlock]) -> TokenBlock:
         """All examples of `blocks`, in order. No blocks give an empty block."""
+        before = _ends(np.array([len(block.tokens) for block in blocks], np.int64)).tolist()
         return TokenBlock(
             np.concatenate([np.empty(0, np.int32), *(block.tokens for block in blocks)]),
             np.concatenate([np.empty(0, np.bool_), *(block.supervised for block in blocks)]),
             _ends(np.concatenate([np.empty(0, np.int64), *(block.lengths for block in blocks)])),
+            np.concatenate([no_pictures(), *(block.pictures for block in blocks)]),
+            np.concatenate([no_pictures(), *(b.picture_starts + at for b, at in zip(blocks, before, strict=False))]),
         )
 
 
@@ -142,6 +151,8 @@ def pack_block(block: TokenBlock, max_length: int) -> PackedRows:
         packed.supervised,
         packed.lengths.astype(np.int32),
         np.array([len(row) for row in rows], dtype=np.int32),
+        packed.pictures,
+        packed.picture_starts,
     )
 
 
@@ -155,8 +166,9 @@ class PackedBlock:
     """Several steps for all ranks in a few flat arrays, which an object store can hand out without a copy.
 
     tokens, supervised, document_lengths, row_documents: as in `PackedRows`, end to end by step, then by rank
-    bounds: int64 [steps * world_size + 1, 3], the token, document and row at which each (step, rank) begins
+    bounds: int64 [steps * world_size + 1, 4], the token, document, row and picture at which each (step, rank) begins
     counts: int64 [steps, 3], the examples, tokens and supervised tokens of each whole step
+    pictures: as in `PackedRows`; picture_starts: of those, counted from the first token of their (step, rank)
     """
 
     tokens: NDArray[np.int32]
@@ -165,6 +177,8 @@ class PackedBlock:
     row_documents: NDArray[np.int32]
     bounds: Ints
     counts: Ints
+    pictures: Ints
+    picture_starts: Ints
 
     @property
     def world_size(self) -> int:
@@ -173,9 +187,14 @@ class PackedBlock:
     def step(self, index: int, rank: int) -> StepRows:
         """The rows of `rank` in step `index` of this block, as views of its arrays."""
         at = index * self.world_size + rank
-        (t0, d0, r0), (t1, d1, r1) = self.bounds[at], self.bounds[at + 1]
+        (t0, d0, r0, p0), (t1, d1, r1, p1) = self.bounds[at], self.bounds[at + 1]
         rows = PackedRows(
-            self.tokens[t0:t1], self.supervised[t0:t1], self.document_lengths[d0:d1], self.row_documents[r0:r1]
+            self.tokens[t0:t1],
+            self.supervised[t0:t1],
+            self.document_lengths[d0:d1],
+            self.row_documents[r0:r1],
+            self.pictures[p0:p1],
+            self.picture_starts[p0:p1],
         )
         examples, tokens, supervised = self.counts[index].tolist()
         return StepRows(rows, examples, tokens, supervised)
@@ -184,20 +203,27 @@ class PackedBlock:
 def pack_steps(steps: Sequence[TokenBlock], world_size: int, max_length: int) -> PackedBlock:
     """Packs each step's examples for all ranks. `steps` may not be empty."""
     packed = [rows for step in steps for rows in pack_step(step, world_size, max_length)]
-    sizes = [(len(rows.tokens), len(rows.document_lengths), rows.row_count) for rows in packed]
+    sizes = [(len(rows.tokens), len(rows.document_lengths), rows.row_count, len(rows.pictures)) for rows in packed]
     return PackedBlock(
         np.concatenate([rows.tokens for rows in packed]),
         np.concatenate([rows.supervised for rows in packed]),
         np.concatenate([rows.document_lengths for rows in packed]),
         np.concatenate([rows.row_documents for rows in packed]),
-        np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(np.array(sizes, np.int64), axis=0)]),
+        np.concatenate([np.zeros((1, 4), np.int64), np.cumsum(np.array(sizes, np.int64), axis=0)]),
         np.array([(len(step), len(step.tokens), step.supervised_tokens) for step in steps], np.int64),
+        np.concatenate([rows.pictures for rows in packed]),
+        np.concatenate([rows.picture_starts for rows in packed]),
     )
 
 
 def _longest_first(lengths: Sequence[int] | Ints) -> list[int]:
     order: list[int] = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable").tolist()
     return order
+
+
+def _places(starts: Ints, offsets: Ints) -> Ints:
+    """The places of stretches that begin at `starts`, end to end. offsets: where each begins in the result, [N + 1]"""
+    return np.repeat(starts - offsets[:-1], np.diff(offsets)) + np.arange(offsets[-1])
 
 
 def _ends(lengths: Ints) -> Ints:

@@ -11,11 +11,12 @@ from ..config.sections.data import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
 from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per_epoch
+from ..data.pictures.pixel_file import PixelFile
 from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
-from ..interfaces import PackedRows, StepRows
+from ..interfaces import PackedRows, Pixels, StepRows
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -38,11 +39,15 @@ class LocalBlockSource:
         seed: int,
         world_size: int,
         mixture: Mixture | None = None,
+        pictures: PixelFile | None = None,
     ) -> None:
-        """evaluation: the evaluation sets by their names; mixture: of the sets that `train` has; None: it is one"""
+        """evaluation: the evaluation sets by their names; mixture: of the sets that `train` has; None: it is one
+        pictures: those of all examples; None: there are none
+        """
         self._train, self._evaluation = train, evaluation
         self._global_batch, self._max_length = global_batch, max_length
         self._seed, self._world_size = seed, world_size
+        self._pictures = pictures
         self._mixture = mixture or Mixture((len(train),))
         self._order: tuple[int, Ints] = (0, self._mixture.order(seed, 0))
 
@@ -62,6 +67,12 @@ class LocalBlockSource:
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """See `BlockSource.eval_rows`."""
         return pack_steps([self._evaluation[name]], self._world_size, self._max_length).step(0, rank).rows
+
+    def pixels(self, ids: Ints) -> Pixels:
+        """See `BlockSource.pixels`."""
+        if self._pictures is None:
+            raise KeyError(f"no pictures, but {len(ids)} were asked for")
+        return self._pictures.pixels(ids)
 
     def _epoch_order(self, epoch: int) -> Ints:
         known, order = self._order  # one tuple, so the prefetching thread sees no half of a change

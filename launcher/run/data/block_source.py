@@ -5,21 +5,30 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import ray
 from gemfleet.train.data.packing import PackedBlock
-from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
 
 
 class RayBlockSource:
     """A `BlockSource` over packed blocks in the object store. Picklable. Each process fetches one block ahead."""
 
     def __init__(
-        self, steps_per_epoch: int, first_step: int, steps_per_block: int, blocks: list[Any], evaluation: dict[str, Any]
+        self,
+        steps_per_epoch: int,
+        first_step: int,
+        steps_per_block: int,
+        blocks: list[Any],
+        evaluation: dict[str, Any],
+        pictures: dict[int, Any] | None = None,
     ) -> None:
         """first_step: of the first block; blocks: references to `PackedBlock`s of `steps_per_block` steps each
         evaluation: for each evaluation set, by its name, a reference to its `PackedBlock`
+        pictures: for each picture, by its id, a reference to its pixels
         """
-        self._state = (steps_per_epoch, first_step, steps_per_block, blocks, evaluation)
+        self._pictures = pictures or {}
+        self._state = (steps_per_epoch, first_step, steps_per_block, blocks, evaluation, self._pictures)
         self._steps_per_epoch, self._first_step, self._steps_per_block = steps_per_epoch, first_step, steps_per_block
         self._blocks, self._evaluation = blocks, evaluation
         self._held: dict[int, Future[PackedBlock]] = {}
@@ -48,6 +57,11 @@ class RayBlockSource:
         """See `BlockSource.eval_rows`."""
         block: PackedBlock = ray.get(self._evaluation[name])
         return block.step(0, rank).rows
+
+    def pixels(self, ids: Ints) -> Pixels:
+        """See `BlockSource.pixels`. Only the pictures of these ids come to this node."""
+        found: list[Pixels] = ray.get([self._pictures[identity] for identity in ids.tolist()])
+        return np.stack(found)
 
     def _fetch(self, block: int) -> PackedBlock:
         """Wait for the block, begin to fetch the next one, and let go of all others."""

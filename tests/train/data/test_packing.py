@@ -12,6 +12,7 @@ from gemfleet.train.data.packing import (
     split_eval,
     steps_per_epoch,
 )
+from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.local.source import LocalBlockSource
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,11 +23,28 @@ LENGTHS = st.lists(st.integers(1, MAX_LENGTH), min_size=1, max_size=40)
 
 
 def block_of(lengths: list[int]) -> TokenBlock:
-    """Example i is `lengths[i]` times the token i, supervised but for its first token."""
+    """Example i is `lengths[i]` times the token i, supervised but for its first token.
+
+    It has the picture i at its second token and, with 9 tokens or more, again at its sixth.
+    """
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     supervised = np.ones(offsets[-1], np.bool_)
     supervised[offsets[:-1]] = False
-    return TokenBlock(np.repeat(np.arange(len(lengths), dtype=np.int32), lengths), supervised, offsets)
+    starts = [(i, offsets[i] + at) for i, length in enumerate(lengths) for at in (1, 5) if length > max(1, 2 * at - 2)]
+    pictures, places = np.array(starts, np.int64).reshape(-1, 2).T
+    tokens = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    return TokenBlock(tokens, supervised, offsets, pictures, places)
+
+
+def check_pictures(rows: PackedRows, lengths: list[int]) -> int:
+    """Each picture is in its own document, at its place. Returns how many there are."""
+    starts = np.cumsum(rows.document_lengths) - rows.document_lengths
+    document = np.searchsorted(starts, rows.picture_starts, side="right") - 1
+    assert (rows.tokens[rows.picture_starts] == rows.pictures).all()
+    assert set((rows.picture_starts - starts[document]).tolist()) <= {1, 5}
+    wanted = [lengths[example] for example in rows.tokens[starts].tolist()]
+    assert len(rows.pictures) == sum((length > 1) + (length > 8) for length in wanted)
+    return len(rows.pictures)
 
 
 @settings(max_examples=60, deadline=None)
@@ -54,6 +72,8 @@ def test_each_step_trains_its_own_examples_whatever_the_world_size(
                 assert length == lengths[example]
                 assert not rows.supervised[start]
                 mine.append(example)
+            assert sum(check_pictures(row, lengths) for row in rows.micro_batches(1)) == len(rows.pictures)
+            assert check_pictures(rows, lengths) == len(rows.padded_to(99).pictures)
             for row in rows.micro_batches(1):
                 assert len(row.tokens) <= MAX_LENGTH
             tokens, supervised = tokens + len(rows.tokens), supervised + rows.supervised_tokens

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
-from gemfleet.train.interfaces import PackedRows, StepRows, WriteCheckpoint
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
@@ -56,6 +56,9 @@ class OneStep:
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         raise AssertionError("nothing is evaluated")
+
+    def pixels(self, ids: Ints) -> Pixels:
+        raise KeyError("no pictures")
 
     def log_step(self, record: Mapping[str, Any]) -> None:
         self.record = dict(record)
