@@ -99,13 +99,13 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choic
     )
 
 
-def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """The kernel that computes attention on this device."""
-    return best_attention(abilities_of(device), dtype)
+def attention_kernel(device: torch.device, dtype: torch.dtype, pictures: bool = False) -> AttentionKernel:
+    """The kernel that computes attention on this device. pictures: of a pass that holds some"""
+    return best_attention(abilities_of(device), dtype, pictures)
 
 
-def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
-    """The fastest kernel for attention.
+def best_attention(able: Abilities, dtype: torch.dtype, pictures: bool = False) -> AttentionKernel:
+    """The fastest kernel for attention. The variable-length kernel cannot let a picture's tokens see later ones.
 
     torch's variable-length kernel is FlashAttention: it needs an Ampere GPU or newer, and 16-bit numbers. Flex
     attention has the same conditions here, as heads of 256 fp32 values do not fit into its blocks. For bf16 on a CPU,
@@ -115,7 +115,7 @@ def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
         return "blocks"
     if able.capability is None or able.capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    if able.varlen:
+    if able.varlen and not pictures:
         return "varlen"
     return "flex" if able.triton and able.compiler else "sdpa"
 

@@ -5,37 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..interfaces import PackedRows
+from ..interfaces import Ints, PackedRows
 from .attention.packed import Packing
+from .attention.reach import reach_of
 from .capabilities import AttentionKernel
 
 
 @dataclass(frozen=True)
 class PassInputs:
-    """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]"""
+    """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]
+
+    pictures: int64 [P], on the host; soft: int64 [P x soft tokens], the places of their soft tokens
+    """
 
     tokens: Tensor
     positions: Tensor
     predicting: Tensor
     targets: Tensor
     packing: Packing
+    pictures: Ints
+    soft: Tensor
 
 
-def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel) -> PassInputs:
-    """The inputs of one pass. The host counts them out: `nonzero` on a GPU would wait for all its earlier work."""
+def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel, soft_tokens: int = 0) -> PassInputs:
+    """The inputs of one pass. The host counts them out: `nonzero` on a GPU would wait for all its earlier work.
+
+    soft_tokens: of one picture
+    """
     ids, supervised = rows.tokens.astype(np.int64), np.flatnonzero(rows.supervised)
     ends = np.concatenate([[0], np.cumsum(rows.document_lengths)]).astype(np.int32)
+    soft = (rows.picture_starts[:, None] + np.arange(soft_tokens)).reshape(-1)
+    targets = ids[supervised]
+    ids[soft] = 0  # pictures take their places; the embedding may lack their id
     # The state at position t predicts the token at t + 1. A document's first token is never supervised.
-    arrays = (ids, positions_in(rows.document_lengths), supervised - 1, ids[supervised], ends)
-    tokens, positions, predicting, targets, cu_seqlens = copy_to(device, arrays)
-    packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel)
-    return PassInputs(tokens, positions, predicting, targets, packing)
+    arrays = [ids, positions_in(rows.document_lengths), supervised - 1, targets, ends, soft]
+    if len(soft):
+        arrays.append(reach_of(np.isin(np.arange(len(ids)), soft), rows.document_lengths))
+    tokens, positions, predicting, wanted, cu_seqlens, places, *reach = copy_to(device, arrays)
+    packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel, *reach)
+    return PassInputs(tokens, positions, predicting, wanted, packing, rows.pictures, places)
 
 
 def positions_in(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -44,7 +59,7 @@ def positions_in(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.arange(int(lengths.sum()), dtype=np.int64) - np.repeat(starts, lengths)
 
 
-def copy_to(device: torch.device, arrays: Sequence[NDArray[np.int64] | NDArray[np.int32]]) -> list[Tensor]:
+def copy_to(device: torch.device, arrays: Sequence[NDArray[np.signedinteger[Any]]]) -> list[Tensor]:
     """The arrays on a device. On CUDA they go through pinned memory on a stream of their own, beside a running pass."""
     tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
     if device.type != "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from ..planning.mixed_bits import eight_bit_projections
 from .base_check import gemma_config
 from .multimodal import VISION_MODULES, base_model_class
 from .starting_adapter import load_adapter
+from .vision.sight import Sight
 
 log = logging.getLogger("gemfleet.train")
 
@@ -47,6 +49,7 @@ class TrainableModel:
     criterion:     the head and its loss; its weight is frozen and tied to the embedding
     device:        the device that runs passes
     copies:        of the adapters, made for each pass; None if a strategy gathers them layer by layer
+    sight:         for rows with pictures; None: there are none
     """
 
     peft_model: Any
@@ -54,6 +57,7 @@ class TrainableModel:
     criterion: SupervisedCrossEntropy
     device: torch.device
     copies: AdapterCopies | None = None
+    sight: Sight | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -77,21 +81,23 @@ class TrainableModel:
 
     def inputs_of(self, rows: PackedRows) -> PassInputs:
         """The inputs of a pass over these rows, on the device."""
-        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
-        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
+        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype, bool(len(rows.pictures)))
+        soft_tokens = 0 if self.sight is None else self.sight.soft_tokens
+        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel, soft_tokens)
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
         """The final hidden states. [T, hidden size]"""
         if self.copies is not None:
             self.copies.refresh()
-        # Given masks of None, the model builds none: the attention function knows the documents.
-        output = self.text_model(
-            input_ids=inputs.tokens.unsqueeze(0),
-            position_ids=inputs.positions.unsqueeze(0),
-            attention_mask={"full_attention": None, "sliding_attention": None},
-            use_cache=False,
-            packing=inputs.packing,
-        )
+        with nullcontext() if self.sight is None else self.sight.on(inputs.pictures, inputs.soft):
+            # Given masks of None, the model builds none: the attention function knows the documents.
+            output = self.text_model(
+                input_ids=inputs.tokens.unsqueeze(0),
+                position_ids=inputs.positions.unsqueeze(0),
+                attention_mask={"full_attention": None, "sliding_attention": None},
+                use_cache=False,
+                packing=inputs.packing,
+            )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -151,10 +157,13 @@ def _language_prefix(model: Any) -> str:
     return "model.language_model.layers." if hasattr(model.model, "language_model") else "model.layers."
 
 
-def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None) -> TrainableModel:
+def attach_lora(
+    model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None, sight: Sight | None = None
+) -> TrainableModel:
     """Wraps `model` with fp32 adapters and fuses their projections.
 
     adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero)
+    sight: see `TrainableModel`
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
@@ -186,12 +195,15 @@ def attach_lora(model: Any, lora: LoraConfig, seed: int, base_name: str, adapter
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
     base = peft_model.get_base_model()
     peft_model.train()
+    if sight is not None:
+        sight.attach(language_model_of(base).embed_tokens)
     return TrainableModel(
         peft_model,
         language_model_of(base),
         SupervisedCrossEntropy(head_weight, _softcap(base.config)),
         head_weight.device,
         AdapterCopies(peft_model, head_weight.dtype),
+        sight,
     )
 
 
