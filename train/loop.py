@@ -7,7 +7,6 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from .step.record import EvalRecord, StepRecord
 from .step.schedule import is_due, learning_rate_at
 from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second
 from .strategies.base import Strategy
+from .strategies.collectives import sum_of
 
 log = logging.getLogger("gemfleet.train")
 
@@ -123,10 +123,12 @@ class Trainer:
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         loss_sum, stop = sum_of(losses), float(self.reporter.should_stop())
-        flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
-        computed = [float(raw_tokens), flops.model, flops.recomputed]
+        rows, pictures = step.rows, len(step.rows.pictures)
+        flops = self.flops.count(rows.document_lengths.tolist(), rows.supervised_tokens, pictures)
+        tower = self.flops.tower(self.model.take_pictures_seen())
+        computed = [float(raw_tokens), flops.model, flops.recomputed, float(pictures), tower]
         sums = self.strategy.sum_over_ranks([loss_sum, stop, *computed, *self.meter.places()])
-        (loss_total, stop_votes), computed, loads = sums[:2], sums[2:5], sums[5:]
+        (loss_total, stop_votes), computed, loads = sums[:2], sums[2:7], sums[7:]
         mean_loss = loss_total / step.step_supervised_tokens
         self.refuse_non_finite(index, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
@@ -163,7 +165,8 @@ class Trainer:
         """Adds the step to the history. Rank 0 also reports it.
 
         data_wait_seconds: how long the step waited for its rows
-        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs; loads: of all devices
+        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs, pictures, the
+            tower's FLOPs; loads: of all devices
         """
         step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
         self._saving_seconds = 0.0
@@ -189,6 +192,8 @@ class Trainer:
                 peak_memory_bytes=peak_memory_bytes(),
                 flops=computed[1],
                 recomputed_flops=computed[2],
+                pictures=int(computed[3]),
+                tower_flops=computed[4],
                 rated_flops_per_second=self.rated_flops,
                 **self.meter.record(loads),
                 seconds_left=self.clock.seconds_left(self.progress.total_steps - self.progress.step),
@@ -337,11 +342,6 @@ class Trainer:
         done = self.progress
         early = None if stopped else self.early_end()
         return TrainResult.of(done.log_history, done.step, done.total_steps, stopped, adapter_changed, early)
-
-
-def sum_of(losses: Sequence[torch.Tensor]) -> float:
-    """The sum of a device's scalars in fp64. It waits for the device once, however many there are."""
-    return math.fsum(torch.stack(list(losses)).tolist()) if losses else 0.0
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.interfaces import Ints, Pixels
+from gemfleet.train.local.source import LocalBlockSource
+from gemfleet.train.worker import run_training
 from support.reference_step import LORA, VOCABULARY, Gradients, fill_adapters
+from support.strategy_cases import FolderReporter, strategy_config
 from torch.nn.functional import cross_entropy
 from transformers import Gemma3ForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What rank 0 recorded of a run, by step; elsewhere nothing."""
+
+    losses: list[float]
+    grad_norms: list[float]
+    evaluations: list[float]
+    pictures: list[int]
+    tower_flops: list[float]
+
 
 SIDE, SOFT_TOKENS, IMAGE = 32, 4, 9  # as in tiny_multimodal
 # Tokens of text before, between and after an example's pictures: none, one or three of them, some beyond the window.
@@ -90,3 +107,39 @@ def padded(block: TokenBlock) -> dict[str, Any]:
 
 def normalised(pictures: Pictures, ids: Ints) -> torch.Tensor:
     return torch.from_numpy(pictures.pixels(ids)).float() / 255 * 2 - 1
+
+
+class Examples(LocalBlockSource):
+    """The examples with pictures as the source of a run: two steps an epoch, and two examples are evaluated."""
+
+    def __init__(self, world_size: int) -> None:
+        block = examples_with_pictures()
+        super().__init__(
+            block, {"eval": block.select([1, 2])}, global_batch=3, max_length=64, seed=1, world_size=world_size
+        )
+        self.shown = Pictures(picture_count())
+
+    @property
+    def picture_ids(self) -> Ints:
+        return self.shown.picture_ids
+
+    def pixels(self, ids: Ints) -> Pixels:
+        return self.shown.pixels(ids)
+
+
+def train_with_pictures(model_folder: str, folder: str, changes: dict[str, Any]) -> Seen:
+    """A whole run in the process group that is up, from the newest checkpoint below `folder`. Collective."""
+    config = strategy_config(model=model_folder, **{"max_steps": 6, "checkpoint": {"every": 3}, **changes})
+    rank = dist.get_rank()
+    work = Path(folder) / f"work-{rank}"
+    work.mkdir(parents=True)
+    reporter = FolderReporter(Path(folder))
+    run_training(config, Path(model_folder), Examples(dist.get_world_size()), reporter, rank, rank, work)
+    steps = [record for record in reporter.records if record["kind"] == "step"]
+    return Seen(
+        [record["loss"] for record in steps],
+        [record["grad_norm"] for record in steps],
+        [record["eval_loss"] for record in reporter.records if record["kind"] == "eval"],
+        [record["pictures"] for record in steps],
+        [record["tower_flops"] for record in steps],
+    )

@@ -14,6 +14,7 @@ from .deepspeed_json import Settings, conflicts
 from .sections.data import DataConfig
 from .sections.recipe import CheckpointConfig, EarlyStoppingConfig, EvalConfig, LoggingConfig, LoraConfig, OptimConfig
 from .sections.sharing import BatchConfig, DeepSpeedConfig, Fsdp2Config
+from .sections.vision import VisionConfig
 from .strict import MOST, StrictModel
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
@@ -81,6 +82,7 @@ class TrainConfig(StrictModel):
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     early_stopping: Annotated[EarlyStoppingConfig | None, Field(description="null: train to the last step")] = None
+    vision: VisionConfig = VisionConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
     @model_validator(mode="after")
@@ -114,6 +116,15 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 f"train.quantization is {self.quantization}, but train.strategy {self.strategy} divides a base that is "
                 "not quantised; use strategy ddp, which keeps the quantised base on every rank, or quantization none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_projector_is_whole(self) -> TrainConfig:
+        if self.vision.train != "none" and self.strategy not in ("auto", "ddp"):
+            raise ValueError(
+                f"train.vision.train is {self.vision.train}, but train.strategy {self.strategy} divides what is "
+                "trained by decoder layers; use strategy ddp, or vision.train none"
             )
         return self
 

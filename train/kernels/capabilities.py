@@ -45,6 +45,7 @@ class Choices:
     """How the passes of a run are computed.
 
     attention: one kernel for all documents, or one SDPA call for each
+    pictures: the kernel for passes with pictures; None: the run has none
     elementwise: who computes norms and the MLP's gating in layers that are not compiled
     activation_checkpointing: as configured
     """
@@ -53,17 +54,26 @@ class Choices:
     elementwise: Elementwise
     compile: bool
     activation_checkpointing: ActivationCheckpointing
+    pictures: AttentionKernel | None = None
 
     def describe(self) -> str:
         """One line for the log."""
+        attention = KERNEL_NAMES[self.attention]
+        if self.pictures not in (None, self.attention):
+            attention += f"; with pictures {KERNEL_NAMES[self.pictures]}"
         compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
         recompute: str = self.activation_checkpointing
         if self.compiler_recomputes:
             recompute = f"selective, by the compiler, down to {SELECTIVE_BUDGET:.0%} of what it would keep"
         return (
-            f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
+            f"attention: {attention}; norms and GeGLU: {self.elementwise}; {compiled}; "
             f"recomputation: {recompute}; AdamW: fused"
         )
+
+    @property
+    def attention_in_graphs(self) -> bool:
+        """Whether attention is a part of compiled layers: one kernel takes the documents of all passes as a tensor."""
+        return self.attention == "varlen" and self.pictures is None
 
     @property
     def compiler_recomputes(self) -> bool:
@@ -83,12 +93,12 @@ def abilities_of(device: torch.device) -> Abilities:
     )
 
 
-def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Choices:
-    """What this run uses on this device."""
-    return choose_by(config, abilities_of(device), dtype)
+def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype, pictures: bool = False) -> Choices:
+    """What this run uses on this device. pictures: whether its data have some"""
+    return choose_by(config, abilities_of(device), dtype, pictures)
 
 
-def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
+def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype, pictures: bool = False) -> Choices:
     """What this run uses with these abilities."""
     compiled = _compile(config, able)
     return Choices(
@@ -96,6 +106,7 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choic
         elementwise=_elementwise(able, compiled),
         compile=compiled,
         activation_checkpointing=config.recomputation,
+        pictures=best_attention(able, dtype, pictures=True) if pictures else None,
     )
 
 

@@ -1,8 +1,8 @@
 """Regional compilation: each kind of decoder layer (sliding, global) is compiled once, and all layers of it share that.
 
 The number of tokens is a variable of the compiled code, so passes need no padding. The variable-length kernel of
-attention is a part of the graphs; other kernels stay outside (`attention/packed.py`). Nothing is compiled after the first step
-and the first evaluation.
+attention is a part of the graphs; other kernels stay outside (`attention/packed.py`). Nothing is compiled after the
+first step and the first evaluation.
 """
 
 from __future__ import annotations

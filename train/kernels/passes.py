@@ -22,7 +22,7 @@ from .capabilities import AttentionKernel
 class PassInputs:
     """tokens, positions: int64 [T]; predicting: int64 [N], positions whose states are scored; targets: int64 [N]
 
-    pictures: int64 [P], on the host; soft: int64 [P x soft tokens], the places of their soft tokens
+    pictures: int64 [P], on the host; soft: int64 [P x soft tokens], the places of their soft tokens; None: no pictures
     """
 
     tokens: Tensor
@@ -31,7 +31,7 @@ class PassInputs:
     targets: Tensor
     packing: Packing
     pictures: Ints
-    soft: Tensor
+    soft: Tensor | None
 
 
 def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel, soft_tokens: int = 0) -> PassInputs:
@@ -45,11 +45,12 @@ def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel,
     targets = ids[supervised]
     ids[soft] = 0  # pictures take their places; the embedding may lack their id
     # The state at position t predicts the token at t + 1. A document's first token is never supervised.
-    arrays = [ids, positions_in(rows.document_lengths), supervised - 1, targets, ends, soft]
+    arrays = [ids, positions_in(rows.document_lengths), supervised - 1, targets, ends]
     if len(soft):
-        arrays.append(reach_of(np.isin(np.arange(len(ids)), soft), rows.document_lengths))
-    tokens, positions, predicting, wanted, cu_seqlens, places, *reach = copy_to(device, arrays)
-    packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel, *reach)
+        arrays += [soft, reach_of(np.isin(np.arange(len(ids)), soft), rows.document_lengths)]
+    tokens, positions, predicting, wanted, cu_seqlens, *seen = copy_to(device, arrays)
+    places, reach = seen or (None, None)
+    packing = Packing(tuple(int(n) for n in rows.document_lengths), cu_seqlens, kernel, reach)
     return PassInputs(tokens, positions, predicting, wanted, packing, rows.pictures, places)
 
 

@@ -70,6 +70,10 @@ class TrainableModel:
         """The trainable parameters by their name in the peft model, in a fixed order."""
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
 
+    def take_pictures_seen(self) -> int:
+        """How many pictures the vision tower has seen on this rank since the last call."""
+        return 0 if self.sight is None else self.sight.features.take_count()
+
     def computed_tokens(self, rows: PackedRows) -> int:
         """The number of tokens that the decoder computes for these rows: at least `LEAST_TOKENS`."""
         return max(LEAST_TOKENS, len(rows.tokens))
@@ -169,6 +173,8 @@ def attach_lora(
     from peft import get_peft_model
 
     torch.manual_seed(seed)
+    if sight is not None and sight.trained:
+        model.model.multi_modal_projector = sight.projector
     language_model_of(model).set_attn_implementation(register_packed_attention())
     peft_config = PeftLoraConfig(
         r=lora.r,
@@ -176,6 +182,7 @@ def attach_lora(
         lora_dropout=lora.dropout,
         target_modules=peft_targets(model, lora_targets(model, lora.target_modules)),
         bias="none",
+        modules_to_save=[VISION_MODULES[1]] if sight is not None and sight.trained else None,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
     )
@@ -196,7 +203,7 @@ def attach_lora(
     base = peft_model.get_base_model()
     peft_model.train()
     if sight is not None:
-        sight.attach(language_model_of(base).embed_tokens)
+        sight.attach(base, language_model_of(base).embed_tokens)
     return TrainableModel(
         peft_model,
         language_model_of(base),
@@ -212,7 +219,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
-        prepare_for_graphs(choices.attention)
+        prepare_for_graphs(choices.attention_in_graphs)
         compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
     if not choices.compiler_recomputes:
         checkpoint_layers(model.layers, choices.activation_checkpointing)

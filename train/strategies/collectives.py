@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -36,3 +39,8 @@ def most_over_ranks(value: int, device: torch.device) -> int:
 def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device. Pinned memory lets the copy start without a wait for the device's earlier work."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def sum_of(scalars: Sequence[Tensor]) -> float:
+    """The sum of a device's scalars in fp64, on this rank. It waits for the device once, however many there are."""
+    return math.fsum(torch.stack(list(scalars)).tolist()) if scalars else 0.0

@@ -1,8 +1,8 @@
-"""Packed attention by torch's flex attention, for GPUs whose torch has no variable-length kernel.
+"""Packed attention by torch's flex attention, for GPUs whose torch has no variable-length kernel, and for pictures.
 
-The mask is a rule: same document, not later (or of the same picture), inside the window. From it torch derives the blocks of 128 by 128 scores
-that it can skip. Each pass makes one mask for each kind of layer. On a GPU the kernel is compiled. On a CPU, which
-only tests use, it is interpreted and writes out all scores.
+The mask is a rule: same document, not later (or of the same picture), inside the window. From it torch derives the
+blocks of 128 by 128 scores that it can skip. Each pass makes one mask for each kind of layer. On a GPU the kernel is
+compiled. On a CPU, which only tests use, it is interpreted and writes out all scores.
 """
 
 from __future__ import annotations

@@ -72,17 +72,16 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-def prepare_for_graphs(kernel: AttentionKernel) -> None:
+def prepare_for_graphs(inside: bool) -> None:
     """Lets compiled layers call attention.
 
-    The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
-    documents and stay outside. A decorator would do the same, but import torch's compiler with this module, which
-    costs every process a second or two.
+    The variable-length kernel takes the documents as a tensor and becomes a part of the graphs, `inside`. The others
+    loop over documents and stay outside. A decorator would do the same, but import torch's compiler with this module,
+    which costs every process a second or two.
     """
     from transformers import AttentionInterface
 
     name = register_packed_attention()
-    inside = kernel == "varlen"
     AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
 
 

@@ -45,7 +45,10 @@ def documents_by_sdpa(
     scaling: float,
     window: int | None,
 ) -> Tensor:
-    """SDPA with a mask for each document. query: [1, heads, T, d]; key, value: [1, kv heads, T, d]; returns as query."""
+    """SDPA with a mask for each document. Returns as query.
+
+    query: [1, heads, T, d]; key, value: [1, kv heads, T, d]
+    """
     outputs, start = [], 0
     for length in lengths:
         places = torch.arange(start, start + length, device=query.device)

@@ -32,7 +32,7 @@ WORDS: dict[int, Any] = {2: np.int16, 4: np.int32}  # numpy has no bf16
 class PictureFeatures:
     """The tower's output by a picture's id. It runs the tower for one that is not kept.
 
-    encoded: how often the tower has run; it is loaded when it is needed, and let go when all pictures are kept
+    The tower is loaded when it is needed, and let go when all pictures are kept.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PictureFeatures:
         device: torch.device,
     ) -> None:
         """pixels: see `BlockSource.pixels`; shape: of one picture's features: soft tokens, the tower's width"""
-        self.encoded = 0
+        self._seen = 0
         self._load, self._pixels = load_tower, pixels
         self._shape, self._dtype, self._device = shape, dtype, device
         self._tower: Tower | None = None
@@ -53,6 +53,11 @@ class PictureFeatures:
     @property
     def bytes_of_one(self) -> int:
         return self._shape[0] * self._shape[1] * self._dtype.itemsize
+
+    def take_count(self) -> int:
+        """How many pictures the tower has seen since the last call, without those that `keep` has shown it."""
+        seen, self._seen = self._seen, 0
+        return seen
 
     def of(self, ids: Ints) -> Tensor:
         """[P, soft tokens, the tower's width] on the device, in the tower's dtype."""
@@ -66,10 +71,11 @@ class PictureFeatures:
     def keep(self, ids: Ints, folder: Path, progress: Callable[[], None]) -> None:
         """Makes the features of all pictures, unless a disk has no room for them. Collective.
 
-        ids: of all pictures of the run, equal on all ranks; folder: an empty one of this rank
+        ids: of all pictures of the run, equal on all ranks; folder: of this rank, which is made
         progress: called for each picture, as a tower may take seconds on a CPU
         """
         started = time.perf_counter()
+        folder.mkdir()
         folders, mine = folders_of_node(folder)
         if not self._have_room(len(ids), folder):
             log.warning("the disks have no room for the features of %d pictures: the tower runs in each step", len(ids))
@@ -81,13 +87,13 @@ class PictureFeatures:
         if dist.is_initialized():
             dist.barrier()
         self._folders = {identity: folders[place % len(folders)] for place, identity in enumerate(ids.tolist())}
-        self._tower = None
+        self._tower, self._seen = None, 0
         seconds = time.perf_counter() - started
         log.info("the vision tower saw %d pictures once, on %d ranks, in %.1f s", len(ids), len(folders), seconds)
 
     def _encode(self, identity: int) -> Tensor:
         self._tower = self._tower or self._load()
-        self.encoded += 1
+        self._seen += 1
         pixels = torch.from_numpy(self._pixels(np.array([identity], np.int64))[0])
         features: Tensor = self._tower(pixels.to(self._device))
         return features

@@ -20,25 +20,26 @@ from .tower import load_projector, load_tower
 class Sight:
     """The projector, and what it projects, for one rank.
 
-    soft_tokens: tokens of one picture
+    soft_tokens: tokens of one picture; trained: whether the projector is
     """
 
-    def __init__(self, projector: nn.Module, features: PictureFeatures, soft_tokens: int) -> None:
-        self.projector, self.features, self.soft_tokens = projector, features, soft_tokens
+    def __init__(self, projector: nn.Module, features: PictureFeatures, soft_tokens: int, trained: bool) -> None:
+        self.projector, self.features, self.soft_tokens, self.trained = projector, features, soft_tokens, trained
         self._now: tuple[Tensor, Tensor] | None = None
 
-    def attach(self, embedding: nn.Module) -> None:
-        """Has the model's embedding put pictures in their places. A hook works under every strategy: embeddings may be
-        gathered only inside their module's forward."""
+    def attach(self, model: Any, embedding: nn.Module) -> None:
+        """Has the embedding of a model with adapters put pictures in their places.
+
+        A hook works under every strategy: some gather the embedding only inside its module's forward.
+        """
         embedding.register_forward_hook(self._place)
+        if self.trained:
+            self.projector = model.model.multi_modal_projector  # peft's copy, which is trained
 
     @contextmanager
-    def on(self, ids: Ints, places: Tensor) -> Iterator[None]:
-        """In this block the model's next forward sees these pictures.
-
-        ids: of the pass's pictures, in order; places: int64 [P x soft tokens], of their soft tokens in the pass
-        """
-        if len(ids):
+    def on(self, ids: Ints, places: Tensor | None) -> Iterator[None]:
+        """In this block the model's next forward sees these pictures. ids, places: see `PassInputs`"""
+        if places is not None:
             self._now = places, self.projector(self.features.of(ids)).flatten(0, 1)
         try:
             yield
@@ -53,10 +54,12 @@ class Sight:
         return embedded.index_copy(1, places, features[None].to(embedded.dtype))
 
 
-def load_sight(folder: Path, source: PictureSource, dtype: torch.dtype, device: torch.device) -> Sight:
+def load_sight(
+    folder: Path, source: PictureSource, dtype: torch.dtype, device: torch.device, trained: bool = False
+) -> Sight:
     """For the pictures of a run, with the projector of a checked multimodal model. The tower is loaded when needed."""
     config = gemma_config(folder)
     shape = config.mm_tokens_per_image, config.vision_config.hidden_size
     load = partial(load_tower, folder, dtype, device)
     features = PictureFeatures(load, source.pixels, shape, dtype, device)
-    return Sight(load_projector(folder, dtype, device), features, config.mm_tokens_per_image)
+    return Sight(load_projector(folder, dtype, device), features, config.mm_tokens_per_image, trained)
