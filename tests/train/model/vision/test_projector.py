@@ -1,0 +1,77 @@
+"""A projector that is trained beside the adapters learns, resumes, and is published for the original class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.model.starting_adapter import ADAPTER_FILE
+from peft import PeftModel
+from pydantic import ValidationError
+from safetensors.torch import load_file
+from support.pictures import (
+    IMAGE,
+    Pictures,
+    Seen,
+    examples_with_pictures,
+    normalised,
+    padded,
+    picture_count,
+    train_with_pictures,
+)
+from support.rank_pool import RankPool
+from support.strategy_cases import strategy_config
+from support.tiny_multimodal import save_tiny_multimodal
+from transformers import Gemma3ForConditionalGeneration
+
+PROJECTOR = {"vision": {"train": "projector"}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_multimodal(tmp_path_factory.mktemp("multimodal"))
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Seen]:
+    place = tmp_path_factory.mktemp("trained") / "run"
+    with RankPool(2) as pool:
+        seen = pool.run(train_with_pictures, str(folder), str(place), PROJECTOR)[0]
+    return place, seen
+
+
+def test_the_original_class_loads_it_and_computes_the_same(folder: Path, trained: tuple[Path, Seen]) -> None:
+    place, seen = trained
+    checkpoint = place / "checkpoint-6"
+    original = Gemma3ForConditionalGeneration.from_pretrained(folder)
+    before = original.model.multi_modal_projector.mm_input_projection_weight.detach().clone()
+    model = PeftModel.from_pretrained(original, checkpoint).eval()
+    again = model.load_adapter(str(checkpoint), "again")
+    assert ([key for key in again.missing_keys if "again" in key], again.unexpected_keys) == ([], [])
+    saved = load_file(checkpoint / ADAPTER_FILE)
+    assert not saved["base_model.model.model.multi_modal_projector.mm_input_projection_weight"].equal(before)
+    block = examples_with_pictures().select([1, 2])
+    batch = padded(block)
+    labels = batch.pop("labels")
+    logits = model(**batch, pixel_values=normalised(Pictures(picture_count()), block.pictures)).logits[:, :-1]
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels[:, 1:].flatten())
+    assert IMAGE in batch["input_ids"]
+    assert float(loss.detach()) == pytest.approx(seen.evaluations[-1], rel=1e-4)
+
+
+def test_it_resumes(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) -> None:
+    place, seen = trained
+    (tmp_path / "run").mkdir()
+    (place / "checkpoint-3").rename(tmp_path / "run" / "checkpoint-3")
+    with RankPool(1) as pool:
+        resumed = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), PROJECTOR)[0]
+    assert resumed.losses == pytest.approx(seen.losses[3:], rel=1e-4)
+    assert resumed.evaluations[-1] == pytest.approx(seen.evaluations[-1], rel=1e-4)
+
+
+def test_it_is_refused_where_it_would_be_divided() -> None:
+    with pytest.raises(ValidationError, match=r"train\.vision\.train is projector, but train\.strategy fsdp2"):
+        strategy_config(strategy="fsdp2", **PROJECTOR)
+    assert isinstance(strategy_config(strategy="auto", **PROJECTOR), TrainConfig)
