@@ -104,23 +104,7 @@ class StepRows:
     step_supervised_tokens: int
 
 
-class PictureSource(Protocol):
-    """The pictures of a run. An id stands for the content of a picture, so it is the same in every run."""
-
-    @property
-    def picture_ids(self) -> Ints:
-        """Of all pictures of all rows, in one order on all ranks."""
-        ...
-
-    def pixels(self, ids: Ints) -> Pixels:
-        """Pictures by their ids, uint8 [P, 3, H, W]: resized for the model, not yet normalised.
-
-        Raises KeyError for one of no row.
-        """
-        ...
-
-
-class BlockSource(PictureSource, Protocol):
+class BlockSource(Protocol):
     """The packed examples of a run, divided among ranks. A pure function of (data, seed, epoch, world size)."""
 
     @property
@@ -137,6 +121,13 @@ class BlockSource(PictureSource, Protocol):
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """The share of an evaluation set that `rank` scores. It may be empty."""
+        ...
+
+    def pixels(self, ids: Ints) -> Pixels:
+        """Pictures of the rows by their ids, uint8 [P, 3, H, W]: resized for the model, not yet normalised.
+
+        An id stands for the content of a picture, so it is the same in every run. Raises KeyError for one of no row.
+        """
         ...
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint, no_pictures
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint
 
 
 class FixedSteps:
@@ -22,10 +22,6 @@ class FixedSteps:
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         assert self._evaluation is not None
         return self._evaluation
-
-    @property
-    def picture_ids(self) -> Ints:
-        return no_pictures()
 
     def pixels(self, ids: Ints) -> Pixels:
         raise KeyError("no pictures")

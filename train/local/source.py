@@ -16,7 +16,7 @@ from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
-from ..interfaces import PackedRows, Pixels, StepRows, no_pictures
+from ..interfaces import PackedRows, Pixels, StepRows
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -67,11 +67,6 @@ class LocalBlockSource:
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         """See `BlockSource.eval_rows`."""
         return pack_steps([self._evaluation[name]], self._world_size, self._max_length).step(0, rank).rows
-
-    @property
-    def picture_ids(self) -> Ints:
-        """See `PictureSource.picture_ids`."""
-        return no_pictures() if self._pictures is None else self._pictures.ids
 
     def pixels(self, ids: Ints) -> Pixels:
         """See `BlockSource.pixels`."""

@@ -58,11 +58,6 @@ class RayBlockSource:
         block: PackedBlock = ray.get(self._evaluation[name])
         return block.step(0, rank).rows
 
-    @property
-    def picture_ids(self) -> Ints:
-        """See `PictureSource.picture_ids`."""
-        return np.fromiter(self._pictures, np.int64, len(self._pictures))
-
     def pixels(self, ids: Ints) -> Pixels:
         """See `BlockSource.pixels`. Only the pictures of these ids come to this node."""
         found: list[Pixels] = ray.get([self._pictures[identity] for identity in ids.tolist()])

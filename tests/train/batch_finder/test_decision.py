@@ -12,7 +12,7 @@ from gemfleet.train.batch_finder.variant_search import ProbeError
 from gemfleet.train.batch_finder.worth import EXPECTED_GAIN, duration, sheet_of, worth_of_search
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, no_pictures
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
 from gemfleet.train.planning import SIZES, Sharing, Workload
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 
@@ -35,10 +35,6 @@ class Source:
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         return self._rows
-
-    @property
-    def picture_ids(self) -> Ints:
-        return no_pictures()
 
     def pixels(self, ids: Ints) -> Pixels:
         raise KeyError("no pictures")

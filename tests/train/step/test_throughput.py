@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint, no_pictures
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
@@ -56,10 +56,6 @@ class OneStep:
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         raise AssertionError("nothing is evaluated")
-
-    @property
-    def picture_ids(self) -> Ints:
-        return no_pictures()
 
     def pixels(self, ids: Ints) -> Pixels:
         raise KeyError("no pictures")

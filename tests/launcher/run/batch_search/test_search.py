@@ -29,7 +29,7 @@ from gemfleet.train.batch_finder.probes.process import Answer
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, no_pictures
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
 from gemfleet.train.planning import SIZES
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 from typer.testing import CliRunner
@@ -81,10 +81,6 @@ class Source:
 
     def eval_rows(self, rank: int, name: str) -> PackedRows:
         return self._rows
-
-    @property
-    def picture_ids(self) -> Ints:
-        return no_pictures()
 
     def pixels(self, ids: Ints) -> Pixels:
         raise KeyError("no pictures")
