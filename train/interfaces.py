@@ -115,6 +115,11 @@ class BlockSource(Protocol):
         """The names of the evaluation sets, which may be none."""
         ...
 
+    @property
+    def pictures(self) -> Ints:
+        """The ids of all pictures of the run, each once, ascending. The same on every rank; empty without pictures."""
+        ...
+
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """The rows that `rank` trains on in that step. Epochs and their steps count from 0."""
         ...

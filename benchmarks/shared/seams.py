@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint, no_pictures
 
 
 class FixedSteps:
     """A BlockSource of one epoch of `count` steps. make: the rows of (step, rank); evaluation: None where none is."""
 
     def __init__(self, count: int, make: Callable[[int, int], StepRows], evaluation: PackedRows | None = None) -> None:
-        self.steps_per_epoch, self._make = count, make
+        self.steps_per_epoch, self._make, self.pictures = count, make, no_pictures()
         self.eval_sets, self._evaluation = () if evaluation is None else ("eval",), evaluation
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:

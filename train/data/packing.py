@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..interfaces import Ints, PackedRows, StepRows, no_pictures
+from ..interfaces import Ints as Ints
+from ..interfaces import PackedRows, StepRows, no_pictures
 
 _EVAL_STREAM = 2**31  # no epoch uses this stream of random numbers
 

@@ -7,6 +7,8 @@ from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..config.sections.data import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
@@ -16,7 +18,7 @@ from ..data.prepared.store import PreparedCache
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
-from ..interfaces import PackedRows, Pixels, StepRows
+from ..interfaces import PackedRows, Pixels, StepRows, no_pictures
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -58,6 +60,10 @@ class LocalBlockSource:
     @property
     def eval_sets(self) -> tuple[str, ...]:
         return tuple(self._evaluation)
+
+    @property
+    def pictures(self) -> Ints:
+        return no_pictures() if self._pictures is None else np.sort(self._pictures.ids)
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """See `BlockSource.step`."""

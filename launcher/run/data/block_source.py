@@ -45,6 +45,10 @@ class RayBlockSource:
     def eval_sets(self) -> tuple[str, ...]:
         return tuple(self._evaluation)
 
+    @property
+    def pictures(self) -> Ints:
+        return np.array(sorted(self._pictures), np.int64)
+
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """See `BlockSource.step`. Raises IndexError for a step that was not packed."""
         index = epoch * self._steps_per_epoch + step_in_epoch - self._first_step

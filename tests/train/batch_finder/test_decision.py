@@ -12,7 +12,7 @@ from gemfleet.train.batch_finder.variant_search import ProbeError
 from gemfleet.train.batch_finder.worth import EXPECTED_GAIN, duration, sheet_of, worth_of_search
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, no_pictures
 from gemfleet.train.planning import SIZES, Sharing, Workload
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 
@@ -24,7 +24,7 @@ H200 = RankDevices(2, 140 * GIB, "cuda", "bf16", "NVIDIA H200")
 class Source:
     """Steps of so many full rows on every rank."""
 
-    eval_sets = ()
+    eval_sets, pictures = (), no_pictures()
 
     def __init__(self, rows: int = 8, steps: int = 100, length: int = 256) -> None:
         self._rows = worst_rows(rows, length, 100)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, WriteCheckpoint, no_pictures
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
@@ -41,7 +41,7 @@ def test_utilisation_is_of_all_ranks_devices_and_unknown_without_a_data_sheet() 
 class OneStep:
     """Documents of 10 and 6 tokens in one row, five of them scored; and a reporter that keeps the step's record."""
 
-    steps_per_epoch, eval_sets = 1, ()
+    steps_per_epoch, eval_sets, pictures = 1, (), no_pictures()
 
     def __init__(self) -> None:
         self.record: dict[str, Any] = {}

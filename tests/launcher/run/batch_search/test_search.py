@@ -29,7 +29,7 @@ from gemfleet.train.batch_finder.probes.process import Answer
 from gemfleet.train.batch_finder.variants import variants_of
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
-from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
+from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows, no_pictures
 from gemfleet.train.planning import SIZES
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
 from typer.testing import CliRunner
@@ -71,7 +71,7 @@ class InstantProbe:
 class Source:
     """One step of so many rows on every rank."""
 
-    steps_per_epoch, eval_sets = 1, ("eval",)
+    steps_per_epoch, eval_sets, pictures = 1, ("eval",), no_pictures()
 
     def __init__(self, rows: int) -> None:
         self._rows = worst_rows(rows, 8, 100)
