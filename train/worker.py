@@ -14,13 +14,14 @@ from .data.digest import DataDigest
 from .device.abilities import DeviceFacts, choose_dtype, current_device
 from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .errors import UserError
-from .interfaces import BlockSource, PictureSource, Reporter
+from .interfaces import BlockSource, Reporter
 from .kernels.attention.packed import check_attention
 from .kernels.capabilities import choose
 from .loop import Trainer
 from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .model.starting_adapter import origin_of
+from .model.vision.features import PictureSource
 from .model.vision.sight import Sight, load_sight
 from .step.outcome import TrainResult
 from .strategies import build_strategy
@@ -56,7 +57,7 @@ def run_training(
     apply_memory_limit(config.batch, facts.device)
     model, strategy = prepare_model(config, model_folder, facts, adapter_folder, source)
     if model.sight is not None and config.vision.cache == "auto":
-        model.sight.features.keep(source.picture_ids, work_folder / "features", lambda: reporter.progress("start"))
+        model.sight.features.keep(source.pictures, work_folder / "features", lambda: reporter.progress("start"))
     origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
     lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)
     trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder, lineage)
@@ -93,7 +94,7 @@ def sight_of(
 ) -> Sight | None:
     """For a run with pictures; None without. Raises UserError if a projector is to be trained that nothing passes."""
     trained = config.vision.train == "projector"
-    if pictures is not None and len(pictures.picture_ids):
+    if pictures is not None and len(pictures.pictures):
         return load_sight(model_folder, pictures, dtype, device, trained)
     if trained:
         raise UserError("train.vision.train is projector, but the data have no pictures; give some, or train none")

@@ -43,7 +43,7 @@ class Pictures:
         self.asked: list[int] = []
 
     @property
-    def picture_ids(self) -> Ints:
+    def pictures(self) -> Ints:
         return np.arange(100, 100 + len(self._pixels))
 
     def pixels(self, ids: Ints) -> Pixels:
@@ -120,8 +120,8 @@ class Examples(LocalBlockSource):
         self.shown = Pictures(picture_count())
 
     @property
-    def picture_ids(self) -> Ints:
-        return self.shown.picture_ids
+    def pictures(self) -> Ints:
+        return self.shown.pictures
 
     def pixels(self, ids: Ints) -> Pixels:
         return self.shown.pixels(ids)

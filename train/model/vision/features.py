@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,15 @@ log = logging.getLogger("gemfleet.train")
 
 MOST_OF_DISK = 0.5  # share of the free space that features may take
 WORDS: dict[int, Any] = {2: np.int16, 4: np.int32}  # numpy has no bf16
+
+
+class PictureSource(Protocol):
+    """The pictures of a run: a part of `BlockSource`."""
+
+    @property
+    def pictures(self) -> Ints: ...
+
+    def pixels(self, ids: Ints) -> Pixels: ...
 
 
 class PictureFeatures:

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...interfaces import Ints, PictureSource
+from ...interfaces import Ints
 from ..base_check import gemma_config
-from .features import PictureFeatures
+from .features import PictureFeatures, PictureSource
 from .tower import load_projector, load_tower
 
 

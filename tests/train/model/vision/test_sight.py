@@ -105,10 +105,10 @@ def test_kept_features_give_the_same_bits(folder: Path, tmp_path: Path) -> None:
     anew = model.loss_sum(rows)
     assert model.take_pictures_seen() == picture_count()
     pictures.asked.clear()
-    model.sight.features.keep(pictures.picture_ids, tmp_path / "features", lambda: None)
+    model.sight.features.keep(pictures.pictures, tmp_path / "features", lambda: None)
     kept = [model.loss_sum(rows) for _ in range(2)]
     assert all(torch.equal(anew, loss) for loss in kept)
-    assert sorted(pictures.asked) == pictures.picture_ids.tolist()
+    assert sorted(pictures.asked) == pictures.pictures.tolist()
     assert model.take_pictures_seen() == 0
 
 
