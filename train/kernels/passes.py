@@ -45,7 +45,13 @@ def pass_inputs(rows: PackedRows, device: torch.device, kernel: AttentionKernel,
     targets = ids[supervised]
     ids[soft] = 0  # pictures take their places; the embedding may lack their id
     # The state at position t predicts the token at t + 1. A document's first token is never supervised.
-    arrays = [ids, positions_in(rows.document_lengths), supervised - 1, targets, ends]
+    arrays: list[NDArray[np.signedinteger[Any]]] = [
+        ids,
+        positions_in(rows.document_lengths),
+        supervised - 1,
+        targets,
+        ends,
+    ]
     if len(soft):
         arrays += [soft, reach_of(np.isin(np.arange(len(ids)), soft), rows.document_lengths)]
     tokens, positions, predicting, wanted, cu_seqlens, *seen = copy_to(device, arrays)

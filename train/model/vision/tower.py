@@ -7,7 +7,7 @@ beside it, as they might in a larger batch.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,35 +16,57 @@ from torch import Tensor, nn
 
 from ...errors import UserError
 from ..base_check import gemma_config
-from ..weight_files import StoredTensor, stored_tensors
+from ..weight_files import stored_tensors
 
-PROCESSOR_FILE = "preprocessor_config.json"
-# transformers' defaults for Gemma3ImageProcessor.
-RESCALE, MEAN, STD = 1 / 255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # of transformers 5, and of older releases
 TOWER_NAMES = ("model.vision_tower.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model.")
 PROJECTOR_NAMES = ("model.multi_modal_projector.", "multi_modal_projector.")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become numbers: (pixel * scale - mean) / std, channel by channel. The defaults are transformers'."""
+
+    scale: float = 1 / 255
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    @staticmethod
+    def of(folder: Path) -> Normalisation:
+        """That of a model folder's processor."""
+        for name in PROCESSOR_FILES:
+            content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
+            found: dict[str, Any] = content.get("image_processor", content)
+            if "image_mean" in found:
+                mean, std = tuple(found["image_mean"]), tuple(found["image_std"])
+                return Normalisation(float(found.get("rescale_factor", Normalisation.scale)), mean, std)
+        return Normalisation()
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """uint8 […, 3, H, W] -> fp32."""
+        mean, std = (torch.tensor(value, device=pixels.device).view(3, 1, 1) for value in (self.mean, self.std))
+        return (pixels.float() * self.scale - mean) / std
 
 
 class Tower(nn.Module):
     """Normalisation, the tower, and the mean over neighbouring patches, which has no parameters."""
 
-    def __init__(self, config: Any, rescale: float, mean: Tensor, std: Tensor) -> None:
-        """config: of the multimodal model; rescale, mean, std: of the processor; [3] each, by channel"""
+    def __init__(self, config: Any, normalisation: Normalisation) -> None:
+        """config: of the multimodal model"""
         super().__init__()
         from transformers import SiglipVisionModel
 
         vision = config.vision_config
-        self.model = SiglipVisionModel._from_config(vision)
+        self.model: Any = SiglipVisionModel._from_config(vision)
         self.side = vision.image_size // vision.patch_size
         self.stride = self.side // int(config.mm_tokens_per_image**0.5)
-        self.rescale = rescale
-        self.mean, self.std = nn.Buffer(mean.view(3, 1, 1)), nn.Buffer(std.view(3, 1, 1))
+        self.normalisation = normalisation
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [3, H, W] -> [soft tokens, the tower's width], in the tower's dtype."""
-        normal = (pixels.float() * self.rescale - self.mean.float()) / self.std.float()
-        states: Tensor = self.model(pixel_values=normal[None].to(self.model.dtype)).last_hidden_state
+        normal = self.normalisation(pixels)[None].to(self.model.dtype)
+        states: Tensor = self.model(pixel_values=normal).last_hidden_state
         grid = states.transpose(1, 2).reshape(1, -1, self.side, self.side).contiguous()
         return nn.functional.avg_pool2d(grid, self.stride).flatten(2)[0].T.contiguous()
 
@@ -69,44 +91,49 @@ class Projector(nn.Module):
 
 def load_tower(folder: Path, dtype: torch.dtype, device: torch.device) -> Tower:
     """The tower of a checked model folder, on a device."""
-    tower = Tower(gemma_config(folder), *_normalisation(folder))
-    _fill(tower.model, folder, TOWER_NAMES)
-    return tower.to(device, dtype).requires_grad_(False).eval()
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        tower = Tower(gemma_config(folder), Normalisation.of(folder))
+    _fill(tower.model, folder, TOWER_NAMES, dtype)
+    return tower.to(device, dtype).eval()
 
 
 def load_projector(folder: Path, dtype: torch.dtype, device: torch.device) -> Projector:
     """The projector of a checked model folder, on a device, frozen."""
     projector = Projector(gemma_config(folder))
-    _fill(projector, folder, PROJECTOR_NAMES)
-    return projector.to(device, dtype).requires_grad_(False)
+    _fill(projector, folder, PROJECTOR_NAMES, dtype)
+    return projector.to(device, dtype)
 
 
-def _normalisation(folder: Path) -> tuple[float, Tensor, Tensor]:
-    """The factor, the means and the deviations of the folder's processor."""
-    path = folder / PROCESSOR_FILE
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    mean, std = (values.get(key, default) for key, default in (("image_mean", MEAN), ("image_std", STD)))
-    return float(values.get("rescale_factor", RESCALE)), torch.tensor(mean), torch.tensor(std)
+def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> Normalisation:
+    """Puts tower and projector into the text part of a multimodal model, which then is transformers' whole model.
+
+    Returns how it wants pixels as `pixel_values`.
+    """
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
+
+    device = model.lm_head.weight.device
+    tower, projector = load_tower(folder, dtype, device), Gemma3MultiModalProjector(model.config)
+    _fill(projector, folder, PROJECTOR_NAMES, dtype)
+    model.model.vision_tower, model.model.multi_modal_projector = tower.model, projector.to(device, dtype)
+    return tower.normalisation
 
 
-def _fill(module: nn.Module, folder: Path, prefixes: tuple[str, ...]) -> None:
-    """Reads all parameters of a module. Raises UserError for one that the files lack, or have in another shape."""
+def _fill(module: nn.Module, folder: Path, prefixes: tuple[str, ...], dtype: torch.dtype) -> None:
+    """Reads all parameters of a module, frozen. Raises UserError for one that the files lack, or in another shape."""
     from safetensors import safe_open
 
-    for name, parameter, stored in _stored(module, folder, prefixes):
+    tensors = stored_tensors(folder)
+    for name, parameter in list(module.named_parameters()):
+        stored = next((tensors[prefix + name] for prefix in prefixes if prefix + name in tensors), None)
         if stored is None or stored.shape != tuple(parameter.shape):
             what = "lacks" if stored is None else "has in another shape"
             raise UserError(
                 f"the model folder {folder} {what} the weight {prefixes[0]}{name}, which pictures need; "
                 "fetch the model folder again"
             )
+        owner, _, leaf = name.rpartition(".")
         with safe_open(stored.file, framework="pt") as file:
-            parameter.data = file.get_tensor(stored.name).to(parameter.dtype)
-
-
-def _stored(
-    module: nn.Module, folder: Path, prefixes: tuple[str, ...]
-) -> Iterator[tuple[str, nn.Parameter, StoredTensor | None]]:
-    stored = stored_tensors(folder)
-    for name, parameter in module.named_parameters():
-        yield name, parameter, next((stored[p + name] for p in prefixes if p + name in stored), None)
+            read = nn.Parameter(file.get_tensor(stored.name).to(dtype), requires_grad=False)
+        module.get_submodule(owner)._parameters[leaf] = read

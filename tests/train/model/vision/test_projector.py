@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.model.merge import merge_adapter
 from gemfleet.train.model.starting_adapter import ADAPTER_FILE
 from peft import PeftModel
 from pydantic import ValidationError
@@ -75,3 +76,12 @@ def test_it_is_refused_where_it_would_be_divided() -> None:
     with pytest.raises(ValidationError, match=r"train\.vision\.train is projector, but train\.strategy fsdp2"):
         strategy_config(strategy="fsdp2", **PROJECTOR)
     assert isinstance(strategy_config(strategy="auto", **PROJECTOR), TrainConfig)
+
+
+def test_a_merge_takes_it_over(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) -> None:
+    checkpoint = trained[0] / "checkpoint-6"
+    assert merge_adapter(folder, checkpoint, tmp_path / "merged") == 7 * 4 + 2
+    merged = Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "merged").model.multi_modal_projector
+    saved = load_file(checkpoint / ADAPTER_FILE)
+    for name, parameter in merged.named_parameters():
+        assert torch.equal(parameter, saved[f"base_model.model.model.multi_modal_projector.{name}"])
