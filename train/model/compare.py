@@ -8,7 +8,6 @@ says what it would have answered: a greedy answer is the loop's own as long as e
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from ..quiet import without_bars
 from .base_check import gemma_config
 from .comparison import BOUNDS, Comparison, Scored, Tokens, beside
 from .gemma import attach_lora, load_base_model
-from .starting_adapter import ADAPTER_CONFIG_FILE, ADAPTER_FILE, saved_name
-from .vision.tower import give_eyes
+from .starting_adapter import ADAPTER_FILE, saved_name
+from .vision.tower import give_eyes_if_trained
 from .weight_files import stored_tensors
 
 BATCH = 8  # prompts that are answered at once
@@ -83,8 +82,7 @@ def load_published(
         model = _loaded(base, dtype, device)
     else:
         model = load_base_model(base, dtype, device, quantization)
-        if json.loads((published / ADAPTER_CONFIG_FILE).read_text()).get("modules_to_save"):
-            give_eyes(model, base, dtype)  # a projector was trained
+        give_eyes_if_trained(model, base, published, dtype)
     model.generation_config = GenerationConfig.from_pretrained(published)
     model = PeftModel.from_pretrained(model, str(published)).eval()
     trained = (".lora_", ".modules_to_save.")

@@ -17,7 +17,7 @@ from ..interfaces import PackedRows
 from .base_check import load_tokenizer
 from .gemma import load_base_model
 from .vision.features import PictureSource
-from .vision.tower import give_eyes
+from .vision.tower import give_eyes, give_eyes_if_trained
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,10 @@ class Predictor:
         dtype = choose_dtype(config.precision, facts)
         base = load_base_model(model_folder, dtype, facts.device, config.quantization)
         self._pictures = None
-        if (pictures is not None and len(pictures.pictures)) or config.vision.train != "none":
+        if pictures is not None and len(pictures.pictures):
             self._pictures, self._normalisation = pictures, give_eyes(base, model_folder, dtype)
+        elif adapter_folder is not None:
+            give_eyes_if_trained(base, model_folder, adapter_folder, dtype)
         adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
         self.model = adapted.eval()
         self.tokenizer = load_tokenizer(model_folder)

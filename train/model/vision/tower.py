@@ -120,6 +120,12 @@ def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> Normalisation:
     return tower.normalisation
 
 
+def give_eyes_if_trained(model: Any, folder: Path, adapter: Path, dtype: torch.dtype) -> None:
+    """`give_eyes` where an adapter's folder holds a projector too, which peft puts in the place of the base's."""
+    if json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("modules_to_save"):
+        give_eyes(model, folder, dtype)
+
+
 def _fill(module: nn.Module, folder: Path, prefixes: tuple[str, ...], dtype: torch.dtype) -> None:
     """Reads all parameters of a module, frozen. Raises UserError for one that the files lack, or in another shape."""
     from safetensors import safe_open
