@@ -11,6 +11,7 @@ Quantization = Literal["none", "int8", "int4"]
 Checkpointing = Literal["off", "selective", "full"]
 Dtype = Literal["bf16", "fp32"]
 DeviceKind = Literal["cuda", "cpu"]
+Pictures = Literal["none", "kept", "anew"]
 SharingName = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"]
 
 CHECKPOINTING: tuple[Checkpointing, ...] = ("off", "selective", "full")
@@ -27,6 +28,7 @@ class Workload:
     global_batch:   examples of one optimizer step, over all ranks
     compiled:       whether layers are compiled if the base is whole on each rank; divided layers never are
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
+    pictures:       whether rows hold pictures: their features are kept, or the vision tower makes them in each step
     """
 
     length: int = 1024
@@ -41,6 +43,7 @@ class Workload:
     quantization: Quantization = "none"
     compiled: bool = False
     fused: bool = False
+    pictures: Pictures = "none"
 
     @property
     def document(self) -> int:
