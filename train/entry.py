@@ -60,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_changes: bool = False) -> None:
     """Prepares model and data in this process, trains, and prints where the adapter is. Collective under `torchrun`."""
     from .batch_finder.local import settle_micro
+    from .data.pictures.format import PictureFormat
     from .data.prepared.store import prepared_cache
     from .device.abilities import prepare_process
     from .device.memory import resident_bytes
@@ -92,6 +93,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             progress,
             embedding_rows(model_folder),
             prepared_cache(config.data.cache_bytes, model_folder),
+            PictureFormat.of(model_folder),
         )
     refuse_unknown_metric(config, source.eval_sets)
     held = max(0, resident_bytes() - before)

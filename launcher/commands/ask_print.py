@@ -112,4 +112,4 @@ def beside(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def _text(messages: Sequence[Message]) -> str:
-    return "".join(messages[-1].parts)
+    return "".join(messages[-1].texts)

@@ -89,6 +89,7 @@ def _reading(model: str, rows: int | None, examples: int) -> Iterator[Reading]:
     """How the data is read, with bars on a terminal while it is."""
     from gemfleet.launcher.data_view.gather import Reading
     from gemfleet.launcher.data_view.tokenizer import quick_tokenizer, tokenizer_folder
+    from gemfleet.train.data.pictures.format import PictureFormat
     from gemfleet.train.model.resolve import embedding_rows
     from rich.console import Console
     from rich.progress import Progress
@@ -96,7 +97,7 @@ def _reading(model: str, rows: int | None, examples: int) -> Iterator[Reading]:
     folder = tokenizer_folder(model)
     tokenizer = quick_tokenizer(folder)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        yield Reading(tokenizer, embedding_rows(folder), progress, rows, examples)
+        yield Reading(tokenizer, embedding_rows(folder), PictureFormat.of(folder), progress, rows, examples)
 
 
 def _view(config: LaunchConfig, how: Reading, gpu: str | None) -> DataView:

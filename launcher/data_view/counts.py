@@ -67,7 +67,7 @@ def describe_epoch(counts: Ints, train: TrainConfig, ranks: int) -> Epoch | None
         return None
     global_batch = train.batch.global_
     steps = steps_per_epoch(len(counts), global_batch)
-    tokens, supervised = counts.sum(axis=0).tolist()
+    tokens, supervised, pictures = counts.sum(axis=0).tolist()
     sample = range(min(steps, max(1, PACKED_EXAMPLES // global_batch)))
     chosen = [step_indices(counts[:, 0], step, global_batch) for step in sample]
     rows = sum(_rows_of_step(lengths, ranks, train.data.max_length) for lengths in chosen)
@@ -75,6 +75,7 @@ def describe_epoch(counts: Ints, train: TrainConfig, ranks: int) -> Epoch | None
         examples=len(counts),
         tokens=tokens,
         supervised_tokens=supervised,
+        pictures=pictures,
         global_batch=global_batch,
         steps=steps,
         steps_of_run=train.total_steps(steps),

@@ -20,7 +20,7 @@ def describe(
     """The description, yet without examples.
 
     ranks: of the run; notes: sentences on how the data was opened
-    counts: int64 [examples, 2], tokens and supervised tokens of each example of the first epoch, in its order
+    counts: of each example of the first epoch, in its order; see `TokenBlock.counts`
     """
     return DataView(
         model=train.model,
@@ -45,6 +45,7 @@ def describe_set(use: Literal["train", "eval"], report: DataReport) -> SetView:
         epoch_examples=round(report.examples * report.repeats) if use == "train" else 0,
         tokens=report.tokens,
         supervised_tokens=report.supervised_tokens,
+        pictures=report.pictures,
         truncated=report.truncated,
         left_out=_left_out(report.left_out),
         unused=[printable(name) for name in sorted(report.unused)],

@@ -15,6 +15,8 @@ from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.config.strict import MOST
 from gemfleet.train.data.mixture import divide
 from gemfleet.train.data.packing import Ints
+from gemfleet.train.data.pictures.format import PictureFormat
+from gemfleet.train.data.pictures.rows import picture_files, with_pictures
 from gemfleet.train.data.readers import is_hub_id, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -37,18 +39,19 @@ FIRST_ROWS = 100  # for a short look
 class Reading:
     """How data is read.
 
-    tokenizer: of the model; embedding_rows: see `Encoder`; progress: where bars go
+    tokenizer: of the model; embedding_rows, pictures: see `Encoder`; progress: where bars go
     limit: rows of each set, None: all; examples: how many of each set are shown
     """
 
     tokenizer: Any
     embedding_rows: int | None = None
+    pictures: PictureFormat | None = None
     progress: Progress | None = None
     limit: int | None = None
     examples: int = 2
 
-    def encoder(self, data: DataSet, columns: tuple[str, ...]) -> Encoder | None:
-        return Encoder(self.tokenizer, data, columns, self.embedding_rows) if columns else None
+    def encoder(self, data: DataSet, columns: tuple[str, ...]) -> Encoder:
+        return Encoder(self.tokenizer, data, columns, self.embedding_rows, self.pictures)
 
 
 def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
@@ -58,7 +61,7 @@ def gather(train: TrainConfig, reading: Reading, ranks: int) -> DataView:
     trained = [_read(data, reading, shown) for data in sets]
     scored = [_read(data, replace(reading, examples=0), shown) for data in eval_sets]
     usable = [(data, one) for data, one in zip(sets, trained, strict=True) if len(one.counts)]
-    epoch = _first_epoch(train, usable) if usable else np.empty((0, 2), np.int64)
+    epoch = _first_epoch(train, usable) if usable else np.empty((0, 3), np.int64)
     views = [describe_set("train", one.report) for one in trained]
     views += [describe_set("eval", one.report) for one in scored]
     notes = [note for one in (*trained, *scored) for note in one.report.notes]
@@ -78,7 +81,7 @@ def _refused(train: TrainConfig, reports: Sequence[DataReport]) -> str:
 
 
 def _first_epoch(train: TrainConfig, sets: Sequence[tuple[DataSet, _Counted]]) -> Ints:
-    """The examples of the first epoch as the run mixes its sets: int64 [examples, 2], tokens and supervised tokens."""
+    """The examples of the first epoch as the run mixes its sets. See `TokenBlock.counts`"""
     fraction = 0.0 if train.data.eval_sets() else train.data.eval_fraction
     counts, reports = [one.counts for _, one in sets], [one.report for _, one in sets]
     division = divide([data for data, _ in sets], counts, fraction, train.seed, reports)
@@ -96,7 +99,8 @@ def first_rows(train: TrainConfig) -> DataView | str:
     folder = None if is_remote(train.model) else model_here(train.model)
     if folder is None:
         return f"not read: the tokenizer of {train.model} is not on this machine yet; `gemfleet data` fetches it"
-    reading = Reading(quick_tokenizer(folder), embedding_rows(folder), limit=FIRST_ROWS, examples=1)
+    sees = PictureFormat.of(folder)
+    reading = Reading(quick_tokenizer(folder), embedding_rows(folder), sees, limit=FIRST_ROWS, examples=1)
     return gather(train, reading, 1)
 
 
@@ -107,12 +111,13 @@ def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:
     """
     data, number = _find(train, wanted)
     source = open_set(replace(data, limit=None))
-    row = next(islice(source.rows, number - 1, None), None)
+    one = replace(source, rows=islice(source.rows, number - 1, number))
+    row = next(with_pictures(one, data, picture_files(data)).rows if reading.pictures else one.rows, None)
     if row is None:
         raise UserError(f"--row is {wanted}, but {data.path} has fewer rows; rows are counted from 1")
-    done = tokenize_rows([row], reading.encoder(data, source.columns))
+    done = tokenize_rows([row], reading.encoder(data, source.columns) if source.columns else None)
     reason = "; ".join(f"{left.reason} ({left.detail})" if left.detail else left.reason for left in done.left_out)
-    if reason:  # its tokens are shown, if it has any without a limit of their number
+    if reason and source.columns:  # its tokens are shown, if it has any without a limit of their number
         unlimited = replace(data, section=data.section.model_copy(update={"max_length": MOST}))
         done = tokenize_rows([row], reading.encoder(unlimited, source.columns))
     return example_of(row.name, done.block, reading.tokenizer).model_copy(update={"left_out": reason})
@@ -132,7 +137,7 @@ def _find(train: TrainConfig, wanted: str) -> tuple[DataSet, int]:
 
 @dataclass
 class _Counted:
-    """One set. counts: int64 [examples, 2], tokens and supervised tokens of each usable example"""
+    """One set. counts: of each usable example, see `TokenBlock.counts`"""
 
     report: DataReport
     counts: Ints
@@ -142,8 +147,9 @@ def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
     """Read and count one set, and add its first examples to `shown`."""
     limits = [limit for limit in (data.limit, reading.limit) if limit is not None]
     data, report = replace(data, limit=min(limits, default=None)), DataReport.of_set(data)
-    counts, wanted = [np.empty((0, 2), np.int64)], reading.examples
-    for chunk, done in tokenised_chunks(data, report, reading.tokenizer, reading.embedding_rows, reading.progress):
+    counts, wanted = [np.empty((0, 3), np.int64)], reading.examples
+    files = picture_files(data) if reading.pictures else None
+    for chunk, done in tokenised_chunks(data, report, reading.encoder, files, reading.progress):
         counts.append(done.block.counts)
         left = {row.name for row in done.left_out}
         names = [row.name for row in chunk if row.name not in left][:wanted]

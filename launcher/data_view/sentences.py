@@ -57,7 +57,8 @@ def facts_of(view: DataView) -> dict[str, str]:
 def _epoch_facts(epoch: Epoch) -> dict[str, str]:
     run = "" if epoch.steps_of_run == epoch.steps else f"; {epoch.steps_of_run:,} in the whole run"
     ranks = "1 rank" if epoch.ranks == 1 else f"{epoch.ranks} ranks"
-    return {
+    seen = {"pictures": f"{epoch.pictures:,} in the examples of an epoch"} if epoch.pictures else {}
+    return seen | {
         "tokens": f"{epoch.tokens:,} in {epoch.examples:,} example{'' if epoch.examples == 1 else 's'} of an epoch, "
         f"{share(epoch.supervised_tokens, epoch.tokens)} of them supervised",
         "packing": f"{epoch.rows:,.1f} rows of {epoch.row_tokens:,} tokens a step, {epoch.fill:.0%} full, on {ranks}",

@@ -48,6 +48,7 @@ class SetView(BaseModel):
     epoch_examples: Annotated[int, Field(description="examples of it that an epoch has; some of them repeated")] = 0
     tokens: Annotated[int, Field(description="of the examples; those held out do not count")]
     supervised_tokens: int
+    pictures: Annotated[int, Field(description="of the examples; one that several of them have counts for each")] = 0
     truncated: Annotated[int, Field(description="examples cut off at max_length")] = 0
     left_out: list[LeftOutRows]
     unused: Annotated[list[str], Field(description="columns, and keys of messages, that nobody reads")]
@@ -76,6 +77,7 @@ class Epoch(BaseModel):
     examples: int
     tokens: int
     supervised_tokens: int
+    pictures: int = 0
     global_batch: Annotated[int, Field(description="examples of a step")]
     steps: int
     steps_of_run: Annotated[int, Field(description="of all epochs")]

@@ -19,6 +19,7 @@ from gemfleet.train.config.deepspeed_check import check_deepspeed
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.data import DataSet
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.readers import LOOKAHEAD, Row, is_hub_id, open_set
 from gemfleet.train.data.templates.rendered import custom_template
 from gemfleet.train.data.text_only import refuse_media
@@ -88,7 +89,7 @@ def input_checks(train: TrainConfig) -> list[Check]:
     sets = [*train.data.train_sets(), *train.data.eval_sets()]
     return [
         *([] if is_remote(train.model) else [partial(check_model, train)]),
-        *(partial(check_data, data) for data in sets if not is_remote(data.path)),
+        *(partial(check_data, data, partial(sees, train.model)) for data in sets if not is_remote(data.path)),
         partial(check_starting_adapter, train),
         partial(check_deepspeed, train),
     ]
@@ -110,10 +111,16 @@ def check_model(train: TrainConfig) -> None:
             custom_template(tokenizer, data, train_on)
 
 
-def check_data(data: DataSet) -> None:
+def sees(model: str) -> bool:
+    """Whether a base takes pictures. One that is not on this machine yet may; its data is asked again then."""
+    folder = None if is_remote(model) else model_here(model)
+    return model != "demo" and (folder is None or PictureFormat.of(folder) is not None)
+
+
+def check_data(data: DataSet, sees: Callable[[], bool]) -> None:
     """Raise UserError for data that is missing or has wrong columns, and for mistakes in its first rows.
 
-    A hub's data set is only looked up.
+    sees: whether the base takes pictures. A hub's data set is only looked up.
     """
     if is_hub_id(data.path):
         look_up_data(data.path)
@@ -125,5 +132,5 @@ def check_data(data: DataSet) -> None:
     for row in islice(source.rows, LOOKAHEAD):
         if isinstance(row, Row):
             heard = without_ignored(row, data)
-            refuse_media(heard, data)
+            refuse_media(heard, data, sees())
             refuse_unheard(heard, data, row_format)

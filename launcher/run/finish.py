@@ -24,7 +24,7 @@ from gemfleet.launcher.result.public_names import public_name, renamed, written_
 from gemfleet.launcher.result.publish import Publication, publish
 from gemfleet.launcher.result.publish_evaluation import publish_evaluation
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.config.sections.data import listed
+from gemfleet.train.config.sections.set_names import listed
 from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.step.outcome import UNCHANGED
 

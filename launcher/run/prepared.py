@@ -10,7 +10,8 @@ from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
 from gemfleet.train.config.home import cache_folder
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.config.sections.data import listed
+from gemfleet.train.config.sections.set_names import listed
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.prepared.store import prepared_cache
 from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.resolve import check_context, resolve_model_folder
@@ -87,7 +88,7 @@ def prepare_data(
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)
-    data = tokenise_on_cluster(train, folders, run.display.bars, cache)
+    data = tokenise_on_cluster(train, folders, run.display.bars, cache, PictureFormat.of(model))
     examples = ask_examples(data, folders)
     source = pack_on_cluster(data, train, placement.ranks, 0, run.display.bars)
     keep_view(run.folder, train, data, placement.ranks, examples)

@@ -8,8 +8,14 @@ from typing import Any
 SPECIAL = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
 
 
-def tiny_tokenizer(folder: Path) -> Any:
-    """Save the tokenizer to `folder` and return it as a `PreTrainedTokenizerFast`. Any text encodes without `<unk>`."""
+PICTURE = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+
+
+def tiny_tokenizer(folder: Path, sees: bool = False) -> Any:
+    """Save the tokenizer to `folder` and return it as a `PreTrainedTokenizerFast`. Any text encodes without `<unk>`.
+
+    sees: it has the tokens of pictures, with the ids of `tiny_multimodal`
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -18,7 +24,7 @@ def tiny_tokenizer(folder: Path) -> Any:
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=512,
-        special_tokens=SPECIAL,
+        special_tokens=[*SPECIAL, *(["<unused0>", *PICTURE.values()] if sees else [])],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -31,6 +37,7 @@ def tiny_tokenizer(folder: Path) -> Any:
         pad_token="<pad>",
         unk_token="<unk>",
         extra_special_tokens=["<start_of_turn>", "<end_of_turn>"],
+        **(PICTURE if sees else {}),
     )
     tokenizer.save_pretrained(folder)
     return tokenizer

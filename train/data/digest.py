@@ -30,12 +30,14 @@ class DataDigest:
 
 
 def example_digests(block: TokenBlock) -> Digests:
-    """A digest of each example's tokens and supervision. [N]"""
+    """A digest of each example's tokens, supervision and pictures. [N]"""
     tokens, supervised, offsets = block.tokens, block.supervised, block.offsets.tolist()
+    pictures = np.searchsorted(block.picture_starts, block.offsets)
     found = np.empty(len(block), np.uint64)
     for index in range(len(block)):
         part = slice(offsets[index], offsets[index + 1])
         content = tokens[part].tobytes() + supervised[part].tobytes()
+        content += block.pictures[pictures[index] : pictures[index + 1]].tobytes()
         found[index] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     return found
 

@@ -91,7 +91,7 @@ def divide(
 ) -> Division:
     """Holds out a share of each set to evaluate on, mixes the rest, and tells each set's report.
 
-    counts: tokens and supervised tokens of each example of a set, int64 [N, 2], N above 0; fraction: see `split_eval`
+    counts: see `TokenBlock.counts`, of each example of a set, N above 0; fraction: see `split_eval`
     """
     starts = np.cumsum([0, *map(len, counts)])
     split = [split_eval(len(found), fraction, seed, number) for number, found in enumerate(counts)]

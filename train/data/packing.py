@@ -49,9 +49,10 @@ class TokenBlock:
 
     @property
     def counts(self) -> Ints:
-        """Tokens and supervised tokens of each example, int64 [N, 2]."""
+        """Tokens, supervised tokens and pictures of each example, int64 [N, 3]."""
         sums = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.supervised, dtype=np.int64)])
-        return np.stack([self.lengths, np.diff(sums[self.offsets])], axis=1)
+        pictures = np.searchsorted(self.picture_starts, self.offsets)
+        return np.stack([self.lengths, np.diff(sums[self.offsets]), np.diff(pictures)], axis=1)
 
     def select(self, indices: Sequence[int] | Ints) -> TokenBlock:
         """The examples at `indices`, in that order."""

@@ -122,11 +122,16 @@ def _open_files(files: FolderFiles) -> Opened:
     """The rows of several files, one after the other."""
     opened = [open_file(path) for path in files.read]
     totals = [total for _, total in opened]
+    parts = zip(files.read, opened, strict=True)
     return Opened(
-        chain.from_iterable(rows for rows, _ in opened),
+        chain.from_iterable(_of_folder(rows, str(path.parent)) for path, (rows, _) in parts),
         None if None in totals else sum(total or 0 for total in totals),
         files.note(),
     )
+
+
+def _of_folder(rows: Rows, folder: str) -> Rows:
+    return (Row(row.name, row.values, folder) if isinstance(row, Row) else row for row in rows)
 
 
 def _open_saved_dataset(folder: Path, split: str) -> tuple[Rows, int | None]:
@@ -142,7 +147,7 @@ def _open_saved_dataset(folder: Path, split: str) -> tuple[Rows, int | None]:
         loaded = loaded[split]
     elif str(loaded.split) != split:
         refuse_split(folder, split)
-    return _dataset_rows(loaded, folder.name), len(loaded)
+    return _dataset_rows(_undecoded(loaded), folder.name), len(loaded)
 
 
 def _open_hub(name: str, split: str) -> tuple[Rows, int | None]:
@@ -155,7 +160,24 @@ def _open_hub(name: str, split: str) -> tuple[Rows, int | None]:
             f"{name!r} is not a data file here, and its split {split!r} cannot be loaded from Hugging Face "
             f"({first_line(error)}); check the path or id, and the network of the head node"
         ) from error
-    return _dataset_rows(loaded, name), len(loaded)
+    return _dataset_rows(_undecoded(loaded), name), len(loaded)
+
+
+def _undecoded(loaded: Any) -> Any:
+    """The data set with the files of its pictures, `bytes` or `path`, in place of what the library decodes of them."""
+    import datasets
+
+    def plain(feature: Any) -> Any:
+        if isinstance(feature, datasets.Image):
+            return datasets.Image(mode=feature.mode, decode=False)
+        if isinstance(feature, datasets.List | datasets.LargeList):
+            return type(feature)(plain(feature.feature))
+        if isinstance(feature, dict):
+            return {name: plain(inner) for name, inner in feature.items()}
+        return [plain(inner) for inner in feature] if isinstance(feature, list) else feature
+
+    features = plain(dict(loaded.features))
+    return loaded if features == dict(loaded.features) else loaded.cast(datasets.Features(features))
 
 
 def _dataset_rows(loaded: Any, name: str) -> Rows:

@@ -41,6 +41,7 @@ class DataReport:
     eval_examples: int = 0
     tokens: int = 0
     supervised_tokens: int = 0
+    pictures: int = 0
     truncated: int = 0
     share: float | None = None
     repeats: float = 1.0
@@ -69,6 +70,7 @@ class DataReport:
             whole.eval_examples += part.eval_examples
             whole.tokens += part.tokens
             whole.supervised_tokens += part.supervised_tokens
+            whole.pictures += part.pictures
         whole.sets = list(sets) if len(sets) > 1 else []
         whole.eval_sets = list(eval_sets) if len(eval_sets) > 1 else []
         whole.notes = [*(sets[0].notes if len(sets) == 1 else []), *filter(None, (one.aside() for one in eval_sets))]
@@ -78,7 +80,7 @@ class DataReport:
     def use(self, train: Ints, eval_examples: int, epoch_examples: int) -> None:
         """Counts what of the set is used.
 
-        train: tokens and supervised tokens of each example to train on, int64 [N, 2]
+        train: of each example to train on, see `count`
         eval_examples: those that are held out; epoch_examples: those that an epoch has of this set
         """
         self.count(train)
@@ -86,9 +88,9 @@ class DataReport:
         self.repeats = epoch_examples / len(train)
 
     def count(self, examples: Ints) -> None:
-        """Counts usable examples. examples: tokens and supervised tokens of each, int64 [N, 2]"""
+        """Counts usable examples. examples: tokens, supervised tokens and pictures of each, int64 [N, 3]"""
         self.examples = len(examples)
-        self.tokens, self.supervised_tokens = examples.sum(axis=0).tolist()
+        self.tokens, self.supervised_tokens, self.pictures = examples.sum(axis=0).tolist()
 
     def add(self, done: Tokenised, rows: int) -> None:
         """Adds a batch of rows by what became of them. rows: how many they were"""
@@ -128,7 +130,7 @@ class DataReport:
         parts = [
             f"{self.source}: {self.rows:,} rows read, {self.examples:,} examples to train on "
             f"and {self.eval_examples:,} to evaluate on, {self.tokens:,} tokens, "
-            f"{self.supervised_tokens:,} of them supervised."
+            f"{self.supervised_tokens:,} of them supervised{f', {self.pictures:,} pictures' if self.pictures else ''}."
         ]
         if self.truncated:
             parts.append(f"{self.truncated:,} were cut off at max_length.")

@@ -10,10 +10,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One row: `name` as in `train.jsonl line 17`, `values` by column."""
+    """One row: `name` as in `train.jsonl line 17`, `values` by column.
+
+    folder: that of its file, where one data set has several; pictures: how many `values` has as `Picture`
+    """
 
     name: str
     values: dict[str, Any]
+    folder: str = ""
+    pictures: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,16 @@ import numpy as np
 from ..config.sections.data import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
-from ..data.packing import Ints, TokenBlock, pack_steps, step_indices, steps_per_epoch
+from ..data.packing import TokenBlock, pack_steps, step_indices, steps_per_epoch
+from ..data.pictures.files import PictureFiles
+from ..data.pictures.format import PictureFormat
 from ..data.pictures.pixel_file import PixelFile
-from ..data.prepared.store import PreparedCache
+from ..data.pictures.rows import picture_files, with_pictures
+from ..data.prepared.store import PreparedCache, Seen
 from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
-from ..interfaces import PackedRows, Pixels, StepRows, no_pictures
+from ..interfaces import Ints, PackedRows, Pixels, StepRows
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 CHUNK_ROWS = 1000
 CHUNKS = 64  # a list is at most about this part of the rows read so far
 CHUNK_CHARACTERS = 8_000_000
+CHUNK_PICTURES = 32  # about 77 MB of pixels
+
+MakeEncoder = Callable[[DataSet, tuple[str, ...]], Encoder]  # for a data set with these columns
 
 
 class LocalBlockSource:
@@ -41,15 +47,15 @@ class LocalBlockSource:
         seed: int,
         world_size: int,
         mixture: Mixture | None = None,
-        pictures: PixelFile | None = None,
+        pictures: Sequence[PixelFile] = (),
     ) -> None:
         """evaluation: the evaluation sets by their names; mixture: of the sets that `train` has; None: it is one
-        pictures: those of all examples; None: there are none
+        pictures: files that have those of all examples
         """
         self._train, self._evaluation = train, evaluation
         self._global_batch, self._max_length = global_batch, max_length
         self._seed, self._world_size = seed, world_size
-        self._pictures = pictures
+        self._pictures = {identity: file for file in pictures for identity in file.ids.tolist()}
         self._mixture = mixture or Mixture((len(train),))
         self._order: tuple[int, Ints] = (0, self._mixture.order(seed, 0))
 
@@ -63,7 +69,7 @@ class LocalBlockSource:
 
     @property
     def pictures(self) -> Ints:
-        return no_pictures() if self._pictures is None else np.sort(self._pictures.ids)
+        return np.array(sorted(self._pictures), np.int64)
 
     def step(self, epoch: int, step_in_epoch: int, rank: int) -> StepRows:
         """See `BlockSource.step`."""
@@ -76,9 +82,7 @@ class LocalBlockSource:
 
     def pixels(self, ids: Ints) -> Pixels:
         """See `BlockSource.pixels`."""
-        if self._pictures is None:
-            raise KeyError(f"no pictures, but {len(ids)} were asked for")
-        return self._pictures.pixels(ids)
+        return np.stack([self._pictures[identity].pixels(identity) for identity in ids.tolist()])
 
     def _epoch_order(self, epoch: int) -> Ints:
         known, order = self._order  # one tuple, so the prefetching thread sees no half of a change
@@ -97,15 +101,18 @@ def prepare_local(
     progress: Progress | None = None,
     embedding_rows: int | None = None,
     cache: PreparedCache | None = None,
+    pictures: PictureFormat | None = None,
 ) -> tuple[LocalBlockSource, DataReport]:
     """Reads, tokenises and splits the data of a run. Raises UserError if a set has no example left.
 
-    embedding_rows: see `Encoder`; cache: where a set that was tokenised before is found, and a new one is kept
+    embedding_rows, pictures: see `Encoder`
+    cache: where a set that was tokenised before is found, and a new one is kept
     """
-    tokenise = partial(_prepared, cache, tokenizer=tokenizer, embedding_rows=embedding_rows, progress=progress)
+    make = partial(Encoder, tokenizer, embedding_rows=embedding_rows, pictures=pictures)
+    tokenise = partial(_prepared, cache, make=make, pictures=pictures, progress=progress)
     sets, eval_sets = data.train_sets(), data.eval_sets()
-    blocks, reports = zip(*map(tokenise, sets), strict=True)
-    eval_blocks, eval_reports = zip(*map(tokenise, eval_sets), strict=True) if eval_sets else ((), ())
+    blocks, reports, seen = zip(*map(tokenise, sets), strict=True)
+    eval_blocks, eval_reports, eval_seen = zip(*map(tokenise, eval_sets), strict=True) if eval_sets else ((), (), ())
     examples = TokenBlock.concatenate(blocks)
     fraction = 0.0 if eval_sets else data.eval_fraction
     division = divide(sets, [block.counts for block in blocks], fraction, seed, reports)
@@ -122,55 +129,73 @@ def prepare_local(
         seed=seed,
         world_size=world_size,
         mixture=division.mixture,
+        pictures=[file for file in (*seen, *eval_seen) if file is not None],
     )
     return source, report
 
 
 def chunks(source: RowSource) -> Iterator[list[Row | BadRow]]:
-    """The rows of a source, in lists of at least CHUNK_ROWS, unless they hold many characters.
+    """The rows of a source, in lists of at least CHUNK_ROWS, unless they hold many characters or pictures.
 
     Lists grow with the rows read, so that few rows are shared among all who tokenise, and many become few blocks.
     """
     chunk: list[Row | BadRow] = []
-    characters = 0
+    characters = pictures = 0
     for read, row in enumerate(source.rows, 1):
         chunk.append(row)
         characters += len(str(row.values)) if isinstance(row, Row) else 0
-        if len(chunk) >= max(CHUNK_ROWS, read // CHUNKS) or characters >= CHUNK_CHARACTERS:
+        pictures += row.pictures if isinstance(row, Row) else 0
+        full = len(chunk) >= max(CHUNK_ROWS, read // CHUNKS) or characters >= CHUNK_CHARACTERS
+        if full or pictures >= CHUNK_PICTURES:
             yield chunk
-            chunk, characters = [], 0
+            chunk, characters, pictures = [], 0, 0
     if chunk:
         yield chunk
 
 
-def _prepared(cache: PreparedCache | None, data: DataSet, **options: Any) -> tuple[TokenBlock, DataReport]:
-    """One block of all usable examples of a set, from the cache if they are there, and the set's report."""
+def _prepared(
+    cache: PreparedCache | None,
+    data: DataSet,
+    make: MakeEncoder,
+    pictures: PictureFormat | None,
+    progress: Progress | None,
+) -> tuple[TokenBlock, DataReport, PixelFile | None]:
+    """One block of all usable examples of a set, from the cache if they are there; the set's report; its pictures."""
     key = None if cache is None else cache.key(data)
     with nullcontext() if cache is None else cache.alone(key):
         kept = None if cache is None else cache.find(key, data)
         if kept is not None:
-            parts, report = list(kept.blocks()), kept.report
+            parts, report, pixels = list(kept.blocks()), kept.report, kept.pixels
         else:
-            report = DataReport.of_set(data)
-            parts = [done.block for _, done in tokenised_chunks(data, report, **options)]
+            report, pixels, files = DataReport.of_set(data), None, picture_files(data)
+            parts = []
+            for _, done in tokenised_chunks(data, report, make, files if pictures else None, progress):
+                parts.append(done.block)
+                if done.pixels and pictures:
+                    pixels = pixels or PixelFile.temporary(pictures.size)
+                    for identity, one in done.pixels.items():
+                        pixels.add(identity, one)
         block = TokenBlock.concatenate(parts)
         report.count(block.counts)
         if cache is not None and kept is None:
-            cache.save(key, [block], example_digests(block), report)
+            cache.save(key, [block], example_digests(block), report, Seen(pixels, files))
     report.check(data.section)
-    return block, report
+    return block, report, pixels
 
 
 def tokenised_chunks(
-    data: DataSet, report: DataReport, tokenizer: Any, embedding_rows: int | None, progress: Progress | None
+    data: DataSet, report: DataReport, make: MakeEncoder, files: PictureFiles | None, progress: Progress | None
 ) -> Iterator[tuple[list[Row | BadRow], Tokenised]]:
-    """The rows of a set, in their order, chunk by chunk with what became of them. `report` counts all but examples."""
+    """The rows of a set, in their order, chunk by chunk with what became of them. `report` counts all but examples.
+
+    files: from which pictures are read; None: the base does not see
+    """
     source = open_set(data)
     report.note(source.note)
-    encoder = Encoder(tokenizer, data, source.columns, embedding_rows) if source.columns else None
+    encoder = make(data, source.columns) if source.columns else None
     report.format = encoder.format if encoder else ""
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
-    for chunk in chunks(source):
+    for chunk in chunks(with_pictures(source, data, files) if files else source):
         done = tokenize_rows(chunk, encoder)
         report.add(done, len(chunk))
         yield chunk, done

@@ -15,7 +15,7 @@ from gemfleet.cluster.redaction import redact_text
 from gemfleet.launcher.result.chosen import Chosen
 from gemfleet.launcher.result.prompt_format import PromptFormat
 from gemfleet.launcher.result.public_names import base_reference, is_hub_id, public_name
-from gemfleet.train.config.sections.data import listed
+from gemfleet.train.config.sections.set_names import listed
 from gemfleet.train.data.shapes.choice import CHATS
 from gemfleet.train.step.history import told_early_end
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.data.digest import Digests, example_digests
 from gemfleet.train.data.packing import Ints, PackedBlock, TokenBlock, pack_steps
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.readers import BadRow, Row
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import Encoder, tokenize_rows
@@ -20,23 +22,41 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.model.resolve import embedding_rows
 
 
-def tokenise_task(
-    chunk: list[Row | BadRow], data: DataSet, columns: tuple[str, ...], folders: dict[str, str]
-) -> tuple[TokenBlock, tuple[Ints, Digests, DataReport]]:
-    """Tokenise one chunk of rows. Returns its block, and the counts, the digests and the report of its examples.
+@dataclass(frozen=True)
+class Summary:
+    """What the driver hears of a chunk. counts: see `TokenBlock.counts`; pictures: their ids, in the order returned"""
 
-    columns: of the data; folders: for each Ray node id, the folder there with the tokenizer
-    counts: see `TokenBlock.counts`
+    counts: Ints
+    digests: Digests
+    report: DataReport
+    pictures: list[int]
+
+
+def tokenise_task(
+    chunk: list[Row | BadRow],
+    data: DataSet,
+    columns: tuple[str, ...],
+    folders: dict[str, str],
+    pictures: PictureFormat | None,
+    results: int,
+) -> tuple[Any, ...]:
+    """Tokenise one chunk of rows. Returns its block, a `Summary`, and the pixels of each picture of the block once.
+
+    columns: of the data; folders: for each Ray node id, the folder there with the tokenizer; pictures: see `Encoder`
+    results: how many values Ray expects, which are filled up with None
     """
     node = ray.get_runtime_context().get_node_id()
     if node not in folders:
         raise UserError(f"node {node} was asked to tokenise but holds no tokenizer; start the run again")
     folder = folders[node]
-    encoder = Encoder(node_tokenizer(folder), data, columns, embedding_rows(Path(folder))) if columns else None
+    rows = embedding_rows(Path(folder))
+    encoder = Encoder(node_tokenizer(folder), data, columns, rows, pictures) if columns else None
     done = tokenize_rows(chunk, encoder)
     report = DataReport(data.path)
     report.add(done, len(chunk))
-    return done.block, (done.block.counts, example_digests(done.block), report)
+    summary = Summary(done.block.counts, example_digests(done.block), report, list(done.pixels))
+    found = (done.block, summary, *done.pixels.values())
+    return (*found, *[None] * (results - len(found)))
 
 
 @lru_cache(maxsize=2)

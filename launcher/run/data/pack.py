@@ -48,7 +48,7 @@ def pack_on_cluster(
     for first in range(0, len(steps), per_block):
         blocks.append(submit(prepared.tokenised, [next(examples) for _ in steps[first : first + per_block]]))
     _wait_all([*blocks, *evaluation.values()], "Packing", progress)
-    return RayBlockSource(per_epoch, start_step, per_block, blocks, evaluation)
+    return RayBlockSource(per_epoch, start_step, per_block, blocks, evaluation, prepared.pictures)
 
 
 def _step_examples(

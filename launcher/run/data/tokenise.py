@@ -7,7 +7,8 @@ The driver reads the rows. It holds lengths and references, never tokens. Ranks 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,12 @@ from gemfleet.train.config.sections.data import DataSet
 from gemfleet.train.data.digest import Digests, run_digest
 from gemfleet.train.data.mixture import Mixture, divide
 from gemfleet.train.data.packing import Ints
-from gemfleet.train.data.prepared.store import PreparedCache, PreparedSet
-from gemfleet.train.data.readers import open_set
+from gemfleet.train.data.pictures.files import PictureFiles
+from gemfleet.train.data.pictures.format import PictureFormat
+from gemfleet.train.data.pictures.pixel_file import PixelFile
+from gemfleet.train.data.pictures.rows import picture_files, with_pictures
+from gemfleet.train.data.prepared.store import PreparedCache, PreparedSet, Seen
+from gemfleet.train.data.readers import Row, open_set
 from gemfleet.train.data.report import DataReport
 from gemfleet.train.data.tokenizing import choose_format
 from gemfleet.train.errors import UserError
@@ -27,7 +32,7 @@ from gemfleet.train.local.source import chunks
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .node_tasks import tokenise_task
+from .node_tasks import Summary, tokenise_task
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,14 +46,16 @@ class TokenisedSet:
 
     blocks: a reference to a `TokenBlock` for each chunk of rows, in the order of the data
     starts: int64 [blocks + 1], the number of examples before each block
-    counts: int64 [examples, 2], tokens and supervised tokens of each example
+    counts: of each example, see `TokenBlock.counts`
     digests: of the examples of each block
+    pictures: by its id, a reference to the pixels of each picture
     """
 
     blocks: list[Any]
     starts: Ints
     counts: Ints
     digests: list[Digests]
+    pictures: dict[int, Any] = field(default_factory=dict)
 
     @staticmethod
     def joined(sets: Sequence[TokenisedSet]) -> TokenisedSet:
@@ -59,6 +66,7 @@ class TokenisedSet:
             np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(sizes), dtype=np.int64)]),
             np.concatenate([one.counts for one in sets]),
             [digests for one in sets for digests in one.digests],
+            {identity: pixels for one in sets for identity, pixels in one.pictures.items()},
         )
 
 
@@ -70,6 +78,7 @@ class PreparedData:
     evaluation: by the name of each evaluation set, a tokenised set and the indices of its examples to score
     report: of the whole run; sets, eval_sets: of each set to train on, and of each of `train.data.eval`
     reused: the sets that came from the cache
+    pictures: see `TokenisedSet`, of all sets
     """
 
     tokenised: TokenisedSet
@@ -81,17 +90,24 @@ class PreparedData:
     eval_sets: tuple[DataReport, ...]
     reused: tuple[str, ...] = ()
 
+    @property
+    def pictures(self) -> dict[int, Any]:
+        sets = [self.tokenised, *(found for found, _ in self.evaluation.values())]
+        return {identity: pixels for found in sets for identity, pixels in found.pictures.items()}
+
 
 def tokenise_on_cluster(
     config: TrainConfig,
     tokenizer_folders: Mapping[str, str],
     progress: Progress | None = None,
     cache: PreparedCache | None = None,
+    pictures: PictureFormat | None = None,
 ) -> PreparedData:
     """Read the data on this node, tokenise it on the cluster, and split off the evaluation sets.
 
     tokenizer_folders: for each Ray node id (hex) that may work, the folder there with the tokenizer
     cache: where a set that was tokenised before is found, and a new one is kept; None: nowhere
+    pictures: as the model sees them; None: it does not
     Raises UserError when a set has no example left, or when no node with the tokenizer has a CPU.
     """
     data = config.data
@@ -99,16 +115,18 @@ def tokenise_on_cluster(
     reused: list[str] = []
 
     def tokenise(one: DataSet) -> tuple[TokenisedSet, DataReport]:
+        files = picture_files(one)
+        make = partial(_tokenise, one, tokenizer_folders, progress, pictures, files)
         if cache is None:
-            return _tokenise(one, tokenizer_folders, progress)
+            return make()
         key = cache.key(one)
         with cache.alone(key):
             kept = cache.find(key, one)
             if kept is not None:
                 reused.append(one.path)
                 return _from_cache(kept, one)
-            found, report = _tokenise(one, tokenizer_folders, progress)
-            cache.save(key, map(ray.get, found.blocks), np.concatenate(found.digests), report)
+            found, report = make()
+            cache.save(key, map(ray.get, found.blocks), np.concatenate(found.digests), report, _seen(found, files))
         return found, report
 
     found, reports = zip(*map(tokenise, sets), strict=True)
@@ -138,30 +156,58 @@ def _from_cache(kept: PreparedSet, data: DataSet) -> tuple[TokenisedSet, DataRep
         counts.append(block.counts)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
     digests = np.split(kept.digests, starts[1:-1])
-    found = TokenisedSet(blocks, starts, np.concatenate(counts), digests)
+    pixels = kept.pixels
+    pictures = {identity: ray.put(pixels.pixels(identity)) for identity in pixels.ids.tolist()} if pixels else {}
+    found = TokenisedSet(blocks, starts, np.concatenate(counts), digests, pictures)
     kept.report.count(found.counts)
     return found, kept.report
 
 
-def _tokenise(data: DataSet, folders: Mapping[str, str], progress: Progress | None) -> tuple[TokenisedSet, DataReport]:
+def _seen(found: TokenisedSet, files: PictureFiles) -> Seen:
+    """The pictures of a set for the cache, fetched one by one."""
+    pixels: PixelFile | None = None
+    for identity, reference in found.pictures.items():
+        one = ray.get(reference)
+        pixels = pixels or PixelFile.temporary(one.shape[1:])
+        pixels.add(identity, one)
+    return Seen(pixels, files)
+
+
+def _tokenise(
+    data: DataSet,
+    folders: Mapping[str, str],
+    progress: Progress | None,
+    pictures: PictureFormat | None,
+    files: PictureFiles,
+) -> tuple[TokenisedSet, DataReport]:
     """Tokenise one data set. Raises UserError if it has no example left."""
     report = DataReport.of_set(data)
-    parts = _tokenise_chunks(data, folders, report, progress)
-    summaries = _get([summary for _, summary in parts])
-    for _, _, part in summaries:
-        report.merge(part)
-    counts = np.concatenate([np.empty((0, 2), np.int64), *(found for found, _, _ in summaries)])
+    parts = _tokenise_chunks(data, folders, report, progress, pictures, files)
+    summaries: list[Summary] = _get([summary for _, summary, *_ in parts])
+    for found in summaries:
+        report.merge(found.report)
+    counts = np.concatenate([np.empty((0, 3), np.int64), *(found.counts for found in summaries)])
     report.count(counts)
     report.check(data.section)
-    sizes = [len(found) for found, _, _ in summaries]
+    sizes = [len(found.counts) for found in summaries]
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes, dtype=np.int64)])
-    return TokenisedSet([block for block, _ in parts], starts, counts, [digests for _, digests, _ in summaries]), report
+    pixels: dict[int, Any] = {}
+    for (_, _, *references), found in zip(parts, summaries, strict=True):
+        for identity, reference in zip(found.pictures, references, strict=False):
+            pixels.setdefault(identity, reference)  # equal pictures are kept once
+    digests = [found.digests for found in summaries]
+    return TokenisedSet([block for block, *_ in parts], starts, counts, digests, pixels), report
 
 
 def _tokenise_chunks(
-    data: DataSet, folders: Mapping[str, str], report: DataReport, progress: Progress | None
-) -> list[tuple[Any, Any]]:
-    """References to the block and the summary of each chunk of one data set. See `tokenise_task`."""
+    data: DataSet,
+    folders: Mapping[str, str],
+    report: DataReport,
+    progress: Progress | None,
+    pictures: PictureFormat | None,
+    files: PictureFiles,
+) -> list[list[Any]]:
+    """References to the block, the summary and the pictures of each chunk of one data set. See `tokenise_task`."""
     source = open_set(data)
     report.note(source.note)
     if source.columns:
@@ -170,7 +216,7 @@ def _tokenise_chunks(
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     remote = ray.remote(tokenise_task)
-    parts: list[tuple[Any, Any]] = []
+    parts: list[list[Any]] = []
     pending: dict[Any, int] = {}
 
     def settle(limit: int) -> None:
@@ -180,13 +226,13 @@ def _tokenise_chunks(
             if progress is not None and task is not None:
                 progress.update(task, advance=rows)
 
-    for chunk in chunks(source):
+    for chunk in chunks(with_pictures(source, data, files) if pictures else source):
         # Soft: when the node dies, its task runs on another, which has its own folder or says that it has none.
         where = NodeAffinitySchedulingStrategy(next(turns), soft=True)
-        options = remote.options(num_cpus=1, num_returns=2, scheduling_strategy=where)
-        block, summary = options.remote(chunk, data, source.columns, dict(folders))
-        parts.append((block, summary))
-        pending[summary] = len(chunk)
+        results = 2 + sum(row.pictures for row in chunk if isinstance(row, Row))
+        options = remote.options(num_cpus=1, num_returns=results, scheduling_strategy=where)
+        parts.append(options.remote(chunk, data, source.columns, dict(folders), pictures, results))
+        pending[parts[-1][1]] = len(chunk)
         settle(PENDING_PER_CPU * cpus)
     settle(0)
     return parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,10 +18,11 @@ from pydantic import (
     model_validator,
 )
 
-from ..paths import folder_of, is_pattern
 from ..strict import MOST, Size, StrictModel, parse_bytes
 from .chat_template import is_template, read_template
 from .data_format import ColumnsConfig, DataFormat, Name, Roles, TrainOn
+from .pictures import PicturesConfig
+from .set_names import distinct, listed, name_of
 
 
 class DataSetConfig(StrictModel):
@@ -152,6 +153,7 @@ class DataConfig(StrictModel):
             description="columns, or keys of messages, that look like training data and are to be ignored",
         ),
     ] = ()
+    pictures: PicturesConfig = PicturesConfig()
     max_length: Annotated[
         int, Field(gt=1, le=MOST, description="tokens in a packed row, and the longest example accepted")
     ] = 1024
@@ -206,7 +208,7 @@ class DataConfig(StrictModel):
         sets = value if isinstance(value, list) else []
         if found := next((entry for entry in sets if entry.weight or entry.share), None):
             raise ValueError(f"found a weight or share for {found.path}; evaluation scores every example once")
-        names = [_name(entry.path, entry.name) for entry in sets]
+        names = [name_of(entry.path, entry.name) for entry in sets]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"found two sets named {twice!r}; give each a `name` of its own")
         return value
@@ -226,7 +228,7 @@ class DataConfig(StrictModel):
         if isinstance(self.train, str):
             return [self._whole("train", self.train, self.split, self.limit)]
         total = sum(entry.weight or entry.share or 0 for entry in self.train)
-        names = distinct([_name(entry.path, entry.name) for entry in self.train])
+        names = distinct([name_of(entry.path, entry.name) for entry in self.train])
         return [
             self._member(
                 f"train[{index}]",
@@ -266,7 +268,7 @@ class DataConfig(StrictModel):
             f"train.data.{field}",
             "train.data",
             path,
-            _name(path, None),
+            name_of(path, None),
             self.format,
             self.columns,
             split,
@@ -285,7 +287,7 @@ class DataConfig(StrictModel):
             f"train.data.{field}.path",
             f"train.data.{field}",
             entry.path,
-            _name(entry.path, entry.name),
+            name_of(entry.path, entry.name),
             entry.format or self.format,
             entry.columns or self.columns,
             entry.split or split,
@@ -315,22 +317,6 @@ class DataConfig(StrictModel):
         return listed([found.path for found in self.train_sets()])
 
 
-def listed(paths: Sequence[str]) -> str:
-    """Paths as in `a.jsonl, b.jsonl and c.jsonl`."""
-    return " and ".join(filter(None, [", ".join(paths[:-1]), paths[-1]]))
-
-
-def distinct(names: Sequence[str]) -> list[str]:
-    """The names, numbered from the second on where they are equal: `rows`, `rows-2`. A number is not given twice."""
-    found: list[str] = []
-    for index, name in enumerate(names):
-        number, taken = 1, {*found, *names[index + 1 :]} if name in found else set(found)
-        while (numbered := name if number == 1 else f"{name}-{number}") in taken:
-            number += 1
-        found.append(numbered)
-    return found
-
-
 def _replaced(field: str, value: str | list[DataSetConfig], paths: Mapping[str, str]) -> str | list[DataSetConfig]:
     if isinstance(value, str):
         return paths.get(field, value)
@@ -338,11 +324,3 @@ def _replaced(field: str, value: str | list[DataSetConfig], paths: Mapping[str, 
         entry.model_copy(update={"path": paths.get(f"{field}[{index}].path", entry.path)})
         for index, entry in enumerate(value)
     ]
-
-
-def _name(path: str, given: str | None) -> str:
-    """A data set's name: the one given, else the last part of its path without an ending.
-
-    Of a pattern it is the last part before the pattern: `data` of `data/*.jsonl`.
-    """
-    return given or Path(folder_of(path) if is_pattern(path) else path).name.partition(".")[0] or path

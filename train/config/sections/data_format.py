@@ -28,6 +28,7 @@ class ColumnsConfig(StrictModel):
     history: Name = "history"
     system: Name = "system"
     tools: Name = "tools"
+    images: Name = "images"
     role: Annotated[Name | None, Field(description="key of a message; null: `role`, or ShareGPT's `from`")] = None
     content: Annotated[Name | None, Field(description="key of a message; null: `content`, or ShareGPT's `value`")] = (
         None

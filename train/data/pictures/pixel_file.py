@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from ...config.home import gemfleet_home
 from ...interfaces import Ints, Pixels
 
 
@@ -32,8 +33,10 @@ class PixelFile:
 
     @staticmethod
     def temporary(size: tuple[int, int]) -> PixelFile:
-        """An empty file without a name, which goes with this process."""
-        return PixelFile(tempfile.TemporaryFile(prefix="gemfleet-pixels-"), size)
+        """An empty file without a name, which goes with this process. It is not in `/tmp`, which may be memory."""
+        folder = gemfleet_home() / "cache"
+        folder.mkdir(parents=True, exist_ok=True)
+        return PixelFile(tempfile.TemporaryFile(dir=folder), size)
 
     @property
     def ids(self) -> Ints:
@@ -51,11 +54,7 @@ class PixelFile:
             os.pwrite(self._file.fileno(), pixels.tobytes(), place * self.picture_bytes)
             self._places[identity] = place
 
-    def pixels(self, ids: Ints) -> Pixels:
-        """See `BlockSource.pixels`."""
-        found = np.empty((len(ids), 3, *self.size), np.uint8)
-        for picture, identity in zip(found, np.asarray(ids).tolist(), strict=True):
-            place = self._places[identity] * self.picture_bytes
-            content = os.pread(self._file.fileno(), self.picture_bytes, place)
-            picture[:] = np.frombuffer(content, np.uint8).reshape(picture.shape)
-        return found
+    def pixels(self, identity: int) -> Pixels:
+        """The pixels of one picture. Raises KeyError if it is not there."""
+        content = os.pread(self._file.fileno(), self.picture_bytes, self._places[identity] * self.picture_bytes)
+        return np.frombuffer(content, np.uint8).reshape(3, *self.size)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from ...config.sections.data import DataSet
+from ..pictures.format import PROCESSOR_FILES
 from ..readers import files_of
 
-FORMAT = 2  # raise it when the same rows become other tokens, or the files of a prepared set change
+FORMAT = 3  # raise it when the same rows become other tokens, or the files of a prepared set change
 # What says where a set is, or what is done with its examples later. All other settings are part of the key.
 NOT_OF_THE_TOKENS = {"section", "field", "settings", "path", "name", "share"}
 NOT_OF_THE_ROWS = {"train", "eval", "eval_fraction", "cache", "bad_rows", *(one.name for one in fields(DataSet))}
-LIBRARIES = ("gemfleet", "transformers", "tokenizers", "pyarrow")
+LIBRARIES = ("gemfleet", "transformers", "tokenizers", "pyarrow", "pillow")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",
@@ -30,7 +31,8 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "additional_chat_templates/*.jinja",
-    "config.json",  # for the rows of the embedding
+    "config.json",  # for the rows of the embedding, and whether the model sees
+    *PROCESSOR_FILES,
 )
 
 

@@ -23,15 +23,36 @@ from numpy.typing import NDArray
 
 from ...config.home import gemfleet_home
 from ...config.sections.data import DataSet
+from ...interfaces import no_pictures
 from ..digest import Digests
 from ..packing import Ints, TokenBlock
+from ..pictures.files import PictureFiles, unchanged
+from ..pictures.pixel_file import PixelFile
+from ..pictures.rows import home_of
 from ..report import DataReport, Reason
 from .key import FORMAT, set_key
 
 ABOUT = "about.json"
-FILES: dict[str, Any] = {"tokens": np.int32, "supervised": np.bool_, "lengths": np.int32, "digests": np.uint64}
+FILES: dict[str, Any] = {
+    "tokens": np.int32,
+    "supervised": np.bool_,
+    "lengths": np.int32,
+    "digests": np.uint64,
+    "pictures": np.int64,
+    "picture_starts": np.int64,  # among the tokens of all examples
+    "pixels": np.uint8,
+    "pixel_ids": np.int64,
+}
 BYTES_READ = 1 << 22
 TOKENS_PER_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The pictures of a set. pixels: of each, once; None: it has none; files: from which they were read"""
+
+    pixels: PixelFile | None
+    files: PictureFiles
 
 
 @dataclass(frozen=True)
@@ -47,13 +68,20 @@ class KeptSet:
 
 
 class PreparedSet:
-    """A prepared set whose files are open: they stay readable though the cache drops them meanwhile."""
+    """A prepared set whose files are open: they stay readable though the cache drops them meanwhile.
+
+    pixels: of its pictures; None: it has none
+    """
 
     def __init__(self, about: dict[str, Any], files: Mapping[str, BinaryIO], data: DataSet) -> None:
         self._files = files
         self.lengths: Ints = self._read("lengths", 0, about["examples"]).astype(np.int64)
         self.digests: Digests = self._read("digests", 0, about["examples"])
         self.report = _report_from(about["report"], data)
+        self._pictures: Ints = self._read("pictures", 0, about["pictures"])
+        self._starts: Ints = self._read("picture_starts", 0, about["pictures"])
+        ids, size = self._read("pixel_ids", 0, about["pixel_ids"]), tuple(about["size"])
+        self.pixels = PixelFile(files["pixels"], size, ids.tolist()) if len(ids) else None
 
     def blocks(self, tokens: int = TOKENS_PER_BLOCK) -> Iterator[TokenBlock]:
         """All examples in order, in blocks of about so many tokens. Only one block is in memory at a time."""
@@ -63,8 +91,13 @@ class PreparedSet:
             last = max(first + 1, int(np.searchsorted(ends, begin + tokens, side="right")))
             end = int(ends[last - 1])
             offsets = np.concatenate([np.zeros(1, np.int64), ends[first:last] - begin])
+            p0, p1 = np.searchsorted(self._starts, [begin, end])
             yield TokenBlock(
-                self._read("tokens", begin, end - begin), self._read("supervised", begin, end - begin), offsets
+                self._read("tokens", begin, end - begin),
+                self._read("supervised", begin, end - begin),
+                offsets,
+                self._pictures[p0:p1],
+                self._starts[p0:p1] - begin,
             )
             first, begin = last, end
 
@@ -74,8 +107,9 @@ class PreparedSet:
         return np.frombuffer(content, kind)
 
     def __del__(self) -> None:
-        for file in self._files.values():
-            file.close()
+        for name, file in self._files.items():
+            if name != "pixels":  # whoever trains reads it on
+                file.close()
 
 
 class PreparedStore:
@@ -91,6 +125,8 @@ class PreparedStore:
             about = json.loads((place / ABOUT).read_text())
             if about.pop("checksum") != _checksum_of(about) or about["format"] != FORMAT:
                 return None
+            if not unchanged(about["files"], home_of(data)):
+                return None
             files = {name: (place / name).open("rb") for name in FILES}
             if any(_checksum_of_file(files[name]) != about["checksums"][name] for name in FILES):
                 return None
@@ -99,16 +135,22 @@ class PreparedStore:
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
-    def save(self, key: str, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport) -> None:
+    def save(
+        self, key: str, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport, seen: Seen | None = None
+    ) -> None:
         """Keeps a set, unless it is there already or the disk refuses: a cache may fail, a run may not.
 
-        digests: of all examples, in order
+        digests: of all examples, in order; seen: its pictures. Those of an address are not kept: they may change
         """
+        pixels = seen.pixels if seen else None
+        if seen and (seen.files.fetched or (pixels and pixels.picture_bytes * len(pixels.ids) > self.limit_bytes)):
+            return
         with suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             work = Path(tempfile.mkdtemp(prefix=".set-", dir=self.folder))
             try:
-                about = _write(work, blocks, digests, report)
+                about = _write(work, blocks, digests, report, pixels)
+                about["files"] = seen.files.seen if seen else {}
                 if about["bytes"] <= self.limit_bytes:
                     (work / ABOUT).write_text(json.dumps({**about, "checksum": _checksum_of(about)}))
                     shutil.rmtree(self.folder / key, ignore_errors=True)  # absent, or damaged
@@ -196,10 +238,12 @@ class PreparedCache:
         """See `PreparedStore.find`."""
         return None if key is None else self.store.find(key, data)
 
-    def save(self, key: str | None, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport) -> None:
+    def save(
+        self, key: str | None, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport, seen: Seen
+    ) -> None:
         """See `PreparedStore.save`."""
         if key is not None:
-            self.store.save(key, blocks, digests, report)
+            self.store.save(key, blocks, digests, report, seen)
 
 
 def prepared_folder() -> Path:
@@ -212,22 +256,31 @@ def prepared_cache(limit_bytes: int, tokenizer_folder: Path) -> PreparedCache:
     return PreparedCache(PreparedStore(prepared_folder(), limit_bytes), tokenizer_folder)
 
 
-def _write(folder: Path, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport) -> dict[str, Any]:
+def _write(
+    folder: Path, blocks: Iterable[TokenBlock], digests: Digests, report: DataReport, pixels: PixelFile | None
+) -> dict[str, Any]:
     """Writes the arrays, one block after the other. Returns what `about.json` says."""
     sums = dict.fromkeys(FILES, 0)
-    counts = {"examples": 0, "tokens": 0, "bytes": 0}
+    counts = {"examples": 0, "tokens": 0, "pictures": 0, "bytes": 0}
+    ids = pixels.ids if pixels else no_pictures()
     files = {name: (folder / name).open("wb") for name in FILES}
     try:
         for block in blocks:
             parts = {"tokens": block.tokens, "supervised": block.supervised, "lengths": block.lengths}
+            parts |= {"pictures": block.pictures, "picture_starts": block.picture_starts + counts["tokens"]}
             counts["examples"] += len(block)
             counts["tokens"] += len(block.tokens)
+            counts["pictures"] += len(block.pictures)
             _append(files, parts, sums, counts)
-        _append(files, {"digests": digests}, sums, counts)
+        _append(files, {"digests": digests, "pixel_ids": ids}, sums, counts)
+        for identity in ids.tolist():
+            assert pixels is not None
+            _append(files, {"pixels": pixels.pixels(identity)}, sums, counts)
     finally:
         for file in files.values():
             file.close()
-    return {"format": FORMAT, "source": report.source, **counts, "checksums": sums, "report": _report_to(report)}
+    told: dict[str, Any] = {"checksums": sums, "report": _report_to(report), "format": FORMAT, "source": report.source}
+    return {**counts, **told, "pixel_ids": len(ids), "size": list(pixels.size) if pixels else [0, 0]}
 
 
 def _append(

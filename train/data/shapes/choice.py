@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
 from ...config.sections.data import DataSet
 from ...errors import UserError
 
 RowFormat = Literal["text", "prompt_completion", "messages", "sharegpt", "alpaca"]
+SINGLE_IMAGE = "image"  # what many data sets call the column of their one picture
 CHATS: tuple[RowFormat, ...] = ("messages", "sharegpt", "alpaca")
 
 
@@ -52,10 +53,12 @@ def needed_columns(data: DataSet) -> dict[RowFormat, tuple[str, ...]]:
 def used_columns(data: DataSet, row_format: RowFormat) -> tuple[str, ...]:
     """The columns that a format reads, needed or not."""
     names = data.columns
+    images = (names.images, SINGLE_IMAGE)
     more = {
-        "messages": (names.system, names.tools, "functions"),
-        "sharegpt": (names.system, names.tools, "functions"),
-        "alpaca": (names.input, names.system, names.history, names.tools),
+        "prompt_completion": images,
+        "messages": (names.system, names.tools, "functions", *images),
+        "sharegpt": (names.system, names.tools, "functions", *images),
+        "alpaca": (names.input, names.system, names.history, names.tools, *images),
     }
     return (*needed_columns(data)[row_format], *more.get(row_format, ()))
 
@@ -64,6 +67,13 @@ def message_columns(data: DataSet) -> tuple[str, ...]:
     """The columns that may hold lists of messages."""
     names = data.columns
     return (names.messages, names.conversations, names.prompt, names.completion)
+
+
+def image_column(values: Mapping[str, Any], data: DataSet) -> str | None:
+    """The column of a row that holds its pictures; None if there is none, or if it is a text to learn."""
+    names = data.columns
+    texts = {one for key, one in names.model_dump().items() if key != "images"}
+    return next((name for name in (names.images, SINGLE_IMAGE) if values.get(name) and name not in texts), None)
 
 
 def preference_sentence(data: DataSet) -> str:

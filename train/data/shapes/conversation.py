@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -40,18 +40,41 @@ class ToolCall:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture that a row names, or why there is none.
+
+    name: what the row calls it, for a sentence; content: its file, as a camera or program wrote it
+    fault: reason and detail of a `RowError`; None: the content is there
+    """
+
+    name: str
+    content: bytes = field(default=b"", repr=False)
+    fault: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """A place in a message for a picture of the row's column. number: which of them, from 0; None: the next one"""
+
+    number: int | None = None
+
+
+Part = str | Picture | Place
+
+
+@dataclass(frozen=True)
 class Message:
     """One message.
 
     number:     its place in the row, from 1
-    content:    a text, or the texts of its parts
+    content:    a text, or its parts: texts, pictures, and places for those of the row's column
     told:       what the row says of training on it; None: nothing
     supervised: whether it is an answer to train on
     name, call_id: of the function whose result this is
     """
 
     role: Role
-    content: str | tuple[str, ...]
+    content: str | tuple[Part, ...]
     number: int = 1
     calls: tuple[ToolCall, ...] = ()
     told: bool | None = None
@@ -60,8 +83,16 @@ class Message:
     call_id: str = ""
 
     @property
-    def parts(self) -> tuple[str, ...]:
+    def parts(self) -> tuple[Part, ...]:
         return (self.content,) if isinstance(self.content, str) else self.content
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Picture))
 
 
 @dataclass(frozen=True)
@@ -71,6 +102,10 @@ class Conversation:
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
     whole: bool = False
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(picture for message in self.messages for picture in message.pictures)
 
 
 @dataclass(frozen=True)

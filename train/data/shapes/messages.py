@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from ...config.sections.data_format import ColumnsConfig
-from .conversation import Message, Role, RowError, ToolCall
+from .conversation import Message, Part, Place, Role, RowError, ToolCall
 
 TARGET_KEYS = ("weight", "train", "training")  # of a message: OpenAI's, and Axolotl's two names
 TEXT_PARTS = ("text", "input_text", "output_text")  # OpenAI's two ways
@@ -107,7 +107,7 @@ def _told(message: Mapping[str, Any], answer: bool) -> bool | None:
     return told
 
 
-def _content(content: Any, may_be_missing: bool, is_result: bool) -> str | tuple[str, ...]:
+def _content(content: Any, may_be_missing: bool, is_result: bool) -> str | tuple[Part, ...]:
     if isinstance(content, str):
         return content
     if content is None and may_be_missing:
@@ -116,19 +116,22 @@ def _content(content: Any, may_be_missing: bool, is_result: bool) -> str | tuple
         return json.dumps(content, ensure_ascii=False, default=str)
     if not isinstance(content, list):
         raise RowError("message content that is not text", f"a {type(content).__name__}")
-    return tuple(_part_text(part) for part in content)
+    return tuple(map(_part, content))
 
 
 def _are_parts(content: list[Any]) -> bool:
     return all(isinstance(part, str) or (isinstance(part, dict) and "type" in part) for part in content)
 
 
-def _part_text(part: Any) -> str:
+def _part(part: Any) -> Part:
     if isinstance(part, str):
         return part
     kind = part.get("type") if isinstance(part, dict) else None
     if kind in TEXT_PARTS and isinstance(part.get("text"), str):
         return str(part["text"])
+    if kind == "image" and "picture" in part:
+        number = part.get("index")
+        return part["picture"] or Place(number if isinstance(number, int) else None)
     raise RowError("message content that is not text", f"a part of type {str(kind)[:40]!r}")
 
 

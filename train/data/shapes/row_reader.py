@@ -6,9 +6,10 @@ import json
 from typing import Any
 
 from ...config.sections.data import DataSet
-from .choice import RowFormat
-from .conversation import Conversation, Message, PlainText, RowError
+from .choice import RowFormat, image_column
+from .conversation import Conversation, Message, Picture, PlainText, RowError
 from .messages import read_messages
+from .pictures import placed
 from .turns import joined, supervised
 
 
@@ -28,11 +29,13 @@ class RowReader:
         if self._format == "alpaca":
             return self._alpaca(values)
         if self._format == "text":
+            _refuse_pictures(image_column(values, self._data))
             return PlainText(self._answer(values, names.text))
         if self._format == "prompt_completion":
             prompt = _field(values, names.prompt)
             if isinstance(prompt, list):
                 return self._completed(values, prompt)
+            _refuse_pictures(image_column(values, self._data))
             answer = self._answer(values, names.completion)
             return PlainText(answer, self._text(values, names.prompt), self._data.supervise_prompt)
         column = names.messages if self._format == "messages" else names.conversations
@@ -76,11 +79,17 @@ class RowReader:
         """prompt: the number of the prompt's messages, where the row tells it apart"""
         data = self._data
         whole = data.supervise_prompt
+        messages = placed(messages, self._pictures(values))
         if whole and any(message.told is False for message in messages):
             raise RowError("a message that is not to be trained on, beside supervise_prompt")
         train_on = data.train_on or ("all" if prompt is None else "completion")
         decided = supervised(joined(messages, data.merge_roles), train_on, prompt)
         return Conversation(decided, self._tools(values) if prompt is None else (), whole)
+
+    def _pictures(self, values: dict[str, Any]) -> list[Picture]:
+        """Those of the row's column."""
+        column = image_column(values, self._data)
+        return list(values[column]) if column else []
 
     def _tools(self, values: dict[str, Any]) -> tuple[dict[str, Any], ...]:
         """The functions that the assistant may call; `functions` is OpenAI's earlier name for the column."""
@@ -116,6 +125,11 @@ class RowReader:
         if not text:
             raise RowError(f"{name} is empty")
         return text
+
+
+def _refuse_pictures(column: str | None) -> None:
+    if column:
+        raise RowError(f"pictures in the column {column} of a text without turns (write it as messages)")
 
 
 def _field(values: dict[str, Any], name: str) -> Any:

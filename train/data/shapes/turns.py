@@ -30,7 +30,9 @@ def joined(messages: Sequence[Message], merge: bool) -> list[Message]:
 def _join(first: Message, second: Message) -> Message:
     if first.told != second.told:
         raise RowError("turns to join of which one alone is trained on", f"messages {first.number}, {second.number}")
-    texts = ["".join(message.parts) for message in (first, second)]
+    if first.pictures or second.pictures:
+        raise RowError("turns to join that hold pictures", f"messages {first.number}, {second.number}")
+    texts = ["".join(message.texts) for message in (first, second)]
     return replace(first, content="\n\n".join(filter(None, texts)), calls=first.calls + second.calls)
 
 

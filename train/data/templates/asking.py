@@ -49,6 +49,6 @@ class Asking:
             return self._template.encode([self._template.render(said)])[0]
         if self.turns:
             return self._segments.encode([chat_segments(said)])[0]
-        text = "".join(messages[-1].parts).removeprefix(self._bos)
+        text = "".join(messages[-1].texts).removeprefix(self._bos)
         prompt = text if text.endswith(self._ending) else text + self._ending
         return self._segments.encode([[Segment(prompt), Segment(ANSWER, supervised=True)]])[0]

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from ..shapes.conversation import Conversation, Message, RowError
+from ..shapes.conversation import Conversation, Message, Picture, Place, RowError
 from ..shapes.turns import NOT_ALTERNATING
 from .functions import calls_text, functions_text
 from .segments import Segment
 
+AROUND = "\n\n"  # what transformers writes before and behind a picture
 TURN_START, TURN_END = "<start_of_turn>", "<end_of_turn>"
 
 # The template of the published Gemma 3 instruction models (google/gemma-3-1b-it, tokenizer_config.json).
@@ -73,7 +74,7 @@ class _Turn:
     """A turn of Gemma's, which knows no tools: their results are what the user says."""
 
     role: str
-    text: str
+    parts: tuple[str | Picture, ...]
     message: Message
 
 
@@ -88,13 +89,28 @@ def chat_segments(conversation: Conversation) -> list[Segment]:
         supervised = turn.message.supervised
         segments += [
             Segment(TURN_START, control=True),
-            Segment(turn.text, supervised, header, literal=True),
+            *_said(turn.parts, supervised, header),
             Segment(TURN_END, supervised, control=True),
             Segment("\n"),
         ]
     if conversation.whole:
-        return [replace(part, text=part.header + part.text, header="", supervised=True) for part in segments]
+        return [
+            replace(part, text=part.header + part.text, header="", supervised=not part.picture) for part in segments
+        ]
     return segments
+
+
+def _said(parts: Sequence[str | Picture], supervised: bool, header: str) -> Iterator[Segment]:
+    """What is said in a turn. Around each picture are empty lines, which belong to the texts beside it."""
+    text = ""
+    for part in parts:
+        if isinstance(part, str):
+            text += part
+            continue
+        yield Segment(text + AROUND, supervised, header, literal=True)
+        yield Segment("", control=True, picture=True)
+        text, header = AROUND, ""
+    yield Segment(text, supervised, header, literal=True)
 
 
 def _split_system(conversation: Conversation) -> tuple[str, Sequence[Message]]:
@@ -103,7 +119,7 @@ def _split_system(conversation: Conversation) -> tuple[str, Sequence[Message]]:
     if conversation.tools:
         parts.append(functions_text(conversation.tools))
     if messages[0].role == "system":
-        parts.append("".join(messages[0].parts))
+        parts.append("".join(messages[0].texts))
         messages = messages[1:]
         if not messages:
             raise RowError("a system message and nothing else")
@@ -125,14 +141,16 @@ def _turns(messages: Sequence[Message]) -> Iterator[_Turn]:
     """The messages as turns. Results of tools, and a question right after them, are one turn of the user's."""
     last: _Turn | None = None
     for message in messages:
-        text = "".join(part.strip() for part in message.parts)
+        parts = tuple(
+            part.strip() if isinstance(part, str) else part for part in message.parts if not isinstance(part, Place)
+        )
         if last is not None and last.message.role == "tool" and message.role in ("tool", "user"):
-            last = _Turn("user", f"{last.text}\n{text}", message)
+            last = _Turn("user", (*last.parts, "\n", *parts), message)
             continue
         if last is not None:
             yield last
         if message.calls:
-            text = "\n".join(filter(None, [text, calls_text(message.calls)]))
-        last = _Turn({"assistant": "model", "tool": "user"}.get(message.role, message.role), text, message)
+            parts = ("\n".join(filter(None, ["".join(map(str, parts)), calls_text(message.calls)])),)
+        last = _Turn({"assistant": "model", "tool": "user"}.get(message.role, message.role), parts, message)
     if last is not None:
         yield last

@@ -30,6 +30,22 @@ class Rendered:
     spans: tuple[Span, ...] | None
 
 
+def with_pictures(row: Rendered, mark: str, written: str, count: int) -> Rendered:
+    """The text with `written` for each `mark`, where a picture is. Raises RowError if there are not `count` of them."""
+    found = row.text.count(mark)
+    if found != count:
+        raise RowError("pictures that the chat template does not write", f"{found} of {count}")
+    more = len(written) - len(mark)
+    if not count:
+        return row
+
+    def moved(at: int) -> int:
+        return at + more * row.text.count(mark, 0, at)
+
+    spans = row.spans and tuple(Span(moved(one.start), moved(one.end), moved(one.reach)) for one in row.spans)
+    return Rendered(row.text.replace(mark, written), spans)
+
+
 def encode_rendered(rows: Sequence[Rendered], tokenizer: Any) -> list[Encoded | RowError]:
     """The ids and supervision of each row, with `<bos>`; a RowError where a token crosses an answer's border."""
     if not rows:

@@ -14,7 +14,7 @@ from typing import Any
 from ...config.sections.data import DataConfig
 from ...config.sections.data_format import TrainOn
 from ...errors import UserError, first_line
-from ..shapes.conversation import Conversation, Message, RowError
+from ..shapes.conversation import Conversation, Message, Part, RowError
 from .masks import INEXACT, Rendered, Span, encode_rendered
 from .segments import Encoded
 
@@ -204,14 +204,14 @@ def _refuse_missing(found: str | dict[str, str] | None) -> None:
 
 def _refuse_dropped(message: Message, text: str) -> None:
     """Raises RowError if a template writes nothing of a message that is no answer. Some write results as JSON texts."""
-    parts = [] if message.role == "assistant" else [part.strip() for part in message.parts]
+    parts = [] if message.role == "assistant" else [part.strip() for part in message.texts]
     if any(part not in text and json.dumps(part, ensure_ascii=False)[1:-1] not in text for part in parts):
         raise RowError("text that the chat template does not write", f"message {message.number} is {message.role!r}")
 
 
 def _refuse_elsewhere(message: Message, text: str) -> None:
     """Raises RowError if the text of an answer does not hold the message."""
-    words = [*message.parts, *(call.name for call in message.calls)]
+    words = [*message.texts, *(call.name for call in message.calls)]
     if any(word.strip() not in text for word in words):
         raise RowError(INEXACT, f"message {message.number} is not in the text of its answer")
 
@@ -225,6 +225,10 @@ def _controls(tokenizer: Any, chosen: str) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, found)))
 
 
+def _as_part(part: Part) -> dict[str, str]:
+    return {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+
+
 def _as_dict(message: Message) -> dict[str, Any]:
     """A message as transformers takes it: keys without a value are left out.
 
@@ -233,7 +237,7 @@ def _as_dict(message: Message) -> dict[str, Any]:
     content = message.content
     found: dict[str, Any] = {
         "role": message.role,
-        "content": content if isinstance(content, str) else [{"type": "text", "text": part} for part in content],
+        "content": content if isinstance(content, str) else list(map(_as_part, content)),
         "tool_calls": [
             {"type": "function", "function": {"name": call.name, "arguments": call.parameters()}}
             | ({"id": call.id} if call.id else {})

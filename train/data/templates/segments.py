@@ -21,6 +21,7 @@ class Segment:
     supervised: whether the tokens of `text` are targets
     control:    `text` is one control token
     literal:    control tokens that `text` spells out stay plain text
+    picture:    the tokens of a picture, instead of a text
     """
 
     text: str
@@ -28,14 +29,19 @@ class Segment:
     header: str = ""
     control: bool = False
     literal: bool = False
+    picture: bool = False
 
 
 class SegmentEncoder:
-    """Turns segments into ids and supervision. marks: control tokens that a literal text must not become"""
+    """Turns segments into ids and supervision.
 
-    def __init__(self, tokenizer: Any, bos: int, marks: Sequence[str | None]) -> None:
-        self._tokenizer, self._bos = tokenizer, bos
+    marks: control tokens that a literal text must not become; picture: the ids of a picture, see `PictureFormat.tokens`
+    """
+
+    def __init__(self, tokenizer: Any, bos: int, marks: Sequence[str | None], picture: Sequence[int] = ()) -> None:
+        self._tokenizer, self._bos, self._picture = tokenizer, bos, list(picture)
         self._controls = set(tokenizer.convert_tokens_to_ids([m for m in marks if m])) - {tokenizer.unk_token_id}
+        self._controls.update(picture)
         self._ids = lru_cache(maxsize=1024)(self._ids_uncached)
 
     def encode(self, rows: Sequence[list[Segment]]) -> list[Encoded | RowError]:
@@ -48,7 +54,7 @@ class SegmentEncoder:
         tokens, supervised = [self._bos], [False]
         for segment, piece in zip(row, ids, strict=True):
             if segment.control:
-                piece = [self._control(segment.text)]
+                piece = self._picture if segment.picture else [self._control(segment.text)]
             header = self._header_length(segment, piece)
             if header is None:
                 piece = self._ids(segment.header) + self._encode_batch([Segment(segment.text, literal=True)])[0]

@@ -1,0 +1,167 @@
+"""Tokens and pixels of rows with pictures equal those of transformers' own processor."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+from gemfleet.train.config.sections.data import DataConfig
+from gemfleet.train.data.pictures.format import PictureFormat
+from gemfleet.train.data.report import DataReport
+from gemfleet.train.interfaces import StepRows
+from gemfleet.train.local.source import LocalBlockSource, prepare_local
+from PIL import Image
+from support.tiny_multimodal import save_tiny_multimodal, save_tiny_processor
+from transformers import AutoTokenizer, Gemma3Processor
+
+QUESTION = "what is the answer to the question"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    save_tiny_processor(folder)
+    return save_tiny_multimodal(folder)
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> Gemma3Processor:
+    return save_tiny_processor(tmp_path_factory.mktemp("processor"))
+
+
+def picture(seed: int, size: tuple[int, int] = (70, 40)) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
+    return Image.fromarray(noise).resize(size)
+
+
+def save_pictures(folder: Path, count: int = 3) -> list[str]:
+    names = [f"{number}.png" for number in range(count)]
+    for number, name in enumerate(names):
+        picture(number, (70 + number, 40)).save(folder / name)
+    return names
+
+
+def chat(*said: Any) -> dict[str, Any]:
+    turns = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(said)]
+    return {"messages": turns}
+
+
+def prepared(path: Path, model: Path, **options: Any) -> tuple[LocalBlockSource, DataReport]:
+    data = DataConfig.model_validate({"train": str(path), "eval_fraction": 0.0, "max_length": 256} | options)
+    tokenizer, sees = AutoTokenizer.from_pretrained(model), PictureFormat.of(model)
+    return prepare_local(data, 100, 0, tokenizer, 1, pictures=sees)
+
+
+def written(folder: Path, *rows: dict[str, Any]) -> Path:
+    path = folder / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+def documents(step: StepRows) -> list[tuple[list[int], list[int]]]:
+    """The tokens of each document, and the ids of its pictures."""
+    rows, found = step.rows, []
+    ends = np.cumsum(rows.document_lengths)
+    for start, end in zip(ends - rows.document_lengths, ends, strict=True):
+        mine = (rows.picture_starts >= start) & (rows.picture_starts < end)
+        found.append((rows.tokens[start:end].tolist(), rows.pictures[mine].tolist()))
+    return found
+
+
+TEXTS = [
+    [QUESTION],
+    [{"type": "image"}, QUESTION],
+    [QUESTION, {"type": "image"}],
+    ["  the cat \n", {"type": "image"}, {"type": "image"}, "sat on", {"type": "image"}, " the mat\n\n"],
+]
+
+
+@pytest.mark.parametrize("template", ["gemma", "tokenizer"])
+@pytest.mark.parametrize("parts", TEXTS, ids=["none", "before", "behind", "three"])
+def test_tokens_and_pixels_are_those_of_the_processor(
+    tmp_path: Path, model: Path, processor: Gemma3Processor, parts: list[Any], template: str
+) -> None:
+    names = iter(save_pictures(tmp_path))
+    content = [{"type": "text", "text": p} if isinstance(p, str) else {**p, "path": next(names)} for p in parts]
+    whole = [{**part, "path": str(tmp_path / part["path"])} if "path" in part else part for part in content]
+    said = [QUESTION, "the mat", content, "hello world"]
+    source, report = prepared(written(tmp_path, chat(*said)), model, chat_template=template)
+    theirs = processor.apply_chat_template(
+        chat(
+            *([{"type": "text", "text": one}] if isinstance(one, str) else one for one in [*said[:2], whole, said[3]])
+        )["messages"],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="np",
+    )
+    ((tokens, pictures),) = documents(source.step(0, 0, 0))
+    assert tokens == theirs["input_ids"][0].tolist()
+    rows = source.step(0, 0, 0).rows
+    soft = theirs["token_type_ids"][0] == 1
+    assert len(pictures) == sum(isinstance(part, dict) for part in parts) == report.pictures
+    assert np.flatnonzero(soft).tolist() == [start + at for start in rows.picture_starts.tolist() for at in range(4)]
+    assert not rows.supervised[soft].any()
+    if pictures:
+        pixels = source.pixels(rows.pictures)
+        assert pixels.dtype == np.uint8
+        np.testing.assert_allclose((pixels / 255 - 0.5) / 0.5, theirs["pixel_values"], atol=1e-6)
+
+
+def encoded(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_each_way_to_name_a_picture_means_the_same(tmp_path: Path, model: Path) -> None:
+    picture(0).save(tmp_path / "cat.png")
+    content = (tmp_path / "cat.png").read_bytes()
+    text = base64.b64encode(content).decode()
+    ways: list[dict[str, Any]] = [
+        {"type": "image", "path": "cat.png"},
+        {"type": "image", "url": "./cat.png"},
+        {"type": "image", "image": str(tmp_path / "cat.png")},
+        {"type": "image", "base64": text},
+        {"type": "image", "url": f"data:image/png;base64,{text}"},
+        {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{text}", "detail": "low"}},
+        {"type": "input_image", "image_url": "cat.png"},
+    ]
+    rows = [chat([way, {"type": "text", "text": QUESTION}], "a cat") for way in ways]
+    asked = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": "a cat"}]
+    marked = [{"role": "user", "content": f"<image>{QUESTION}"}, asked[1]]
+    numbered = [
+        {"role": "user", "content": [{"type": "image", "index": 0}, {"type": "text", "text": QUESTION}]},
+        asked[1],
+    ]
+    rows += [{"messages": one, "images": ["cat.png"]} for one in (asked, marked, numbered)]
+    rows += [
+        {"messages": asked, "image": {"path": "cat.png"}},
+        {"instruction": QUESTION, "output": "a cat", "images": ["cat.png"]},
+    ]
+    files = [written(tmp_path, *rows[:-1]), tmp_path / "alpaca.jsonl"]
+    files[1].write_text(json.dumps(rows[-1]))
+    table = datasets.Dataset.from_list(
+        [{"messages": asked, "images": [picture(0)]}],
+        features=datasets.Features(
+            {
+                "messages": [{"role": datasets.Value("string"), "content": datasets.Value("string")}],
+                "images": [datasets.Image()],
+            }
+        ),
+    )
+    table.to_parquet(tmp_path / "table.parquet")
+    table.save_to_disk(tmp_path / "saved")
+    source, report = prepared(
+        files[0], model, train=[str(path) for path in (*files, tmp_path / "table.parquet", tmp_path / "saved")]
+    )
+    assert report.left_out == {}
+    found = documents(source.step(0, 0, 0))
+    assert len(found) == len(rows) + 2
+    assert len({(tuple(tokens), tuple(pictures)) for tokens, pictures in found}) == 1
+    assert source.pictures.tolist() == found[0][1]
