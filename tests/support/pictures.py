@@ -15,6 +15,7 @@ from gemfleet.train.local.source import LocalBlockSource
 from gemfleet.train.worker import run_training
 from support.reference_step import LORA, VOCABULARY, Gradients, fill_adapters
 from support.strategy_cases import FolderReporter, strategy_config
+from support.tiny_multimodal import SIDE, TOKENS
 from torch.nn.functional import cross_entropy
 from transformers import Gemma3ForConditionalGeneration
 
@@ -30,7 +31,7 @@ class Seen:
     tower_flops: list[float]
 
 
-SIDE, SOFT_TOKENS, IMAGE = 32, 4, 9  # as in tiny_multimodal
+SOFT_TOKENS, IMAGE = TOKENS, 9  # as in tiny_multimodal
 # Tokens of text before, between and after an example's pictures: none, one or three of them, some beyond the window.
 TEXTS = ((20,), (3, 5), (2, 2, 2, 9), (11,), (1, 30), (6, 1, 12, 4))
 

@@ -17,7 +17,7 @@ from ..interfaces import PackedRows
 from .base_check import load_tokenizer
 from .gemma import load_base_model
 from .vision.features import PictureSource
-from .vision.tower import give_eyes, give_eyes_if_trained
+from .vision.tower import format_of, give_eyes, give_eyes_if_trained, normalised
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class Predictor:
         base = load_base_model(model_folder, dtype, facts.device, config.quantization)
         self._pictures = None
         if pictures is not None and len(pictures.pictures):
-            self._pictures, self._normalisation = pictures, give_eyes(base, model_folder, dtype)
+            self._pictures, self._shown = pictures, format_of(model_folder)
+            give_eyes(base, model_folder, dtype)
         elif adapter_folder is not None:
             give_eyes_if_trained(base, model_folder, adapter_folder, dtype)
         adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
@@ -159,7 +160,7 @@ class Predictor:
                 begin = longest - len(question.prompt) + start
                 types[row, begin : begin + count] = 1
         pixels = torch.from_numpy(self._pictures.pixels(np.array(pictures, np.int64))).to(self.device)
-        return {"token_type_ids": types, "pixel_values": self._normalisation(pixels).to(self.model.dtype)}
+        return {"token_type_ids": types, "pixel_values": normalised(pixels, self._shown).to(self.model.dtype)}
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -23,8 +23,7 @@ from gemfleet.train.planning.shapes import VisionShape
 from gemfleet.train.planning.speed import lora_flops_per_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.pictures import SIDE
-from support.tiny_multimodal import save_tiny_multimodal
+from support.tiny_multimodal import SIDE, save_tiny_multimodal
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop
 from transformers import Gemma3ForCausalLM
 

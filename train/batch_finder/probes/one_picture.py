@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 from ...interfaces import Ints, Pixels
-from ...model.base_check import gemma_config
 from ...model.vision.features import PictureFeatures
+from ...model.vision.tower import format_of
 
 
 class OnePicture:
     """A `PictureSource` for the base in a folder."""
 
     def __init__(self, model_folder: Path) -> None:
-        side = gemma_config(model_folder).vision_config.image_size
+        size = format_of(model_folder).size
         self.pictures: Ints = np.zeros(1, np.int64)
-        self._pixels: Pixels = np.random.default_rng(0).integers(0, 256, (1, 3, side, side)).astype(np.uint8)
+        self._pixels: Pixels = np.random.default_rng(0).integers(0, 256, (1, 3, *size)).astype(np.uint8)
 
     def pixels(self, ids: Ints) -> Pixels:
         return self._pixels[ids]

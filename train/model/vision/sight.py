@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...interfaces import Ints
 from ..base_check import gemma_config
 from .features import PictureFeatures, PictureSource
-from .tower import load_projector, load_tower
+from .tower import format_of, load_projector, load_tower
 
 
 class Sight:
@@ -58,8 +58,8 @@ def load_sight(
     folder: Path, source: PictureSource, dtype: torch.dtype, device: torch.device, trained: bool = False
 ) -> Sight:
     """For the pictures of a run, with the projector of a checked multimodal model. The tower is loaded when needed."""
-    config = gemma_config(folder)
-    shape = config.mm_tokens_per_image, config.vision_config.hidden_size
+    tokens = format_of(folder).count
+    shape = tokens, gemma_config(folder).vision_config.hidden_size
     load = partial(load_tower, folder, dtype, device)
     features = PictureFeatures(load, source.pixels, shape, dtype, device)
-    return Sight(load_projector(folder, dtype, device), features, config.mm_tokens_per_image, trained)
+    return Sight(load_projector(folder, dtype, device), features, tokens, trained)

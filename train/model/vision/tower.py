@@ -7,51 +7,39 @@ beside it, as they might in a larger batch.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ...data.pictures.format import PictureFormat
 from ...errors import UserError
 from ..base_check import gemma_config
 from ..weight_files import stored_tensors
 
-PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json")  # of transformers 5, and of older releases
 TOWER_NAMES = ("model.vision_tower.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model.")
 PROJECTOR_NAMES = ("model.multi_modal_projector.", "multi_modal_projector.")
 
 
-@dataclass(frozen=True)
-class Normalisation:
-    """How pixels become numbers: (pixel * scale - mean) / std, channel by channel. The defaults are transformers'."""
+def normalised(pixels: Tensor, shown: PictureFormat) -> Tensor:
+    """uint8 […, 3, H, W] -> fp32, as the model's processor makes it."""
+    mean, std = (torch.tensor(value, device=pixels.device).view(3, 1, 1) for value in (shown.mean, shown.std))
+    return (pixels.float() * shown.scale - mean) / std
 
-    scale: float = 1 / 255
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
-    @staticmethod
-    def of(folder: Path) -> Normalisation:
-        """That of a model folder's processor."""
-        for name in PROCESSOR_FILES:
-            content = json.loads((folder / name).read_text(encoding="utf-8")) if (folder / name).is_file() else {}
-            found: dict[str, Any] = content.get("image_processor", content)
-            if "image_mean" in found:
-                mean, std = tuple(found["image_mean"]), tuple(found["image_std"])
-                return Normalisation(float(found.get("rescale_factor", Normalisation.scale)), mean, std)
-        return Normalisation()
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """uint8 […, 3, H, W] -> fp32."""
-        mean, std = (torch.tensor(value, device=pixels.device).view(3, 1, 1) for value in (self.mean, self.std))
-        return (pixels.float() * self.scale - mean) / std
+def format_of(folder: Path) -> PictureFormat:
+    """What the multimodal base in a folder wants of a picture. Raises UserError for a base that does not see."""
+    shown = PictureFormat.of(folder)
+    if shown is None:
+        raise UserError(f"the data hold pictures, which the model in {folder} does not see; 4B, 12B and 27B do")
+    return shown
 
 
 class Tower(nn.Module):
     """Normalisation, the tower, and the mean over neighbouring patches, which has no parameters."""
 
-    def __init__(self, config: Any, normalisation: Normalisation) -> None:
+    def __init__(self, config: Any, shown: PictureFormat) -> None:
         """config: of the multimodal model"""
         super().__init__()
         from transformers import SiglipVisionModel
@@ -60,12 +48,12 @@ class Tower(nn.Module):
         self.model: Any = SiglipVisionModel._from_config(vision)
         self.side = vision.image_size // vision.patch_size
         self.stride = self.side // int(config.mm_tokens_per_image**0.5)
-        self.normalisation = normalisation
+        self.shown = shown
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
         """uint8 [3, H, W] -> [soft tokens, the tower's width], in the tower's dtype."""
-        normal = self.normalisation(pixels)[None].to(self.model.dtype)
+        normal = normalised(pixels, self.shown)[None].to(self.model.dtype)
         states: Tensor = self.model(pixel_values=normal).last_hidden_state
         grid = states.transpose(1, 2).reshape(1, -1, self.side, self.side).contiguous()
         return nn.functional.avg_pool2d(grid, self.stride).flatten(2)[0].T.contiguous()
@@ -94,7 +82,7 @@ def load_tower(folder: Path, dtype: torch.dtype, device: torch.device) -> Tower:
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        tower = Tower(gemma_config(folder), Normalisation.of(folder))
+        tower = Tower(gemma_config(folder), format_of(folder))
     _fill(tower.model, folder, TOWER_NAMES, dtype)
     return tower.to(device, dtype).eval()
 
@@ -106,18 +94,14 @@ def load_projector(folder: Path, dtype: torch.dtype, device: torch.device) -> Pr
     return projector.to(device, dtype)
 
 
-def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> Normalisation:
-    """Puts tower and projector into the text part of a multimodal model, which then is transformers' whole model.
-
-    Returns how it wants pixels as `pixel_values`.
-    """
+def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> None:
+    """Puts tower and projector into the text part of a multimodal model, which then is transformers' whole model."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
 
     device = model.lm_head.weight.device
     tower, projector = load_tower(folder, dtype, device), Gemma3MultiModalProjector(model.config)
     _fill(projector, folder, PROJECTOR_NAMES, dtype)
     model.model.vision_tower, model.model.multi_modal_projector = tower.model, projector.to(device, dtype)
-    return tower.normalisation
 
 
 def give_eyes_if_trained(model: Any, folder: Path, adapter: Path, dtype: torch.dtype) -> None:
