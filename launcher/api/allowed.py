@@ -151,6 +151,7 @@ _RULES: dict[str, Rule] = {
     "train.data.train[].path": _source,
     "train.data.eval[].path": _source,
     "train.data.chat_template": _template,
+    "train.data.pictures.folders[]": _path,
     "train.deepspeed.config": _path,
     "cluster.storage": _place,
     "trackers[].uri": _report,

@@ -34,6 +34,7 @@ def refused(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str,
     yield from _refused(content, "", allowed, 0)
     yield from _delivery_problem(content, allowed)
     yield from _tracker_problems(content, allowed)
+    yield from _picture_problem(content)
 
 
 def _refused(value: Any, where: str, allowed: Allowed, depth: int) -> Iterator[tuple[str, str]]:
@@ -85,6 +86,15 @@ def _delivery_problem(content: Mapping[str, Any], allowed: Allowed) -> Iterator[
     if not is_below_address(written, allowed.deliveries):
         reason = f"is not below an address that the API may deliver to ({listed(allowed.deliveries)})"
         yield "output.deliver.repository", reason
+
+
+def _picture_problem(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Refuse addresses of pictures: the head would open what the rows name, in its own network too."""
+    section: Any = content
+    for key in ("train", "data", "pictures"):
+        section = section.get(key) if isinstance(section, dict) else None
+    if isinstance(section, dict) and section.get("addresses", False) is not False:
+        yield "train.data.pictures.addresses", "opens what rows name, which a submitted run may not; bring the pictures"
 
 
 def _tracker_problems(content: Mapping[str, Any], allowed: Allowed) -> Iterator[tuple[str, str]]:

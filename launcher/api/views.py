@@ -151,8 +151,12 @@ def data_view(folder: Path) -> DataView | None:
     """What a run trains on, without secrets. None where its folder has no description, or a damaged one."""
     try:
         view = DataView.model_validate(json.loads((folder / DATA_FILE).read_bytes()))
-        examples = [one.model_copy(update={"spans": _without_secrets(one.spans)}) for one in view.examples]
-        return DataView.model_validate(redact(view.model_copy(update={"examples": examples}).model_dump()))
+        hidden = [{"spans": _without_secrets(one.spans), "pictures": []} for one in view.examples]
+        examples = [one.model_copy(update=parts) for one, parts in zip(view.examples, hidden, strict=True)]
+        clean = DataView.model_validate(redact(view.model_copy(update={"examples": examples}).model_dump()))
+        pictures = [one.pictures for one in view.examples]
+        shown = [one.model_copy(update={"pictures": p}) for one, p in zip(clean.examples, pictures, strict=True)]
+        return clean.model_copy(update={"examples": shown})
     except (OSError, ValueError):
         return None
 

@@ -41,7 +41,8 @@ def print_example(example: Example, most: int | None = None) -> None:
     console = open_console()
     head = Text(f"\n{example.name}", style="bold")
     if example.spans:
-        head.append(f"  {example.tokens:,} tokens, {example.supervised_tokens:,} supervised", style="not bold")
+        seen = f", {len(example.pictures)} pictures" if example.pictures else ""
+        head.append(f"  {example.tokens:,} tokens, {example.supervised_tokens:,} supervised{seen}", style="not bold")
     _print(head, console)
     if example.left_out:
         _print(Text(f"left out: {example.left_out}", style="yellow"), console)

@@ -120,7 +120,7 @@ def one_row(train: TrainConfig, reading: Reading, wanted: str) -> Example:
     if reason and source.columns:  # its tokens are shown, if it has any without a limit of their number
         unlimited = replace(data, section=data.section.model_copy(update={"max_length": MOST}))
         done = tokenize_rows([row], reading.encoder(unlimited, source.columns))
-    return example_of(row.name, done.block, reading.tokenizer).model_copy(update={"left_out": reason})
+    return example_of(row.name, done.block, reading.tokenizer, done.pixels).model_copy(update={"left_out": reason})
 
 
 def _find(train: TrainConfig, wanted: str) -> tuple[DataSet, int]:
@@ -154,7 +154,7 @@ def _read(data: DataSet, reading: Reading, shown: list[Example]) -> _Counted:
         left = {row.name for row in done.left_out}
         names = [row.name for row in chunk if row.name not in left][:wanted]
         for index, name in enumerate(names):
-            shown.append(example_of(name, done.block.select([index]), reading.tokenizer))
+            shown.append(example_of(name, done.block.select([index]), reading.tokenizer, done.pixels))
         wanted -= len(names)
     found = np.concatenate(counts)
     report.count(found)

@@ -24,6 +24,10 @@ class Example(BaseModel):
     tokens: int
     supervised_tokens: int
     spans: Annotated[list[Span], Field(description="its text in order; empty where the row became no tokens")]
+    pictures: Annotated[
+        list[Annotated[str, Field(pattern=r"^data:image/jpeg;base64,[A-Za-z0-9+/]+=*$")]],
+        Field(description="small copies of its first pictures, in order, as the model sees them"),
+    ] = []
     left_out: Annotated[str, Field(description="why no step trains on it; empty: it is used")] = ""
 
 

@@ -15,7 +15,7 @@ from ..data.mixture import Mixture, divide
 from ..data.packing import TokenBlock, pack_steps, step_indices, steps_per_epoch
 from ..data.pictures.files import PictureFiles
 from ..data.pictures.format import PictureFormat
-from ..data.pictures.pixel_file import PixelFile
+from ..data.pictures.pixel_file import PixelFile, stacked
 from ..data.pictures.rows import picture_files, with_pictures
 from ..data.prepared.store import PreparedCache, Seen
 from ..data.readers import BadRow, Row, RowSource, open_set
@@ -82,7 +82,7 @@ class LocalBlockSource:
 
     def pixels(self, ids: Ints) -> Pixels:
         """See `BlockSource.pixels`."""
-        return np.stack([self._pictures[identity].pixels(identity) for identity in ids.tolist()])
+        return stacked([self._pictures[identity].pixels(identity) for identity in ids.tolist()])
 
     def _epoch_order(self, epoch: int) -> Ints:
         known, order = self._order  # one tuple, so the prefetching thread sees no half of a change

@@ -24,7 +24,8 @@ function factsOf(view, trained) {
   const facts = { "Rows read": number(rows), "Rows used": number(used), "Left out": number(rows - used),
     "Held out to evaluate": number(sum(trained, (set) => set.held_out)),
     "Cut off at max_length": number(sum(trained, (set) => set.truncated)),
-    ...(epoch ? { "Tokens of an epoch": number(epoch.tokens), Supervised: share(epoch.supervised_tokens, epoch.tokens),
+    ...(epoch ? { "Tokens of an epoch": number(epoch.tokens),
+      ...(epoch.pictures ? { "Pictures of an epoch": number(epoch.pictures) } : {}), Supervised: share(epoch.supervised_tokens, epoch.tokens),
       "Packed rows": `${share(epoch.fill, 1)} full`, "Steps of an epoch": number(epoch.steps), "Steps of the run": number(epoch.steps_of_run),
       "Examples of a step": number(epoch.global_batch) } : {}) };
   const words = [["Data", trained.map((set) => `${set.path} (${set.format})`).join(", ")],
@@ -64,6 +65,8 @@ function exampleOf(example, open) {
   const said = `${number(example.tokens)} tokens, ${number(example.supervised_tokens)} supervised`;
   return h("details", { open }, h("summary", {}, h("b", {}, example.name), ` ${said}`),
     example.left_out ? h("p", { class: "problem" }, `left out: ${example.left_out}`) : null,
+    example.pictures?.length ? h("p", { class: "pictures" },
+      ...example.pictures.map((source, at) => h("img", { src: source, alt: `Picture ${at + 1} of ${example.name}` }))) : null,
     h("pre", { tabindex: "0", "aria-label": `Text of ${example.name}` },
       ...example.spans.map((span) => (span.supervised ? mark(span.text) : span.text))));
 }

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 from gemfleet.train.data.packing import PackedBlock
+from gemfleet.train.data.pictures.pixel_file import stacked
 from gemfleet.train.interfaces import Ints, PackedRows, Pixels, StepRows
 
 
@@ -65,7 +66,7 @@ class RayBlockSource:
     def pixels(self, ids: Ints) -> Pixels:
         """See `BlockSource.pixels`. Only the pictures of these ids come to this node."""
         found: list[Pixels] = ray.get([self._pictures[identity] for identity in ids.tolist()])
-        return np.stack(found)
+        return stacked(found)
 
     def _fetch(self, block: int) -> PackedBlock:
         """Wait for the block, begin to fetch the next one, and let go of all others."""

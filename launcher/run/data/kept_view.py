@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import ray
 from gemfleet.launcher.data_view.describe import describe, describe_set
+from gemfleet.launcher.data_view.pictures import thumbnails
 from gemfleet.launcher.data_view.spans import example_of
 from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.runs.folder import DATA_FILE
@@ -24,6 +25,7 @@ from .tokenise import PreparedData
 
 EXAMPLES = 4
 WAIT_SECONDS = 60.0  # for the examples; without them the description is kept all the same
+Found = tuple[Example, list[int]]  # an example, and the ids of its pictures
 Place = tuple[str, int, int]  # an example's name, its block, and its index there
 
 
@@ -48,13 +50,14 @@ def _name(prepared: PreparedData, number: int) -> str:
     return name if len(sizes) == 1 else f"{prepared.sets[owner].name}, {name}"
 
 
-def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Example]:
-    """The texts of some examples. blocks: references to their `TokenBlock`s"""
+def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Found]:
+    """The texts of some examples, and the ids of their pictures. blocks: references to their `TokenBlock`s"""
     tokenizer = node_tokenizer(folders[ray.get_runtime_context().get_node_id()])
     found = []
     for name, number, index in places:
         block: TokenBlock = ray.get(blocks[number])
-        found.append(example_of(name, block.select([index]), tokenizer))
+        one = block.select([index])
+        found.append((example_of(name, one, tokenizer), one.pictures.tolist()))
     return found
 
 
@@ -72,12 +75,17 @@ def keep_view(run_folder: Path, train: TrainConfig, prepared: PreparedData, rank
 
     def add_examples() -> None:
         with suppress(Exception):  # a node that died, or a tokenizer no package reads: the run itself tells of those
-            texts = ray.get(examples, timeout=WAIT_SECONDS)
-            _write(run_folder, view.model_copy(update={"examples": texts}))
+            found: list[Found] = ray.get(examples, timeout=WAIT_SECONDS)
+            shown = [one.model_copy(update={"pictures": _small(prepared, ids)}) for one, ids in found]
+            _write(run_folder, view.model_copy(update={"examples": shown}))
 
     waits = Thread(target=add_examples, name="gemfleet-data-view", daemon=True)  # the ranks start meanwhile
     waits.start()
     return waits
+
+
+def _small(prepared: PreparedData, ids: Sequence[int]) -> list[str]:
+    return thumbnails(ray.get(prepared.pictures[identity], timeout=WAIT_SECONDS) for identity in ids)
 
 
 def _write(run_folder: Path, view: DataView) -> None:

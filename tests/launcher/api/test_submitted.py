@@ -171,6 +171,18 @@ def test_hub_ids_and_the_packaged_demo_pass() -> None:
     assert problems(with_value("train.data.train", "demo:korean")) == {}
 
 
+def test_pictures_come_from_allowed_folders_alone_and_never_from_an_address(tmp_path: Path) -> None:
+    allowed, folders = Allowed(roots=(tmp_path / "root",)), "train.data.pictures.folders"
+    (tmp_path / "root" / "pictures").mkdir(parents=True)
+    assert problems(with_value(folders, [str(tmp_path / "root" / "pictures")]), allowed) == {}
+    for outside in (str(tmp_path), str(tmp_path / "root" / ".."), "pictures", "/"):
+        assert list(problems(with_value(folders, [outside]), allowed)) == [f"{folders}[0]"]
+    addresses = "train.data.pictures.addresses"
+    assert problems(with_value(addresses, False)) == {}
+    for value in (True, 1, "yes"):
+        assert addresses in problems(with_value(addresses, value), allowed)
+
+
 def test_a_folder_is_searched_for_links_that_lead_out(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "set" / "deep").mkdir(parents=True)

@@ -14,7 +14,7 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.vision import VisionConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.local.source import LocalBlockSource
-from support.pictures import SOFT_TOKENS, examples_with_pictures
+from support.picture_steps import SOFT_TOKENS, examples_with_pictures
 from support.reference_step import examples
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal

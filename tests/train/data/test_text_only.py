@@ -45,7 +45,9 @@ def config_of(path: Path, rows: list[dict[str, Any]]) -> TrainConfig:
 @pytest.mark.parametrize(("good", "bad"), WITH_IMAGES)
 def test_a_row_with_an_image_is_refused(tmp_path: Path, good: dict[str, Any], bad: dict[str, Any]) -> None:
     config = config_of(tmp_path / "train.jsonl", [good, bad])
-    sentence = r"train\.jsonl line 2 of .* holds an image \(in .*\), but the base does not see .*4B, 12B and 27B.* leave out such rows"
+    sentence = (
+        r"train\.jsonl line 2 of .* holds an image \(in .*\), but the base .*4B, 12B and 27B do\); leave out such rows"
+    )
     with pytest.raises(UserError, match=sentence):
         check_inputs(config)
     with pytest.raises(UserError, match=sentence):

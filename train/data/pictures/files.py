@@ -165,4 +165,6 @@ def _named(value: Any) -> tuple[str, Any]:
         )
     if isinstance(source, str) and key in ("base64", "bytes"):
         return "its base64", f"data:,{source}"
-    return (repr(source[:NAMED]) if isinstance(source, str) else f"a {type(source).__name__}"), source
+    if source is None:
+        return "nothing", source
+    return (repr(source[:NAMED]) if isinstance(source, str) else f"a value of type {type(source).__name__}"), source

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -18,6 +18,11 @@ def picture_id(pixels: Pixels) -> int:
     """The id of a picture: 63 bits of a digest of its size and pixels."""
     digest = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def stacked(pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures of one size in one array, uint8 [P, 3, H, W]. Without any, height and width are 0."""
+    return np.stack(pictures) if pictures else np.empty((0, 3, 0, 0), np.uint8)
 
 
 class PixelFile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from io import BytesIO
 
@@ -45,6 +46,7 @@ def resized(picture: Picture, wanted: PictureFormat, most_pixels: int) -> Pixels
 def _decoded() -> list[str]:
     from PIL import Image
 
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `most_pixels` decides
     Image.init()
     return [name for name in DECODED if name in Image.OPEN]
 

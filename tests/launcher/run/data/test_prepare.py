@@ -16,9 +16,11 @@ import pytest
 import ray
 from gemfleet.launcher.run.data import pack, tokenise
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
+from support.pictures import chat, picture, seeing_model, written
 from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -100,6 +102,44 @@ def test_the_cluster_prepares_what_one_process_does(
         assert len(copy._held) <= 2
         with pytest.raises(IndexError, match="was not prepared"):
             copy.step(9, 0, 0)
+
+
+def test_pictures_prepared_by_the_cluster_are_those_of_one_process_and_travel_once(
+    folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer
+
+    model = seeing_model(tmp_path / "model")
+    for number in range(6):
+        picture(number).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes(b"broken")
+    parts = [
+        [{"type": "image", "path": f"{(number + at) % 6}.png"} for at in range(number % 3)] for number in range(20)
+    ]
+    rows = [chat([*part, {"type": "text", "text": f"what is {n}"}], "the answer") for n, part in enumerate(parts)]
+    path = written(tmp_path, *rows)
+    values = {"model": str(model), "data": {"train": str(path), "max_length": 64}, "batch": {"global": 8}}
+    config, sees = TrainConfig.model_validate(values), PictureFormat.of(model)
+    monkeypatch.setattr("gemfleet.train.local.source.CHUNK_PICTURES", 4)
+    here = dict.fromkeys(folders, str(model))
+    cache = PreparedCache(PreparedStore(tmp_path / "cache", 2**30), model)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    local, report = prepare_local(config.data, 8, config.seed, tokenizer, 2, pictures=sees)
+    assert report.left_out_count == 3
+    for again in (False, True):
+        prepared = tokenise.tokenise_on_cluster(config, here, cache=cache, pictures=sees)
+        assert bool(prepared.reused) == again
+        source = pickle.loads(ray.cloudpickle.dumps(pack.pack_on_cluster(prepared, config, 2)))
+        assert prepared.report == report
+        assert source.pictures.tolist() == local.pictures.tolist()
+        assert len(source.pictures) == 4
+        for step, rank in itertools.product(range(local.steps_per_epoch), range(2)):
+            one, other = source.step(0, step, rank).rows, local.step(0, step, rank).rows
+            assert_same(one, other)
+            np.testing.assert_array_equal(source.pixels(one.pictures), local.pixels(other.pictures))
+        for name in local.eval_sets:
+            rows_of = source.eval_rows(0, name)
+            assert set(rows_of.pictures.tolist()) <= set(source.pictures.tolist())
 
 
 def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:

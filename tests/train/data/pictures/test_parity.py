@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,57 +10,20 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
-from gemfleet.train.config.sections.data import DataConfig
-from gemfleet.train.data.pictures.format import PictureFormat
-from gemfleet.train.data.report import DataReport
 from gemfleet.train.interfaces import StepRows
-from gemfleet.train.local.source import LocalBlockSource, prepare_local
-from PIL import Image
-from support.tiny_multimodal import save_tiny_multimodal, save_tiny_processor
-from transformers import AutoTokenizer, Gemma3Processor
-
-QUESTION = "what is the answer to the question"
+from support.pictures import QUESTION, chat, picture, prepared, save_pictures, seeing_model, written
+from support.tiny_multimodal import save_tiny_processor
+from transformers import Gemma3Processor
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    save_tiny_processor(folder)
-    return save_tiny_multimodal(folder)
+    return seeing_model(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
 def processor(tmp_path_factory: pytest.TempPathFactory) -> Gemma3Processor:
     return save_tiny_processor(tmp_path_factory.mktemp("processor"))
-
-
-def picture(seed: int, size: tuple[int, int] = (70, 40)) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
-    return Image.fromarray(noise).resize(size)
-
-
-def save_pictures(folder: Path, count: int = 3) -> list[str]:
-    names = [f"{number}.png" for number in range(count)]
-    for number, name in enumerate(names):
-        picture(number, (70 + number, 40)).save(folder / name)
-    return names
-
-
-def chat(*said: Any) -> dict[str, Any]:
-    turns = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(said)]
-    return {"messages": turns}
-
-
-def prepared(path: Path, model: Path, **options: Any) -> tuple[LocalBlockSource, DataReport]:
-    data = DataConfig.model_validate({"train": str(path), "eval_fraction": 0.0, "max_length": 256} | options)
-    tokenizer, sees = AutoTokenizer.from_pretrained(model), PictureFormat.of(model)
-    return prepare_local(data, 100, 0, tokenizer, 1, pictures=sees)
-
-
-def written(folder: Path, *rows: dict[str, Any]) -> Path:
-    path = folder / "rows.jsonl"
-    path.write_text("\n".join(json.dumps(row) for row in rows))
-    return path
 
 
 def documents(step: StepRows) -> list[tuple[list[int], list[int]]]:
@@ -111,12 +73,6 @@ def test_tokens_and_pixels_are_those_of_the_processor(
         pixels = source.pixels(rows.pictures)
         assert pixels.dtype == np.uint8
         np.testing.assert_allclose((pixels / 255 - 0.5) / 0.5, theirs["pixel_values"], atol=1e-6)
-
-
-def encoded(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def test_each_way_to_name_a_picture_means_the_same(tmp_path: Path, model: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from gemfleet.train.config.schema import Quantization, TrainConfig
 from gemfleet.train.data.packing import pack_block
 from gemfleet.train.model.predict import Predictor, Question, questions
-from support.pictures import Pictures, examples_with_pictures, normalised, padded, picture_count
+from support.picture_steps import Pictures, examples_with_pictures, normalised, padded, picture_count
 from support.tiny_multimodal import save_tiny_multimodal
 from support.tiny_tokenizer import tiny_tokenizer
 from transformers import Gemma3ForConditionalGeneration

@@ -12,7 +12,7 @@ from gemfleet.train.model.starting_adapter import ADAPTER_FILE
 from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from support.pictures import (
+from support.picture_steps import (
     IMAGE,
     Pictures,
     Seen,

@@ -17,7 +17,7 @@ from gemfleet.train.model.gemma import TrainableModel, attach_lora, load_base_mo
 from gemfleet.train.model.vision import features
 from gemfleet.train.model.vision.sight import load_sight
 from gemfleet.train.strategies.ddp import DdpStrategy
-from support.pictures import (
+from support.picture_steps import (
     IMAGE,
     Pictures,
     Seen,
