@@ -13,6 +13,7 @@ import torch
 from gemfleet.train.config.sections.recipe import OptimConfig
 from gemfleet.train.data.packing import TokenBlock, pack_block, pack_steps
 from gemfleet.train.interfaces import PackedRows
+from gemfleet.train.kernels.compilation import has_compiler
 from gemfleet.train.model.gemma import TrainableModel, attach_lora, load_base_model
 from gemfleet.train.model.vision import features
 from gemfleet.train.model.vision.sight import load_sight
@@ -158,3 +159,27 @@ def test_every_strategy_sees_the_same(
             if not same_run(found, alone):
                 failed.append((name, found, alone))
     assert not failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({"precision": "bf16"}, 0.02), ({"quantization": "int4"}, 0.02), ({"quantization": "int8"}, 0.01)],
+    ids=["bf16", "int4", "int8"],
+)
+def test_fewer_bits_see_nearly_the_same(
+    folder: Path, tmp_path: Path, alone: Seen, changes: dict[str, Any], tolerance: float
+) -> None:
+    """In bf16 by block products. Of a quantised base, the tower keeps its bits."""
+    with RankPool(1) as pool:
+        found = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), changes)[0]
+    assert found.losses == pytest.approx(alone.losses, rel=tolerance)
+    assert found.losses != alone.losses
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="needs a C++ compiler")
+def test_compiled_layers_see_the_same(folder: Path, tmp_path: Path, alone: Seen) -> None:
+    with RankPool(1) as pool:
+        found = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), {"compile": True})[0]
+    assert found.losses == pytest.approx(alone.losses, rel=1e-3)
