@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from gemfleet.train.checkpoint.lineage import refuse_other_shapes
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.errors import UserError
 from gemfleet.train.model.merge import merge_adapter
 from gemfleet.train.model.starting_adapter import ADAPTER_FILE
 from peft import PeftModel
@@ -70,6 +73,14 @@ def test_it_resumes(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) ->
         resumed = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), PROJECTOR)[0]
     assert resumed.losses == pytest.approx(seen.losses[3:], rel=1e-4)
     assert resumed.evaluations[-1] == pytest.approx(seen.evaluations[-1], rel=1e-4)
+
+
+def test_a_checkpoint_without_it_is_no_beginning_for_it(trained: tuple[Path, Seen]) -> None:
+    made = json.loads((trained[0] / "checkpoint-6" / "training_config.json").read_text())
+    with pytest.raises(
+        UserError, match=r"train\.vision\.train is none, but the checkpoint x was written with projector"
+    ):
+        refuse_other_shapes("x", made, strategy_config())
 
 
 def test_it_is_refused_where_it_would_be_divided() -> None:
