@@ -35,6 +35,15 @@ SOFT_TOKENS, IMAGE = TOKENS, 9  # as in tiny_multimodal
 # Tokens of text before, between and after an example's pictures: none, one or three of them, some beyond the window.
 TEXTS = ((20,), (3, 5), (2, 2, 2, 9), (11,), (1, 30), (6, 1, 12, 4))
 
+DIVIDE_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "recomputed": {"strategy": "ddp", "activation_checkpointing": "full"},
+    "fsdp2": {"strategy": "fsdp2"},
+    "zero-2": {"strategy": "deepspeed", "deepspeed": {"stage": 2}},
+    "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": DIVIDE_ALL}},
+}
+
 
 class Pictures:
     """A `PictureSource` of random pictures, whose ids are 100, 101, …"""

@@ -120,11 +120,11 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _a_trained_projector_is_whole(self) -> TrainConfig:
-        if self.vision.train != "none" and self.strategy not in ("auto", "ddp"):
+    def _a_trained_projector_is_in_no_engine(self) -> TrainConfig:
+        if self.vision.train != "none" and self.strategy == "deepspeed":
             raise ValueError(
-                f"train.vision.train is {self.vision.train}, but train.strategy {self.strategy} divides what is "
-                "trained by decoder layers; use strategy ddp, or vision.train none"
+                f"train.vision.train is {self.vision.train}, but train.strategy deepspeed trains only the decoder; use "
+                "strategy ddp or fsdp2, or vision.train none"
             )
         return self
 

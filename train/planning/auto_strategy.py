@@ -168,8 +168,6 @@ def allowed_sharings(config: TrainConfig, shape: ModelShape, work: Workload, fle
         found = [sharing for sharing in candidates(shape, work, fleet, chosen) if _compiles_as_asked(config, sharing)]
     else:
         found = _ways_of(config, CHECKPOINTING if chosen is None else (chosen,))
-    if config.vision.train != "none":
-        found = [sharing for sharing in found if sharing.name == "ddp"]  # a trained projector is in no decoder layer
     reshard = config.fsdp2.reshard_after_forward
     return [sharing for sharing in found if sharing.name != "fsdp2" or reshard in ("auto", sharing.reshard)]
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from gemfleet.train.checkpoint.lineage import refuse_other_shapes
-from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.model.merge import merge_adapter
 from gemfleet.train.model.starting_adapter import ADAPTER_FILE
@@ -70,7 +69,8 @@ def test_it_resumes(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) ->
     (tmp_path / "run").mkdir()
     (place / "checkpoint-3").rename(tmp_path / "run" / "checkpoint-3")
     with RankPool(1) as pool:
-        resumed = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), PROJECTOR)[0]
+        changes = {"strategy": "fsdp2", **PROJECTOR}
+        resumed = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), changes)[0]
     assert resumed.losses == pytest.approx(seen.losses[3:], rel=1e-4)
     assert resumed.evaluations[-1] == pytest.approx(seen.evaluations[-1], rel=1e-4)
 
@@ -83,10 +83,21 @@ def test_a_checkpoint_without_it_is_no_beginning_for_it(trained: tuple[Path, See
         refuse_other_shapes("x", made, strategy_config())
 
 
-def test_it_is_refused_where_it_would_be_divided() -> None:
-    with pytest.raises(ValidationError, match=r"train\.vision\.train is projector, but train\.strategy fsdp2"):
-        strategy_config(strategy="fsdp2", **PROJECTOR)
-    assert isinstance(strategy_config(strategy="auto", **PROJECTOR), TrainConfig)
+def test_fsdp2_trains_it(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) -> None:
+    """Adapters and projector at the end, and the norm of all gradients in each step."""
+    expected = load_file(trained[0] / "checkpoint-6" / ADAPTER_FILE)
+    with RankPool(2) as pool:
+        changes = {"strategy": "fsdp2", **PROJECTOR}
+        seen = pool.run(train_with_pictures, str(folder), str(tmp_path / "run"), changes)[0]
+    assert seen.losses == pytest.approx(trained[1].losses, rel=1e-4)
+    assert seen.grad_norms == pytest.approx(trained[1].grad_norms, rel=1e-3)
+    found = load_file(tmp_path / "run" / "checkpoint-6" / ADAPTER_FILE)
+    assert max(float((found[key] - tensor).abs().max()) for key, tensor in expected.items()) < 1e-3
+
+
+def test_an_engine_that_would_not_train_it_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"train\.vision\.train is projector, but train\.strategy deepspeed"):
+        strategy_config(strategy="deepspeed", **PROJECTOR)
 
 
 def test_a_merge_takes_it_over(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from gemfleet.train.model.vision.sight import load_sight
 from gemfleet.train.strategies.ddp import DdpStrategy
 from support.picture_steps import (
     IMAGE,
+    STRATEGIES,
     Pictures,
     Seen,
     examples_with_pictures,
@@ -31,14 +32,6 @@ from support.rank_pool import RankPool
 from support.reference_step import LORA, Gradients, fill_adapters, relative_difference
 from support.tiny_multimodal import save_tiny_multimodal
 
-DIVIDE_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-STRATEGIES: dict[str, dict[str, Any]] = {
-    "ddp": {"strategy": "ddp"},
-    "recomputed": {"strategy": "ddp", "activation_checkpointing": "full"},
-    "fsdp2": {"strategy": "fsdp2"},
-    "zero-2": {"strategy": "deepspeed", "deepspeed": {"stage": 2}},
-    "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": DIVIDE_ALL}},
-}
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
 
