@@ -21,10 +21,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 CUDA_TORCH := torch==2.14.1
 PIP_INSTALL := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-real check bench test-timing llama-cpp wheel clean
+.PHONY: help demo test test-quick test-long test-faults test-gpu test-nullgpu nullgpu-environment mlflow-environment gpu-proof gpu-wheels test-hosts test-slurm test-real check bench test-timing llama-cpp wheel clean
 
 # What `make test` runs: each of the other markers has a target of its own.
-EVERYDAY := not gpu and not nullgpu and not hosts and not faults and not timing and not real and not long
+EVERYDAY := not gpu and not nullgpu and not hosts and not slurm and not faults and not timing and not real and not long
 BESIDE := -n 2 --dist loadfile
 
 # How many random kills `make test-faults` makes: of the store's writers, and of ranks and drivers of whole runs.
@@ -88,6 +88,10 @@ gpu-proof: ## prove and measure the CUDA path on one GPU within 8 minutes; docs/
 
 gpu-wheels: $(INSTALLED) ## collect what a machine with torch and transformers lacks for the proof, in .cache/gpu-wheels
 	PYTHONPATH=tests $(BIN)/python -m support.gpu_proof.wheels $(GPU_WHEELS) $(ARGS)
+
+test-slurm: $(INSTALLED) ## a real Slurm over two hosts with private disks (root; Debian: slurm-wlm, munge)
+	@echo "== tests on Slurm"
+	$(BIN)/python -m pytest -m slurm --durations=5 tests/hosts/test_slurm.py
 
 test-real: $(INSTALLED) ## with the real 270M: the platform's request as it stands, and chats whose answers end by themselves
 	@echo "== the platform's request with the real model"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -96,6 +97,39 @@ def drain(address: str, node_address: str, seconds: int) -> dict[str, Any]:
     return {"accepted": accepted, "message": message}
 
 
+def wait(address: str, count: int, seconds: float) -> int:
+    """Waits until the cluster at `address` has `count` living nodes. SystemExit with a sentence after `seconds`."""
+    end = time.monotonic() + seconds
+    found, problem = 0, ""
+    while time.monotonic() < end:
+        try:
+            found = len(nodes(address))
+        except Exception as error:  # the head is not there yet
+            problem = f" ({error})"
+        if found >= count:
+            return found
+        time.sleep(1)
+    raise SystemExit(
+        f"{found} of {count} nodes joined the Ray cluster at {address} within {seconds:g} s{problem}; see what their "
+        "`ray start` printed above"
+    )
+
+
+def own_address(peer: str | None) -> str:
+    """This node's address on the way to `peer`, a name or an address. Without one: any that is not loopback.
+
+    The node's own name often means 127.0.1.1, at which no other node finds it.
+    """
+    if peer is not None:
+        family, _, _, _, where = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, socket.SOCK_DGRAM) as way:
+            way.connect(where)  # sends nothing
+            return str(way.getsockname()[0])
+    entries = [entry for found in psutil.net_if_addrs().values() for entry in found]
+    own = [entry.address for entry in entries if entry.family == socket.AF_INET]
+    return next((address for address in own if not address.startswith("127.")), "127.0.0.1")
+
+
 def _gcs(address: str) -> Any:
     import ray._raylet
 
@@ -152,12 +186,18 @@ def _version(package: str) -> str | None:
 
 
 def main(arguments: list[str]) -> Any:
-    """`facts NAME`, `stop NAME SECONDS`, `nodes GCS_ADDRESS` or `drain GCS_ADDRESS ADDRESS SECONDS`."""
+    """`facts NAME`, `stop NAME SECONDS`, `address [PEER]`, `nodes GCS_ADDRESS`, `wait GCS_ADDRESS NODES SECONDS` or
+    `drain GCS_ADDRESS ADDRESS SECONDS`.
+    """
     match arguments:
         case ["facts", name]:
             return facts(name)
         case ["stop", name, seconds]:
             return stop(name, float(seconds))
+        case ["address", *peers] if len(peers) < 2:
+            return own_address(peers[0] if peers else None)
+        case ["wait", address, count, seconds]:
+            return wait(address, int(count), float(seconds))
         case ["nodes", address]:
             return nodes(address)
         case ["drain", address, node_address, seconds]:

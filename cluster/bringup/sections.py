@@ -49,6 +49,12 @@ class SlurmSection(Section):
     gpus_per_node: Annotated[int, Field(ge=1)] = 8
     cpus_per_node: Annotated[int, Field(ge=1)] = 32
     time_limit: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,2}:\d{2}:\d{2}$", description="D-HH:MM:SS")] = "24:00:00"
+    requeue: Annotated[
+        bool,
+        Field(
+            description="queue the job again when its time is over and the run is not: it goes on from its checkpoint"
+        ),
+    ] = True
 
 
 class CloudSection(Section):

@@ -116,7 +116,9 @@ def manifest(
         str, typer.Option(help="`ray-cluster` or `ray-job` for KubeRay, `slurm`, or `aws` or `gcp` for `ray up`.")
     ] = "ray-cluster",
     hosts: Annotated[Path | None, typer.Option(help="File that describes the cluster. [default: all defaults]")] = None,
-    config: Annotated[Path | None, typer.Option(help="The run of a `ray-job`.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The run of a `ray-job`, or one that the script for `slurm` brings along.")
+    ] = None,
 ) -> None:
     """Print what Kubernetes, Slurm or Ray's launcher needs for the same cluster. No machine is touched.
 

@@ -19,6 +19,12 @@ def submit(
     hosts: Annotated[
         Path | None, typer.Option(help="The file of `gemfleet cluster up`: go to its head, through a tunnel over ssh.")
     ] = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="Queue the run with Slurm's `sbatch`; Slurm says what --hosts leaves out.")
+    ] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs of a job of --slurm. [default: cluster.workers, else one node's]")
+    ] = None,
     overrides: Overrides = None,
     name: Name = None,
     resume: Resume = None,
@@ -40,7 +46,15 @@ def submit(
       gemfleet submit finetune.yaml --set train.lora.r=8 --name small-rank
 
       gemfleet submit finetune.yaml --hosts hosts.yaml --follow
+
+      gemfleet submit finetune.yaml --slurm --gpus 16
     """
+    if slurm:
+        _refuse_beside_slurm(address=address, resume=resume, id=run_id, follow=follow)
+        _submit_to_slurm(config, hosts, with_name(overrides, name), gpus, as_json)
+        return
+    if gpus is not None:
+        raise typer.BadParameter("--gpus is for --slurm; the number of ranks is cluster.workers")
     if hosts is None:
         _submit(config, address, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
         return
@@ -53,6 +67,38 @@ def submit(
     use_token(description)
     with tunnel(description) as head:
         _submit(config, head, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
+
+
+def _refuse_beside_slurm(**options: object) -> None:
+    from gemfleet.train.errors import UserError
+
+    if given := next((name for name, value in options.items() if value), None):
+        raise UserError(f"--{given} has no meaning with --slurm, which gives the run its job's id; leave it out")
+
+
+def _submit_to_slurm(config: Path, hosts: Path | None, wanted: list[str], gpus: int | None, as_json: bool) -> None:
+    """Queue a job whose script brings the configuration along. Paths of data and models count on its first node."""
+    import json
+
+    from gemfleet.cluster.bringup.description import ClusterDescription
+    from gemfleet.cluster.bringup.slurm_queue import filled_in, queue
+    from gemfleet.cluster.bringup.templates.slurm import batch_script
+    from gemfleet.launcher.config.cluster import ranks_of
+    from gemfleet.launcher.config.load import dump_config, load_config
+    from gemfleet.train.config.load import load_validated
+
+    loaded = load_config(config, wanted)
+    description = load_validated(hosts, (), ClusterDescription) if hosts else ClusterDescription()
+    section = filled_in(description.slurm)
+    description = description.model_copy(update={"slurm": section})
+    wanted_gpus = gpus or ranks_of(loaded.cluster.workers) or section.gpus_per_node
+    job = queue(batch_script(description, wanted_gpus, dump_config(loaded)), ())
+    if as_json:
+        typer.echo(json.dumps({"job": job, "run": f"slurm-{job}", "slurm": section.model_dump()}))
+        return
+    nodes = wanted_gpus // section.gpus_per_node
+    where = f"{nodes} x {section.gpus_per_node} GPUs of {section.partition}, at most {section.time_limit}"
+    typer.echo(f"queued job {job} ({where}); its run is slurm-{job}; its output: slurm-{job}.out")
 
 
 def _submit(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable
 from io import BytesIO
+from itertools import islice
 
 import numpy as np
 from gemfleet.train.interfaces import Pixels
@@ -15,7 +16,7 @@ MOST = 8  # pictures of an example
 
 def thumbnails(pictures: Iterable[Pixels]) -> list[str]:
     """Small copies of the first pictures, as `data:` addresses of JPEG files. pictures: uint8 [3, H, W] each"""
-    return [_thumbnail(pixels) for pixels, _ in zip(pictures, range(MOST), strict=False)]
+    return [_thumbnail(pixels) for pixels in islice(pictures, MOST)]
 
 
 def _thumbnail(pixels: Pixels) -> str:

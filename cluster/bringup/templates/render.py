@@ -14,7 +14,8 @@ from . import clouds, kubernetes, slurm
 
 
 def render(kind: str, description: ClusterDescription, gpus: int, config: str | None) -> str:
-    """The template `kind` for `gpus` GPUs in all. `config`: the content of a run's configuration, for `ray-job`."""
+    """The template `kind` for `gpus` GPUs in all. `config`: the content of a run's configuration,
+    for `ray-job`, and for `slurm` where the script shall bring it along."""
     return KINDS[kind](description, gpus, config)
 
 
@@ -28,8 +29,8 @@ def _ray_job(description: ClusterDescription, gpus: int, config: str | None) -> 
     return _documents(kubernetes.ray_job(description, gpus, version("ray"), config))
 
 
-def _slurm(description: ClusterDescription, gpus: int, _: str | None) -> str:
-    return slurm.batch_script(description, gpus)
+def _slurm(description: ClusterDescription, gpus: int, config: str | None) -> str:
+    return slurm.batch_script(description, gpus, config)
 
 
 def _aws(description: ClusterDescription, gpus: int, _: str | None) -> str:

@@ -7,51 +7,84 @@ import shlex
 from gemfleet.cluster.errors import ClusterError
 
 from ..description import ClusterDescription
+from ..scripts import HEREDOC
 from ..ssh import home_path
 
 BODY = r"""
 set -euo pipefail
 umask 077
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
-state="$HOME/.gemfleet-cluster/slurm-$SLURM_JOB_ID"
-mkdir -p "$state"
-trap 'rm -rf "$state"' EXIT
-python -c 'import secrets; print(secrets.token_urlsafe(32))' > "$state/token"
-export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_ADDRESS="$address:$gcs_port"
+run="slurm-${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+-$SLURM_ARRAY_TASK_ID}"
+nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$1" "${@:2}"; }
 
-# `--block`: Ray lives and ends with its step. The first task of the job is on the first node, the head.
+# The head keeps the run's folder. A job that Slurm starts again finds it there, whatever node comes first now.
+has_run='[[ ! -d $GEMFLEET_HOME/runs/$0 ]] || echo "$SLURMD_NODENAME"'
+holders=$(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 bash -c "$has_run" "$run")
+holder=$(grep --line-regexp --fixed-strings "$holders" <<< "$nodes" | sed -n 1p || true)
+began=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k | sed -n 's/^gemfleet head //p')
+if [[ -z $holder && -n $began && $SLURM_RESTART_COUNT -gt 0 ]] && ! grep -qxF "$began" <<< "$nodes"; then
+    echo "the run $run is on $began, which this job did not get; the job is held. Let it have that node:" \
+        "scontrol update JobId=$SLURM_JOB_ID ReqNodeList=$began && scontrol release $SLURM_JOB_ID" >&2
+    scontrol requeuehold "$SLURM_JOB_ID"
+    sleep 60
+fi
+head=${holder:-$(sed -n 1p <<< "$nodes")}
+scontrol update JobId="$SLURM_JOB_ID" Comment="gemfleet head $head" || true
+
+@CONFIGURATION@
+# Homes may be private, so the token is in no file: steps get it in their environment, which only this user can read.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_urlsafe(32))')
+peer=$(grep -vxF "$head" <<< "$nodes" | sed -n 1p || true)
+[[ -z $peer ]] || peer=$(scontrol show node "$peer" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
+address=$(on "$head" python -m gemfleet.cluster.bringup.on_node address $peer | tr -d '"')
+export RAY_ADDRESS="$address:$gcs_port"
+
+# `--block`: Ray lives and ends with its step.
 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c '
     options="--num-gpus=$gpus_per_node --num-cpus=$SLURM_CPUS_PER_TASK --disable-usage-stats --block"
-    if [[ $SLURM_PROCID -eq 0 ]]; then
-        exec ray start --head --node-ip-address="$0" --port="$gcs_port" --dashboard-host=127.0.0.1 $options
+    if [[ $SLURMD_NODENAME == "$0" ]]; then
+        exec ray start --head --node-ip-address="$1" --port="$gcs_port" --dashboard-host=127.0.0.1 $options
     fi
-    sleep 15
-    exec ray start --address="$0:$gcs_port" $options
-' "$address" &
+    until (: < "/dev/tcp/$1/$gcs_port") 2> /dev/null; do sleep 1; done
+    exec ray start --address="$1:$gcs_port" $options
+' "$head" "$address" &
+python -m gemfleet.cluster.bringup.on_node wait "$RAY_ADDRESS" "$SLURM_JOB_NUM_NODES" 300
 
-for _ in $(seq 60); do
-    alive=$(ray status 2> /dev/null | grep -c '^ 1 node_' || true)
-    [[ $alive -ge $SLURM_JOB_NUM_NODES ]] && break
-    sleep 5
-done
-
-# The driver must be on the head, where the registry and the checkpoints are: the batch step is on the first node.
-# Before the time is over Slurm sends SIGTERM to this script, which asks for a last checkpoint.
-trap 'gemfleet stop latest' TERM
-gemfleet train "$1" &
+# Before the time is over Slurm sends SIGTERM to this script alone, which asks for a last checkpoint.
+asked=
+trap 'asked=yes; on "$head" gemfleet stop "$run" || true' TERM
+begin=(--id "$run")
+[[ -z $holder ]] || begin=(--resume "$run")
+on "$head" gemfleet train "$@" "${begin[@]}" &
 driver=$!
-until wait "$driver"; do
-    code=$?
-    kill -0 "$driver" 2> /dev/null || exit "$code"
+code=0
+while wait "$driver" && code=0 || code=$?; do
+    kill -0 "$driver" 2> /dev/null || break
 done
+stopped() { on "$head" gemfleet show "$run" --json | grep -q '"state": "stopped"'; }
+if [[ -n $asked && $requeue == yes ]] && stopped; then
+    echo "the time is over; $run has its checkpoint and goes on when Slurm starts the job again"
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 60
+fi
+exit "$code"
 """
 
 
-def batch_script(description: ClusterDescription, gpus: int) -> str:
-    """The script for `sbatch script.sh run.yaml`. ClusterError when `gpus` GPUs do not fill whole nodes.
+# The script brings the configuration along, to the node where the run is.
+CONFIGURATION = r"""
+on "$head" bash -c 'mkdir -p "$GEMFLEET_HOME/slurm" && cat > "$GEMFLEET_HOME/slurm/$0.yaml"' "$run" <<'@END@'
+@TEXT@@END@
+set -- "$GEMFLEET_HOME/slurm/$run.yaml" "$@"
+"""
 
-    The token is in a folder of the person's home, which all nodes share under Slurm.
+
+def batch_script(description: ClusterDescription, gpus: int, config: str | None = None) -> str:
+    """The script for `sbatch script.sh run.yaml [OPTIONS OF gemfleet train]`. No file need be shared between nodes.
+
+    config: the content of the configuration, which then travels in the script, and `run.yaml` is left out
+    Raises ClusterError when `gpus` GPUs do not fill whole nodes.
     """
     section = description.slurm
     nodes, rest = divmod(gpus, section.gpus_per_node)
@@ -68,16 +101,25 @@ def batch_script(description: ClusterDescription, gpus: int) -> str:
         "exclusive": None,
         "time": section.time_limit,
         "signal": f"B:TERM@{description.job_stop_wait_s}",
+        "open-mode": "append",
+        "requeue" if section.requeue else "no-requeue": None,
         "partition": section.partition,
         "account": section.account,
     }
     lines = [
         f"#SBATCH --{name}" + ("" if value is None else f"={value}")
         for name, value in options.items()
-        if value is not None or name == "exclusive"
+        if value is not None or name in ("exclusive", "requeue", "no-requeue")
     ]
     path = [f'export PATH={home_path(description.programs)}:"$PATH"'] if description.programs else []
-    variables = {**description.environment, "gpus_per_node": section.gpus_per_node, "gcs_port": description.ports.gcs}
+    own = {
+        "gpus_per_node": section.gpus_per_node,
+        "gcs_port": description.ports.gcs,
+        "requeue": "yes" if section.requeue else "no",
+    }
+    variables = {**description.environment, **own}
     exports = [f"export {name}={shlex.quote(str(value))}" for name, value in variables.items()]
+    brought = "" if config is None else CONFIGURATION.replace("@END@", HEREDOC).replace("@TEXT@", config)
+    body = BODY.replace("@CONFIGURATION@\n", brought)
     home = f"export GEMFLEET_HOME={home_path(description.home)}"
-    return "\n".join(["#!/bin/bash", *lines, "", *path, home, *exports]) + BODY
+    return "\n".join(["#!/bin/bash", *lines, "", *path, home, *exports]) + body

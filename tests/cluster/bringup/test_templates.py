@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import jsonschema
 import pytest
 import yaml
 from gemfleet.cluster.bringup.description import ClusterDescription
+from gemfleet.cluster.bringup.sections import SlurmSection
+from gemfleet.cluster.bringup.slurm_queue import filled_in
 from gemfleet.cluster.bringup.templates.render import KINDS, render
 from gemfleet.cluster.errors import ClusterError
 from support.kuberay_schema import SCHEMAS
@@ -110,52 +113,39 @@ def test_cloud_templates_are_valid_for_rays_launcher(kind: str, description: Clu
         validate_config({**prepared, "head_nod_type": "x"})
 
 
-FAKES = {
-    "scontrol": "printf 'n1\\nn2\\n'",
-    "srun": '[[ "$*" == *hostname* ]] && echo 10.0.0.1 || { echo "srun $*" >> $CALLS; sleep 30; }',
-    "ray": "until [[ -s $CALLS ]]; do sleep 0.05; done; printf ' 1 node_a\\n 1 node_b\\n'",
-    "gemfleet": """
-mode=$(stat -c %a $RAY_AUTH_TOKEN_PATH)
-echo "gemfleet $* $RAY_ADDRESS $RAY_AUTH_MODE $mode" >> $CALLS
-exit $CODE
-""",
-}
-
-
-@pytest.mark.parametrize("code", [0, 7])
-def test_the_slurm_script_starts_ray_trains_and_ends_as_the_run_ends(
-    description: ClusterDescription, tmp_path: Path, code: int
+@pytest.mark.parametrize("config", [None, RUN])
+def test_a_slurm_script_says_what_the_description_says(
+    description: ClusterDescription, tmp_path: Path, config: str | None
 ) -> None:
-    """By a real bash, with programs of Slurm's names that note how they are called."""
-    text = render("slurm", description, 16, None)
-    lines = [line for line in text.splitlines() if line.startswith("#SBATCH")]
-    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --partition=gpu", "#SBATCH --exclusive"} <= set(
-        lines
-    )
-    for name, body in FAKES.items():
-        program = tmp_path / "bin" / name
-        program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/bash\n{body}\n")
-        program.chmod(0o755)
-    calls = tmp_path / "calls"
-    environment = {
-        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-        "CALLS": str(calls),
-        "CODE": str(code),
-        "SLURM_JOB_NODELIST": "n[1-2]",
-        "SLURM_JOB_NUM_NODES": "2",
-        "SLURM_JOB_ID": "5",
-    }
-    script = tmp_path / "run.sh"
-    script.write_text(text)
-    process = subprocess.Popen(["bash", str(script), "run.yaml"], env=environment, start_new_session=True)
-    assert process.wait(timeout=30) == code
-    os.killpg(process.pid, 9)  # Slurm ends the steps with the job
-    noted = calls.read_text()
-    assert "gemfleet train run.yaml 10.0.0.1:6379 token 600" in noted
-    assert "--nodes=2 --ntasks-per-node=1" in noted
-    assert not (tmp_path / ".gemfleet-cluster/slurm-5").exists()
+    """tests/hosts/test_slurm.py has a real Slurm carry it out."""
+    text = render("slurm", description, 16, config)
+    lines = {line for line in text.splitlines() if line.startswith("#SBATCH")}
+    assert lines >= {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=8", "#SBATCH --partition=gpu", "#SBATCH --exclusive"}
+    assert lines >= {"#SBATCH --signal=B:TERM@300", "#SBATCH --requeue", "#SBATCH --open-mode=append"}
+    assert "export NCCL_DEBUG=WARN" in text
+    assert (RUN in text) is (config is not None)
+    assert not re.search("@[A-Z]+@", text)
+    (tmp_path / "run.sh").write_text(text)
+    subprocess.run(["bash", "-n", str(tmp_path / "run.sh")], check=True)
+
+
+SINFO = (
+    "cpu*|(null)|64|infinite\ngpu|gpu:h100:8(S:0-1)|128|2-00:00:00\ngpu|gpu:h100:4|96+|2-00:00:00\nold|gpu:2|16|30:00\n"
+)
+
+
+def test_what_slurm_says_stands_for_what_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sinfo = tmp_path / "sinfo"
+    sinfo.write_text(f"#!/bin/bash\nprintf '{SINFO}'\n")
+    sinfo.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = filled_in(SlurmSection(partition="gpu", cpus_per_node=16))
+    assert (found.gpus_per_node, found.cpus_per_node, found.time_limit) == (4, 16, "2-00:00:00")
+    assert filled_in(SlurmSection(partition="old")).time_limit == "00:30:00"
+    with pytest.raises(
+        ClusterError, match="the default partition has no GPUs by `sinfo`; partitions with GPUs: gpu, old"
+    ):
+        filled_in(SlurmSection())
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

@@ -134,6 +134,8 @@ def test_a_run_shows_its_data_on_a_phone_and_by_keyboard(live: Live, browser: An
     assert text_of(browser, "details[open] mark") == "It is 4.<end_of_turn>"  # text, never markup
     marks = "return getComputedStyle(document.querySelector('details mark'), '::before').content"
     assert browser.execute_script(marks) == '"⟦"'  # colour is not the only mark
+    sides = "return [...document.querySelectorAll('.pictures img')].map((image) => image.naturalWidth)"
+    wait_for(lambda: browser.execute_script(sides) == [32])
     browser.find_elements("css selector", "summary")[1].send_keys(Keys.ENTER)
     wait_for(lambda: "password: [hidden]" in text_of(browser, "details:nth-of-type(2) pre"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
@@ -151,6 +153,7 @@ def test_a_page_in_a_file_shows_the_same_data(tmp_path: Path, browser: Any) -> N
     browser.get((tmp_path / "data.html").as_uri())
     wait_for(lambda: text_of(browser, "details[open] mark") == "It is 4.<end_of_turn>")
     assert "2 no content" in text_of(browser, ".reasons")
+    wait_for(lambda: browser.execute_script("return document.querySelector('.pictures img').naturalWidth") == 32)
     assert complaints(browser) == []
 
 

@@ -51,11 +51,13 @@ def test_help_in_short(command: str) -> None:
     assert output_of(*command.split(), "-h") == output_of(*command.split(), "--help")
 
 
-def test_a_shell_completes_commands_and_runs(tmp_path: Path) -> None:
+def test_a_shell_completes_commands_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A test run in the background has no shell above it.
+    monkeypatch.setattr("shellingham.detect_shell", lambda: ("bash", "/bin/bash"))
     registry = RunRegistry(tmp_path / "gemfleet.db")
     for name in ("alpha-1", "alpha-2", "beta-1"):
         registry.create_run(name, "x", "{}", os.getpid())
-    assert "_GEMFLEET_COMPLETE" in output_of("--show-completion", "bash")
+    assert "_GEMFLEET_COMPLETE" in output_of("--show-completion")
 
     def completed(words: str) -> list[str]:
         environment = {**os.environ, "GEMFLEET_HOME": str(tmp_path), "_GEMFLEET_COMPLETE": "complete_bash"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,13 @@ from gemfleet.launcher.data_view.spans import clipped
 from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import Span
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.errors import UserError
 from gemfleet.train.local.source import prepare_local
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from support.pictures import chat, picture, seeing_model
 from support.tiny_tokenizer import tiny_tokenizer
 
 EVIL = "\x1b[31mred\x1b]0;title\x07 \u202eback\x9b2J </script><script>alert(1)</script>"
@@ -181,3 +186,24 @@ def test_a_histogram_has_every_example_once_in_ascending_buckets(lengths: list[i
         assert bucket.count == sum(bucket.shortest <= length <= bucket.longest for length in lengths)
     assert sum(bucket.count for bucket in buckets) == len(lengths)
     assert [bucket.shortest for bucket in buckets[1:]] == [bucket.longest + 1 for bucket in buckets[:-1]]
+
+
+def test_examples_show_their_pictures_small_and_one_token_of_each(tmp_path: Path) -> None:
+    model = seeing_model(tmp_path / "model")
+    picture(0).save(tmp_path / "cat.png")
+    seen = chat([{"type": "image", "path": "cat.png"}, {"type": "text", "text": "what?"}], "a cat")
+    broken = chat([{"type": "image", "path": "dog.png"}, {"type": "text", "text": "what?"}], "a dog")
+    train = train_of(tmp_path, [seen, broken, chat("what?", "no cat")], eval_fraction=0)
+    reading = Reading(quick_tokenizer(model), pictures=PictureFormat.of(model))
+    view = gather(train, reading, 1)
+    first, second = view.examples
+    (small,) = first.pictures
+    with Image.open(BytesIO(base64.b64decode(small.removeprefix("data:image/jpeg;base64,")))) as image:
+        assert max(image.size) == 32  # of the prepared picture, which is smaller than a thumbnail
+    text = "".join(span.text for span in first.spans)
+    assert "<start_of_image><image_soft_token><end_of_image>" in text
+    assert (second.pictures, view.epoch and view.epoch.pictures) == ([], 1)
+    assert facts_of(view)["pictures"] == "1 in the examples of an epoch"
+    assert small in page(view)
+    assert one_row(train, reading, "1") == first
+    assert "a picture that is not there ('dog.png'" in one_row(train, reading, "2").left_out

@@ -41,8 +41,8 @@ PROVEN_ELSEWHERE = {
         "train/test_entry.py::test_a_micro_batch_found_by_probes_changes_no_loss"
     ],
     "documents of a row do not see each other, beyond the sliding window too": [
-        "train/kernels/test_packed_attention.py::test_changing_one_document_changes_no_other",
-        "train/kernels/test_packed_attention.py::test_equals_masked_attention_written_out",
+        "train/kernels/attention/test_packed.py::test_changing_one_document_changes_no_other",
+        "train/kernels/attention/test_packed.py::test_equals_masked_attention_written_out",
     ],
     "a sharded save holds every rank's part": [
         "train/strategies/test_strategies.py::test_a_sample_resumes_under_another",

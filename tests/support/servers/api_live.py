@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import numpy as np
 from gemfleet.cluster.checkpoint_store.manifest import FileEntry, Manifest
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
 from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
+from gemfleet.launcher.data_view.pictures import thumbnails
 from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.launcher.runs.registry import registry_of
@@ -28,6 +30,7 @@ from gemfleet.launcher.tracking.state import TrackerState
 TRACKER_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs/a1"
 CONFIG = "name: alpha\ntrain:\n  model: demo\n  hub_token: hf_abcdefghijklmnopqrstuvwxyz\n  data: {train: demo}\n"
 
+SQUARE = thumbnails([np.full((3, 32, 32), 128, np.uint8)])
 DATA = DataView(
     model="demo",
     sets=[
@@ -73,6 +76,7 @@ DATA = DataView(
                 Span(text="<bos><start_of_turn>user\nWhat is <b>2 + 2</b>?<end_of_turn>\n", supervised=False),
                 Span(text="It is 4.<end_of_turn>", supervised=True),
             ],
+            pictures=SQUARE,
         ),
         Example(
             name="example 5 of 9",

@@ -101,13 +101,16 @@ def chat_segments(conversation: Conversation) -> list[Segment]:
 
 
 def _said(parts: Sequence[str | Picture], supervised: bool, header: str) -> Iterator[Segment]:
-    """What is said in a turn. Around each picture are empty lines, which belong to the texts beside it."""
+    """What is said in a turn. Around each picture are empty lines, which are one text with what is beside them.
+
+    Only the user shows pictures, so nothing that comes before one is supervised.
+    """
     text = ""
     for part in parts:
         if isinstance(part, str):
             text += part
             continue
-        yield Segment(text + AROUND, supervised, header, literal=True)
+        yield Segment(header + text + AROUND, literal=True)
         yield Segment("", control=True, picture=True)
         text, header = AROUND, ""
     yield Segment(text, supervised, header, literal=True)

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.run.data import pack, tokenise
+from gemfleet.launcher.run.data.kept_view import ask_examples, keep_view
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
@@ -138,8 +140,15 @@ def test_pictures_prepared_by_the_cluster_are_those_of_one_process_and_travel_on
             assert_same(one, other)
             np.testing.assert_array_equal(source.pixels(one.pictures), local.pixels(other.pictures))
         for name in local.eval_sets:
-            rows_of = source.eval_rows(0, name)
-            assert set(rows_of.pictures.tolist()) <= set(source.pictures.tolist())
+            assert set(source.eval_rows(0, name).pictures.tolist()) <= set(source.pictures.tolist())
+    keep_view(tmp_path, config, prepared, 2, ask_examples(prepared, here)).join(60)
+    view = DataView.model_validate_json((tmp_path / "data.json").read_bytes())
+    assert [len(one.pictures) for one in view.examples] == [_shown(one) for one in view.examples]
+    assert any(one.pictures for one in view.examples)
+
+
+def _shown(example: Example) -> int:
+    return sum(span.text.count("<image_soft_token>") for span in example.spans)
 
 
 def test_an_evaluation_file_of_its_own_and_a_bounded_number_of_steps(folders: dict[str, str], tmp_path: Path) -> None:

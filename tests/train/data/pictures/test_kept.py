@@ -85,3 +85,15 @@ def test_pixels_that_are_damaged_on_disk_are_made_again(tmp_path: Path, data: Pa
     file.write_bytes(content)
     again, _ = prepared(data, model, cache)
     assert np.array_equal(again.pixels(again.pictures), first.pixels(first.pictures))
+
+
+def test_relative_paths_are_beside_each_file_of_a_pattern(tmp_path: Path, model: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / f"part-{number}"
+        folder.mkdir()
+        picture(number).save(folder / "cat.png")
+        written(folder, row("cat.png"), row(f"../part-{1 - number}/cat.png"))
+    source, report = prepared(tmp_path / "part-*" / "rows.jsonl", model)
+    assert (report.examples, len(source.pictures)) == (4, 2)
+    _, report = prepared(tmp_path / "part-0" / "rows.jsonl", model)
+    assert (report.examples, report.left_out_count) == (1, 1)

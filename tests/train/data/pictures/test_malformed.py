@@ -177,8 +177,7 @@ def test_an_address_is_fetched_where_that_is_allowed(folder: Path, model: Path, 
 
 def test_too_many_pictures_leave_a_row_out_before_they_are_read(folder: Path, model: Path) -> None:
     many = chat([{"type": "image", "path": "good.png"}] * 4 + [{"type": "text", "text": QUESTION}], "a cat")
-    few = {"pictures": {"per_example": 3}}
-    _, report = prepared(written(folder, many, row({"path": "good.png"})), model, **few)
+    _, report = prepared(written(folder, many, row({"path": "good.png"})), model, pictures={"per_example": 3})
     assert list(report.left_out) == ["more than 3 pictures (train.data.pictures.per_example)"]
     _, report = prepared(written(folder, many), model)
     assert (report.examples, report.pictures) == (1, 4)
@@ -250,7 +249,8 @@ def test_an_odd_picture_becomes_what_transformers_makes_of_it(tmp_path: Path, ki
     loaded = load_image(str(tmp_path / "odd"))
     theirs = processor(loaded, return_tensors="np", do_convert_rgb=True)["pixel_values"][0]
     ours = resized(Picture(kind, content), PictureFormat((SIDE, SIDE), 4, 7, 9, 8), 10**8)
-    assert (ours.shape, ours.dtype) == ((3, SIDE, SIDE), np.uint8)
+    assert ours.shape == (3, SIDE, SIDE)
+    assert ours.dtype == np.uint8
     assert np.array_equal(ours, theirs)
 
 

@@ -10,10 +10,13 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from gemfleet.train.interfaces import StepRows
 from support.pictures import QUESTION, chat, picture, prepared, save_pictures, seeing_model, written
 from support.tiny_multimodal import save_tiny_processor
-from transformers import Gemma3Processor
+from support.tiny_tokenizer import PICTURE
+from transformers import AutoTokenizer, Gemma3Processor
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,37 @@ def test_each_way_to_name_a_picture_means_the_same(tmp_path: Path, model: Path) 
     assert len(found) == len(rows) + 2
     assert len({(tuple(tokens), tuple(pictures)) for tokens, pictures in found}) == 1
     assert source.pictures.tolist() == found[0][1]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("parts", TEXTS, ids=["none", "before", "behind", "three"])
+def test_so_they_are_with_gemmas_own_tokenizer(tmp_path: Path, demo_model: Path, parts: list[Any]) -> None:
+    """The 270M's tokenizer with the one token that it lacks, and the sizes of the 4B."""
+    tokenizer = AutoTokenizer.from_pretrained(demo_model, **PICTURE)
+    tokenizer.save_pretrained(tmp_path / "model")
+    config = {"model_type": "gemma3", "vision_config": {"image_size": 896}, "mm_tokens_per_image": 256}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    images = Gemma3ImageProcessorPil(size={"height": 896, "width": 896}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = Gemma3Processor(images, tokenizer, CHAT_TEMPLATE)
+    names = iter(save_pictures(tmp_path))
+    content = [{"type": "text", "text": p} if isinstance(p, str) else {**p, "path": next(names)} for p in parts]
+    said = [{"role": "system", "content": "the cat "}, *chat(content, "hello world")["messages"]]
+    source, _ = prepared(written(tmp_path, {"messages": said}), tmp_path / "model", max_length=2048)
+    whole = [{**part, "path": str(tmp_path / part["path"])} if "path" in part else part for part in content]
+    answer = [{"type": "text", "text": "hello world"}]
+    theirs = processor.apply_chat_template(
+        [
+            {"role": "system", "content": [{"type": "text", "text": "the cat "}]},
+            {"role": "user", "content": whole},
+            {"role": "assistant", "content": answer},
+        ],
+        tokenize=True,
+        return_dict=True,
+        return_tensors="np",
+    )
+    ((tokens, pictures),) = documents(source.step(0, 0, 0))
+    assert tokens == theirs["input_ids"][0].tolist()
+    assert tokens.count(262_144) == 256 * len(pictures)
+    if pictures:
+        pixels = source.pixels(np.array(pictures))
+        np.testing.assert_allclose((pixels / 255 - 0.5) / 0.5, theirs["pixel_values"], atol=1e-6)
