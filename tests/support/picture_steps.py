@@ -100,7 +100,7 @@ def reference_with_pictures(folder: Path, pictures: Pictures, block: TokenBlock)
     logits = model(**batch, pixel_values=normalised(pictures, block.pictures)).logits
     loss = cross_entropy(logits[:, :-1].reshape(-1, VOCABULARY), labels[:, 1:].reshape(-1))
     loss.backward()
-    return float(loss), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return float(loss.detach()), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
 
 def padded(block: TokenBlock) -> dict[str, Any]:
