@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import tempfile
@@ -31,7 +30,7 @@ from .step.schedule import is_due, learning_rate_at
 from .step.seeding import seed_step
 from .step.shares import sentence_of, shares_of
 from .step.throughput import StepClock, flop_counter, peak_memory_bytes, rated_flops_per_second, sum_of
-from .strategies.base import Strategy
+from .strategies.base import Strategy, digest_of
 
 log = logging.getLogger("gemfleet.train")
 
@@ -76,13 +75,13 @@ class Trainer:
         if self.progress.step == 0 or self.is_due(self.config.evaluation.every):  # a stop left its step's out
             self.evaluate()
         done = self.progress.step == self.progress.total_steps or self.early_end() is not None
-        before = None if done else self.adapter_digest()
+        before = None if done else digest_of(self.strategy.gather_adapter())
         stopped = before is not None and self.train()
         if not stopped:
             self.evaluate()
             self.remember_early_end()
         self.save()
-        changed = before is None or self.adapter_digest() != before
+        changed = before is None or digest_of(self.strategy.gather_adapter()) != before
         if not changed:
             log.warning("%s", UNCHANGED)
         self.reporter.progress("finish")
@@ -129,12 +128,14 @@ class Trainer:
         self.strategy.reduce_gradients()
         grad_norm = self.strategy.clip(self.config.optim.max_grad_norm)
         loss_sum, stop = sum_of(losses), float(self.reporter.should_stop())
-        flops = self.flops.count(step.rows.document_lengths.tolist(), step.rows.supervised_tokens)
+        rows, pictures = step.rows, len(step.rows.pictures)
+        flops = self.flops.count(rows.document_lengths.tolist(), rows.supervised_tokens, pictures)
         counted = [float(raw_tokens), *map(self.model.counted_once, (flops.model, flops.recomputed))]
+        counted += [float(pictures), self.flops.tower(self.model.take_pictures_seen())]
         speeds = self.shares.places()
         sums = self.strategy.sum_over_ranks([loss_sum, stop, *counted, *speeds, *self.meter.places()])
-        (loss_total, stop_votes), computed, speeds = sums[:2], sums[2:5], sums[5 : 5 + len(speeds)]
-        loads = sums[5 + len(speeds) :]
+        (loss_total, stop_votes), computed, speeds = sums[:2], sums[2:7], sums[7 : 7 + len(speeds)]
+        loads = sums[7 + len(speeds) :]
         mean_loss = loss_total / step.step_supervised_tokens
         refuse_non_finite(index + 1, mean_loss, grad_norm)
         learning_rate = learning_rate_at(index, self.progress.total_steps, self.config.optim)
@@ -176,7 +177,8 @@ class Trainer:
     ) -> None:
         """Adds the step to the history. Rank 0 also reports it. data_wait_seconds: how long it waited for its rows
 
-        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs; loads: of all devices
+        computed: sums over all ranks: tokens with padding, the model's FLOPs, recomputed FLOPs, pictures, the
+            tower's FLOPs; loads: of all devices
         """
         step_seconds, checkpoint_wait_seconds = self.clock.stop() + data_wait_seconds, self._saving_seconds
         self._saving_seconds = 0.0
@@ -202,6 +204,8 @@ class Trainer:
                 peak_memory_bytes=peak_memory_bytes(),
                 flops=computed[1],
                 recomputed_flops=computed[2],
+                pictures=int(computed[3]),
+                tower_flops=computed[4],
                 rated_flops_per_second=self.rated_flops,
                 **self.meter.record(loads),
                 seconds_left=self.clock.seconds_left(self.progress.total_steps - self.progress.step),
@@ -336,13 +340,6 @@ class Trainer:
         """The position of the run, for a record."""
         done = {"step": self.progress.step, "total_steps": self.progress.total_steps, "epoch": self.progress.epoch}
         return {**done, "epochs": self.config.epochs}
-
-    def adapter_digest(self) -> bytes:
-        """A digest of every bit of the adapters. Collective."""
-        digest = hashlib.blake2b(digest_size=16)
-        for tensor in self.strategy.gather_adapter().values():
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.digest()
 
     def result(self, stopped: bool, adapter_changed: bool = True) -> TrainResult:
         done = self.progress

@@ -6,6 +6,8 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import torch
+
 from .checkpoint.lineage import NEW, Lineage, base_digest
 from .config.precision import precision_note
 from .config.schema import TrainConfig
@@ -13,6 +15,7 @@ from .context.group import make_group
 from .data.digest import DataDigest
 from .device.abilities import DeviceFacts, choose_dtype, current_device
 from .device.out_of_memory import apply_memory_limit, told_out_of_memory
+from .errors import UserError
 from .interfaces import BlockSource, Reporter
 from .kernels.attention.packed import check_attention
 from .kernels.capabilities import choose
@@ -20,6 +23,8 @@ from .loop import Trainer
 from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .model.starting_adapter import origin_of
+from .model.vision.features import PictureSource
+from .model.vision.sight import Sight, load_sight
 from .step.outcome import TrainResult
 from .step.throughput import flop_counter
 from .strategies import build_strategy
@@ -54,7 +59,9 @@ def run_training(
         log.warning("%s", note)
     check_attention(config.attention, facts.device, dtype)
     apply_memory_limit(config.batch, facts.device)
-    model, strategy = prepare_model(config, model_folder, facts, adapter_folder)
+    model, strategy = prepare_model(config, model_folder, facts, adapter_folder, source)
+    if model.sight is not None and config.vision.cache == "auto":
+        model.sight.features.keep(source.pictures, work_folder / "features", lambda: reporter.progress("start"))
     origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
     lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)
     trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder, lineage)
@@ -63,17 +70,25 @@ def run_training(
 
 
 def prepare_model(
-    config: TrainConfig, model_folder: Path, facts: DeviceFacts, adapter_folder: Path | None = None
+    config: TrainConfig,
+    model_folder: Path,
+    facts: DeviceFacts,
+    adapter_folder: Path | None = None,
+    pictures: PictureSource | None = None,
 ) -> tuple[TrainableModel, Strategy]:
-    """The model with its adapters, and the strategy that will take it over. Training and probes both use it."""
+    """The model with its adapters, and the strategy that will take it over. Training and probes both use it.
+
+    pictures: those that it will see; None, or a source without any: the model is loaded without its eyes
+    """
     dtype = choose_dtype(config.precision, facts)
     check_base(model_folder)
     strategy = build_strategy(config)
     base = strategy.load_base(model_folder, dtype, facts.device)
+    sight = sight_of(config, model_folder, dtype, facts.device, pictures)
     name = base_name(config.model, model_folder)
-    model = attach_lora(base, config.lora, config.seed, name, adapter_folder, config.loss_chunk)
+    model = attach_lora(base, config.lora, config.seed, name, adapter_folder, config.loss_chunk, sight)
     model = in_context(model, config)
-    choices = choose(config, facts.device, dtype)
+    choices = choose(config, facts.device, dtype, pictures=sight is not None)
     log.info("%s", choices.describe())
     prepare_layers(model, choices)
     return model, strategy
@@ -83,6 +98,18 @@ def in_context(model: TrainableModel, config: TrainConfig) -> TrainableModel:
     """The model of a rank that shares its passes with others, if the configuration says so. Collective."""
     cost = flop_counter(model, config.recomputation).cost()
     return dataclasses.replace(model, context=make_group(config.context_size, cost))
+
+
+def sight_of(
+    config: TrainConfig, model_folder: Path, dtype: torch.dtype, device: torch.device, pictures: PictureSource | None
+) -> Sight | None:
+    """For a run with pictures; None without. Raises UserError if a projector is to be trained that nothing passes."""
+    trained = config.vision.train == "projector"
+    if pictures is not None and len(pictures.pictures):
+        return load_sight(model_folder, pictures, dtype, device, trained)
+    if trained:
+        raise UserError("train.vision.train is projector, but the data have no pictures; give some, or train none")
+    return None
 
 
 def base_name(model: str, folder: Path) -> str:

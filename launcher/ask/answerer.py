@@ -24,6 +24,7 @@ from gemfleet.train.device.memory import container_bytes
 from gemfleet.train.errors import UserError, first_line
 from gemfleet.train.model.base_check import load_tokenizer
 from gemfleet.train.model.gemma import load_base_model
+from gemfleet.train.model.vision.tower import give_eyes_if_trained
 from gemfleet.train.model.weight_files import stored_tensors
 from gemfleet.train.quiet import without_bars
 from safetensors import safe_open
@@ -70,6 +71,7 @@ class Answerer:
         dtype = fitting_dtype(subject, facts)
         with without_bars():
             base = load_base_model(subject.base, dtype, facts.device, subject.quantization)
+            give_eyes_if_trained(base, subject.base, subject.adapter, dtype)
         self._model, self._device = _adapted(base, subject).eval(), facts.device
         own = (subject.adapter / "tokenizer.json").is_file()
         self._tokenizer = load_tokenizer(subject.adapter if own else subject.base)

@@ -60,6 +60,9 @@ def plan(
             "--context-parallel", "-c", help="GPUs that share each pass, or auto. [default: as CONFIG says, else 1]"
         ),
     ] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Rows hold pictures, whose features are kept, unless CONFIG says not.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Tell how much memory a run needs on its GPUs, which strategy fits, and how fast it could be. Starts nothing.
@@ -95,6 +98,7 @@ def plan(
     from gemfleet.train.planning import Fleet, Workload
 
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
+    work = replace(work, pictures="kept") if pictures else work
     if config is not None:
         from gemfleet.launcher.config.cluster import ranks_of
         from gemfleet.launcher.config.load import load_config
@@ -102,7 +106,7 @@ def plan(
         loaded = load_config(config)
         train = loaded.train
         gpus = gpus or ranks_of(loaded.cluster.workers)
-        work = work_of_config(train, example_tokens, supervised)
+        work = work_of_config(train, example_tokens, supervised, pictures)
         model = model or train.model
         rows_open = micro is None and not isinstance(train.batch.micro, int)
         if train.activation_checkpointing != "auto":

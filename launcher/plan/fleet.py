@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from gemfleet.train.planning import (
     memory_per_rank,
 )
 from gemfleet.train.planning.choice import all_sharings, fits, with_chunk
-from gemfleet.train.planning.counts import language_parameters, lora_parameters, vision_parameters
+from gemfleet.train.planning.counts import language_parameters, lora_parameters, tower_parameters, vision_parameters
 from gemfleet.train.planning.options import Checkpointing
 from gemfleet.train.planning.rows import rows_by_plan
 
@@ -108,7 +107,7 @@ def size_up(
         choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
     alone = all_sharings(work, fleet, choice.sharing.checkpointing)
     rows = tuple(_row(shape, work, replace(s, context=choice.sharing.context), device, fleet) for s in alone)
-    notes += _notes(work, device, fleet)
+    notes += _notes(work, device, fleet) + _note_on_pictures(shape, work)
     speed = expected_speed(shape, work, choice.sharing, device, fleet)
     return SizingReport(shape, work, fleet, device, rows, choice, speed, tuple(notes))
 
@@ -131,7 +130,22 @@ def _option(sharing: Sharing, memory: MemoryParts, fits_: bool, speed: Speed) ->
     }
 
 
-def _notes(work: Workload, device: Device, fleet: Fleet) -> Sequence[str]:
+def _note_on_pictures(shape: ModelShape, work: Workload) -> list[str]:
+    if work.pictures == "none":
+        return []
+    if shape.vision is None:
+        raise UserError(f"--pictures is given, but Gemma 3 {shape.name} does not see; 4b, 12b and 27b do")
+    vision, b = shape.vision, work.bytes_per_value
+    tower, one = tower_parameters(vision) * b / GIB, vision.soft_tokens * vision.hidden * b / 1e6
+    if work.pictures == "anew":
+        return [f"The vision tower ({tower:.2f} GiB, among the weights) runs in each step, and is not in the speeds."]
+    return [
+        f"The vision tower ({tower:.2f} GiB) sees each picture before training and is gone then; disks keep "
+        f"{one:.2f} MB a picture on each node."
+    ]
+
+
+def _notes(work: Workload, device: Device, fleet: Fleet) -> list[str]:
     notes = [
         "Speeds are arithmetic with an assumed share of the ceiling (65% from 4B, 50% for 1B, 35% for 270M); "
         "no speed of several GPUs was measured.",

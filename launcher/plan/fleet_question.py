@@ -43,10 +43,15 @@ def find_device(name: str) -> Device:
         raise UserError(f"--gpu is {name!r}; give one of {', '.join(GPUS)}") from None
 
 
-def work_of_config(config: TrainConfig, example_tokens: int | None, supervised: float) -> Workload:
-    """One rank's work, by a configuration. supervised: the share of tokens that the loss scores"""
+def work_of_config(
+    config: TrainConfig, example_tokens: int | None, supervised: float, pictures: bool = False
+) -> Workload:
+    """One rank's work, by a configuration. supervised: the share of tokens that the loss scores
+
+    pictures: whether rows hold some
+    """
     dtype: Literal["bf16", "fp32"] = "fp32" if config.precision == "fp32" else "bf16"
-    return replace(workload_of(config, dtype), example_tokens=example_tokens, supervised=supervised)
+    return replace(workload_of(config, dtype, pictures=pictures), example_tokens=example_tokens, supervised=supervised)
 
 
 def context_of(value: str) -> int | Literal["auto"]:

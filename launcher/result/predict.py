@@ -48,16 +48,23 @@ class PredictingRank:
     """The actor in the place of one rank."""
 
     def __init__(
-        self, folders: Mapping[str, str], adapter: Mapping[str, bytes], train: TrainConfig, on_gpu: bool
+        self,
+        folders: Mapping[str, str],
+        adapter: Mapping[str, bytes],
+        train: TrainConfig,
+        on_gpu: bool,
+        source: BlockSource,
     ) -> None:
         if not on_gpu:
             hide_gpus()
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             write_files(Path(folder), adapter)
-            self._predictor = Predictor(base_here(folders), Path(folder) if adapter else None, train)
+            base, there = base_here(folders), Path(folder) if adapter else None
+            self._predictor = Predictor(base, there, train, pictures=source)
+        self._source = source
 
-    def questions(self, source: BlockSource, rank: int, answer_after: str) -> list[Question]:
-        sets = [source.eval_rows(rank, name) for name in source.eval_sets]
+    def questions(self, rank: int, answer_after: str) -> list[Question]:
+        sets = [self._source.eval_rows(rank, name) for name in self._source.eval_sets]
         tokenizer = self._predictor.tokenizer
         return [question for rows in sets for question in questions(rows, tokenizer, answer_after)]
 
@@ -83,10 +90,10 @@ def predict_on_cluster(
     resources = placement.resources_per_rank()
     remote = ray.remote(PredictingRank).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     on_gpu = placement.gpus_per_rank > 0
-    ranks = [remote.remote(dict(folders), adapter, train, on_gpu) for _ in range(placement.ranks)]
+    ranks = [remote.remote(dict(folders), adapter, train, on_gpu, source) for _ in range(placement.ranks)]
     try:
         with_rows = ranks[: train.data_ranks(placement.ranks)]
-        shares = [rank.questions.remote(source, n, config.answer_after) for n, rank in enumerate(with_rows)]
+        shares = [rank.questions.remote(n, config.answer_after) for n, rank in enumerate(with_rows)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]
         return _hand_out(ranks, asked, config, progress)
     finally:

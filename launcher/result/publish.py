@@ -149,6 +149,8 @@ def copy_adapter(publication: Publication, folder: Path) -> None:
     if publication.picked is not None:
         (folder / TRAINER_STATE_FILE).write_bytes(publication.picked.history)
     copy_companions(publication.model_folder, folder, publication.output.padding_side, publication.template)
+    if publication.facts.get("pictures"):
+        copy_processor(publication.model_folder, folder)
     clean_folder(publication, folder)
 
 

@@ -188,6 +188,7 @@ def early_facts(asked: TrainConfig, ground: Ground, names: Mapping[str, str]) ->
         "data": listed([public_name(found.path) for found in asked.data.train_sets()]),
         "format": ground.data.report.format,
         "chat_template": asked.data.chat_template,
+        "pictures": ground.data.report.pictures,
         "data_report": renamed(ground.data.report.summary(), names),
         "ranks": ground.placement.describe(),
     }

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from gemfleet.train.kernels.attention.packed import Packing, packed_attention
+from gemfleet.train.kernels.attention.reach import reach_of
 from gemfleet.train.kernels.capabilities import AttentionKernel, abilities_of
 from support.gpu_proof.findings import apart
 from support.gpu_proof.stage import Stage
@@ -28,7 +30,8 @@ def test_attention(stage: Stage) -> None:
                 for window in (None, stage.shape.window, 16):
                     # Flex attention is compiled anew for each shape, which takes long: two of them.
                     if kernel != "flex" or (heads == HEADS[0] and head_dim == sizes[-1] and window != 16):
-                        _compare(stage, kernel, head_dim, heads, window)
+                        for pictures in (False, True) if kernel in ("flex", "blocks") else (False,):
+                            _compare(stage, kernel, head_dim, heads, window, pictures)
 
 
 def kernels(stage: Stage) -> tuple[AttentionKernel, ...]:
@@ -44,7 +47,9 @@ def kernels(stage: Stage) -> tuple[AttentionKernel, ...]:
     return tuple(kernel for kernel in get_args(AttentionKernel) if usable.get(kernel))
 
 
-def _compare(stage: Stage, kernel: AttentionKernel, head_dim: int, heads: tuple[int, int], window: int | None) -> None:
+def _compare(
+    stage: Stage, kernel: AttentionKernel, head_dim: int, heads: tuple[int, int], window: int | None, pictures: bool
+) -> None:
     queries, keys = heads
     generator = torch.Generator(stage.device).manual_seed(0)
     tokens = sum(stage.documents)
@@ -52,20 +57,32 @@ def _compare(stage: Stage, kernel: AttentionKernel, head_dim: int, heads: tuple[
         torch.randn((1, count, tokens, head_dim), generator=generator, device=stage.device).bfloat16()
         for count in (queries, keys, keys)
     )
-    exact = attention(stage, "sdpa", tuple(tensor.float() for tensor in narrow), window)
+    reach = reach_of_a_picture_in_each(stage) if pictures else None
+    exact = attention(stage, "sdpa", tuple(tensor.float() for tensor in narrow), window, reach)
     seen = "no window" if window is None else f"window {window}"
-    name = f"{kernel}, heads of {head_dim}, {queries} over {keys}, {seen}"
-    stage.at_most(name, apart(attention(stage, kernel, narrow, window), exact), BF16)
+    name = f"{kernel}, heads of {head_dim}, {queries} over {keys}, {seen}{', pictures' if pictures else ''}"
+    stage.at_most(name, apart(attention(stage, kernel, narrow, window, reach), exact), BF16)
+
+
+def reach_of_a_picture_in_each(stage: Stage) -> Tensor:
+    """The reach of documents that have a picture of up to 256 tokens after their first token."""
+    within = np.concatenate([np.arange(length) for length in stage.documents])
+    soft = (within > 0) & (within <= 256)
+    return torch.from_numpy(reach_of(soft, np.array(stage.documents, np.int32))).to(stage.device)
 
 
 def attention(
-    stage: Stage, kernel: AttentionKernel, inputs: tuple[Tensor, ...], window: int | None
+    stage: Stage,
+    kernel: AttentionKernel,
+    inputs: tuple[Tensor, ...],
+    window: int | None,
+    reach: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The output and the gradients of the three inputs, by `NAMES`."""
     query, key, value = (tensor.detach().requires_grad_() for tensor in inputs)
     ends = torch.tensor([0, *torch.tensor(stage.documents).cumsum(0)], dtype=torch.int32, device=stage.device)
     options: dict[str, Any] = {"scaling": query.shape[-1] ** -0.5, "sliding_window": window}
-    packing = Packing(stage.documents, ends, kernel)
+    packing = Packing(stage.documents, ends, kernel, reach=reach)
     output, _ = packed_attention(nn.Identity(), query, key, value, None, packing=packing, **options)
     weights = torch.randn(output.shape, generator=torch.Generator(stage.device).manual_seed(1), device=stage.device)
     (output.float() * weights).sum().backward()

@@ -33,7 +33,9 @@ def tiny_multimodal(seed: int = 0) -> Gemma3ForConditionalGeneration:
         image_token_index=9,
     )
     torch.manual_seed(seed)
-    return Gemma3ForConditionalGeneration(config).eval()
+    model = Gemma3ForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)  # transformers makes it zero
+    return model
 
 
 def save_tiny_processor(folder: Path) -> Gemma3Processor:

@@ -24,7 +24,13 @@ def tiny_base(folder: Path) -> Path:
 
 
 def tiny_result(
-    folder: Path, model: Path, base: str, row_format: str, lora: LoraConfig = LoraConfig(r=2), **output: Any
+    folder: Path,
+    model: Path,
+    base: str,
+    row_format: str,
+    lora: LoraConfig = LoraConfig(r=2),
+    pictures: int = 0,
+    **output: Any,
 ) -> Path:
     """A published adapter that changes the model's answers. base: what the person called the folder `model`."""
     values = {"model": base, "data": {"train": "rows.jsonl"}, "batch": {"micro": 1}}
@@ -36,5 +42,5 @@ def tiny_result(
     adapter = {name: parameter.detach() for name, parameter in trainable.adapter_parameters().items()}
     progress = Progress(step=1, epoch=1.0, total_steps=1, log_history=[{"epoch": 1.0, "step": 1, "loss": 6.1}])
     save_checkpoint(folder / "checkpoint-1", trainable, adapter, {"x": torch.ones(1)}, progress, config)
-    facts = {"format": row_format}
+    facts = {"format": row_format, "pictures": pictures}
     return publish(Publication(folder, folder / "checkpoint-1", model, base, OutputConfig(**output), facts))

@@ -58,7 +58,8 @@ def decide(
     settled: the plan's choice for these devices, None if it does not know them; steps_done: of a run that goes on
     on_gpu: whether the ranks have GPUs, if the plan does not know them
     """
-    planned = None if settled is None else planned_rows(config, settled, largest_rows(source, config, world_size))
+    most, pictures = largest_rows(source, config, world_size), len(source.pictures) > 0
+    planned = None if settled is None else planned_rows(config, settled, most, pictures)
     if config.batch.micro == "probe":
         return Decision(True, planned)
     if settled is None or planned is None:
@@ -78,18 +79,18 @@ def decide(
     return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
 
 
-def rows_by_kind(settled: Settled, most_rows: int) -> dict[str, int]:
+def rows_by_kind(settled: Settled, most_rows: int, pictures: bool = False) -> dict[str, int]:
     """The plan's rows on the devices of each kind, by the kind's name. A fast kind may get twice the mean share."""
     return {
-        kind.gpu: planned_rows(settled.config, replace(settled, devices=kind), 2 * most_rows).rows
+        kind.gpu: planned_rows(settled.config, replace(settled, devices=kind), 2 * most_rows, pictures).rows
         for kind in settled.kinds
     }
 
 
-def planned_rows(config: TrainConfig, settled: Settled, most_rows: int) -> PlannedRows:
-    """The plan's rows, from memory and shape alone."""
+def planned_rows(config: TrainConfig, settled: Settled, most_rows: int, pictures: bool = False) -> PlannedRows:
+    """The plan's rows, from memory and shape alone. pictures: whether the data have some"""
     devices = settled.devices
-    work = replace(workload_of(config, devices.dtype), chunk_rows=settled.config.loss_chunk)
+    work = replace(workload_of(config, devices.dtype, pictures=pictures), chunk_rows=settled.config.loss_chunk)
     return rows_by_plan(
         settled.shape, work, settled.sharing, devices.ranks, devices.memory_bytes, devices.kind, most_rows
     )

@@ -68,6 +68,7 @@ def refuse_other_shapes(name: str, saved: Mapping[str, Any], config: TrainConfig
         ("train.lora.r", train["lora"]["r"], config.lora.r, "tensors have its size"),
         ("train.seed", train["seed"], config.seed, "it decides the order of the examples"),
         ("train.batch.global", train["batch"]["global"], config.batch.global_, "steps count it"),
+        ("train.vision.train", train.get("vision", {}).get("train", "none"), config.vision.train, "it has its tensors"),
     )
     for field, before, now, why in fixed:
         if before != now:

@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from ..model.gemma import TrainableModel
+from ..model.starting_adapter import saved_name
 from ..step.history import best_evaluation
 from ..strategies.base import StateDict, Strategy
 from .lineage import Lineage, changes_since, refuse_other_shapes
@@ -85,7 +86,7 @@ def save_adapter(folder: Path, model: TrainableModel, adapter: StateDict) -> Non
     peft_config.inference_mode = True
     peft_config.target_modules = sorted(peft_config.target_modules)  # peft has a set, of any order
     peft_config.save_pretrained(str(folder))
-    tensors = {name.replace(".default.", "."): tensor for name, tensor in adapter.items()}
+    tensors = {saved_name(name): tensor for name, tensor in adapter.items()}
     save_file(tensors, folder / ADAPTER_FILE, metadata={"format": "pt"})
 
 
@@ -112,7 +113,7 @@ def load_checkpoint(
 def _fitting_adapter(folder: Path, model: TrainableModel, made: dict[str, Any]) -> StateDict:
     """The checkpoint's adapter tensors by the names of the model's parameters."""
     saved, wanted = load_file(folder / ADAPTER_FILE), full_shapes(model)
-    adapter = {name: saved[short] for name in wanted if (short := name.replace(".default.", ".")) in saved}
+    adapter = {name: saved[short] for name in wanted if (short := saved_name(name)) in saved}
     if len(adapter) < len(wanted) or len(saved) > len(adapter):
         targets = made["train"]["lora"]["target_modules"]
         raise UserError(

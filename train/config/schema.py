@@ -15,6 +15,7 @@ from .deepspeed_json import Settings, conflicts
 from .sections.data import DataConfig
 from .sections.recipe import CheckpointConfig, EarlyStoppingConfig, EvalConfig, LoggingConfig, LoraConfig, OptimConfig
 from .sections.sharing import BatchConfig, DeepSpeedConfig, Fsdp2Config
+from .sections.vision import VisionConfig
 from .strict import MOST, StrictModel
 
 Precision = Literal["auto", "bf16", "fp32", "fp16"]
@@ -104,6 +105,7 @@ class TrainConfig(StrictModel):
     logging: LoggingConfig = LoggingConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     early_stopping: Annotated[EarlyStoppingConfig | None, Field(description="null: train to the last step")] = None
+    vision: VisionConfig = VisionConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
 
     @model_validator(mode="after")
@@ -143,6 +145,15 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 f"train.quantization is {self.quantization}, but train.strategy deepspeed takes a base that is not "
                 "quantised; use strategy fsdp2, which divides the quantised base, or ddp, which keeps it on every rank"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_trained_projector_is_in_no_engine(self) -> TrainConfig:
+        if self.vision.train != "none" and self.strategy == "deepspeed":
+            raise ValueError(
+                f"train.vision.train is {self.vision.train}, but train.strategy deepspeed trains only the decoder; use "
+                "strategy ddp or fsdp2, or vision.train none"
             )
         return self
 

@@ -45,6 +45,7 @@ class Choices:
     """How the passes of a run are computed.
 
     attention: one kernel for all documents, or one SDPA call for each
+    pictures: the kernel for passes with pictures; None: the run has none
     elementwise: who computes norms and the MLP's gating in layers that are not compiled
     activation_checkpointing: as configured
     """
@@ -53,17 +54,26 @@ class Choices:
     elementwise: Elementwise
     compile: bool
     activation_checkpointing: ActivationCheckpointing
+    pictures: AttentionKernel | None = None
 
     def describe(self) -> str:
         """One line for the log."""
+        attention = KERNEL_NAMES[self.attention]
+        if self.pictures not in (None, self.attention):
+            attention += f"; with pictures {KERNEL_NAMES[self.pictures]}"
         compiled = "layers compiled once for passes of any length" if self.compile else "layers not compiled"
         recompute: str = self.activation_checkpointing
         if self.compiler_recomputes:
             recompute = f"selective, by the compiler, down to {SELECTIVE_BUDGET:.0%} of what it would keep"
         return (
-            f"attention: {KERNEL_NAMES[self.attention]}; norms and GeGLU: {self.elementwise}; {compiled}; "
+            f"attention: {attention}; norms and GeGLU: {self.elementwise}; {compiled}; "
             f"recomputation: {recompute}; AdamW: fused"
         )
+
+    @property
+    def attention_in_graphs(self) -> bool:
+        """Whether attention is a part of compiled layers: one kernel takes the documents of all passes as a tensor."""
+        return self.attention == "varlen" and self.pictures is None
 
     @property
     def compiler_recomputes(self) -> bool:
@@ -83,12 +93,12 @@ def abilities_of(device: torch.device) -> Abilities:
     )
 
 
-def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype) -> Choices:
-    """What this run uses on this device."""
-    return choose_by(config, abilities_of(device), dtype)
+def choose(config: TrainConfig, device: torch.device, dtype: torch.dtype, pictures: bool = False) -> Choices:
+    """What this run uses on this device. pictures: whether its data have some"""
+    return choose_by(config, abilities_of(device), dtype, pictures)
 
 
-def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choices:
+def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype, pictures: bool = False) -> Choices:
     """What this run uses with these abilities."""
     compiled = _compile(config, able)
     return Choices(
@@ -96,16 +106,17 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype) -> Choic
         elementwise=_elementwise(able, compiled),
         compile=compiled,
         activation_checkpointing=config.recomputation,
+        pictures=best_attention(able, dtype, pictures=True) if pictures else None,
     )
 
 
-def attention_kernel(device: torch.device, dtype: torch.dtype) -> AttentionKernel:
-    """The kernel that computes attention on this device."""
-    return best_attention(abilities_of(device), dtype)
+def attention_kernel(device: torch.device, dtype: torch.dtype, pictures: bool = False) -> AttentionKernel:
+    """The kernel that computes attention on this device. pictures: of a pass that holds some"""
+    return best_attention(abilities_of(device), dtype, pictures)
 
 
-def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
-    """The fastest kernel for attention.
+def best_attention(able: Abilities, dtype: torch.dtype, pictures: bool = False) -> AttentionKernel:
+    """The fastest kernel for attention. The variable-length kernel cannot let a picture's tokens see later ones.
 
     torch's variable-length kernel is FlashAttention: it needs an Ampere GPU or newer, and 16-bit numbers. Flex
     attention has the same conditions here, as heads of 256 fp32 values do not fit into its blocks. For bf16 on a CPU,
@@ -115,7 +126,7 @@ def best_attention(able: Abilities, dtype: torch.dtype) -> AttentionKernel:
         return "blocks"
     if able.capability is None or able.capability < (8, 0) or dtype not in (torch.bfloat16, torch.float16):
         return "sdpa"
-    if able.varlen:
+    if able.varlen and not pictures:
         return "varlen"
     return "flex" if able.triton and able.compiler else "sdpa"
 

@@ -23,7 +23,8 @@ from ..quiet import without_bars
 from .base_check import gemma_config
 from .comparison import BOUNDS, Comparison, Scored, Tokens, beside
 from .gemma import attach_lora, load_base_model
-from .starting_adapter import ADAPTER_FILE
+from .starting_adapter import ADAPTER_FILE, saved_name
+from .vision.tower import give_eyes_if_trained
 from .weight_files import stored_tensors
 
 BATCH = 8  # prompts that are answered at once
@@ -81,9 +82,11 @@ def load_published(
         model = _loaded(base, dtype, device)
     else:
         model = load_base_model(base, dtype, device, quantization)
+        give_eyes_if_trained(model, base, published, dtype)
     model.generation_config = GenerationConfig.from_pretrained(published)
     model = PeftModel.from_pretrained(model, str(published)).eval()
-    loaded = {n.replace(".default.", "."): p for n, p in model.named_parameters() if ".lora_" in n}
+    trained = (".lora_", ".modules_to_save.")
+    loaded = {saved_name(n): p for n, p in model.named_parameters() if any(part in n for part in trained)}
     return model, _unlike(load_file(published / ADAPTER_FILE), loaded)
 
 

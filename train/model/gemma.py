@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from ..planning.mixed_bits import eight_bit_projections
 from .base_check import gemma_config
 from .multimodal import VISION_MODULES, base_model_class
 from .starting_adapter import load_adapter
+from .vision.sight import Sight
 
 log = logging.getLogger("gemfleet.train")
 
@@ -49,6 +51,7 @@ class TrainableModel:
     device:        the device that runs passes
     copies:        of the adapters, made for each pass; None if a strategy gathers them layer by layer
     context:       the ranks that share each pass with this one; None if this rank computes its own passes
+    sight:         for rows with pictures; None: there are none
     """
 
     peft_model: Any
@@ -57,6 +60,7 @@ class TrainableModel:
     device: torch.device
     copies: AdapterCopies | None = None
     context: ContextGroup | None = None
+    sight: Sight | None = None
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -68,6 +72,10 @@ class TrainableModel:
     def adapter_parameters(self) -> dict[str, nn.Parameter]:
         """The trainable parameters by their name in the peft model, in a fixed order."""
         return {name: p for name, p in self.peft_model.named_parameters() if p.requires_grad}
+
+    def take_pictures_seen(self) -> int:
+        """How many pictures the vision tower has seen on this rank since the last call."""
+        return 0 if self.sight is None else self.sight.features.take_count()
 
     def computed_tokens(self, rows: PackedRows) -> int:
         """The number of tokens that this rank's decoder computes for these rows: at least `LEAST_TOKENS`."""
@@ -89,24 +97,26 @@ class TrainableModel:
 
     def inputs_of(self, rows: PackedRows) -> PassInputs:
         """The inputs of a pass over these rows, on the device."""
-        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype)
+        kernel = attention_kernel(self.device, self.criterion.head_weight.dtype, bool(len(rows.pictures)))
         if self.context is not None:
             shared = self.context.shared(rows)
             return pass_inputs(shared.rows, self.device, kernel, shared)
-        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel)
+        soft_tokens = 0 if self.sight is None else self.sight.soft_tokens
+        return pass_inputs(rows.padded_to(self.computed_tokens(rows)), self.device, kernel, soft_tokens=soft_tokens)
 
     def hidden_states(self, inputs: PassInputs) -> Tensor:
         """The final hidden states. [T, hidden size]"""
         if self.copies is not None:
             self.copies.refresh()
-        # Given masks of None, the model builds none: the attention function knows the documents.
-        output = self.text_model(
-            input_ids=inputs.tokens.unsqueeze(0),
-            position_ids=inputs.positions.unsqueeze(0),
-            attention_mask={"full_attention": None, "sliding_attention": None},
-            use_cache=False,
-            packing=inputs.packing,
-        )
+        with nullcontext() if self.sight is None else self.sight.on(inputs.pictures, inputs.soft):
+            # Given masks of None, the model builds none: the attention function knows the documents.
+            output = self.text_model(
+                input_ids=inputs.tokens.unsqueeze(0),
+                position_ids=inputs.positions.unsqueeze(0),
+                attention_mask={"full_attention": None, "sliding_attention": None},
+                use_cache=False,
+                packing=inputs.packing,
+            )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
@@ -174,17 +184,25 @@ def _language_prefix(model: Any) -> str:
 
 
 def attach_lora(
-    model: Any, lora: LoraConfig, seed: int, base_name: str, adapter: Path | None = None, loss_chunk: int | None = None
+    model: Any,
+    lora: LoraConfig,
+    seed: int,
+    base_name: str,
+    adapter: Path | None = None,
+    loss_chunk: int | None = None,
+    sight: Sight | None = None,
 ) -> TrainableModel:
     """Wraps `model` with fp32 adapters and fuses their projections.
 
     adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero)
-    loss_chunk: see `SupervisedCrossEntropy`
+    loss_chunk: see `SupervisedCrossEntropy`; sight: see `TrainableModel`
     """
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
     torch.manual_seed(seed)
+    if sight is not None and sight.trained:
+        model.model.multi_modal_projector = sight.projector
     language_model_of(model).set_attn_implementation(register_packed_attention())
     peft_config = PeftLoraConfig(
         r=lora.r,
@@ -192,6 +210,7 @@ def attach_lora(
         lora_dropout=lora.dropout,
         target_modules=peft_targets(model, lora_targets(model, lora.target_modules)),
         bias="none",
+        modules_to_save=[VISION_MODULES[1]] if sight is not None and sight.trained else None,
         task_type="CAUSAL_LM",
         base_model_name_or_path=base_name,
     )
@@ -211,12 +230,15 @@ def attach_lora(
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)
     base = peft_model.get_base_model()
     peft_model.train()
+    if sight is not None:
+        sight.attach(base, language_model_of(base).embed_tokens)
     return TrainableModel(
         peft_model,
         language_model_of(base),
         SupervisedCrossEntropy(head_weight, _softcap(base.config), loss_chunk),
         head_weight.device,
         AdapterCopies(peft_model, head_weight.dtype),
+        sight=sight,
     )
 
 
@@ -225,7 +247,7 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
     if choices.compile:
-        prepare_for_graphs(choices.attention, exchanges=model.context is not None)
+        prepare_for_graphs(choices.attention_in_graphs and model.context is None)
         compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)
     if not choices.compiler_recomputes:
         checkpoint_layers(model.layers, choices.activation_checkpointing)

@@ -39,7 +39,7 @@ def merge_adapter(
     Returns the number of merged weights. Raises UserError if a part of the adapter fits no weight of the base, or is
     of a kind that cannot be merged.
     """
-    updates = _read_adapter(adapter_folder)
+    updates, replaced = _read_adapter(adapter_folder)
     shards = _plan(list(stored_tensors(model_folder).values()), shard_bytes)
     output.mkdir(parents=True, exist_ok=True)
     for name in COPIED:
@@ -53,22 +53,24 @@ def merge_adapter(
         for stored in shard:
             update = updates.pop(_site(stored.name.removesuffix(".weight")), None)
             merged += update is not None
-            tensors[stored.name] = _merged(stored, update)
+            whole = replaced.pop(_site(stored.name), None)
+            merged += whole is not None
+            tensors[stored.name] = _merged(stored, update) if whole is None else _like(stored, whole)
             index[stored.name] = file
         save_file(tensors, output / file, metadata={"format": "pt"})
         open_as_umask_says(output / file)
         if progress is not None:
             progress(number, len(shards))
-    if updates:
-        raise UserError(f"the adapter has weights for {sorted(updates)[0]!r}, which the model in {model_folder} lacks")
+    if lost := sorted([*updates, *replaced]):
+        raise UserError(f"the adapter has weights for {lost[0]!r}, which the model in {model_folder} lacks")
     total = sum(stored.nbytes for shard in shards for stored in shard)
     content = {"metadata": {"total_size": total}, "weight_map": index}
     (output / INDEX_FILE).write_text(json.dumps(content, indent=2) + "\n")
     return merged
 
 
-def _read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """(A [r, in], B [out, r], scaling) of each projection, by its `_site`."""
+def _read_adapter(folder: Path) -> tuple[dict[str, tuple[Tensor, Tensor, float]], dict[str, Tensor]]:
+    """By their `_site`: (A [r, in], B [out, r], scaling) of each projection, and weights that were trained whole."""
     config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     unlike = [name for name in ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern") if config.get(name)]
     if unlike or config["bias"] != "none":
@@ -85,7 +87,13 @@ def _read_adapter(folder: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
                 "leave lm_head out of train.lora.target_modules"
             )
         updates[site] = (tensors[name], tensors[f"{stem}.lora_B.weight"], scaling)
-    return updates
+    return updates, {_site(name.removeprefix("base_model.")): t for name, t in tensors.items() if ".lora_" not in name}
+
+
+def _like(stored: StoredTensor, whole: Tensor) -> Tensor:
+    """A weight that takes the place of a stored one, in its dtype."""
+    with safe_open(stored.file, framework="pt") as handle:
+        return whole.to(handle.get_slice(stored.name)[:1].dtype)
 
 
 def _site(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Multimodal Gemma 3 checkpoints (4B, 12B, 27B) for training on text. The vision tower is never loaded.
+"""The base of multimodal Gemma 3 checkpoints (4B, 12B, 27B) without the tower, which `vision/` loads for pictures.
 
 Modules keep their names in `Gemma3ForConditionalGeneration`, so that class loads the trained adapters. Only the
 language model below it is called, which needs no `token_type_ids`: they tell where images are.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..config.schema import TrainConfig
@@ -15,14 +16,21 @@ from ..device.abilities import choose_dtype, current_device
 from ..interfaces import PackedRows
 from .base_check import load_tokenizer
 from .gemma import load_base_model
+from .vision.features import PictureSource
+from .vision.tower import format_of, give_eyes, give_eyes_if_trained, normalised
 
 
 @dataclass(frozen=True)
 class Question:
-    """The token ids of one example. `<bos>` is part of the prompt; `<eos>` is part of neither field."""
+    """The token ids of one example. `<bos>` is part of the prompt; `<eos>` is part of neither field.
+
+    pictures: the ids of the pictures in the prompt, in order; picture_starts: the tokens at which they begin
+    """
 
     prompt: tuple[int, ...]
     reference: tuple[int, ...]
+    pictures: tuple[int, ...] = ()
+    picture_starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,22 +54,25 @@ def questions(rows: PackedRows, tokenizer: Any, answer_after: str) -> list[Quest
     found = []
     marker = tuple(tokenizer(answer_after, add_special_tokens=False)["input_ids"])
     ends = {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<end_of_turn>")}
-    for tokens, supervised in _documents(rows):
+    for first, tokens, supervised in _documents(rows):
         end = len(supervised) - supervised[::-1].index(True)
         start = _answer_start(tokens, supervised, end, marker)
         reference = list(tokens[start:end])
         while reference and reference[-1] in ends:
             reference.pop()
         if reference:
-            found.append(Question(tokens[:start], tuple(reference)))
+            shown = slice(*np.searchsorted(rows.picture_starts, [first, first + start]))
+            pictures, starts = rows.pictures[shown].tolist(), (rows.picture_starts[shown] - first).tolist()
+            found.append(Question(tokens[:start], tuple(reference), tuple(pictures), tuple(starts)))
     return found
 
 
-def _documents(rows: PackedRows) -> Iterator[tuple[tuple[int, ...], tuple[bool, ...]]]:
+def _documents(rows: PackedRows) -> Iterator[tuple[int, tuple[int, ...], tuple[bool, ...]]]:
+    """The place, the tokens and the supervision of each document."""
     start = 0
     for length in rows.document_lengths.tolist():
         part = slice(start, start + length)
-        yield tuple(rows.tokens[part].tolist()), tuple(rows.supervised[part].tolist())
+        yield start, tuple(rows.tokens[part].tolist()), tuple(rows.supervised[part].tolist())
         start += length
 
 
@@ -82,13 +93,25 @@ class Predictor:
     """The base model, with a trained adapter or without one, on this process's device."""
 
     def __init__(
-        self, model_folder: Path, adapter_folder: Path | None, config: TrainConfig, local_rank: int = 0
+        self,
+        model_folder: Path,
+        adapter_folder: Path | None,
+        config: TrainConfig,
+        local_rank: int = 0,
+        pictures: PictureSource | None = None,
     ) -> None:
+        """pictures: those of the questions; None, or a source without any: the model is loaded without its eyes"""
         from peft import PeftModel
 
         facts = current_device(local_rank)
         dtype = choose_dtype(config.precision, facts)
         base = load_base_model(model_folder, dtype, facts.device, config.quantization)
+        self._pictures = None
+        if pictures is not None and len(pictures.pictures):
+            self._pictures, self._shown = pictures, format_of(model_folder)
+            give_eyes(base, model_folder, dtype)
+        elif adapter_folder is not None:
+            give_eyes_if_trained(base, model_folder, adapter_folder, dtype)
         adapted = base if adapter_folder is None else PeftModel.from_pretrained(base, str(adapter_folder))
         self.model = adapted.eval()
         self.tokenizer = load_tokenizer(model_folder)
@@ -105,11 +128,13 @@ class Predictor:
         for row, question in enumerate(batch):
             ids[row, longest - len(question.prompt) :] = torch.tensor(question.prompt, device=self.device)
             mask[row, longest - len(question.prompt) :] = 1
+        seen = self._seen(batch, longest, ids)
         stops = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
         end = self.tokenizer(self._end, add_special_tokens=False)["input_ids"]
         output = self.model.generate(
             input_ids=ids,
             attention_mask=mask,
+            **seen,
             max_new_tokens=max_new_tokens,
             do_sample=False,
             top_k=None,
@@ -123,6 +148,19 @@ class Predictor:
             Prediction(self._text(question.prompt), self._text(question.reference), self._text(new))
             for question, new in zip(batch, output[:, longest:].tolist(), strict=True)
         ]
+
+    def _seen(self, batch: Sequence[Question], longest: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """What the model is given besides tokens, for questions with pictures."""
+        pictures = [identity for question in batch for identity in question.pictures]
+        if not pictures or self._pictures is None:
+            return {}
+        types, count = torch.zeros_like(ids), self.model.config.mm_tokens_per_image
+        for row, question in enumerate(batch):
+            for start in question.picture_starts:
+                begin = longest - len(question.prompt) + start
+                types[row, begin : begin + count] = 1
+        pixels = torch.from_numpy(self._pictures.pixels(np.array(pictures, np.int64))).to(self.device)
+        return {"token_type_ids": types, "pixel_values": normalised(pixels, self._shown).to(self.model.dtype)}
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -186,7 +186,12 @@ def load_adapter(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     tensors: dict[str, Tensor] = load_file(folder / ADAPTER_FILE)
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(tensors[name.replace(".default.", ".")])
+            parameter.copy_(tensors[saved_name(name)])
+
+
+def saved_name(name: str) -> str:
+    """What peft calls a trained parameter in an adapter's file, by its name in the peft model."""
+    return name.replace(".modules_to_save.default.", ".").replace(".default.", ".")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -74,13 +74,20 @@ def masks_of_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> int
     SDPA takes such a document in blocks of queries, and keeps each block's mask in the computation's dtype.
     """
     document, window = work.document, shape.window
-    if document <= window or device == "cuda" or _attends_in_blocks(work, device):
+    if document <= window or device == "cuda" or _attends_in_blocks(work, device) or work.pictures != "none":
         return 0
     seen = 0
     for start in range(0, document, window):
         end = min(start + window, document)
         seen += (end - start) * (end - max(0, start - window + 1))
     return int(seen * work.bytes_per_value * work.tokens / document)
+
+
+def picture_masks_of_layer(work: Workload, device: DeviceKind) -> int:
+    """Bytes of the masks that any layer keeps of rows with pictures, where SDPA gets one for each document."""
+    if work.pictures == "none" or device == "cuda" or _attends_in_blocks(work, device):
+        return 0
+    return work.document * work.tokens * work.bytes_per_value
 
 
 def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
@@ -103,6 +110,13 @@ def kept_outside_layers(shape: ModelShape, work: Workload) -> float:
     rotary = 2 * 2 * shape.head_dim * b  # cosine and sine for sliding and global layers
     tokens = 2 * INDEX + 1  # tokens and positions in int64, and a bool: supervised
     return final_norm + loss + rotary + tokens
+
+
+def kept_of_pictures(shape: ModelShape, work: Workload) -> int:
+    """Bytes per token of rows with pictures, if all tokens are theirs: features, projected ones, and their copy."""
+    if shape.vision is None or work.pictures == "none":
+        return 0
+    return (shape.vision.hidden + 2 * shape.hidden) * work.bytes_per_value
 
 
 def spared_by_frozen_input(shape: ModelShape, work: Workload) -> int:

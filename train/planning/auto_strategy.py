@@ -221,8 +221,13 @@ def changes_for(config: TrainConfig, choice: Choice) -> Changes:
     return found
 
 
-def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: DeviceKind = "cuda") -> Workload:
-    """One rank's work by a configuration. All tokens are supervised: the worst case."""
+def workload_of(
+    config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: DeviceKind = "cuda", pictures: bool = False
+) -> Workload:
+    """One rank's work by a configuration. All tokens are supervised: the worst case.
+
+    pictures: whether rows hold some
+    """
     return Workload(
         length=config.data.max_length,
         micro=config.batch.micro
@@ -237,6 +242,7 @@ def workload_of(config: TrainConfig, dtype: Literal["bf16", "fp32"], kind: Devic
         chunk_rows=config.loss_chunk,
         compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
         fused=kind == "cuda" and liger_is_installed(),
+        pictures="none" if not pictures else "kept" if config.vision.cache == "auto" else "anew",
     )
 
 

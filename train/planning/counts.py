@@ -54,13 +54,17 @@ def vision_parameters(shape: ModelShape) -> int:
     """Weights of the vision tower and its projector; 0 for text-only checkpoints."""
     if shape.vision is None:
         return 0
-    return _tower(shape.vision) + shape.vision.hidden * shape.hidden + shape.vision.hidden
+    return tower_parameters(shape.vision) + projector_parameters(shape)
 
 
-def _tower(vision: VisionShape) -> int:
+def projector_parameters(shape: ModelShape) -> int:
+    """Weights between a vision tower and the decoder; 0 for text-only checkpoints."""
+    return 0 if shape.vision is None else shape.vision.hidden * shape.hidden + shape.vision.hidden
+
+
+def tower_parameters(vision: VisionShape) -> int:
     hidden, inner = vision.hidden, vision.inner
-    patches = (vision.image_pixels // vision.patch_pixels) ** 2
-    embeddings = 3 * vision.patch_pixels**2 * hidden + hidden + patches * hidden
+    embeddings = 3 * vision.patch_pixels**2 * hidden + hidden + vision.patches * hidden
     attention, norms = 4 * (hidden * hidden + hidden), 2 * 2 * hidden
     mlp = hidden * inner + inner + inner * hidden + hidden
     return embeddings + vision.layers * (attention + norms + mlp) + 2 * hidden

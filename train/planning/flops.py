@@ -36,9 +36,12 @@ class FlopCounter:
     adapters: int
     checkpointing: Checkpointing = "off"
 
-    def count(self, document_lengths: Sequence[int], supervised_tokens: int) -> Flops:
-        """The FLOPs of one forward and backward over these documents. supervised_tokens: tokens that are scored"""
-        tokens, attention = sum(document_lengths), attention_forward(self.shape, document_lengths)
+    def count(self, document_lengths: Sequence[int], supervised_tokens: int, pictures: int = 0) -> Flops:
+        """The FLOPs of one forward and backward over these documents, without the vision tower's.
+
+        supervised_tokens: tokens that are scored; pictures: whose soft tokens are in the documents
+        """
+        tokens, attention = sum(document_lengths), attention_forward(self.shape, document_lengths, pictures)
         layers = self.products(tokens)
         head = 4 * embedding(self.shape) * supervised_tokens
         recomputed = 0.0
@@ -53,6 +56,15 @@ class FlopCounter:
         head = 4 * embedding(self.shape)
         return Cost(self.products(1), head, pair * self.shape.sliding_layers, pair * full, self.shape.window)
 
+    def tower(self, pictures: int) -> float:
+        """The FLOPs of the vision tower's forward over so many pictures."""
+        vision = self.shape.vision
+        if vision is None:
+            return 0.0
+        weights = vision.layers * (4 * vision.hidden**2 + 2 * vision.hidden * vision.inner)
+        weights += 3 * vision.patch_pixels**2 * vision.hidden
+        return pictures * (2 * weights * vision.patches + 4 * vision.layers * vision.hidden * vision.patches**2)
+
     def products(self, tokens: int) -> float:
         """The FLOPs of the decoder layers' products: 4 a token and frozen weight (forward, gradient to the input), 6 a
         token and weight of LoRA."""
@@ -66,9 +78,13 @@ def visible_pairs(document: int, window: int | None) -> int:
     return window * (window + 1) // 2 + (document - window) * window
 
 
-def attention_forward(shape: ModelShape, document_lengths: Sequence[int]) -> float:
-    """The FLOPs of scores and weighted sums in all layers: 4 for each pair and each value of a query."""
+def attention_forward(shape: ModelShape, document_lengths: Sequence[int], pictures: int = 0) -> float:
+    """The FLOPs of scores and weighted sums in all layers: 4 for each pair and each value of a query.
+
+    pictures: their soft tokens see later ones of the same picture too
+    """
     windowed = sum(visible_pairs(int(length), shape.window) for length in document_lengths)
     causal = sum(visible_pairs(int(length), None) for length in document_lengths)
     full = shape.layers - shape.sliding_layers
-    return 4 * shape.queries * (shape.sliding_layers * windowed + full * causal)
+    later = 0 if shape.vision is None else pictures * visible_pairs(shape.vision.soft_tokens - 1, None)
+    return 4 * shape.queries * (shape.sliding_layers * windowed + full * causal + shape.layers * later)

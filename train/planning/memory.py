@@ -17,6 +17,8 @@ from .counts import (
     lora_layer,
     lora_parameters,
     projections,
+    projector_parameters,
+    tower_parameters,
 )
 from .mixed_bits import eight_bit_projections
 from .options import DeviceKind, Sharing, Workload
@@ -95,7 +97,7 @@ def _of_rank(
     logits = logits_bytes(shape, work, device)
     fixed, slack = (CUDA_RUNTIME, CUDA_SLACK) if device == "cuda" else (CPU_RUNTIME, CPU_SLACK)
     return MemoryParts(
-        weights=_share(weights, ranks if sharing.divides_weights else 1),
+        weights=_share(weights, ranks if sharing.divides_weights else 1) + sight_bytes(shape, work),
         adapters=_share(trained, ranks if sharing.divides_weights else 1),
         gradients=_share(trained, ranks if sharing.divides_gradients else 1),
         optimizer=_share(optimizer_bytes(shape, work, sharing), ranks if sharing.divides_optimizer else 1),
@@ -119,6 +121,20 @@ def layer_bytes(shape: ModelShape, work: Workload) -> int:
     """Bytes of one decoder layer's frozen weights, as they are stored."""
     norms = layer_parameters(shape) - layer_linear(shape)
     return _linear_bytes(shape, work) // shape.layers + norms * work.bytes_per_value
+
+
+def sight_bytes(shape: ModelShape, work: Workload) -> int:
+    """Bytes of the projector, and of a vision tower at work; both whole on every rank, and never quantised.
+
+    A tower whose features are kept is gone before the first step. It works on one picture without gradients: beside
+    a layer's states it holds the widest results of attention or of the MLP.
+    """
+    if shape.vision is None or work.pictures == "none":
+        return 0
+    vision, held = shape.vision, projector_parameters(shape)
+    if work.pictures == "anew":
+        held += tower_parameters(vision) + vision.patches * (3 * vision.hidden + 2 * vision.inner)
+    return held * work.bytes_per_value
 
 
 def _linear_bytes(shape: ModelShape, work: Workload) -> int:
@@ -152,6 +168,7 @@ def activation_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device
         layers = shape.layers * activations.kept_by_layer_full(shape, work) * work.tokens
     if sharing.checkpointing != "off" and not sharing.divides_weights:
         layers += shape.layers * activations.adapter_copies_of_layer(shape, work)  # for the whole pass
+    layers += activations.kept_of_pictures(shape, work) * work.tokens
     return int(layers + activations.kept_outside_layers(shape, work) * work.tokens)
 
 
@@ -184,7 +201,8 @@ def _layers_kept_whole(
         return layers * (kept + activations.adapter_copies_of_layer(shape, work))
     masks = activations.masks_of_layer(shape, work, device)
     tokens = activations.kept_by_layer(shape, work, device) * work.tokens
-    return layers * (tokens + activations.small_weights_of_layer(shape, work)) + sliding * masks
+    each = tokens + activations.small_weights_of_layer(shape, work) + activations.picture_masks_of_layer(work, device)
+    return layers * each + sliding * masks
 
 
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:

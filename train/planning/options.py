@@ -11,6 +11,7 @@ Quantization = Literal["none", "int8", "int4"]
 Checkpointing = Literal["off", "selective", "full"]
 Dtype = Literal["bf16", "fp32"]
 DeviceKind = Literal["cuda", "cpu"]
+Pictures = Literal["none", "kept", "anew"]
 SharingName = Literal["ddp", "fsdp2", "zero1", "zero2", "zero3"]
 
 CHECKPOINTING: tuple[Checkpointing, ...] = ("off", "selective", "full")
@@ -28,6 +29,7 @@ class Workload:
     compiled:       the strategies under which layers are compiled
     chunk_rows:     positions whose logits exist at once; None: the plan chooses
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
+    pictures:       whether rows hold pictures: their features are kept, or the vision tower makes them in each step
     """
 
     length: int = 1024
@@ -43,6 +45,7 @@ class Workload:
     compiled: tuple[SharingName, ...] = ()
     fused: bool = False
     chunk_rows: int | None = None
+    pictures: Pictures = "none"
 
     @property
     def document(self) -> int:

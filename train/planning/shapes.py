@@ -22,13 +22,19 @@ LEFT_OUT = {
 
 @dataclass(frozen=True)
 class VisionShape:
-    """The SigLIP tower of a multimodal checkpoint. Training on text does not use it."""
+    """The SigLIP tower of a multimodal checkpoint. Training on text does not use it. soft_tokens: of a picture"""
 
     layers: int = 27
     hidden: int = 1152
     inner: int = 4304
     image_pixels: int = 896
     patch_pixels: int = 14
+    soft_tokens: int = 256
+
+    @property
+    def patches(self) -> int:
+        """Of one picture."""
+        return (self.image_pixels // self.patch_pixels) ** 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def shape_of_config(config: Mapping[str, Any], name: str) -> ModelShape:
             window=int(text["sliding_window"]),
             sliding_layers=kinds.count(SLIDING) if kinds else layers - layers // _pattern(text),
             vocabulary=int(text["vocab_size"]),
-            vision=_vision(config["vision_config"]) if "vision_config" in config else None,
+            vision=_vision(config) if "vision_config" in config else None,
             tied=bool(config.get("tie_word_embeddings", True)),
         )
     except KeyError as error:
@@ -125,12 +131,13 @@ def _pattern(text: Mapping[str, Any]) -> int:
     return int(text.get("sliding_window_pattern") or text.get("_sliding_window_pattern") or SLIDING_PATTERN)
 
 
-def _vision(config: Mapping[str, Any]) -> VisionShape:
-    default = VisionShape()
+def _vision(multimodal: Mapping[str, Any]) -> VisionShape:
+    config, default = multimodal["vision_config"], VisionShape()
     return VisionShape(
         layers=int(config.get("num_hidden_layers", default.layers)),
         hidden=int(config.get("hidden_size", default.hidden)),
         inner=int(config.get("intermediate_size", default.inner)),
         image_pixels=int(config.get("image_size", default.image_pixels)),
         patch_pixels=int(config.get("patch_size", default.patch_pixels)),
+        soft_tokens=int(multimodal.get("mm_tokens_per_image", default.soft_tokens)),
     )

@@ -114,6 +114,10 @@ class StepRecord(Record):
         "FLOP", "FLOPs that LoRA needs for these documents, without recomputation and padding.", suites=True
     )
     recomputed_flops: float = measured("FLOP", "FLOPs that activation checkpointing adds.", suites=True)
+    pictures: int = measured("pictures", "Pictures in the step's rows.", default=0, suites=True)
+    tower_flops: float = measured(
+        "FLOP", "FLOPs of the vision tower in the step: none for pictures whose features are kept.", default=0.0
+    )
     rated_flops_per_second: float | None = measured(
         "FLOP/s", "What one rank's device can compute by its data sheet; null where there is none."
     )
@@ -150,6 +154,13 @@ class StepRecord(Record):
         over_run="median",
         curve=True,
         suites=True,
+    )
+    pictures_per_second: float = derived(
+        "pictures/s",
+        "Pictures per second over all ranks.",
+        lambda step: step.pictures / step.step_seconds,
+        over_run="median",
+        curve=True,
     )
     flops_per_second_per_rank: float = derived(
         "FLOP/s",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,14 @@ from torch import Tensor
 from ..model.gemma import TrainableModel
 
 StateDict = dict[str, Tensor]
+
+
+def digest_of(tensors: StateDict) -> bytes:
+    """A digest of every bit of the tensors, which lie on the CPU."""
+    digest = hashlib.blake2b(digest_size=16)
+    for tensor in tensors.values():
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.digest()
 
 
 def by_parameter(optimizer: StateDict) -> dict[str, StateDict]:

@@ -36,12 +36,16 @@ class DdpStrategy:
         return load_base_model(folder, dtype, device, self._quantization)
 
     def setup(self, model: TrainableModel) -> TrainableModel:
-        self._parameters = model.adapter_parameters()
-        if self.world_size > 1:
-            for parameter in self._parameters.values():
-                dist.broadcast(parameter.data, src=0)
-        self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
+        self.hold(model.adapter_parameters())
         return model
+
+    def hold(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Takes over the parameters to train, by their names. They are whole on every rank, and become equal."""
+        self._parameters = parameters
+        if self.world_size > 1:
+            for parameter in parameters.values():
+                dist.broadcast(parameter.data, src=0)
+        self._optimizer = build_optimizer(list(parameters.values()), self._optim_config)
 
     def passes(self, own: int) -> int:
         return own  # a pass needs no other rank

@@ -30,6 +30,7 @@ from .base import StateDict, by_parameter
 from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer, optimizer_step
 from .quantised_shares import ShareFiller
+from .whole import WholeParameters
 
 DIVIDES_BYTES = (2, 13)  # the first torch whose `fully_shard` takes parameters that are no floating-point numbers
 
@@ -74,6 +75,7 @@ class Fsdp2Strategy:
         base.lm_head.weight = root.embed_tokens.weight
         self._parameters = {name: p for name, p in model.adapter_parameters().items() if isinstance(p, DTensor)}
         self._optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
+        self._whole = WholeParameters(model, self._optim_config)
         return dataclasses.replace(
             model, criterion=_GatheredHead(root.embed_tokens, model.criterion), device=self._device, copies=None
         )
@@ -127,33 +129,37 @@ class Fsdp2Strategy:
         loss.backward()
 
     def reduce_gradients(self) -> None:
-        """Does nothing: the last backward has reduced them."""
+        """Reduces those of whole parameters only: the last backward has reduced the others."""
+        self._whole.reduce_gradients()
 
     def clip(self, max_norm: float) -> float:
         gradients = [_local(p.grad) for p in self._parameters.values() if p.grad is not None]
         squares = torch.stack([g.float().square().sum() for g in gradients]).double().sum()
-        norm = float(sum_scalar(squares, self._device) ** 0.5)
+        norm = float((sum_scalar(squares, self._device) + self._whole.squares()) ** 0.5)
         if 0 < max_norm < norm:
             torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+            self._whole.scale(max_norm / (norm + 1e-6))
         return norm
 
     def step(self, learning_rate: float) -> None:
         optimizer_step(self._optimizer, learning_rate)
+        self._whole.step(learning_rate)
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
         return sum_over_ranks(values, self._device)
 
     def gather_adapter(self) -> StateDict:
-        return {name: self._full(p) for name, p in self._parameters.items()}
+        return {name: self._full(p) for name, p in self._parameters.items()} | self._whole.gather_adapter()
 
     def gather_optimizer(self) -> StateDict:
         return {
             f"{name}.{field}": self._full(value) if isinstance(value, DTensor) else torch.as_tensor(value).cpu().clone()
             for name, parameter in self._parameters.items()
             for field, value in self._optimizer.state.get(parameter, {}).items()
-        }
+        } | self._whole.gather_optimizer()
 
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        self._whole.restore(adapter, optimizer)
         for module in _groups(self._root):
             module.reshard()  # an evaluation may leave gathered copies
         states = by_parameter(optimizer)

@@ -36,8 +36,8 @@ TERMS = "https://ai.google.dev/gemma/terms"
 @dataclass(frozen=True)
 class CardFacts:
     """folder: the published one, complete but for the card; base: what the person called the base model
-    facts: `data`, `format`, `chat_template`, `data_report`, `ranks`, `device`, `tokens_per_second`, `state`; any may be
-    missing
+    facts: `data`, `format`, `chat_template`, `data_report`, `pictures` (their number), `ranks`, `device`,
+    `tokens_per_second`, `state`; any may be missing
     chosen: the checkpoint that is published, and why; None: not known
     prompts: how the data write prompts; None: not known
     """
@@ -64,6 +64,7 @@ def model_card(card: CardFacts) -> str:
             _format(card.facts),
             (card.folder / MERGED_FOLDER).is_dir(),
             card.prompts.ending if card.prompts else "",
+            bool(card.facts.get("pictures")),
         ),
         "## Data\n\n" + _data(card, train),
         "## Losses\n\n![training and evaluation loss](loss.svg)\n\n" + _losses(state, card.chosen),
@@ -90,7 +91,8 @@ def _front_matter(card: CardFacts) -> str:
     """What the hub reads; and `prompts`, by which `gemfleet ask` writes a question as the training did."""
     reference = base_reference(card.base)
     content: dict[str, Any] = {"base_model": reference} if is_hub_id(reference) else {}
-    content |= {"library_name": "peft", "license": "gemma", "pipeline_tag": "text-generation"}
+    content |= {"library_name": "peft", "license": "gemma"}
+    content["pipeline_tag"] = "image-text-to-text" if card.facts.get("pictures") else "text-generation"
     content["tags"] = ["gemma3", "lora", "sft", "gemfleet"]
     content |= {"prompts": asdict(card.prompts)} if card.prompts else {}
     return f"---\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True)}---"

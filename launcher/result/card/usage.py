@@ -6,6 +6,7 @@ import json
 
 from gemfleet.launcher.result.public_names import DEMO_ORIGIN, base_reference, is_hub_id, is_local
 
+ABOUT_A_PICTURE = "What does the picture show?"
 QUESTION = "What can you tell me about the sea?"
 FORMATS = {
     "chat": "Trained on chats, which the tokenizer's chat template writes.",
@@ -17,13 +18,16 @@ FORMATS = {
 }
 
 
-def usage(base: str, row_format: str, merged: bool, ending: str = "") -> str:
+def usage(base: str, row_format: str, merged: bool, ending: str = "", sees: bool = False) -> str:
     """Code to run in the card's folder, and a note on the format of a prompt.
 
     base: what the person called the base model; row_format: of a prompt, a key of `FORMATS`; empty where it is unknown
     merged: whether the result has a merged model; ending: white space that ends the prompts of the data
+    sees: whether it was trained with pictures
     """
-    code = [*_imports(base, merged), "", *_loading(base, merged), "", *_answering(row_format, ending)]
+    answering = _answering_about_a_picture() if sees else _answering(row_format, ending)
+    code = [*_imports(base, merged), "", *_loading(base, merged), "", *answering]
+    code = [_for_pictures(line) for line in code] if sees else code
     notes = [FORMATS[row_format]] if row_format in FORMATS else []
     if base == "demo" and not merged:
         notes.append(
@@ -34,6 +38,29 @@ def usage(base: str, row_format: str, merged: bool, ending: str = "") -> str:
     if merged:
         notes.append("`merged/` holds the base with the adapter added; this folder itself is the adapter, for peft.")
     return "\n".join(["```python", *code, "```", *(f"\n{note}" for note in notes)])
+
+
+def _for_pictures(line: str) -> str:
+    """A line of the code for text, with the classes that see in place of theirs."""
+    seeing = {"AutoModelForCausalLM": "AutoModelForImageTextToText", "AutoTokenizer": "AutoProcessor"}
+    for text, ours in seeing.items():
+        line = line.replace(text, ours)
+    return line.replace("tokenizer", "processor")
+
+
+def _answering_about_a_picture() -> list[str]:
+    """Lines that ask about a picture by the processor's chat template, and print the answer."""
+    return [
+        'picture = "picture.png"  # a file or an address',
+        f'content = [{{"type": "image", "url": picture}}, {{"type": "text", "text": "{ABOUT_A_PICTURE}"}}]',
+        "inputs = tokenizer.apply_chat_template(",
+        '    [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,',
+        '    return_tensors="pt",',
+        ")",
+        'inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)',
+        "output = model.generate(**inputs, max_new_tokens=128)",
+        'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
+    ]
 
 
 def _imports(base: str, merged: bool) -> list[str]:

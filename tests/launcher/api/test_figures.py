@@ -26,6 +26,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 RECORDS = {"step": a_step().to_dict(), "eval": an_evaluation().to_dict()}
 RUN = "figures-1"
 UNITS = {"", "1", "s", "steps", "epochs", "ranks", "examples", "tokens", "tokens/s", "bytes", "FLOP", "FLOP/s"}
+UNITS |= {"pictures", "pictures/s"}
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from gemfleet.launcher.result.tokenizer_files import copy_companions, generation_config
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
-from support.tiny_multimodal import save_tiny_multimodal
+from PIL import Image
+from support.tiny_multimodal import TOKENS, save_tiny_multimodal, save_tiny_processor
 from support.tiny_result import tiny_base, tiny_result
 from support.tiny_tokenizer import tiny_tokenizer
 from transformers import AutoTokenizer
@@ -82,6 +83,21 @@ def test_a_merged_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multimo
     names = run_card(output, monkeypatch)
     assert names["model"].generation_config.eos_token_id == [1, END_OF_TURN]
     assert (output / "merged" / "chat_template.jinja").read_text() == CHAT_TEMPLATE
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_result_that_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: bool) -> None:
+    model = save_tiny_multimodal(tmp_path / "mine")
+    save_tiny_processor(model)
+    formats = ["merged"] if merged else []
+    output = tiny_result(tmp_path / "run", model, str(model), "messages", pictures=3, formats=formats)
+    assert "pipeline_tag: image-text-to-text\n" in (output / "README.md").read_text()
+    if not merged:
+        (output / "mine").symlink_to(model)
+    Image.new("RGB", (50, 40), (200, 30, 30)).save(output / "picture.png")
+    names = run_card(output, monkeypatch)
+    assert names["inputs"]["token_type_ids"].sum() == TOKENS
+    assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
 
 
 def test_a_merged_multimodal_model_has_its_processor(tmp_path: Path) -> None:

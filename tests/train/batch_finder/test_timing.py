@@ -11,10 +11,13 @@ from gemfleet.train.batch_finder.probes.probe import Probe
 from gemfleet.train.batch_finder.setting import RankPlace, probe_tasks
 from gemfleet.train.batch_finder.typical import TIMED_PASSES, typical_passes, typical_steps
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.sections.vision import VisionConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.local.source import LocalBlockSource
+from support.picture_steps import SOFT_TOKENS, examples_with_pictures
 from support.reference_step import examples
 from support.tiny_model import save_tiny_gemma3
+from support.tiny_multimodal import save_tiny_multimodal
 
 CONFIG = TrainConfig.model_validate(
     {
@@ -38,10 +41,10 @@ def test_the_steps_are_those_of_the_rank_that_all_wait_for() -> None:
     shares = [source().step(0, 0, rank).rows for rank in range(2)]
     slowest = max(shares, key=lambda rows: len(rows.tokens))
     (rows,) = steps
-    assert [[tokens for tokens, _ in row] for row in rows] == [
+    assert [[tokens for tokens, *_ in row] for row in rows] == [
         lengths.tolist() for lengths in np.split(slowest.document_lengths, np.cumsum(slowest.row_documents)[:-1])
     ]
-    assert sum(supervised for row in rows for _, supervised in row) == slowest.supervised_tokens
+    assert sum(supervised for row in rows for _, supervised, _ in row) == slowest.supervised_tokens
 
 
 @pytest.mark.parametrize("micro", [1, 2, 3])
@@ -76,6 +79,21 @@ def test_a_trial_times_those_and_measures_full_rows(tmp_path: Path, monkeypatch:
     text = sum(len(batch.tokens) for batch in timed)
     assert text < len(timed) * 2 * 40
     assert seconds == pytest.approx(len(timed) * 2 * 40 / text)  # of as much text as two full rows hold
+
+
+@pytest.mark.parametrize("cache", ["auto", "off"])
+def test_rows_of_a_trial_hold_pictures_where_the_runs_rows_do(tmp_path: Path, cache: str) -> None:
+    config = CONFIG.model_copy(update={"vision": VisionConfig.model_validate({"cache": cache})}).with_micro(1)
+    block = examples_with_pictures()
+    mine = LocalBlockSource(block, {}, global_batch=6, max_length=40, seed=1, world_size=1)
+    steps = typical_steps(mine, config, 1)
+    timed = typical_passes(steps, 9, vocabulary=512, soft_tokens=SOFT_TOKENS)
+    assert sum(len(part.pictures) for part in timed) == len(block.pictures)
+    probe = Probe(config, save_tiny_multimodal(tmp_path / "model"), 0, steps)
+    worst = probe._worst_rows(2)
+    assert len(worst.pictures) == 2 * max(len(row.pictures) for row in mine.step(0, 0, 0).rows.micro_batches(1)) > 0
+    probe.measure(2)
+    assert (probe._model.take_pictures_seen() > 0) == (cache == "off")
 
 
 def test_the_steps_reach_a_probe_process() -> None:

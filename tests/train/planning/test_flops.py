@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,16 @@ from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.interfaces import PackedRows
 from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
-from gemfleet.train.planning import SIZES, ModelShape, Workload
+from gemfleet.train.model.resolve import read_model_config
+from gemfleet.train.model.vision.tower import load_tower
+from gemfleet.train.planning import SIZES, ModelShape, Workload, shape_of_config
 from gemfleet.train.planning.counts import lora_parameters
 from gemfleet.train.planning.flops import FlopCounter, attention_forward, visible_pairs
+from gemfleet.train.planning.shapes import VisionShape
 from gemfleet.train.planning.speed import lora_flops_per_token
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.tiny_multimodal import SIDE, save_tiny_multimodal
 from torch.utils.flop_counter import FlopCounterMode, addmm_flop
 from transformers import Gemma3ForCausalLM
 
@@ -88,6 +93,20 @@ def test_attention_counts_the_pairs_that_a_mask_shows(lengths: list[int], window
     pairs = shape.sliding_layers * int(windowed.sum()) + (shape.layers - shape.sliding_layers) * int(seen.sum())
     # Two products (scores, weighted sum), two FLOPs each, for every value of every query head.
     assert attention_forward(shape, lengths) == 2 * 2 * shape.queries * pairs
+    seeing = replace(shape, vision=VisionShape(soft_tokens=5))
+    later = 2 * shape.layers * (5 * 4 // 2)  # of two pictures, whose tokens see the later ones too
+    assert attention_forward(seeing, lengths, pictures=2) == 2 * 2 * shape.queries * (pairs + later)
+
+
+def test_the_towers_flops_are_those_that_torch_counts(tmp_path: Path) -> None:
+    folder = save_tiny_multimodal(tmp_path)
+    shape = shape_of_config(read_model_config(folder), "tiny")
+    tower = load_tower(folder, torch.float32, torch.device("cpu"))
+    tower.model.set_attn_implementation("eager")  # torch counts no SDPA on a CPU
+    with FlopCounterMode(display=False) as counter:
+        for pixels in torch.zeros(3, 3, SIDE, SIDE, dtype=torch.uint8):
+            tower(pixels)
+    assert FlopCounter(shape, 0).tower(3) == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
 def test_a_document_alone_sees_itself() -> None:

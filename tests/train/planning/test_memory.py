@@ -11,7 +11,7 @@ from gemfleet.train.planning.activations import (
     kept_by_layer_compiled,
     kept_by_layer_selective,
 )
-from gemfleet.train.planning.memory import activation_bytes, weight_bytes
+from gemfleet.train.planning.memory import activation_bytes, sight_bytes, weight_bytes
 from gemfleet.train.planning.options import CHECKPOINTING, Checkpointing, DeviceKind, SharingName
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,6 +26,7 @@ works = st.builds(
     lora_rank=st.sampled_from([1, 8, 16, 64]),
     dtype=st.sampled_from(["bf16", "fp32"]),
     quantization=st.sampled_from(["none", "int8", "int4"]),
+    pictures=st.sampled_from(["none", "kept", "anew"]),
 )
 shapes = st.sampled_from(list(SIZES.values()))
 sharings = st.builds(Sharing, st.sampled_from(NAMES), st.sampled_from(CHECKPOINTING), st.booleans())
@@ -105,6 +106,15 @@ def test_checkpointing_keeps_less(shape: ModelShape, work: Workload, device: Dev
 def test_fewer_bits_take_less(size: str) -> None:
     bits = [weight_bytes(SIZES[size], Workload(quantization=q)) for q in ("none", "int8", "int4")]
     assert bits == sorted(bits, reverse=True)
+
+
+def test_a_tower_takes_memory_where_it_runs_in_each_step() -> None:
+    """417 M weights in bf16 and the states of 4,096 patches; the projector is small, and text has neither."""
+    anew, kept, text = (sight_bytes(SIZES["4b"], Workload(pictures=p)) for p in ("anew", "kept", "none"))
+    assert text == sight_bytes(SIZES["1b"], Workload(pictures="anew")) == 0
+    assert kept == 2 * (1152 * 2560 + 1152)
+    assert (anew - kept) / 2**30 == pytest.approx(0.78 + 0.1, abs=0.02)
+    assert sight_bytes(SIZES["4b"], Workload(pictures="anew", quantization="int4")) == anew
 
 
 @pytest.mark.parametrize(("size", "gib"), [("270m", 0.5), ("1b", 1.9), ("4b", 7.2), ("12b", 21.9), ("27b", 50.3)])

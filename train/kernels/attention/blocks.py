@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .reach import sees
+
 BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 tokens
 
 
@@ -24,7 +26,8 @@ BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 toke
 class Block:
     """Queries begin..end of a pass, and the keys first..last that they read; `window` as in `block_attention`.
 
-    The last query is the token of the last key, as keys may begin earlier than queries.
+    Keys may begin earlier than queries: the last query is the token of the key `last - 1`, unless `reach` is given.
+    reach: of these queries, where some see later keys; None: none does
     """
 
     begin: int
@@ -32,9 +35,14 @@ class Block:
     first: int
     last: int
     window: int | None
+    reach: Tensor | None = None
 
     def hide(self, scores: Tensor) -> Tensor:
         """Sets scores [heads, queries, keys] to -inf where a query may not see a key, in place."""
+        if self.reach is not None:
+            rows = torch.arange(self.begin, self.end, device=scores.device)
+            columns = torch.arange(self.first, self.last, device=scores.device)
+            return scores.masked_fill_(~sees(rows[:, None], columns, self.reach[:, None], self.window), -torch.inf)
         queries, keys = self.end - self.begin, self.last - self.first
         diagonal = scores[:, :, keys - queries :]
         diagonal.masked_fill_(_later(queries, scores.device), -torch.inf)
@@ -47,36 +55,52 @@ class Block:
 
 
 def block_attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: tuple[int, ...],
+    scale: float,
+    window: int | None,
+    reach: Tensor | None = None,
 ) -> Tensor:
     """Attention inside each document. query: [heads, T, d]; key, value: [kv heads, T, d]; returns [heads, T, d].
 
     lengths: tokens of each document, in order; window: the keys that a query sees, its own included; None: all
     Keys may be more than queries: those of the first document that come before its first query.
+    reach: see `Packing`; then there are as many keys as queries
     """
-    output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window)
+    output: Tensor = torch.ops.gemfleet.block_attention(query, key, value, lengths, scale, window, reach)
     return output
 
 
-def blocks_of(lengths: Sequence[int], window: int | None, earlier: int) -> Iterator[Block]:
+def blocks_of(
+    lengths: Sequence[int], window: int | None, earlier: int = 0, reach: Tensor | None = None
+) -> Iterator[Block]:
     """The blocks of all queries, document by document. earlier: keys before the first query"""
     start = first_key = 0
     for length in lengths:
         for begin in range(start, start + length, BLOCK_QUERIES):
             end = min(begin + BLOCK_QUERIES, start + length)
             first = first_key if window is None else max(first_key, earlier + begin - window + 1)
-            yield Block(begin, end, first, earlier + end, window)
+            own = None if reach is None else reach[begin:end]
+            yield Block(begin, end, first, earlier + end if own is None else int(own.max()), window, own)
         start += length
         first_key = earlier + start
 
 
 def _attend(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scale: float, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scale: float,
+    window: int | None,
+    reach: Tensor | None = None,
 ) -> Tensor:
     heads, tokens, width = query.shape
     # In memory it is [T, heads, d], as the next layer reads it.
     output = query.new_empty(tokens, heads, width).transpose(0, 1)
-    for block in blocks_of(lengths, window, key.shape[1] - tokens):
+    for block in blocks_of(lengths, window, key.shape[1] - tokens, reach):
         seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
         for head, group in _groups(heads, key.shape[0]):
             weights = _weights(query[group, ours], key[head, seen], scale, block)
@@ -98,13 +122,13 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         gradient = upstream[0]
         query, key, value, output = ctx.saved_tensors
-        lengths, scale, window = ctx.parts
+        lengths, scale, window, reach = ctx.parts
         heads, tokens, width = query.shape
         query_gradient = query.new_empty(tokens, heads, width).transpose(0, 1)
         key_gradient = torch.zeros_like(key, dtype=torch.float32)
         value_gradient = torch.zeros_like(value, dtype=torch.float32)
         shifts = (gradient * output).sum(-1, dtype=torch.float32)
-        for block in blocks_of(lengths, window, key.shape[1] - tokens):
+        for block in blocks_of(lengths, window, key.shape[1] - tokens, reach):
             seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
             for head, group in _groups(heads, key.shape[0]):
                 weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
@@ -115,14 +139,15 @@ class _Differentiable(torch.autograd.Function):
                 inner = weights.mul_(away).mul_(scale).to(query.dtype)
                 query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
                 key_gradient[head, seen] += inner.T @ query[group, ours].reshape(-1, width)
-        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None
+        return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None, None
 
 
 # One operator, so that recomputation can keep its result like that of any other attention. `torch.library.custom_op`
 # would do the same, but import torch's compiler at the first call, which costs every process a second or two.
 _LIBRARY = torch.library.Library("gemfleet", "DEF")
 _LIBRARY.define(
-    "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window) -> Tensor"
+    "block_attention(Tensor query, Tensor key, Tensor value, int[] lengths, float scale, int? window, Tensor? reach)"
+    " -> Tensor"
 )
 _LIBRARY.impl("block_attention", _attend, "CPU")
 _LIBRARY.impl("block_attention", _Differentiable.apply, "AutogradCPU")

@@ -1,8 +1,8 @@
-"""Packed attention by torch's flex attention, for GPUs whose torch has no variable-length kernel.
+"""Packed attention by torch's flex attention, for GPUs whose torch has no variable-length kernel, and for pictures.
 
-The mask is a rule: same document, not later, inside the window. From it torch derives the blocks of 128 by 128 scores
-that it can skip. Each pass makes one mask for each kind of layer. On a GPU the kernel is compiled. On a CPU, which
-only tests use, it is interpreted and writes out all scores.
+The mask is a rule: same document, not later (or of the same picture), inside the window. From it torch derives the
+blocks of 128 by 128 scores that it can skip. Each pass makes one mask for each kind of layer. On a GPU the kernel is
+compiled. On a CPU, which only tests use, it is interpreted and writes out all scores.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .reach import sees
+
 BLOCK = 128
 
 
 class DocumentMasks:
     """The block masks of one pass, by window. The first layer that asks for a mask has it made.
 
-    document_of: int [T], the number of each token's document
+    document_of: int [T], the number of each token's document; reach: see `Packing`
     """
 
-    def __init__(self, document_of: Tensor) -> None:
+    def __init__(self, document_of: Tensor, reach: Tensor | None = None) -> None:
         self._document_of = document_of
+        self._reach = torch.arange(1, len(document_of) + 1, device=document_of.device) if reach is None else reach
         self._masks: dict[int | None, Any] = {}
 
     def of(self, window: int | None, earlier: int = 0) -> Any:
@@ -36,12 +39,11 @@ class DocumentMasks:
     def _make(self, window: int | None, earlier: int) -> Any:
         from torch.nn.attention.flex_attention import create_block_mask
 
-        document, queries = functional.pad(self._document_of, (earlier, 0)), len(self._document_of)
+        document, queries, reach = functional.pad(self._document_of, (earlier, 0)), len(self._document_of), self._reach
 
         def visible(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            query = query + earlier
-            allowed = (document[query] == document[key]) & (query >= key)
-            return allowed if window is None else allowed & (query - key < window)
+            place = query + earlier
+            return (document[place] == document[key]) & sees(place, key, reach[query] + earlier, window)
 
         sizes = queries, earlier + queries
         return create_block_mask(visible, None, None, *sizes, device=str(document.device), BLOCK_SIZE=BLOCK)

@@ -27,6 +27,7 @@ from ...errors import UserError
 from ..capabilities import AttentionKernel, attention_kernel
 from .blocks import block_attention
 from .flex import DocumentMasks, flex
+from .reach import documents_by_sdpa
 
 ATTENTION_NAME = "gemfleet_packed"
 
@@ -42,12 +43,15 @@ class Packing:
     cu_seqlens: int32 [documents + 1] on the model's device, the running sum of `lengths` from 0
     kernel:     the kernel that computes the attention
     shared:     the division of the pass in a context group; lengths and cu_seqlens are then those of this rank's share
+    reach:      int64 [T] on the model's device, one past the last token that each one sees; None if the pass holds no
+                pictures, so that none sees later tokens. No ranks share a pass that has one
     """
 
     lengths: tuple[int, ...]
     cu_seqlens: Tensor
     kernel: AttentionKernel = "sdpa"
     shared: SharedPass | None = None
+    reach: Tensor | None = None
 
     def __post_init__(self) -> None:
         # Code that is compiled for 1 serves only 1, so it is at least 2. It is a bound that no document need reach.
@@ -72,7 +76,9 @@ class Packing:
         """The masks for flex attention."""
         device = self.cu_seqlens.device
         numbers = torch.arange(len(self.lengths), device=device)
-        return DocumentMasks(numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)))
+        return DocumentMasks(
+            numbers.repeat_interleave(self.cu_seqlens.diff(), output_size=sum(self.lengths)), self.reach
+        )
 
 
 @cache
@@ -84,17 +90,16 @@ def register_packed_attention() -> str:
     return ATTENTION_NAME
 
 
-def prepare_for_graphs(kernel: AttentionKernel, exchanges: bool) -> None:
-    """Lets compiled layers call attention. exchanges: whether ranks of a context group exchange keys and values first
+def prepare_for_graphs(inside: bool) -> None:
+    """Lets compiled layers call attention.
 
-    The variable-length kernel takes the documents as a tensor and becomes a part of the graphs. The others loop over
-    documents and stay outside, and so does an exchange. A decorator would do the same, but import torch's compiler with
-    this module, which costs every process a second or two.
+    The variable-length kernel takes the documents as a tensor and becomes a part of the graphs, `inside`. The others
+    loop over documents and stay outside, and so does an exchange of a context group. A decorator would do the same, but
+    import torch's compiler with this module, which costs every process a second or two.
     """
     from transformers import AttentionInterface
 
     name = register_packed_attention()
-    inside = kernel == "varlen" and not exchanges
     AttentionInterface.register(name, packed_attention if inside else torch.compiler.disable(packed_attention))
 
 
@@ -111,7 +116,7 @@ def packed_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each document.
+    """Causal attention inside each document; tokens of a picture see all of it.
 
     query: [1, query heads, T, head_dim]; key, value: [1, kv heads, T, head_dim]; returns [1, T, query heads, head_dim].
     With `sliding_window` W a token sees itself and the W - 1 tokens before it, as in transformers.
@@ -123,8 +128,11 @@ def packed_attention(
     if packing.kernel == "flex":
         return flex(query, key, value, packing.masks, scaling, sliding_window).transpose(1, 2), None
     if packing.kernel == "blocks":
-        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window)
+        row = block_attention(query[0], key[0], value[0], packing.lengths, scaling, sliding_window, packing.reach)
         return row.transpose(0, 1).unsqueeze(0), None
+    if packing.reach is not None:
+        seen = documents_by_sdpa(query, key, value, packing.lengths, packing.reach, scaling, sliding_window)
+        return seen.transpose(1, 2), None
     keys = (key.shape[2] - query.shape[2] + packing.lengths[0], *packing.lengths[1:])
     outputs = [
         _document(q, k, v, packing, scaling, sliding_window)

@@ -46,14 +46,22 @@ def through(attention: object, inputs: list[Tensor]) -> tuple[Tensor, ...]:
 @pytest.mark.usefixtures("_small_blocks")
 @pytest.mark.parametrize("window", [None, 5, 8, 11, 30])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
-def test_equals_sdpa_forward_and_backward(window: int | None, kv_heads: int) -> None:
+@pytest.mark.parametrize("pictures", [(), ((3, 14), (41, 60))], ids=["text", "pictures"])
+def test_equals_sdpa_forward_and_backward(
+    window: int | None, kv_heads: int, pictures: tuple[tuple[int, int], ...]
+) -> None:
     inputs, mask = drawn(kv_heads), visible(window)
+    reach = torch.arange(1, sum(LENGTHS) + 1) if pictures else None
+    for begin, end in pictures:
+        mask[begin:end, begin:end] |= torch.ones(end - begin, end - begin, dtype=torch.bool).triu()
+        assert reach is not None
+        reach[begin:end] = end
 
     def expected(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         rows = (query[None], key[None], value[None])
         return functional.scaled_dot_product_attention(*rows, attn_mask=mask, scale=SCALE, enable_gqa=True)[0]
 
-    ours = through(lambda q, k, v: block_attention(q, k, v, LENGTHS, SCALE, window), inputs)
+    ours = through(lambda q, k, v: block_attention(q, k, v, LENGTHS, SCALE, window, reach), inputs)
     for found, wanted in zip(ours, through(expected, inputs), strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-6)
 
