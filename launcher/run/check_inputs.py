@@ -114,7 +114,10 @@ def check_model(train: TrainConfig) -> None:
 def sees(model: str) -> bool:
     """Whether a base takes pictures. One that is not on this machine yet may; its data is asked again then."""
     folder = None if is_remote(model) else model_here(model)
-    return model != "demo" and (folder is None or PictureFormat.of(folder) is not None)
+    try:
+        return model != "demo" and (folder is None or PictureFormat.of(folder) is not None)
+    except UserError:  # a broken base, of which `check_model` tells
+        return True
 
 
 def check_data(data: DataSet, sees: Callable[[], bool]) -> None:
