@@ -13,7 +13,7 @@ from gemfleet.train.planning.options import Checkpointing, Dtype, Quantization, 
 class Case:
     """layers: so many of the size's decoder layers, None for all; `micro` rows of `length` tokens in a pass.
 
-    reshard: under fsdp2, whether layers are let go between forward and backward
+    reshard: under fsdp2, whether layers are let go between forward and backward; context: ranks that share each pass
     """
 
     size: str
@@ -26,6 +26,7 @@ class Case:
     ranks: int = 1
     reshard: bool = True
     quantization: Quantization = "none"
+    context: int = 1
 
     @property
     def needs_files(self) -> bool:
@@ -34,7 +35,7 @@ class Case:
 
     @property
     def sharing(self) -> Sharing:
-        return Sharing(self.strategy, self.checkpointing, self.reshard)
+        return Sharing(self.strategy, self.checkpointing, self.reshard, context=self.context)
 
     @property
     def torch_dtype(self) -> Any:
@@ -48,6 +49,7 @@ class Case:
         parts += [f"{self.length}x{self.micro}", *([] if self.checkpointing == "off" else [self.checkpointing])]
         kept = [] if self.reshard else ["kept"]
         kept += [] if self.quantization == "none" else [self.quantization]
+        kept += [] if self.context == 1 else [f"context{self.context}"]
         return "-".join([*parts, *([] if self.ranks == 1 else [self.strategy, *kept, f"{self.ranks}ranks"])])
 
     def shape(self) -> ModelShape:
@@ -79,6 +81,9 @@ CASES = {
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, reshard=False),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, quantization="int4"),
         Case("1b", "bf16", 256, 1, strategy="fsdp2", ranks=2, quantization="int8"),
+        Case("270m", "bf16", 4096, 1, ranks=2),
+        Case("270m", "bf16", 4096, 1, ranks=2, context=2),
+        Case("270m", "bf16", 4096, 1, checkpointing="selective", ranks=2, context=2),
         Case("270m", "bf16", 512, 2, strategy="fsdp2", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero1", ranks=2),
         Case("270m", "bf16", 512, 2, strategy="zero2", ranks=2),

@@ -24,6 +24,7 @@ from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.strategies import build_strategy
 from gemfleet.train.strategies.base import Strategy
+from gemfleet.train.worker import in_context
 
 from .cases import CASES, Case
 
@@ -50,6 +51,7 @@ def train_rank(task: Mapping[str, Any], tell: Callable[[dict[str, int]], None]) 
             model = attach_lora(base, config.lora, config.seed, "random")
         else:
             model = random_model(case.shape(), case.torch_dtype)
+        model = in_context(model, config)
         checkpoint_layers(model.layers, case.checkpointing)
         train(model, strategy, worst_rows(case.micro, case.length, case.shape().vocabulary))
         tell({"measured_bytes": peak_resident_bytes() - baseline, "baseline_bytes": baseline})
@@ -59,7 +61,7 @@ def config_of(case: Case) -> TrainConfig:
     """The configuration of a run that would share the work as the case does."""
     fields = strategy_fields(case.strategy)
     fields |= {"fsdp2": {"reshard_after_forward": case.reshard}} if case.strategy == "fsdp2" else {}
-    fields |= {"quantization": case.quantization}
+    fields |= {"quantization": case.quantization, "context_parallel": case.context}
     given = {"model": "random", "data": {"train": "none"}, "activation_checkpointing": case.checkpointing}
     return TrainConfig.model_validate({**given, **fields})
 
