@@ -65,8 +65,8 @@ def test_a_window_of_one_token_too_many_fails(tmp_path: Path, monkeypatch: pytes
 
     right = block_attention
 
-    def wider(query: Any, key: Any, value: Any, lengths: Any, scaling: float, window: int | None) -> Any:
-        return right(query, key, value, lengths, scaling, window and window + 1)
+    def wider(query: Any, key: Any, value: Any, lengths: Any, scaling: float, window: int | None, reach: Any) -> Any:
+        return right(query, key, value, lengths, scaling, window and window + 1, reach)
 
     monkeypatch.setattr(attention, "block_attention", wider)
     stage = prove(test_attention.test_attention, tmp_path)
