@@ -64,7 +64,7 @@ REFUSALS = [
     ("--uniform train.lora.dropout=0.0:1.5 --random 3", "train.lora.dropout=1.5 cannot be swept: "),
     ("--grid train.lora.r=4,x", "train.lora.r=\"x\" cannot be swept: train.lora.r: found 'x'; give a whole number"),
     ("--grid train.lora.rank=4,8", "train.lora.rank=4 cannot be swept: train.lora.rank: unknown key"),
-    ("--grid train.strategy=ddp,deepspeed --grid train.quantization=none,int4", "the trial with train.strategy=\"deepspeed\""),
+    ("--grid train.strategy=ddp,deepspeed --grid train.quantization=none,int4", "the trial with train.strategy=\"deep"),
     ("--grid name=a,b", "name is one for all trials of a sweep; give it by --set name=VALUE"),
     ("--grid train.model=demo,./nowhere", "train.model is 'nowhere', which is not a folder"),
     (f"{RANKS} --set train.data.eval_fraction=0", "--set train.data.eval_fraction=0.1"),
