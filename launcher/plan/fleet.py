@@ -92,7 +92,12 @@ def size_up(
     if context != "auto" and fleet.ranks % context:
         raise UserError(
             f"train.context_parallel is {context}, but {fleet.ranks} GPUs do not form groups of {context}; "
-            f"give a divisor of {fleet.ranks}, or auto"
+            f"give --gpus as a multiple of {context}, or --context-parallel auto"
+        )
+    if context not in (1, "auto") and work.pictures != "none":
+        raise UserError(
+            f"train.context_parallel is {context}, but rows hold pictures, whose tokens see one another and must lie "
+            "on one rank; leave out --pictures, or give --context-parallel 1"
         )
     notes = []
     if not device.bf16 and work.dtype == "bf16":
