@@ -106,7 +106,8 @@ def size_up(
     choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
     if rows_open and choice.fits:
         most = math.ceil(work.global_batch * choice.sharing.context / fleet.ranks)  # an example fills one row at most
-        planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
+        chunked = replace(work, chunk_rows=choice.chunk_rows)
+        planned = rows_by_plan(shape, chunked, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
         notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
         work = replace(work, micro=planned.rows)
         choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
