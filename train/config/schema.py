@@ -212,9 +212,7 @@ class TrainConfig(StrictModel):
         return self.context_parallel
 
     def with_shares_by_speed(self) -> TrainConfig:
-        """Each rank's share of a step follows its speed. Raises UserError if ranks share passes."""
-        if self.context_parallel != 1:
-            raise UserError(WAITING.format(self.context_parallel))
+        """Each rank's share of a step follows its speed. No ranks share passes."""
         return self.model_copy(update={"batch": self.batch.model_copy(update={"shares": "speed"})})
 
     def data_ranks(self, ranks: int) -> int:
