@@ -89,7 +89,7 @@ def prepare_model(
     model = attach_lora(base, config.lora, config.seed, name, adapter_folder, config.loss_chunk, sight)
     model = in_context(model, config)
     choices = choose(config, facts.device, dtype, pictures=sight is not None)
-    log.info("%s", choices.describe())
+    log.info("%s; loss in chunks of %d rows", choices.describe(), model.criterion.chunk_rows)
     prepare_layers(model, choices)
     return model, strategy
 

@@ -29,7 +29,7 @@ class EventKind(StrEnum):
     BATCH_FOUND = "batch_found"  # the driver: variant, rows, trials, key
     ATTEMPT = "attempt"  # Ray's controller, for each group of ranks that starts: generation
     RESUME = "resume"  # rank 0: where training starts
-    SHARES = "shares"  # rank 0: the ranks' weights, and the step from which they hold: weights, from_step
+    SHARES = "shares"  # rank 0: the ranks' weights, and the step from which they hold: shares, shares_from_step
     RESULT = "result"  # rank 0, at the end of training: its `TrainResult`
     FATAL = "fatal"  # a rank, for an error that a restart would meet again: rank, cause (`user` or `training`)
     RANK_FAILED = "rank_failed"  # Ray's controller: rank

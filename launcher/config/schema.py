@@ -8,11 +8,11 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from gemfleet.launcher.sources.address import BRANCH_PATTERN
-from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.config.schema import WAITING, TrainConfig
 from gemfleet.train.config.strict import StrictModel
 from pydantic import Field, field_validator, model_validator
 
-from .cluster import ClusterConfig, WorkerRange
+from .cluster import ANY_KIND, ClusterConfig, WorkerRange
 from .reports import NotifyConfig, TrackerConfig
 
 PublishedStep = Literal["best", "last"] | Annotated[int, Field(gt=0)]
@@ -160,8 +160,10 @@ class LaunchConfig(StrictModel):
         return asked if isinstance(asked, int) else 1
 
     @model_validator(mode="after")
-    def _ranks_form_whole_groups(self) -> LaunchConfig:
+    def _ranks_form_whole_groups_of_one_kind(self) -> LaunchConfig:
         size, workers = self.train.context_parallel, self.cluster.workers
+        if size != 1 and self.cluster.gpu_kind == ANY_KIND:
+            raise ValueError(WAITING.format(size))
         if size == "auto" and isinstance(workers, WorkerRange):
             raise ValueError(
                 "train.context_parallel is auto, which is settled for one number of ranks, but cluster.workers is a "

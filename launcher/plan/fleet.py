@@ -92,7 +92,12 @@ def size_up(
     if context != "auto" and fleet.ranks % context:
         raise UserError(
             f"train.context_parallel is {context}, but {fleet.ranks} GPUs do not form groups of {context}; "
-            f"give a divisor of {fleet.ranks}, or auto"
+            f"give --gpus as a multiple of {context}, or --context-parallel auto"
+        )
+    if context not in (1, "auto") and work.pictures != "none":
+        raise UserError(
+            f"train.context_parallel is {context}, but rows hold pictures, whose tokens see one another and must lie "
+            "on one rank; leave out --pictures, or give --context-parallel 1"
         )
     notes = []
     if not device.bf16 and work.dtype == "bf16":
@@ -101,7 +106,8 @@ def size_up(
     choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)
     if rows_open and choice.fits:
         most = math.ceil(work.global_batch * choice.sharing.context / fleet.ranks)  # an example fills one row at most
-        planned = rows_by_plan(shape, work, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
+        chunked = replace(work, chunk_rows=choice.chunk_rows)
+        planned = rows_by_plan(shape, chunked, choice.sharing, fleet.ranks, device.memory_bytes, "cuda", most)
         notes.append(f"{planned.rows} rows in a pass by the plan: {planned.reason}.")
         work = replace(work, micro=planned.rows)
         choice = choose_strategy(shape, work, fleet, device.memory_bytes, checkpointing=checkpointing, context=context)

@@ -27,7 +27,8 @@ def training_time(config: LaunchConfig, epoch: Epoch, gpu: str | None = None) ->
     device, count = (find_device(gpu), 0) if gpu is not None else _gpus_here()
     if device is None:
         return UNKNOWN.format(why="this machine has no GPU that the plan's table lists")
-    return _sentence(config, epoch, device, ranks_of(config.cluster.workers) or max(1, count))
+    size = config.ranks_for_each_pass
+    return _sentence(config, epoch, device, ranks_of(config.cluster.workers) or max(size, count - count % size))
 
 
 def _gpus_here() -> tuple[Device | None, int]:

@@ -53,17 +53,18 @@ def test_ranks_that_share_passes_come_in_whole_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "workers", "told"),
+    ("size", "cluster", "told"),
     [
-        (2, 3, "context_parallel is 2, but cluster.workers is 3, .*multiple of 2 workers"),
-        (4, {"min": 2, "max": 8}, "context_parallel is 4, but cluster.workers is 2"),
-        ("auto", {"min": 2, "max": 8}, "context_parallel is auto, .*but cluster.workers is a range"),
+        (2, {"workers": 3}, "context_parallel is 2, but cluster.workers is 3, .*multiple of 2 workers"),
+        (4, {"workers": {"min": 2, "max": 8}}, "context_parallel is 4, but cluster.workers is 2"),
+        ("auto", {"workers": {"min": 2, "max": 8}}, "context_parallel is auto, .*but cluster.workers is a range"),
+        ("auto", {"gpu_kind": "any"}, "cluster.gpu_kind any .*context_parallel is auto.*one kind of GPU"),
     ],
 )
-def test_workers_that_form_no_whole_groups_are_refused(size: object, workers: object, told: str) -> None:
+def test_workers_that_form_no_whole_groups_of_one_kind_are_refused(size: object, cluster: object, told: str) -> None:
     train = {"model": "demo", "data": {"train": "x"}, "context_parallel": size}
     with pytest.raises(ValidationError, match=told):
-        LaunchConfig.model_validate({"train": train, "cluster": {"workers": workers}})
+        LaunchConfig.model_validate({"train": train, "cluster": cluster})
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,8 @@ def rows_by_kind(settled: Settled, most_rows: int, pictures: bool = False) -> di
 def planned_rows(config: TrainConfig, settled: Settled, most_rows: int, pictures: bool = False) -> PlannedRows:
     """The plan's rows, from memory and shape alone. pictures: whether the data have some"""
     devices = settled.devices
-    work = replace(workload_of(config, devices.dtype, pictures=pictures), chunk_rows=settled.config.loss_chunk)
+    work = workload_of(config, devices.dtype, devices.kind, pictures)
+    work = replace(work, chunk_rows=settled.config.loss_chunk)
     return rows_by_plan(
         settled.shape, work, settled.sharing, devices.ranks, devices.memory_bytes, devices.kind, most_rows
     )

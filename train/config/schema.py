@@ -134,9 +134,14 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _shared_passes_have_equal_shares(self) -> TrainConfig:
+    def _ranks_that_share_passes_are_alike(self) -> TrainConfig:
         if self.batch.shares == "speed" and self.context_parallel != 1:
             raise ValueError(WAITING.format(self.context_parallel))
+        if self.batch.micro_by_gpu and self.context_parallel != 1:
+            raise ValueError(
+                "train.batch.micro_by_gpu gives ranks passes of different lengths, but train.context_parallel is "
+                f"{self.context_parallel}, whose ranks share each pass; leave one of them out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -207,9 +212,7 @@ class TrainConfig(StrictModel):
         return self.context_parallel
 
     def with_shares_by_speed(self) -> TrainConfig:
-        """Each rank's share of a step follows its speed. Raises UserError if ranks share passes."""
-        if self.context_parallel != 1:
-            raise UserError(WAITING.format(self.context_parallel))
+        """Each rank's share of a step follows its speed. No ranks share passes."""
         return self.model_copy(update={"batch": self.batch.model_copy(update={"shares": "speed"})})
 
     def data_ranks(self, ranks: int) -> int:

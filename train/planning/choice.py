@@ -95,7 +95,10 @@ def fitting_choices(
     memory_bytes: int,
     device: DeviceKind = "cuda",
 ) -> list[Choice]:
-    """All of the sharings that fit, in the given order, but those last whose loss must go in very small chunks."""
+    """All of the sharings that fit, in the given order, but those whose loss must go in very small chunks come last.
+
+    Both for each number of ranks that share a pass, the fewest first.
+    """
     tried = _tried(sharings, shape, work, fleet, memory_bytes, device)
     most = LOSS_CHUNK_ROWS[device][0]
     found = [
@@ -103,7 +106,11 @@ def fitting_choices(
         for one in tried
         if fits(one.memory, memory_bytes)
     ]
-    return sorted(found, key=lambda choice: device == "cuda" and choice.chunk_rows <= FEW_CHUNK_ROWS)
+
+    def rank(choice: Choice) -> tuple[int, bool]:
+        return choice.sharing.context, device == "cuda" and choice.chunk_rows <= FEW_CHUNK_ROWS
+
+    return sorted(found, key=rank)
 
 
 def with_chunk(
@@ -209,7 +216,10 @@ def _remedies(
     """What would make the run fit, with the memory that it then takes."""
 
     def helps(remedy: Remedy) -> str | None:
-        ways = candidates(shape, remedy.work, remedy.fleet) if remedy.free else allowed(remedy.work, remedy.fleet)
+        ways = list(allowed(remedy.work, remedy.fleet))
+        if remedy.free:
+            sizes = sorted({way.context for way in ways})
+            ways = [replace(way, context=n) for n in sizes for way in candidates(shape, remedy.work, remedy.fleet)]
         if remedy.context is not None:
             ways = [replace(way, context=remedy.context) for way in ways]
         found = fitting_choices(ways, shape, remedy.work, remedy.fleet, memory_bytes, device)

@@ -19,8 +19,13 @@ EXCHANGES = 2  # of a layer in a pass: one in forward, and the reverse in backwa
 
 
 def contexts(asked: int | Literal["auto"], work: Workload, fleet: Fleet) -> list[int]:
-    """The sizes of context groups to try, the least first. None if the ranks do not form whole groups."""
+    """The sizes of context groups to try, the least first. None if the ranks do not form whole groups.
+
+    A picture's tokens see one another, so `auto` shares no pass that holds some.
+    """
     if asked == "auto":
+        if work.pictures != "none":
+            return [1]
         most = max(1, min(fleet.ranks, work.tokens // SHORTEST))
         return [size for size in range(1, most + 1) if fleet.ranks % size == 0]
     return [] if fleet.ranks % asked else [asked]
@@ -66,13 +71,13 @@ def earlier_kept(shape: ModelShape, work: Workload, sharing: Sharing, share: Sha
     return _bytes(shape, work) * (full * of_global + shape.sliding_layers * of_sliding)
 
 
-def mask_kept(work: Workload, share: Share, blocks: bool) -> int:
+def mask_kept(work: Workload, share: Share) -> int:
     """Bytes of the mask that SDPA needs for a document that began in an earlier share; one for all layers.
 
-    blocks: whether attention is computed in blocks or by a CUDA kernel, which need none
+    SDPA serves fp32. The kernels for 16 bits need no mask.
     """
     queries, earlier = share.lengths[0], share.before(None)
-    return 0 if blocks or not earlier else queries * (earlier + queries) * work.bytes_per_value
+    return 0 if work.dtype == "bf16" or not earlier else queries * (earlier + queries) * work.bytes_per_value
 
 
 def exchanged_bytes(shape: ModelShape, work: Workload, sharing: Sharing) -> int:

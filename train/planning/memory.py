@@ -92,7 +92,7 @@ def _of_rank(
     kept = activation_bytes(shape, work, sharing, device)
     if share is not None:
         kept += context.earlier_kept(shape, work, sharing, share)
-        kept += context.mask_kept(work, share, blocks=device == "cuda" or work.dtype == "bf16")
+        kept += context.mask_kept(work, share)
     transient = transient_bytes(shape, work, sharing, device)
     logits = logits_bytes(shape, work, device)
     fixed, slack = (CUDA_RUNTIME, CUDA_SLACK) if device == "cuda" else (CPU_RUNTIME, CPU_SLACK)
@@ -180,9 +180,8 @@ def transient_bytes(shape: ModelShape, work: Workload, sharing: Sharing, device:
     extra = activations.transient_of_layer(shape, work) * work.tokens
     if sharing.checkpointing != "off":
         extra += _layers_kept_whole(shape, work, sharing, device, 1, min(1, shape.sliding_layers))
-    if sharing.checkpointing == "selective" and _is_compiled(
-        work, sharing
-    ):  # the kept results are used, none is made again
+    if sharing.checkpointing == "selective" and _is_compiled(work, sharing):
+        # The kept results are used, none is made again.
         extra -= activations.kept_by_layer_selective(shape, work, device) * work.tokens
     if work.quantization != "none":
         extra += max(inputs * outputs for inputs, outputs in projections(shape).values()) * work.bytes_per_value

@@ -87,6 +87,9 @@ def test_a_page_that_cannot_be_written_is_one_sentence(arguments: list[str], sen
 @pytest.mark.usefixtures("workplace")
 def test_time_is_told_for_gpus_of_the_table_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "by arithmetic, not measured" in json.loads(output_of("--json", "--gpu", "h100"))["time"]
+    shared = {"model": "model", "data": {"train": "rows.jsonl"}, "context_parallel": 4}
+    Path("run.yaml").write_text(json.dumps({"train": shared}))
+    assert " on 4 x " in json.loads(output_of("--json", "--gpu", "h100"))["time"]
     with pytest.raises(UserError, match="--gpu is 'abacus'"):
         output_of("--gpu", "abacus")
     monkeypatch.setenv("PATH", "/nowhere")

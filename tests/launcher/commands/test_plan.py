@@ -94,6 +94,8 @@ def test_a_gpu_without_bf16_computes_in_fp32() -> None:
         (["--model", "7b"], "--model is '7b'; give one of 270m"),
         (["--model", "1b", "--gpu", "abacus"], "--gpu is 'abacus'; give one of t4"),
         (["--model", "1b", "--gpus", "513"], "--gpus is 513; give a number from 1 to 512"),
+        (["--model", "1b", "--gpus", "6", "-c", "4"], "6 GPUs do not form groups of 4; give --gpus as a multiple of 4"),
+        (["--model", "4b", "--gpus", "4", "-c", "2", "--pictures"], "or give --context-parallel 1"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(

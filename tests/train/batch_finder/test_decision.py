@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,8 @@ def test_a_cpu_is_settled_by_the_plan() -> None:
     assert (decision.probes, decision.rows) == (False, 4)
     assert decision.sentence().startswith("micro-batch 4 by the plan: a pass of 1,024 tokens")
     assert "probes" not in decision.sentence()
+    tight = decided(replace(CPU, memory_bytes=10 * GIB))  # compiled layers, which are a GPU's, would have room for 4
+    assert tight.sentence().startswith("micro-batch 2 by the plan: 4 rows would take 9.")
 
 
 def test_a_short_run_on_gpus_is_settled_by_the_plan_and_says_so() -> None:

@@ -121,6 +121,15 @@ def test_the_buffer_for_gradients_is_as_large_as_the_adapters_unless_a_person_sa
         assert engine["zero_optimization"] == {"stage": 2, "reduce_bucket_size": expected}
 
 
+def test_ranks_that_share_passes_are_alike(tmp_path: Path) -> None:
+    for batch, words in (
+        ({"shares": "speed"}, "shares is speed"),
+        ({"micro_by_gpu": {"NVIDIA L4": 2}}, "micro_by_gpu"),
+    ):
+        assert load(tmp_path, batch=batch).context_size == 1
+        assert words in refusal(tmp_path, batch=batch, context_parallel=2)
+
+
 def test_pictures_are_not_shared_among_ranks(tmp_path: Path) -> None:
     config = load(tmp_path, context_parallel=2)
     config.refuse_shared_pictures(0)
