@@ -105,8 +105,15 @@ def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def give_eyes_if_trained(model: Any, folder: Path, adapter: Path, dtype: torch.dtype) -> None:
-    """`give_eyes` where an adapter's folder holds a projector too, which peft puts in the place of the base's."""
-    if json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("modules_to_save"):
+    """`give_eyes` where an adapter's folder holds a projector too, which peft puts in the place of the base's.
+
+    peft tells what is wrong with a folder that has no readable configuration.
+    """
+    try:
+        found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(found, dict) and found.get("modules_to_save"):
         give_eyes(model, folder, dtype)
 
 
