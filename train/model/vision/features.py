@@ -26,6 +26,7 @@ from .tower import Tower
 log = logging.getLogger("gemfleet.train")
 
 MOST_OF_DISK = 0.5  # share of the free space that features may take
+ROUNDS = 64  # after each, all ranks meet: those of a slower node keep no other waiting longer than a collective may
 WORDS: dict[int, Any] = {2: np.int16, 4: np.int32}  # numpy has no bf16
 
 
@@ -89,12 +90,13 @@ class PictureFeatures:
         if not self._have_room(len(ids), folder):
             log.warning("the disks have no room for the features of %d pictures: the tower runs in each step", len(ids))
             return
-        for identity in ids[mine :: len(folders)].tolist():
-            progress()
-            words = self._encode(identity).view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
-            words.cpu().numpy().tofile(folder / str(identity))
-        if dist.is_initialized():
-            dist.barrier()
+        for part in np.array_split(ids[mine :: len(folders)], ROUNDS):
+            for identity in part.tolist():
+                progress()
+                words = self._encode(identity).view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
+                words.cpu().numpy().tofile(folder / str(identity))
+            if dist.is_initialized():
+                dist.barrier()
         self._folders = {identity: folders[place % len(folders)] for place, identity in enumerate(ids.tolist())}
         self._tower, self._seen = None, 0
         seconds = time.perf_counter() - started
