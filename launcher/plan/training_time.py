@@ -49,7 +49,8 @@ def _sentence(config: LaunchConfig, epoch: Epoch, device: Device, ranks: int) ->
         shape = find_shape(train.model)
     except UserError:
         return UNKNOWN.format(why=f"the plan does not know the shape of {train.model}")
-    work = work_of_config(train, max(1, epoch.tokens // epoch.examples), epoch.supervised_tokens / epoch.tokens)
+    supervised, pictures = epoch.supervised_tokens / epoch.tokens, epoch.pictures > 0
+    work = work_of_config(train, max(1, epoch.tokens // epoch.examples), supervised, pictures)
     work = replace(work, global_batch=min(work.global_batch, epoch.examples))
     asked = train.activation_checkpointing
     rows_open = not isinstance(train.batch.micro, int)

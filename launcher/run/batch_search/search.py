@@ -84,7 +84,7 @@ def find_micro(
     on_gpu = placement.gpus_per_rank > 0
     decision = decide(train, plan, source, placement.ranks, done["step"], on_gpu).at_most(rows_that_fitted(run))
     if plan and plan.kinds and train.batch.micro == "auto":
-        rows = rows_by_kind(plan, largest_rows(source, train, placement.ranks))
+        rows = rows_by_kind(plan, largest_rows(source, train, placement.ranks), len(source.pictures) > 0)
         return by_kind(train, rows, rows_that_fitted(run), tell)
     if not on_gpu and not decision.probes:
         return by_plan(train, decision, tell)
