@@ -54,9 +54,12 @@ def _sentence(config: LaunchConfig, epoch: Epoch, device: Device, ranks: int) ->
     work = replace(work, global_batch=min(work.global_batch, epoch.examples))
     asked = train.activation_checkpointing
     rows_open = not isinstance(train.batch.micro, int)
-    report = size_up(
-        shape, work, device, Fleet(ranks), None if asked == "auto" else asked, rows_open, train.context_parallel
-    )
+    try:
+        report = size_up(
+            shape, work, device, Fleet(ranks), None if asked == "auto" else asked, rows_open, train.context_parallel
+        )
+    except UserError as refusal:
+        return f"not on {on}: {refusal}"
     if not report.choice.fits:
         return f"not on {on}: {report.choice.reason}"
     seconds = report.speed.step_seconds

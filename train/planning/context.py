@@ -19,7 +19,12 @@ EXCHANGES = 2  # of a layer in a pass: one in forward, and the reverse in backwa
 
 
 def contexts(asked: int | Literal["auto"], work: Workload, fleet: Fleet) -> list[int]:
-    """The sizes of context groups to try, the least first. None if the ranks do not form whole groups."""
+    """The sizes of context groups to try, the least first. None if the ranks do not form whole groups.
+
+    Ranks do not share rows with pictures, see `TrainConfig.refuse_shared_pictures`.
+    """
+    if asked == "auto" and work.pictures != "none":
+        return [1]
     if asked == "auto":
         most = max(1, min(fleet.ranks, work.tokens // SHORTEST))
         return [size for size in range(1, most + 1) if fleet.ranks % size == 0]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import GPUS, SIZES, Fleet, Sharing, Workload, choose_strategy, expected_speed
 from gemfleet.train.planning.auto_strategy import RankDevices, settle_strategy
-from gemfleet.train.planning.context import exchanged_bytes, received_bytes, shares
+from gemfleet.train.planning.context import contexts, exchanged_bytes, received_bytes, shares
 from gemfleet.train.planning.memory import memory_per_rank
 
 GIB = 2**30
@@ -30,6 +32,11 @@ def test_activations_fall_with_the_ranks_that_share_a_pass_by_more_than_what_the
     for size, more, less in zip((2, 4, 8), kept[:-1], kept[1:], strict=True):
         assert less < 0.65 * more, size
         assert less > kept[0] / size
+
+
+def test_ranks_share_no_rows_with_pictures() -> None:
+    assert contexts("auto", LONG, Fleet(8)) == [1, 2, 4, 8]
+    assert contexts("auto", replace(LONG, pictures="kept"), Fleet(8)) == [1]
 
 
 def test_a_row_of_short_documents_exchanges_next_to_nothing() -> None:
