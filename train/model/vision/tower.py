@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...data.pictures.format import PictureFormat
 from ...errors import UserError
 from ..base_check import gemma_config
+from ..multimodal import VISION_MODULES
 from ..weight_files import stored_tensors
 
 TOWER_NAMES = ("model.vision_tower.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model.")
@@ -106,7 +107,8 @@ def give_eyes(model: Any, folder: Path, dtype: torch.dtype) -> None:
 
 def give_eyes_if_trained(model: Any, folder: Path, adapter: Path, dtype: torch.dtype) -> None:
     """`give_eyes` where an adapter's folder holds a projector too, which peft puts in the place of the base's."""
-    if json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("modules_to_save"):
+    whole = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8")).get("modules_to_save") or ()
+    if VISION_MODULES[1] in whole:
         give_eyes(model, folder, dtype)
 
 
