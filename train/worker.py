@@ -60,7 +60,7 @@ def run_training(
     check_attention(config.attention, facts.device, dtype)
     apply_memory_limit(config.batch, facts.device)
     model, strategy = prepare_model(config, model_folder, facts, adapter_folder, source)
-    if model.sight is not None and config.vision.cache == "auto":
+    if model.sight is not None and config.vision.cache == "auto" and config.max_steps != 0:  # else it scores each once
         model.sight.features.keep(source.pictures, work_folder / "features", lambda: reporter.progress("start"))
     origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
     lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)
