@@ -83,8 +83,8 @@ def _refusal(folder: Path, settings: Mapping[str, Any], side: int) -> str:
     if other is None:
         return ""
     return (
-        f"the processor in {folder} has {other} {str(settings[other]).lower()}, with which gemfleet prepares no pictures; set it to "
-        f"{str(STEPS[other]).lower()} there, as in Gemma 3's own"
+        f"the processor in {folder} has {other} {str(settings[other]).lower()}, with which gemfleet prepares no "
+        f"pictures; set it to {str(STEPS[other]).lower()} there, as in Gemma 3's own"
     )
 
 
