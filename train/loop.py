@@ -261,6 +261,7 @@ class Trainer:
                 losses.append(self.model.loss_sum(part))
                 check_memory_limit(self.config.batch)
         self.model.peft_model.train()
+        self.model.take_pictures_seen()  # those of no step
         return sum_of(losses), self.model.counted_once(rows.supervised_tokens)
 
     def eval_rows_per_pass(self) -> tuple[int, str]:

@@ -57,10 +57,10 @@ def run_training(
     log.info("rank %d on %s (%s), %s, strategy %s", rank, facts.device, facts.name, dtype, config.strategy)
     if note := precision_note(config.precision):
         log.warning("%s", note)
-    check_attention(config.attention, facts.device, dtype)
+    check_attention(config.attention, facts.device, dtype, len(source.pictures) > 0)
     apply_memory_limit(config.batch, facts.device)
     model, strategy = prepare_model(config, model_folder, facts, adapter_folder, source)
-    if model.sight is not None and config.vision.cache == "auto":
+    if model.sight is not None and config.vision.cache == "auto" and config.max_steps != 0:  # else it scores each once
         model.sight.features.keep(source.pictures, work_folder / "features", lambda: reporter.progress("start"))
     origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
     lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)

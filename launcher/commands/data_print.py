@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gemfleet.launcher.data_view.pictures import MOST
 from gemfleet.launcher.data_view.sentences import facts_of, left_out_lines, share
 from gemfleet.launcher.data_view.spans import clipped
 from gemfleet.launcher.data_view.view import DataView, Example, Lengths, SetView, Span
@@ -41,13 +42,18 @@ def print_example(example: Example, most: int | None = None) -> None:
     console = open_console()
     head = Text(f"\n{example.name}", style="bold")
     if example.spans:
-        seen = f", {len(example.pictures)} pictures" if example.pictures else ""
+        seen = f", {_pictures(len(example.pictures))}" if example.pictures else ""
         head.append(f"  {example.tokens:,} tokens, {example.supervised_tokens:,} supervised{seen}", style="not bold")
     _print(head, console)
     if example.left_out:
         _print(Text(f"left out: {example.left_out}", style="yellow"), console)
     if example.spans:
         _print(marked(example.spans if most is None else clipped(example.spans, most), console), console, indent=2)
+
+
+def _pictures(shown: int) -> str:
+    """How many pictures an example has, of which only the first are known."""
+    return "1 picture" if shown == 1 else f"{shown} pictures" + (" or more" if shown == MOST else "")
 
 
 def legend(console: Console) -> str:

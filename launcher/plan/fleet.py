@@ -82,7 +82,7 @@ def size_up(
     rows_open: bool = False,
     context: int | Literal["auto"] = 1,
 ) -> SizingReport:
-    """Compare all strategies on this fleet. Raises UserError for a fleet of the wrong size.
+    """Compare all strategies on this fleet. Raises UserError for a fleet of the wrong size, and for shared pictures.
 
     checkpointing: None: the plan chooses it; rows_open: whether the plan chooses the rows of a pass, too
     context: as `train.context_parallel`
@@ -98,6 +98,10 @@ def size_up(
         raise UserError(
             f"train.context_parallel is {context}, but rows hold pictures, whose tokens see one another and must lie "
             "on one rank; leave out --pictures, or give --context-parallel 1"
+        )
+    if context not in (1, "auto") and work.pictures != "none":
+        raise UserError(
+            f"train.context_parallel is {context}, but rows with pictures lie on one GPU each; set it to 1, or to auto"
         )
     notes = []
     if not device.bf16 and work.dtype == "bf16":

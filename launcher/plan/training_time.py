@@ -50,13 +50,17 @@ def _sentence(config: LaunchConfig, epoch: Epoch, device: Device, ranks: int) ->
         shape = find_shape(train.model)
     except UserError:
         return UNKNOWN.format(why=f"the plan does not know the shape of {train.model}")
-    work = work_of_config(train, max(1, epoch.tokens // epoch.examples), epoch.supervised_tokens / epoch.tokens)
+    supervised, pictures = epoch.supervised_tokens / epoch.tokens, epoch.pictures > 0
+    work = work_of_config(train, max(1, epoch.tokens // epoch.examples), supervised, pictures)
     work = replace(work, global_batch=min(work.global_batch, epoch.examples))
     asked = train.activation_checkpointing
     rows_open = not isinstance(train.batch.micro, int)
-    report = size_up(
-        shape, work, device, Fleet(ranks), None if asked == "auto" else asked, rows_open, train.context_parallel
-    )
+    try:
+        report = size_up(
+            shape, work, device, Fleet(ranks), None if asked == "auto" else asked, rows_open, train.context_parallel
+        )
+    except UserError as refusal:
+        return f"not on {on}: {refusal}"
     if not report.choice.fits:
         return f"not on {on}: {report.choice.reason}"
     seconds = report.speed.step_seconds

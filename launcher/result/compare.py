@@ -20,7 +20,7 @@ from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.base_check import load_tokenizer
 from gemfleet.train.model.compare import compare_published
 from gemfleet.train.model.comparison import Comparison, Tokens
-from gemfleet.train.model.predict import questions
+from gemfleet.train.model.predict import Question, questions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from .card.model_card import MERGED_FOLDER
@@ -87,8 +87,14 @@ def prompts_of(
     found: list[Tokens] = []
     for rows in parts:
         if len(found) < count:
-            found += [question.prompt for question in questions(rows, tokenizer, answer_after)]
+            found += map(text_of, questions(rows, tokenizer, answer_after))
     return found[:count], "the evaluation set" if source.eval_sets else "the training set"
+
+
+def text_of(question: Question) -> Tokens:
+    """The prompt without the tokens whose places its pictures take: no form is shown a picture."""
+    soft = {question.prompt[start] for start in question.picture_starts}
+    return tuple(token for token in question.prompt if token not in soft)
 
 
 def compare_on_cluster(

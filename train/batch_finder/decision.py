@@ -79,7 +79,7 @@ def decide(
     return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
 
 
-def rows_by_kind(settled: Settled, most_rows: int, pictures: bool = False) -> dict[str, int]:
+def rows_by_kind(settled: Settled, most_rows: int, pictures: bool) -> dict[str, int]:
     """The plan's rows on the devices of each kind, by the kind's name. A fast kind may get twice the mean share."""
     return {
         kind.gpu: planned_rows(settled.config, replace(settled, devices=kind), 2 * most_rows, pictures).rows

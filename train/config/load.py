@@ -56,6 +56,8 @@ def beside(config_path: Path, train: TrainConfig) -> TrainConfig:
         return str(folder / value)
 
     data = train.data.with_paths({field: found(path) for field, path in train.data.paths().items()})
+    pictures = data.pictures.model_copy(update={"folders": tuple(map(found, data.pictures.folders))})
+    data = data.model_copy(update={"pictures": pictures})
     adapter = None if train.adapter is None else found(train.adapter)
     return train.model_copy(update={"model": found(train.model), "adapter": adapter, "data": data})
 

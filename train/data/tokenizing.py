@@ -110,10 +110,12 @@ class Encoder:
         return custom_template(self._tokenizer, self.data.section, self.data.train_on)
 
     def prepare(self, row: Row) -> Prepared:
-        """One row, ready to be tokenised. Raises RowError if it cannot be used."""
+        """One row, ready to be tokenised. Raises RowError if it cannot be used, and UserError if no picture can."""
         found = self._reader.read(row.values)
         if isinstance(found, Conversation):
             pictures = found.pictures
+            if pictures and self.pictures and self.pictures.refusal:
+                raise UserError(self.pictures.refusal)
             if self._template is None:
                 return Prepared(row.name, chat_segments(found), pictures)
             rendered = self._template.render(found)

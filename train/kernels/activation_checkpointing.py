@@ -75,7 +75,17 @@ def _keep_dear_results() -> tuple[TorchDispatchMode, TorchDispatchMode]:
     return _KeepDearResults(kept), _TakeDearResults(kept)
 
 
-class _KeepDearResults(TorchDispatchMode):
+class _BesideCompiledCode(TorchDispatchMode):
+    """A mode in which compiled functions stay compiled, and flex attention runs, as in torch's own contexts."""
+
+    supports_higher_order_operators = True
+
+    @classmethod
+    def ignore_compile_internals(cls) -> bool:
+        return True
+
+
+class _KeepDearResults(_BesideCompiledCode):
     """Around the forward: keeps each expensive result, in order.
 
     The base's product and the adapter's in-place addition share one tensor. It is kept once, after the addition.
@@ -94,7 +104,7 @@ class _KeepDearResults(TorchDispatchMode):
         return result
 
 
-class _TakeDearResults(TorchDispatchMode):
+class _TakeDearResults(_BesideCompiledCode):
     """Around the repetition: returns each expensive result that was kept, in place of computing it again."""
 
     def __init__(self, kept: Kept) -> None:

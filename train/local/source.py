@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..config.home import gemfleet_home
 from ..config.sections.data import DataConfig, DataSet
 from ..data.digest import example_digests, run_digest
 from ..data.mixture import Mixture, divide
@@ -22,6 +23,7 @@ from ..data.readers import BadRow, Row, RowSource, open_set
 from ..data.report import DataReport
 from ..data.shares import rows_of_rank
 from ..data.tokenizing import Encoder, Tokenised, tokenize_rows
+from ..errors import UserError
 from ..interfaces import Ints, PackedRows, Pixels, Shares, StepRows
 
 if TYPE_CHECKING:
@@ -175,14 +177,25 @@ def _prepared(
                 parts.append(done.block)
                 if done.pixels and pictures:
                     pixels = pixels or PixelFile.temporary(pictures.size)
-                    for identity, one in done.pixels.items():
-                        pixels.add(identity, one)
+                    _store(pixels, done.pixels)
         block = TokenBlock.concatenate(parts)
         report.count(block.counts)
         if cache is not None and kept is None:
             cache.save(key, [block], example_digests(block), report, Seen(pixels, files))
     report.check(data.section)
     return block, report, pixels
+
+
+def _store(file: PixelFile, pictures: Mapping[int, Pixels]) -> None:
+    """Adds pictures to a file. Raises UserError if the disk is full."""
+    try:
+        for identity, pixels in pictures.items():
+            file.add(identity, pixels)
+    except OSError as error:
+        raise UserError(
+            f"{gemfleet_home()} has no room left for pictures ({error.strerror}), {file.picture_bytes / 1e6:.1f} MB "
+            "each; make room, or let GEMFLEET_HOME name a folder on a larger disk"
+        ) from error
 
 
 def tokenised_chunks(

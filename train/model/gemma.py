@@ -194,7 +194,8 @@ def attach_lora(
 ) -> TrainableModel:
     """Wraps `model` with fp32 adapters and fuses their projections.
 
-    adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero)
+    adapter: the checked folder of the one to go on from; None: seeded new ones (A random, B zero). A trained projector
+        begins as the base's
     loss_chunk: see `SupervisedCrossEntropy`; sight: see `TrainableModel`
     """
     from peft import LoraConfig as PeftLoraConfig
@@ -224,7 +225,7 @@ def attach_lora(
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     if adapter is not None:
-        load_adapter(adapter, {name: p for name, p in peft_model.named_parameters() if p.requires_grad})
+        load_adapter(adapter, {name: p for name, p in peft_model.named_parameters() if ".lora_" in name})
     fused, adapted = fuse_lora_projections(peft_model), len(peft_model.targeted_module_names)
     share_inputs(peft_model)
     log.info("adapters on %d layers: %d by the fused projection, %d by peft", adapted, fused, adapted - fused)

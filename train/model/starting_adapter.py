@@ -97,8 +97,8 @@ def check_options(folder: Path, lora: LoraConfig) -> None:
         value = config.get(option)
         if value and value != "none":
             raise UserError(
-                f"train.adapter is {folder}, whose {option} is {value}; gemfleet does not train that. Merge the "
-                "adapter into its base, and train a new one on that"
+                f"train.adapter is {folder}, whose {option} is {value}; training goes on from no such adapter. "
+                "Merge the adapter into its base, and train a new one on that"
             )
     if str(config.get("init_lora_weights")).lower().startswith(CHANGE_THE_BASE):
         raise UserError(

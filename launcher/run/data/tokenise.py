@@ -7,6 +7,7 @@ The driver reads the rows. It holds lengths and references, never tokens. Ranks 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -126,7 +127,10 @@ def tokenise_on_cluster(
                 reused.append(one.path)
                 return _from_cache(kept, one)
             found, report = make()
-            cache.save(key, map(ray.get, found.blocks), np.concatenate(found.digests), report, _seen(found, files))
+            if key is not None and _may_be_kept(found, files, pictures, cache.store.limit_bytes):
+                with suppress(OSError):  # the disk is full: a cache may fail, a run may not
+                    seen, digests = _seen(found, files), np.concatenate(found.digests)
+                    cache.save(key, map(ray.get, found.blocks), digests, report, seen)
         return found, report
 
     found, reports = zip(*map(tokenise, sets), strict=True)
@@ -161,6 +165,12 @@ def _from_cache(kept: PreparedSet, data: DataSet) -> tuple[TokenisedSet, DataRep
     found = TokenisedSet(blocks, starts, np.concatenate(counts), digests, pictures)
     kept.report.count(found.counts)
     return found, kept.report
+
+
+def _may_be_kept(found: TokenisedSet, files: PictureFiles, pictures: PictureFormat | None, limit_bytes: int) -> bool:
+    """Whether the cache may take a set, asked before all of its pictures come to this node."""
+    height, width = pictures.size if pictures else (0, 0)
+    return not files.fetched and 3 * height * width * len(found.pictures) <= limit_bytes
 
 
 def _seen(found: TokenisedSet, files: PictureFiles) -> Seen:

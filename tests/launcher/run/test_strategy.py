@@ -92,7 +92,7 @@ def test_of_several_kinds_each_has_the_rows_of_its_memory_and_all_compute_alike(
     plan = for_all_kinds(settle_strategy(train, SIZES["1b"], least), kinds)
     assert plan.config.precision == "fp32"
     told: list[tuple[str, str]] = []
-    rows = rows_by_kind(plan, 64)
+    rows = rows_by_kind(plan, 64, pictures=False)
     assert rows[names[1]] > rows[names[0]] >= rows[names[2]]
     ready = by_kind(plan.config, rows, None, lambda kind, sentence, facts: told.append((kind, sentence)))
     assert ready.batch.micro == min(rows.values())

@@ -56,8 +56,11 @@ def test_a_key_that_no_file_has_is_an_error(tmp_path: Path) -> None:
 
 def test_paths_beside_the_file_are_found(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("{}")
-    config, _ = load_train(write(tmp_path, train={**TRAIN, "data": {"train": "rows.jsonl"}}))
+    (tmp_path / "shots").mkdir()
+    data = {"train": "rows.jsonl", "pictures": {"folders": ["shots", "nowhere"]}}
+    config, _ = load_train(write(tmp_path, train={**TRAIN, "data": data}))
     assert config.data.train == str(tmp_path / "rows.jsonl")
+    assert config.data.pictures.folders == (str(tmp_path / "shots"), "nowhere")
 
 
 def test_a_platforms_request_is_to_be_converted(tmp_path: Path) -> None:

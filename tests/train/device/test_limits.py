@@ -16,6 +16,8 @@ def test_flash_attention_without_its_kernel_is_refused() -> None:
     check_attention("auto", torch.device("cpu"), torch.bfloat16)
     with pytest.raises(UserError, match="is flash, but cpu has no such kernel"):
         check_attention("flash", torch.device("cpu"), torch.bfloat16)
+    with pytest.raises(UserError, match="the data have pictures, whose tokens see later ones"):
+        check_attention("flash", torch.device("cuda"), torch.bfloat16, pictures=True)
 
 
 def test_rows_longer_than_the_context_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from gemfleet.train.config.schema import ActivationCheckpointing, TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.data.packing import pack_block
 from gemfleet.train.interfaces import PackedRows
-from gemfleet.train.kernels.activation_checkpointing import checkpoint_layers
+from gemfleet.train.kernels.activation_checkpointing import RecomputedForward, checkpoint_layers
+from gemfleet.train.kernels.attention.flex import DocumentMasks, flex
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from support.reference_step import LORA, Gradients, examples, fill_adapters
 from support.tiny_model import tiny_gemma3
@@ -102,3 +104,27 @@ def test_evaluation_recomputes_nothing(mode: ActivationCheckpointing) -> None:
 def test_a_bare_off_is_not_mistaken_for_false() -> None:
     values = parse_yaml("{model: demo, data: {train: demo}, activation_checkpointing: off}")
     assert TrainConfig.model_validate(values).activation_checkpointing == "off"
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_and_compiled_functions_run_where_results_are_kept() -> None:
+    compiled: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    layer, sine = torch.nn.Identity(), torch.compile(torch.sin, backend=backend)
+    function = RecomputedForward(layer, sine, selective=True)
+    given = torch.ones(3, requires_grad=True)
+    function(given).sum().backward()
+    assert compiled
+    assert given.grad is not None
+    assert torch.allclose(given.grad, torch.ones(3).cos())
+    query, key, masks = (
+        torch.randn(1, 2, 9, 16),
+        torch.randn(1, 1, 9, 16),
+        DocumentMasks(torch.zeros(9, dtype=torch.int)),
+    )
+    attend = partial(flex, masks=masks, scaling=1.0, window=None)
+    assert torch.equal(RecomputedForward(layer, attend, selective=True)(query, key, key), attend(query, key, key))

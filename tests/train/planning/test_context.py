@@ -34,6 +34,11 @@ def test_activations_fall_with_the_ranks_that_share_a_pass_by_more_than_what_the
         assert less > kept[0] / size
 
 
+def test_ranks_share_no_rows_with_pictures() -> None:
+    assert contexts("auto", LONG, Fleet(8)) == [1, 2, 4, 8]
+    assert contexts("auto", replace(LONG, pictures="kept"), Fleet(8)) == [1]
+
+
 def test_a_row_of_short_documents_exchanges_next_to_nothing() -> None:
     long, short = LONG, Workload(length=65536, example_tokens=512)
     sharing = Sharing("ddp", context=4)

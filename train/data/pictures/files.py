@@ -132,7 +132,7 @@ def _regular(path: Path) -> bytes:
 
 def _fetched(address: str) -> bytes:
     try:
-        with urlopen(address, timeout=TIMEOUT_SECONDS) as answer:  # it follows to http and https alone
+        with urlopen(address, timeout=TIMEOUT_SECONDS) as answer:  # it never follows to a file
             content: bytes = answer.read(MOST_BYTES + 1)
     except (URLError, OSError, ValueError) as error:
         raise _FaultError(MISSING, f": {getattr(error, 'reason', error)}"[:200]) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -53,10 +54,11 @@ class PixelFile:
         return 3 * self.size[0] * self.size[1]
 
     def add(self, identity: int, pixels: Pixels) -> None:
-        """Adds a picture, unless it is there."""
+        """Adds a picture, unless it is there. Raises OSError if the disk is full."""
         if identity not in self._places:
             place = len(self._places)
-            os.pwrite(self._file.fileno(), pixels.tobytes(), place * self.picture_bytes)
+            if os.pwrite(self._file.fileno(), pixels.tobytes(), place * self.picture_bytes) < self.picture_bytes:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._places[identity] = place
 
     def pixels(self, identity: int) -> Pixels:

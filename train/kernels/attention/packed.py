@@ -141,8 +141,13 @@ def packed_attention(
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 
 
-def check_attention(wanted: str, device: torch.device, dtype: torch.dtype) -> None:
-    """Raises UserError if `train.attention` is `flash` and this device has no such kernel."""
+def check_attention(wanted: str, device: torch.device, dtype: torch.dtype, pictures: bool = False) -> None:
+    """Raises UserError if `train.attention` is `flash` and that kernel is not there, or not for the data's pictures."""
+    if wanted == "flash" and pictures:
+        raise UserError(
+            "train.attention is flash, but the data have pictures, whose tokens see later ones, which that kernel does "
+            "not compute; use `auto`, which takes it for passes without pictures"
+        )
     if wanted == "flash" and attention_kernel(device, dtype) != "varlen":
         raise UserError(
             f"train.attention is flash, but {device} has no such kernel for {dtype} (it needs bf16, an Ampere GPU or "

@@ -33,7 +33,7 @@ def reach_of(soft: NDArray[np.bool_], lengths: NDArray[np.int32]) -> NDArray[np.
 def sees(query: Tensor, key: Tensor, reach: Tensor, window: int | None) -> Tensor:
     """Whether queries see keys of their document, by positions in the pass, which broadcast. reach: the queries'"""
     seen = key < reach
-    return seen if window is None else seen & (query - key < window)
+    return seen if window is None else seen & (key > query - window)
 
 
 def documents_by_sdpa(

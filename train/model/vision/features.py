@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ...errors import UserError
 from ...interfaces import Ints, Pixels
 from ...kernels.passes import copy_to
 from .tower import Tower
@@ -26,6 +27,7 @@ from .tower import Tower
 log = logging.getLogger("gemfleet.train")
 
 MOST_OF_DISK = 0.5  # share of the free space that features may take
+ROUNDS = 64  # after each, all ranks meet: those of a slower node keep no other waiting longer than a collective may
 WORDS: dict[int, Any] = {2: np.int16, 4: np.int32}  # numpy has no bf16
 
 
@@ -89,16 +91,27 @@ class PictureFeatures:
         if not self._have_room(len(ids), folder):
             log.warning("the disks have no room for the features of %d pictures: the tower runs in each step", len(ids))
             return
-        for identity in ids[mine :: len(folders)].tolist():
-            progress()
-            words = self._encode(identity).view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
-            words.cpu().numpy().tofile(folder / str(identity))
-        if dist.is_initialized():
-            dist.barrier()
+        for part in np.array_split(ids[mine :: len(folders)], ROUNDS):
+            for identity in part.tolist():
+                progress()
+                self._write(identity, folder)
+            if dist.is_initialized():
+                dist.barrier()
         self._folders = {identity: folders[place % len(folders)] for place, identity in enumerate(ids.tolist())}
         self._tower, self._seen = None, 0
         seconds = time.perf_counter() - started
         log.info("the vision tower saw %d pictures once, on %d ranks, in %.1f s", len(ids), len(folders), seconds)
+
+    def _write(self, identity: int, folder: Path) -> None:
+        """Makes the features of one picture, and keeps them. Raises UserError if the disk has become full."""
+        words = self._encode(identity).view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
+        try:
+            words.cpu().numpy().tofile(folder / str(identity))
+        except OSError as error:
+            raise UserError(
+                f"{folder} has no room left for the features of pictures ({error}); make room, let TMPDIR name a "
+                "folder on a larger disk, or set train.vision.cache: off"
+            ) from error
 
     def _encode(self, identity: int) -> Tensor:
         self._tower = self._tower or self._load()

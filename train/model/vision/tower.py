@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...data.pictures.format import PictureFormat
 from ...errors import UserError
 from ..base_check import gemma_config
+from ..multimodal import VISION_MODULES
 from ..weight_files import stored_tensors
 
 TOWER_NAMES = ("model.vision_tower.", "vision_tower.", "vision_tower.vision_model.", "model.vision_tower.vision_model.")
@@ -113,7 +114,7 @@ def give_eyes_if_trained(model: Any, folder: Path, adapter: Path, dtype: torch.d
         found = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
-    if isinstance(found, dict) and found.get("modules_to_save"):
+    if isinstance(found, dict) and VISION_MODULES[1] in (found.get("modules_to_save") or ()):
         give_eyes(model, folder, dtype)
 
 

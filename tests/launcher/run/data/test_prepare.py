@@ -145,6 +145,9 @@ def test_pictures_prepared_by_the_cluster_are_those_of_one_process_and_travel_on
     view = DataView.model_validate_json((tmp_path / "data.json").read_bytes())
     assert [len(one.pictures) for one in view.examples] == [_shown(one) for one in view.examples]
     assert any(one.pictures for one in view.examples)
+    small = PreparedCache(PreparedStore(tmp_path / "small", 10_000), model)  # the pixels alone are larger
+    monkeypatch.setattr(tokenise, "_seen", lambda *_: pytest.fail("it fetches pictures that the cache does not take"))
+    assert tokenise.tokenise_on_cluster(config, here, cache=small, pictures=sees).report == report
 
 
 def _shown(example: Example) -> int:

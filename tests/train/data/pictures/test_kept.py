@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from gemfleet.train.data.prepared.store import PreparedCache, PreparedStore
+from gemfleet.train.errors import UserError
 from support.pictures import QUESTION, chat, picture, prepared, seeing_model, written
 
 
@@ -97,3 +98,9 @@ def test_relative_paths_are_beside_each_file_of_a_pattern(tmp_path: Path, model:
     assert (report.examples, len(source.pictures)) == (4, 2)
     _, report = prepared(tmp_path / "part-0" / "rows.jsonl", model)
     assert (report.examples, report.left_out_count) == (1, 1)
+
+
+def test_a_full_disk_is_one_sentence(data: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.pwrite", lambda descriptor, content, place: len(content) - 1)
+    with pytest.raises(UserError, match=r"has no room left for pictures \(No space left on device\), 0\.0 MB each"):
+        prepared(data, model)

@@ -11,6 +11,7 @@ import datasets
 import numpy as np
 import pytest
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
+from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import StepRows
 from support.pictures import QUESTION, chat, picture, prepared, save_pictures, seeing_model, written
 from support.tiny_multimodal import save_tiny_processor
@@ -158,3 +159,17 @@ def test_so_they_are_with_gemmas_own_tokenizer(tmp_path: Path, demo_model: Path,
     if pictures:
         pixels = source.pixels(np.array(pictures))
         np.testing.assert_allclose((pixels / 255 - 0.5) / 0.5, theirs["pixel_values"], atol=1e-6)
+
+
+def test_a_processor_that_does_something_else_is_refused_where_pictures_come(tmp_path: Path) -> None:
+    model = seeing_model(tmp_path / "model")
+    file = model / "processor_config.json"
+    settings = json.loads(file.read_text())
+    settings["image_processor"]["do_normalize"] = False
+    file.write_text(json.dumps(settings))
+    _, report = prepared(written(tmp_path, chat(QUESTION, "the mat")), model)
+    assert report.examples == 1
+    (name,) = save_pictures(tmp_path, 1)
+    seen = written(tmp_path, chat([{"type": "image", "path": name}, {"type": "text", "text": QUESTION}], "the mat"))
+    with pytest.raises(UserError, match="do_normalize false, with which gemfleet prepares no pictures; set it to true"):
+        prepared(seen, model)

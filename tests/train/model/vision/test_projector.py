@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from gemfleet.train.checkpoint.lineage import refuse_other_shapes
+from gemfleet.train.checkpoint.state import save_adapter
 from gemfleet.train.errors import UserError
+from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.merge import merge_adapter
 from gemfleet.train.model.starting_adapter import ADAPTER_FILE
+from gemfleet.train.model.vision.sight import load_sight
 from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file
@@ -25,6 +28,7 @@ from support.picture_steps import (
     train_with_pictures,
 )
 from support.rank_pool import RankPool
+from support.reference_step import LORA, fill_adapters
 from support.strategy_cases import strategy_config
 from support.tiny_multimodal import save_tiny_multimodal
 from transformers import Gemma3ForConditionalGeneration
@@ -98,6 +102,22 @@ def test_fsdp2_trains_it(folder: Path, trained: tuple[Path, Seen], tmp_path: Pat
 def test_an_engine_that_would_not_train_it_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"train\.vision\.train is projector, but train\.strategy deepspeed"):
         strategy_config(strategy="deepspeed", **PROJECTOR)
+
+
+def test_it_begins_as_the_bases_beside_an_adapter_to_go_on_from(folder: Path, tmp_path: Path) -> None:
+    device, kind = torch.device("cpu"), torch.float32
+    first = attach_lora(load_base_model(folder, kind, device), LORA, 0, "base")
+    fill_adapters(first.peft_model)
+    adapters = {name: p.detach() for name, p in first.adapter_parameters().items()}
+    save_adapter(tmp_path, first, adapters)
+    sight = load_sight(folder, Pictures(1), kind, device, trained=True)
+    before = {name: p.detach().clone() for name, p in sight.projector.named_parameters()}
+    second = attach_lora(load_base_model(folder, kind, device), LORA, 1, "base", tmp_path, sight=sight)
+    now = second.adapter_parameters()
+    assert all(now[name].equal(tensor) for name, tensor in adapters.items())
+    begun = {name.rpartition(".default.")[2]: p for name, p in now.items() if name not in adapters}
+    assert begun.keys() == before.keys()
+    assert all(begun[name].equal(tensor) for name, tensor in before.items())
 
 
 def test_a_merge_takes_it_over(folder: Path, trained: tuple[Path, Seen], tmp_path: Path) -> None:
