@@ -74,12 +74,12 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
 @pytest.mark.parametrize(
     ("ranks", "strategy", "bits", "precision", "recompute"),
     [
-        (1, "ddp", "int4", "fp32", "full"),
+        pytest.param(1, "ddp", "int4", "fp32", "full", marks=pytest.mark.long),
         (1, "ddp", "int8", "bf16", "off"),
-        (2, "fsdp2", "none", "fp32", "full"),
-        (2, "fsdp2", "int4", "fp32", "off"),
+        pytest.param(2, "fsdp2", "none", "fp32", "full", marks=pytest.mark.long),
+        pytest.param(2, "fsdp2", "int4", "fp32", "off", marks=pytest.mark.long),
         (2, "fsdp2", "int4", "bf16", "full"),
-        (2, "fsdp2", "int8", "fp32", "selective"),
+        pytest.param(2, "fsdp2", "int8", "fp32", "selective", marks=pytest.mark.long),
     ],
 )
 def test_layers_of_divided_and_quantised_bases_compile(
