@@ -258,7 +258,8 @@ def test_ranks_that_share_passes_train_the_same_run(laboratory: Laboratory, rank
     for name in IN_CONTEXT:
         if ranks % IN_CONTEXT[name]["context_parallel"]:
             continue
-        for recompute in ("off", "full", "selective"):
+        everything = ranks == 2 or name.startswith("ddp")
+        for recompute in ("off", "full", "selective") if everything else ("off",):
             loss, adapter = differences(laboratory.whole(name, ranks, recompute), expected)
             print(f"{name:20} on {ranks}, checkpointing {recompute:9} loss off by {loss:.1e}, adapter {adapter:.1e}")
             if loss > LOSS / 10 or adapter > ADAPTER / 10:
@@ -268,7 +269,7 @@ def test_ranks_that_share_passes_train_the_same_run(laboratory: Laboratory, rank
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.parametrize(("writer", "ranks"), [("ddp", 1), *((name, 4) for name in IN_CONTEXT)])
+@pytest.mark.parametrize(("writer", "ranks"), [("ddp", 1), ("fsdp2 in context 2", 4), ("zero-3 in context 4", 4)])
 def test_a_checkpoint_resumes_in_any_context(laboratory: Laboratory, writer: str, ranks: int) -> None:
     readers = [("ddp", 1), ("ddp in context 2", 2), ("fsdp2 in context 2", 4), ("zero-3 in context 4", 4)]
     for reader, reader_ranks in readers:
