@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gemfleet.cluster.errors import ClusterError
@@ -64,9 +63,9 @@ def parse(text: str) -> list[Partition]:
     return found
 
 
-def queue(script: str, arguments: Sequence[str]) -> str:
-    """Queues the text of a script with its arguments. Returns the job's id. Raises ClusterError if Slurm refuses."""
-    return _output(["sbatch", "--parsable", "/dev/stdin", *arguments], script).strip().partition(";")[0]
+def queue(script: str) -> str:
+    """Queues the text of a script. Returns the job's id. Raises ClusterError if Slurm refuses."""
+    return _output(["sbatch", "--parsable", "/dev/stdin"], script).strip().partition(";")[0]
 
 
 def _output(command: list[str], text: str | None = None) -> str:

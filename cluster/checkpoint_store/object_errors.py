@@ -35,7 +35,7 @@ MOST_CHARACTERS = 300
 
 
 def said(error: BaseException) -> str:
-    """The meaning of an error of an object store, or the first line of its text where it has none that we know."""
+    """The meaning of an error of an object store, or its text in one line where it has none that we know."""
     text = " ".join(str(error).split())
     for pattern, meaning in MEANINGS:
         if match := re.search(pattern, text):

@@ -20,7 +20,7 @@ from ..errors import DiskFull, RunConflict, UnknownRun
 from ..redaction import clean_text
 from .event_kinds import EventKind
 from .run_figures import figures_of
-from .run_queries import RunQueries
+from .run_queries import NO_LIMIT, RunQueries
 from .run_records import CheckpointRow, Run, RunState, keep_facts
 from .run_reports import RunReports
 
@@ -169,7 +169,7 @@ class RunRegistry(RunReports, RunQueries):
         marked: list[str] = []
         if not self._prepared:
             return marked
-        for run in self.list_runs(limit=1_000_000):
+        for run in self.list_runs(limit=NO_LIMIT):
             if not run.state.is_terminal and not self._driver_lives(run):
                 with suppress(RunConflict, DiskFull):  # it ended between the two looks
                     self.transition(run.id, RunState.INTERRUPTED, "the driver process is gone")

@@ -128,9 +128,8 @@ def manifest(
 
       gemfleet cluster manifest --gpus 16 --kind slurm > run.sh && sbatch run.sh run.yaml
     """
-    from gemfleet.cluster.bringup.description import ClusterDescription
     from gemfleet.cluster.bringup.templates.render import KINDS, render
-    from gemfleet.train.config.load import load_validated
+    from gemfleet.launcher.submit.cluster_file import load_description
     from gemfleet.train.errors import UserError
 
     if kind not in KINDS:
@@ -141,8 +140,7 @@ def manifest(
 
         load_config(config)  # names its mistakes here rather than on the cluster
         run = config.read_text(encoding="utf-8")
-    description = load_validated(hosts, (), ClusterDescription) if hosts else ClusterDescription()
-    typer.echo(render(kind, description, gpus, run), nl=False)
+    typer.echo(render(kind, load_description(hosts), gpus, run), nl=False)
 
 
 def _record(entry: NodeStatus) -> dict[str, object]:

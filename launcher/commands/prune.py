@@ -40,6 +40,7 @@ def prune(
     import json
     import time
 
+    from gemfleet.cluster.registry.run_queries import NO_LIMIT
     from gemfleet.launcher.runs.prune import choose, clear_rests
     from gemfleet.train.config.home import gemfleet_home
 
@@ -48,7 +49,7 @@ def prune(
 
     registry = open_registry()
     ended_before = time.time() - older_than_days * 86_400
-    chosen = choose(registry.list_runs(limit=1_000_000), keep, ended_before)
+    chosen = choose(registry.list_runs(limit=NO_LIMIT), keep, ended_before)
     removals, odd = _each(chosen, registry, checkpoints_only, yes)
     if yes:
         clear_rests(gemfleet_home(), registry)

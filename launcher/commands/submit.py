@@ -80,19 +80,17 @@ def _submit_to_slurm(config: Path, hosts: Path | None, wanted: list[str], gpus: 
     """Queue a job whose script brings the configuration along. Paths of data and models count on its first node."""
     import json
 
-    from gemfleet.cluster.bringup.description import ClusterDescription
     from gemfleet.cluster.bringup.slurm_queue import filled_in, queue
     from gemfleet.cluster.bringup.templates.slurm import batch_script
     from gemfleet.launcher.config.cluster import ranks_of
     from gemfleet.launcher.config.load import dump_config, load_config
-    from gemfleet.train.config.load import load_validated
+    from gemfleet.launcher.submit.cluster_file import load_description
 
-    loaded = load_config(config, wanted)
-    description = load_validated(hosts, (), ClusterDescription) if hosts else ClusterDescription()
+    loaded, description = load_config(config, wanted), load_description(hosts)
     section = filled_in(description.slurm)
     description = description.model_copy(update={"slurm": section})
     wanted_gpus = gpus or ranks_of(loaded.cluster.workers) or section.gpus_per_node
-    job = queue(batch_script(description, wanted_gpus, dump_config(loaded)), ())
+    job = queue(batch_script(description, wanted_gpus, dump_config(loaded)))
     if as_json:
         typer.echo(json.dumps({"job": job, "run": f"slurm-{job}", "slurm": section.model_dump()}))
         return

@@ -81,6 +81,7 @@ def run_to_resume(wanted: str, name: str) -> str:
     Raises UnknownRun if there is none, RunConflict if it has not ended.
     """
     from gemfleet.cluster.errors import UnknownRun
+    from gemfleet.cluster.registry.run_queries import NO_LIMIT
 
     from .local_runs import open_registry, refuse_running
 
@@ -88,7 +89,7 @@ def run_to_resume(wanted: str, name: str) -> str:
     if wanted != "latest":
         found = registry.find_run(wanted)
     else:
-        named = [run for run in registry.list_runs(limit=1_000_000) if run.name == name]
+        named = [run for run in registry.list_runs(limit=NO_LIMIT) if run.name == name]
         if not named:
             raise UnknownRun(f"--resume latest: there is no run named {name!r} yet; leave --resume out to start one")
         found = named[0]

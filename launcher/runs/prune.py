@@ -12,6 +12,7 @@ from pathlib import Path
 from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.durable import REMOVED, set_aside
 from gemfleet.cluster.errors import RunConflict
+from gemfleet.cluster.registry.run_queries import NO_LIMIT
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 
 from .checkpoints import shelf_of, storage_of
@@ -91,7 +92,7 @@ def clear_rests(home: Path, registry: RunRegistry) -> None:
     for room in ("runs", "submitted", "sweeps"):
         for folder in home.glob(f"{room}/{REMOVED}*"):
             _delete(folder)
-    known = {run.id for run in registry.list_runs(limit=1_000_000)}
+    known = {run.id for run in registry.list_runs(limit=NO_LIMIT)}
     for one in all_sweeps(home):
         old = one.created_at < time.time() - ABANDONED_SECONDS
         if old and not is_driven(home, one.id) and not any(one.run_id(trial) in known for trial in one.trials):

@@ -22,9 +22,14 @@ from gemfleet.train.errors import UserError
 TUNNEL_SECONDS = 30.0
 
 
+def load_description(path: Path | None) -> ClusterDescription:
+    """The description in `path`, or all defaults. Raises UserError with a line for each problem."""
+    return ClusterDescription() if path is None else load_validated(path, (), ClusterDescription)
+
+
 def load_hosts(path: Path) -> ClusterDescription:
-    """The description in `path`. Raises UserError with a line for each problem; a missing head is one."""
-    description = load_validated(path, (), ClusterDescription)
+    """As `load_description`, but a missing head is a problem too."""
+    description = load_description(path)
     if description.head is None:
         raise UserError(f"{path} has one problem:\n  head: missing; give the host that keeps runs and checkpoints")
     return description

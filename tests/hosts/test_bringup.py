@@ -12,13 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from support.hosts.hosts import HOME, Fleet, Host, fleet_of
+from support.hosts.ray_cluster import prepare_head, write_run
 from support.hosts.ssh_hosts import HOSTS_FILE, processes, serve_ssh, why_no_ssh, write_hosts_file
-from support.tiny_model import save_tiny_gemma3
-from support.tiny_tokenizer import tiny_tokenizer
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 JOB_FOLDER = "/tmp/job"
-WORK = "/tmp/work"
 UP_TIMEOUT_S = 900.0
 STATUS = """
 import sys, urllib.request, urllib.error
@@ -126,20 +124,8 @@ def check_that_requests_need_the_token(site: Site) -> None:
 
 def check_a_run(site: Site) -> None:
     """From the desk, which has the configuration only, over the tunnel that `--hosts` opens."""
-    tiny_tokenizer(save_tiny_gemma3(site.head.disk(f"{WORK}/model")))
-    rows = [{"prompt": f"what is {n} and {n}\n", "completion": f"the answer is {2 * n}"} for n in range(48)]
-    site.head.disk(f"{WORK}/data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train = {
-        "model": f"{WORK}/model",
-        "data": {"train": f"{WORK}/data.jsonl", "max_length": 128},
-        "lora": {"r": 4},
-        "batch": {"global": 8},
-        "max_steps": 2,
-        "precision": "fp32",
-        "evaluation": {"every": "never"},
-    }
-    site.desk.disk(JOB_FOLDER).mkdir()
-    site.desk.disk(f"{JOB_FOLDER}/run.yaml").write_text(yaml.safe_dump({"train": train, "cluster": {"workers": 2}}))
+    prepare_head(site.head)
+    write_run(site.desk, JOB_FOLDER, 2, {"workers": 2}, evaluation={"every": "never"})
     output = site.gemfleet("submit", f"{JOB_FOLDER}/run.yaml", "--hosts", HOSTS_FILE, "--follow")
     shown = site.head.run(["gemfleet", "show", "latest", "--json"], timeout_s=120).stdout
     run = json.loads(shown[shown.index("{") :])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from support.hosts.hosts import Fleet, Host, fleet_of
+from support.hosts.hosts import Fleet, Host, fleet_of, wait_until
 
 pytestmark = pytest.mark.hosts
 PORT = 7000
@@ -48,11 +48,11 @@ def test_cable_can_be_pulled(fleet: Fleet) -> None:
     one, two = fleet["one"], fleet["two"]
     server = subprocess.Popen(one.command(["python", "-m", "http.server", str(PORT)], timeout_s=200))
     try:
-        wait_until(lambda: reaches(two, one))
+        wait_until(lambda: reaches(two, one), "two does not reach one", 60)
         fleet.unplug("two")
         assert not reaches(two, one)
         fleet.plug_in("two")
-        wait_until(lambda: reaches(two, one))
+        wait_until(lambda: reaches(two, one), "two does not reach one", 60)
     finally:
         one.run(["sh", "-c", "kill $(ps ax | awk '/http.server/ && !/awk/ {print $1}')"], check=False)
         server.wait(timeout=20)
@@ -83,10 +83,3 @@ def test_nothing_is_left_after_a_failure() -> None:
 def reaches(source: Host, target: Host) -> bool:
     script = f"import socket; socket.create_connection(('{target.address}', {PORT}), timeout=2)"
     return source.run(["python", "-c", script], check=False).returncode == 0
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.2)

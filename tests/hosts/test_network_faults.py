@@ -8,18 +8,17 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import yaml
 from gemfleet.benchmarks.faults.recovery import recovery_of
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry
 from support.fault_table import tell, verifies
-from support.hosts.hosts import Host, fleet_of
-from support.hosts.ray_cluster import GCS_PORT, WORK, RayCluster, prepare_head, start_ray
+from support.hosts.hosts import Host, fleet_of, wait_until
+from support.hosts.ray_cluster import GCS_PORT, RayCluster, prepare_head, start_ray, write_run
 from support.hosts.remote_registry import RemoteRegistry
 
 pytestmark = [pytest.mark.hosts, pytest.mark.faults, pytest.mark.timeout(900), pytest.mark.slow]
@@ -77,7 +76,9 @@ def scene() -> Iterator[Scene]:
     with fleet_of(["head", *WORKERS], subnet="10.231.9") as fleet:
         cluster = start_ray(fleet, cpus={"head": 0, "left": 1, "right": 1, "spare": 1})
         prepare_head(cluster.head)
-        write_config(cluster.head)
+        spread = {"workers": 2, "placement": "SPREAD"}
+        train = {"evaluation": {"every": "never"}, "checkpoint": {"every": SAVE_EVERY}}
+        write_run(cluster.head, JOB, 100_000, spread, **train)
         registry = RemoteRegistry(cluster.head)
         yield Scene(cluster, registry)
         registry.close()
@@ -208,28 +209,3 @@ def free_host(scene: Scene) -> str:
 
 def states(scene: Scene) -> list[str]:
     return [event["data"]["state"] for event in scene.registry.events(ID) if event["kind"] == "state"]
-
-
-def wait_until(condition: Callable[[], bool], otherwise: str, timeout_s: float = 240, pause: float = 0.3) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, otherwise
-        time.sleep(pause)
-
-
-def write_config(host: Host) -> None:
-    train = {
-        "model": f"{WORK}/model",
-        "data": {"train": f"{WORK}/data.jsonl", "max_length": 128},
-        "lora": {"r": 4},
-        "batch": {"global": 8},
-        "epochs": 100_000,
-        "max_steps": 100_000,
-        "precision": "fp32",
-        "evaluation": {"every": "never"},
-        "checkpoint": {"every": SAVE_EVERY},
-    }
-    cluster = {"workers": 2, "placement": "SPREAD"}
-    folder = host.disk(JOB)
-    folder.mkdir(exist_ok=True)
-    (folder / "run.yaml").write_text(yaml.safe_dump({"train": train, "cluster": cluster}))

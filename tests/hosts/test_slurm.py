@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from gemfleet.cluster.bringup.description import ClusterDescription
 from gemfleet.cluster.bringup.templates.render import render
-from support.hosts.hosts import HOME, RAY_PATIENCE, fleet_of
-from support.hosts.ray_cluster import WORK, prepare_head
-from support.hosts.slurm_hosts import FOLDER, Slurm, wait_until, why_no_slurm
+from support.hosts.hosts import HOME, RAY_PATIENCE, fleet_of, wait_until
+from support.hosts.ray_cluster import prepare_head, write_run
+from support.hosts.slurm_hosts import FOLDER, Slurm, why_no_slurm
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1500), pytest.mark.slow]
 RUNS = f"{HOME}/.gemfleet/runs"
 STEPS, EVERY = 400, 25
+CLUSTER = {"workers": 2, "gpus_per_worker": 0, "placement": "SPREAD"}
 STOP_SECONDS = 120  # more than is left once the time limit is changed, so that Slurm signals at once
 
 
@@ -30,23 +30,8 @@ def slurm() -> Iterator[Slurm]:
         running = Slurm(fleet)
         for host in running.hosts:  # no file is shared, so an array's task may begin on either
             prepare_head(host)
-            write_config(host.disk(f"{FOLDER}/run.yaml"))
+            write_run(host, FOLDER, STEPS, CLUSTER, checkpoint={"every": EVERY})
         yield running
-
-
-def write_config(path: Path) -> None:
-    train = {
-        "model": f"{WORK}/model",
-        "data": {"train": f"{WORK}/data.jsonl", "max_length": 128},
-        "lora": {"r": 4},
-        "batch": {"global": 8},
-        "epochs": 100_000,
-        "max_steps": STEPS,
-        "precision": "fp32",
-        "checkpoint": {"every": EVERY},
-    }
-    cluster = {"workers": 2, "gpus_per_worker": 0, "placement": "SPREAD"}
-    path.write_text(yaml.safe_dump({"train": train, "cluster": cluster, "api": {"enabled": False}}))
 
 
 def script(gpus: int) -> str:
@@ -81,17 +66,17 @@ def test_a_run_over_two_nodes_outlives_its_time_limit_and_a_requeue(slurm: Slurm
     job = slurm.submit(script(gpus=2), "run.yaml")
     run = f"slurm-{job}"
     try:
-        wait_until(lambda: step_of(slurm, run) >= 2 * EVERY, 300, "steps of the first start")
+        wait_until(lambda: step_of(slurm, run) >= 2 * EVERY, "it makes no steps", 300)
         slurm.leave_about(job, STOP_SECONDS // 2)
         wait_until(
-            lambda: "goes on when Slurm starts the job again" in slurm.output(job), 180, "the job is queued again"
+            lambda: "goes on when Slurm starts the job again" in slurm.output(job), "the job was not queued again", 180
         )
         stopped = step_of(slurm, run)
         assert shown(slurm, run)["checkpoints"][-1]["step"] == stopped < STEPS
         slurm.command("scontrol", "update", f"JobId={job}", "TimeLimit=30")
-        wait_until(lambda: step_of(slurm, run) >= stopped + EVERY, 300, "steps of the second start")
+        wait_until(lambda: step_of(slurm, run) >= stopped + EVERY, "it makes no steps after its time limit", 300)
         slurm.command("scontrol", "requeue", job)
-        wait_until(lambda: slurm.state(job) == "COMPLETED", 600, "the job's end")
+        wait_until(lambda: slurm.state(job) == "COMPLETED", "the job has not ended", 600)
     except AssertionError:
         print(slurm.output(job))
         raise
@@ -100,7 +85,7 @@ def test_a_run_over_two_nodes_outlives_its_time_limit_and_a_requeue(slurm: Slurm
     assert {rank["address"] for rank in found["ranks"]} == {host.address for host in slurm.hosts}
     assert not slurm.hosts[1].disk(RUNS).exists()
     undisturbed = slurm.submit(script(gpus=2), "run.yaml")
-    wait_until(lambda: slurm.state(undisturbed) == "COMPLETED", 600, "the end of the undisturbed job")
+    wait_until(lambda: slurm.state(undisturbed) == "COMPLETED", "the undisturbed job has not ended", 600)
     assert losses(slurm, run) == pytest.approx(losses(slurm, f"slurm-{undisturbed}"), abs=1e-5)
 
 
@@ -108,7 +93,7 @@ def test_tasks_of_an_array_do_not_meet(slurm: Slurm) -> None:
     few = ["--set", "train.max_steps=4", "--set", "cluster.workers=1"]
     job = slurm.submit(script(gpus=1), "run.yaml", *few, options=("--array=0-1",))
     for task in ("0", "1"):
-        wait_until(lambda task=task: slurm.state(f"{job}_{task}") == "COMPLETED", 300, f"the end of task {task}")  # type: ignore[misc]
+        wait_until(lambda task=task: slurm.state(f"{job}_{task}") == "COMPLETED", f"task {task} has not ended", 300)  # type: ignore[misc]
     runs = [[path.name for path in host.disk(RUNS).iterdir() if path.name.startswith("slurm-")] for host in slurm.hosts]
     ours = [name for names in runs for name in names if name.startswith(f"slurm-{job}-")]
     assert sorted(ours) == [f"slurm-{job}-0", f"slurm-{job}-1"]
@@ -119,6 +104,6 @@ def test_submit_asks_slurm_and_brings_the_configuration_along(slurm: Slurm) -> N
     queued = json.loads(slurm.command(*command))
     asked = {"partition": "main", "gpus_per_node": 1, "cpus_per_node": 1, "time_limit": "24:00:00"}
     assert queued["slurm"].items() >= asked.items()
-    wait_until(lambda: slurm.state(queued["job"]) == "COMPLETED", 300, "the job's end")
+    wait_until(lambda: slurm.state(queued["job"]) == "COMPLETED", "the job has not ended", 300)
     found = shown(slurm, queued["run"])
     assert (found["state"], len(found["ranks"])) == ("succeeded", 2), slurm.output(queued["job"])

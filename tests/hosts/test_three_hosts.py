@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from safetensors import safe_open
 from support.hosts.hosts import Host
-from support.hosts.ray_cluster import WORK, RayCluster
+from support.hosts.ray_cluster import WORK, RayCluster, write_run
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(1500), pytest.mark.slow]
 JOB_FOLDER = "/tmp/job"
@@ -67,20 +66,11 @@ def test_ray_job_stop_saves_and_ends(cluster: RayCluster) -> None:
 
 
 def write_config(host: Host, max_steps: int) -> None:
-    train = {
-        "model": f"{WORK}/model",
-        "data": {"train": f"{WORK}/data.jsonl", "max_length": 128, "eval_fraction": 0.2},
-        "lora": {"r": 4},
-        "batch": {"global": 8},
-        "epochs": 100_000,
-        "max_steps": max_steps,
-        "precision": "fp32",
-        "evaluation": {"every": "never"},
-        "checkpoint": {"every": 2 if max_steps < 10 else 20},
-    }
-    folder = host.disk(JOB_FOLDER)
-    folder.mkdir(exist_ok=True)
-    (folder / "run.yaml").write_text(yaml.safe_dump({"train": train, "cluster": {"workers": 2}}))
+    data = {"train": f"{WORK}/data.jsonl", "max_length": 128, "eval_fraction": 0.2}
+    checkpoint = {"every": 2 if max_steps < 10 else 20}
+    write_run(
+        host, JOB_FOLDER, max_steps, {"workers": 2}, data=data, evaluation={"every": "never"}, checkpoint=checkpoint
+    )
 
 
 def newest_run(head: Host) -> dict[str, Any]:

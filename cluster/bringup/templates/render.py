@@ -14,8 +14,10 @@ from . import clouds, kubernetes, slurm
 
 
 def render(kind: str, description: ClusterDescription, gpus: int, config: str | None) -> str:
-    """The template `kind` for `gpus` GPUs in all. `config`: the content of a run's configuration,
-    for `ray-job`, and for `slurm` where the script shall bring it along."""
+    """The template `kind` for `gpus` GPUs in all.
+
+    config: the content of a run's configuration, for `ray-job`, and for `slurm` where the script shall bring it along
+    """
     return KINDS[kind](description, gpus, config)
 
 

@@ -23,11 +23,12 @@ has_run='[[ ! -d $GEMFLEET_HOME/runs/$0 ]] || echo "$SLURMD_NODENAME"'
 holders=$(srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 bash -c "$has_run" "$run")
 holder=$(grep --line-regexp --fixed-strings "$holders" <<< "$nodes" | sed -n 1p || true)
 began=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%k | sed -n 's/^gemfleet head //p')
-if [[ -z $holder && -n $began && $SLURM_RESTART_COUNT -gt 0 ]] && ! grep -qxF "$began" <<< "$nodes"; then
+if [[ -z $holder && -n $began ]] && ! grep -qxF "$began" <<< "$nodes"; then
     echo "the run $run is on $began, which this job did not get; the job is held. Let it have that node:" \
         "scontrol update JobId=$SLURM_JOB_ID ReqNodeList=$began && scontrol release $SLURM_JOB_ID" >&2
     scontrol requeuehold "$SLURM_JOB_ID"
-    sleep 60
+    sleep 60  # Slurm ends the script
+    exit 1
 fi
 head=${holder:-$(sed -n 1p <<< "$nodes")}
 scontrol update JobId="$SLURM_JOB_ID" Comment="gemfleet head $head" || true
@@ -92,24 +93,24 @@ def batch_script(description: ClusterDescription, gpus: int, config: str | None 
         raise ClusterError(
             f"--gpus {gpus} is no multiple of slurm.gpus_per_node, {section.gpus_per_node}; change one of them"
         )
-    options = {
+    options = {  # an empty text: the option takes no value; None: it is left out
         "job-name": description.name,
         "nodes": nodes,
         "ntasks-per-node": 1,
         "gpus-per-node": section.gpus_per_node,
         "cpus-per-task": section.cpus_per_node,
-        "exclusive": None,
+        "exclusive": "",
         "time": section.time_limit,
         "signal": f"B:TERM@{description.job_stop_wait_s}",
         "open-mode": "append",
-        "requeue" if section.requeue else "no-requeue": None,
+        "requeue" if section.requeue else "no-requeue": "",
         "partition": section.partition,
         "account": section.account,
     }
     lines = [
-        f"#SBATCH --{name}" + ("" if value is None else f"={value}")
+        f"#SBATCH --{name}" + (f"={value}" if value != "" else "")
         for name, value in options.items()
-        if value is not None or name in ("exclusive", "requeue", "no-requeue")
+        if value is not None
     ]
     path = [f'export PATH={home_path(description.programs)}:"$PATH"'] if description.programs else []
     own = {

@@ -30,17 +30,12 @@ def upload_folder_to_store(
     sleep: Callable[[float], None] = time.sleep,
 ) -> int:
     """Upload every file of `folder` below the address. Returns how many. Raises DeliveryError after three tries."""
-    return try_again(lambda: _upload(folder, address, message, progress), (OSError,), f"the upload to {address}", sleep)
+    what = f"the upload to {address}"
+    return try_again(lambda: _upload(folder, address, message, progress), (OSError,), what, sleep, said)
 
 
 def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
-    try:
-        return _upload_to(fsspec_of(address), folder, address, message, progress)
-    except OSError as error:
-        raise OSError(said(error)) from error
-
-
-def _upload_to(store: Any, folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
+    store = fsspec_of(address)
     manifest = address.below(MANIFEST).path
     if store.exists(manifest):
         store.rm_file(manifest)

@@ -129,6 +129,48 @@ def test_a_slurm_script_says_what_the_description_says(
     subprocess.run(["bash", "-n", str(tmp_path / "run.sh")], check=True)
 
 
+FAKES = {
+    "scontrol": "case $2 in hostnames) printf 'n1\\nn2\\n';; node) echo '   NodeAddr=n2 NodeHostName=n2';; esac",
+    "squeue": "true",
+    # A step on one node is carried out; that of Ray stays, and that which looks for the run finds none.
+    "srun": '[[ $1 == --overlap ]] && exec "${@:5}" || { echo "srun $*" >> $CALLS; [[ "$*" != *ray* ]] || sleep 30; }',
+    "python": "[[ $1 == -c ]] && echo a-token || echo '\"10.0.0.1\"'",
+    "gemfleet": 'echo "gemfleet $* $RAY_ADDRESS $RAY_AUTH_MODE $RAY_AUTH_TOKEN" >> $CALLS; exit $CODE',
+}
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_the_slurm_script_starts_ray_trains_and_ends_as_the_run_ends(
+    description: ClusterDescription, tmp_path: Path, code: int
+) -> None:
+    """By a real bash, with programs of Slurm's names that note how they are called."""
+    for name, body in FAKES.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/bash\n{body}\n")
+        program.chmod(0o755)
+    calls = tmp_path / "calls"
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "CALLS": str(calls),
+        "CODE": str(code),
+        "SLURM_JOB_NODELIST": "n[1-2]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_ID": "5",
+        "SLURM_CPUS_PER_TASK": "32",
+    }
+    script = tmp_path / "run.sh"
+    script.write_text(render("slurm", description, 16, None))
+    process = subprocess.Popen(["bash", str(script), "run.yaml"], env=environment, start_new_session=True)
+    assert process.wait(timeout=30) == code
+    os.killpg(process.pid, 9)  # Slurm ends the steps with the job
+    noted = calls.read_text()
+    assert "gemfleet train run.yaml --id slurm-5 10.0.0.1:6379 token a-token" in noted
+    assert "--nodes=2 --ntasks-per-node=1" in noted
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "calls", "run.sh"]  # the token is in no file
+
+
 SINFO = (
     "cpu*|(null)|64|infinite\ngpu|gpu:h100:8(S:0-1)|128|2-00:00:00\ngpu|gpu:h100:4|96+|2-00:00:00\nold|gpu:2|16|30:00\n"
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -52,8 +53,6 @@ CASES = {
 @pytest.fixture(params=VARIABLES)
 def proxy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, FaultyProxy]]:
     """A store behind a proxy, which the environment names."""
-    import os
-
     request.getfixturevalue(request.param)
     with FaultyProxy(os.environ[VARIABLES[request.param]]).running() as running:
         monkeypatch.setenv(VARIABLES[request.param], running.address)

@@ -16,7 +16,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def why_not() -> str | None:
         return f"hosts need the Debian packages {', '.join(sorted(missing))}"
     probe = subprocess.run(["unshare", *HOST_NAMESPACES, "true"], capture_output=True, text=True)
     return f"this machine does not allow new namespaces: {probe.stderr.strip()}" if probe.returncode else None
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str, timeout_s: float = 240, pause: float = 0.3) -> None:
+    """Looks again after each pause. AssertionError with `otherwise` when the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(pause)
 
 
 def in_network(pid: int, *command: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
+import yaml
 from support.hosts.hosts import Fleet, Host
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
@@ -83,6 +86,22 @@ def _wait_for_job_server(cluster: RayCluster, timeout_s: float = START_TIMEOUT_S
     while cluster.head.run(["python", "-c", script], check=False).returncode:
         assert time.monotonic() < deadline, f"no job server at {cluster.dashboard} after {timeout_s:g} s"
         time.sleep(1)
+
+
+def write_run(host: Host, folder: str, max_steps: int, cluster: Mapping[str, Any], **train: Any) -> None:
+    """`run.yaml` in a folder of the host: a run of `prepare_head`'s model and data, with these sections of `train`."""
+    common = {
+        "model": f"{WORK}/model",
+        "data": {"train": f"{WORK}/data.jsonl", "max_length": 128},
+        "lora": {"r": 4},
+        "batch": {"global": 8},
+        "epochs": 100_000,
+        "max_steps": max_steps,
+        "precision": "fp32",
+    }
+    host.disk(folder).mkdir(exist_ok=True)
+    content = {"train": {**common, **train}, "cluster": dict(cluster)}
+    host.disk(f"{folder}/run.yaml").write_text(yaml.safe_dump(content))
 
 
 def prepare_head(head: Host) -> None:

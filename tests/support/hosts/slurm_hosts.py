@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import time
-from collections.abc import Callable
 
-from support.hosts.hosts import Fleet, Host
+from support.hosts.hosts import Fleet, Host, wait_until
 
 PROGRAMS = {"slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "sbatch": "slurm-wlm", "munged": "munge"}
 FOLDER = "/tmp/slurm"
@@ -60,7 +58,7 @@ class Slurm:
         for host in self.hosts:
             host.run(["env", f"SLURM_CONF={FOLDER}/slurm.conf", "slurmd", "-N", host.name])
         idle = f"{len(self.hosts)} idle"
-        wait_until(lambda: idle in self.command("sinfo", "--noheader", "--format=%D %t"), 60, "all nodes are idle")
+        wait_until(lambda: idle in self.command("sinfo", "--noheader", "--format=%D %t"), "not all nodes are idle", 60)
 
     def command(self, *arguments: str) -> str:
         """What one of Slurm's commands prints on the first host."""
@@ -103,11 +101,3 @@ class Slurm:
         key.chmod(0o400)
         files = [f"--{kind}-file={FOLDER}/munge.{kind}" for kind in ("key", "log", "pid", "seed")]
         host.run(["munged", "--force", *files])
-
-
-def wait_until(holds: Callable[[], bool], seconds: float, what: str) -> None:
-    """Looks twice a second. AssertionError, which says what was waited for, after `seconds`."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not after {seconds:g} s: {what}"
-        time.sleep(0.5)

@@ -21,8 +21,8 @@ ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Mess
 class Fault:
     """What is done to requests.
 
-    kind:    `refuse` answers with an error of the store; `cut request` passes half of a body on and closes;
-             `cut answer` sends half of an answer's body and closes; `slow` answers late
+    kind:    `refuse` answers with an error of the store; `cut request` passes nothing on and closes without
+             an answer; `cut answer` sends half of an answer's body and closes; `slow` answers late
     times:   how many requests it meets; None: all
     meets:   which requests, by method and path
     """

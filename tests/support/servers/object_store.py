@@ -57,12 +57,16 @@ def gs_server() -> Iterator[None]:
 def new_bucket(scheme: str = "s3") -> str:
     """Its address for `cluster.storage`."""
     name = f"gemfleet-{uuid.uuid4().hex[:12]}"
+    make_bucket(scheme, name)
+    return f"{scheme}://{name}/team/runs"
+
+
+def make_bucket(scheme: str, name: str) -> None:
     if scheme == "gs":
         pyarrow.fs.GcsFileSystem(anonymous=True, project_id="lab").create_dir(name)
     else:
         endpoint = os.environ["AWS_ENDPOINT_URL"]
         pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(name)
-    return f"{scheme}://{name}/team/runs"
 
 
 @dataclass(frozen=True)
@@ -75,8 +79,8 @@ class Kept:
     @classmethod
     def at(cls, place: str, folder: Path, run_id: str = "run-1") -> Kept:
         (folder / "mount").mkdir(exist_ok=True, parents=True)
-        places = {"head": lambda: None, "mount": lambda: str(folder / "mount")}
-        storage = places.get(place, lambda: new_bucket(place))()
+        kept_here = {"head": None, "mount": str(folder / "mount")}
+        storage = kept_here[place] if place in kept_here else new_bucket(place)
         return cls(storage, folder / "home" / "runs" / run_id)
 
     def open(self) -> CheckpointDisk:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow.fs
 from gemfleet.cluster.checkpoint_store.location import object_filesystem
-from support.servers.object_store import s3_server
+from support.servers.object_store import make_bucket, s3_server
 
 BUCKET = "bucket"
 
@@ -21,9 +20,7 @@ def one_bucket() -> Iterator[None]:
         if store.get_file_info(BUCKET).type == pyarrow.fs.FileType.Directory:
             store.delete_dir_contents(BUCKET)
         else:
-            pyarrow.fs.S3FileSystem(
-                endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True
-            ).create_dir(BUCKET)
+            make_bucket("s3", BUCKET)
         yield
 
 
