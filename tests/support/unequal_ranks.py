@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,8 +25,6 @@ from gemfleet.train.model.gemma import attach_lora
 from gemfleet.train.step.shares import SpeedShares
 from gemfleet.train.strategies import build_strategy
 from support.strategy_cases import FolderReporter, strategy_config
-
-DUTY_SECONDS = 0.02  # of each period that long, a slowed process runs the first half
 
 
 @dataclass(frozen=True)
@@ -130,21 +128,18 @@ def own_pid() -> int:
 
 
 @contextmanager
-def half_speed(pid: int) -> Iterator[None]:
-    """Lets a process run half of the time."""
-    over = threading.Event()
-
-    def alternate() -> None:
-        while not over.wait(DUTY_SECONDS / 2):
-            os.kill(pid, signal.SIGSTOP)
-            over.wait(DUTY_SECONDS / 2)
-            os.kill(pid, signal.SIGCONT)
-
-    hand = threading.Thread(target=alternate)
-    hand.start()
+def half_a_core(pid: int) -> Iterator[None]:
+    """Lets a process run on one core only, which it shares with a process that always computes."""
+    allowed = os.sched_getaffinity(pid)
+    core = {max(allowed)}
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
+        os.sched_setaffinity(busy.pid, core)
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), core)
         yield
     finally:
-        over.set()
-        hand.join()
-        os.kill(pid, signal.SIGCONT)
+        busy.kill()
+        busy.wait()
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(thread.name), allowed)
