@@ -91,7 +91,7 @@ def test_with_a_device_of_half_a_core_a_step_takes_at_most_three_quarters_of_the
 def test_with_a_rank_held_to_half_a_core_a_step_takes_at_most_three_quarters_of_the_time(
     pool: RankPool, tmp_path: Path, strategy: str
 ) -> None:
-    """Needs a core for each rank. One long pass a step: fsdp2's gathers cost a rank that shares its core more than their bytes."""
+    """Needs a core for each rank. One long pass a step: a rank that shares its core is late to each gather."""
     model = str(save_tiny_gemma3(tmp_path / "model", vocab_size=16384))
     _, pid = pool.run(own_pid)
     with half_a_core(pid):
