@@ -3,12 +3,15 @@
 #
 #     docker build -t REGISTRY/gemfleet:0.1.0 . && docker push REGISTRY/gemfleet:0.1.0
 
-FROM python:3.11-slim-bookworm
+FROM debian:bookworm-slim
 
-# gcc and g++: Triton and torch build what compiled layers run; git, git-lfs and ssh: repositories in configurations.
+# gcc, g++ and Python's headers: Triton and torch build what compiled layers run; git, git-lfs and ssh: repositories in configurations.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc g++ libc6-dev git git-lfs openssh-client procps \
+    && apt-get install --yes --no-install-recommends ca-certificates python3-venv python3-dev gcc g++ libc6-dev \
+        git git-lfs openssh-client procps \
     && rm -rf /var/lib/apt/lists/*
+RUN python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH
 
 WORKDIR /opt/gemfleet
 COPY pyproject.toml setup.py constraints.txt README.md LICENSE ./
