@@ -14,8 +14,22 @@ if TYPE_CHECKING:
     from gemfleet.launcher.plan.fleet import SizingReport
     from gemfleet.train.planning import Workload
 
+NOT_FOR_SWEEP = {
+    "model",
+    "gpu",
+    "gpus",
+    "gpus_per_node",
+    "network",
+    "quantization",
+    "checkpointing",
+    "sharing",
+    "pictures",
+    "as_json",
+}
+
 
 def plan(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG]", help="Take model, lengths and batch from this file.")
     ] = None,
@@ -52,9 +66,14 @@ def plan(
         typer.Option("--activation-checkpointing", help="What backward computes anew; default: as little as fits."),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Print what fits of all sizes, GPUs and numbers of them, as Markdown.")
+        bool,
+        typer.Option(
+            "--sweep",
+            help="Print what fits of all sizes, GPUs and numbers of them, as Markdown; of CONFIG only lengths, "
+            "batch and adapters count.",
+        ),
     ] = False,
-    context: Annotated[
+    sharing: Annotated[
         str | None,
         typer.Option(
             "--context-parallel", "-c", help="GPUs that share each pass, or auto. [default: as CONFIG says, else 1]"
@@ -92,26 +111,27 @@ def plan(
     """
     from dataclasses import replace
 
+    from gemfleet.launcher.config.cluster import ANY_KIND, ranks_of
+    from gemfleet.launcher.config.load import load_config
     from gemfleet.launcher.plan.fleet import size_up
     from gemfleet.launcher.plan.fleet_question import context_of, find_device, find_shape, work_of_config
     from gemfleet.train.errors import UserError
     from gemfleet.train.planning import Fleet, Workload
 
+    if sweep:
+        _refuse_for_sweep(context)
     work, rows_open = Workload(example_tokens=example_tokens, supervised=supervised), False
     work = replace(work, pictures="kept") if pictures else work
     if config is not None:
-        from gemfleet.launcher.config.cluster import ranks_of
-        from gemfleet.launcher.config.load import load_config
-
         loaded = load_config(config)
-        train = loaded.train
+        train = loaded.train.with_shares_by_speed() if loaded.cluster.gpu_kind == ANY_KIND else loaded.train
         gpus = gpus or ranks_of(loaded.cluster.workers)
         work = work_of_config(train, example_tokens, supervised, pictures)
         model = model or train.model
         rows_open = micro is None and not isinstance(train.batch.micro, int)
         if train.activation_checkpointing != "auto":
             checkpointing = checkpointing or train.activation_checkpointing
-        context = context or str(train.context_parallel)
+        sharing = sharing or str(train.context_parallel)
     given: dict[str, Any] = {
         "length": length,
         "micro": micro,
@@ -128,9 +148,25 @@ def plan(
         raise UserError("nothing to plan for; give a CONFIG, or --model with one of 270m, 1b, 4b, 12b, 27b")
     fleet = Fleet(gpus or 1, gpus_per_node, network)
     report = size_up(
-        find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open, context_of(context or "1")
+        find_shape(model), work, find_device(gpu), fleet, checkpointing, rows_open, context_of(sharing or "1")
     )
     _print(report, as_json)
+
+
+def _refuse_for_sweep(context: typer.Context) -> None:
+    """Raises UserError if an option is given that `--sweep` would leave out of account."""
+    from gemfleet.train.errors import UserError
+
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in NOT_FOR_SWEEP and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    ]
+    if given:
+        raise UserError(
+            f"--sweep prints all sizes, GPUs and numbers of GPUs as Markdown, each with the first way that fits, so it "
+            f"takes no {' and no '.join(given)}; leave out one or the other"
+        )
 
 
 def _print(report: SizingReport, as_json: bool) -> None:

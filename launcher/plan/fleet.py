@@ -99,9 +99,10 @@ def size_up(
             f"train.context_parallel is {context}, but rows hold pictures, whose tokens see one another and must lie "
             "on one rank; leave out --pictures, or give --context-parallel 1"
         )
-    if context not in (1, "auto") and work.pictures != "none":
+    if context not in (1, "auto") and work.by_speed:
         raise UserError(
-            f"train.context_parallel is {context}, but rows with pictures lie on one GPU each; set it to 1, or to auto"
+            f"--context-parallel is {context}, but GPUs get shares by their speed (train.batch.shares is speed, or "
+            "cluster.gpu_kind is any), and those that share passes wait for one another; give --context-parallel 1"
         )
     notes = []
     if not device.bf16 and work.dtype == "bf16":

@@ -40,6 +40,7 @@ def settled_here(config: LaunchConfig, facts: Mapping[str, Any] | None = None) -
     facts = device_facts() if facts is None else facts
     here = _this_machine(cluster, facts)
     placement = place(cluster, [here], config.ranks_for_each_pass)
+    train = train.with_shares_by_speed() if placement.mixed else train
     nodes = [node_memory(here, placement, dict(facts))]
     if not all_known(placement, nodes) or not nodes[0].bundles:
         return None

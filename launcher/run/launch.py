@@ -29,7 +29,7 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.step.early_stopping import refuse_unknown_metric
 
 from .admission import await_admission
-from .batch_search.search import find_micro
+from .batch_search.find import find_micro
 from .beginning import Beginning, New, Resumed, Submitted
 from .check_inputs import check_everything, with_clones
 from .connect import connected

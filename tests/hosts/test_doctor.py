@@ -23,7 +23,7 @@ EPHEMERAL = "32768-60999"
 # Whatever else is wrong: small private disks, few open files in the test's own shell, and a machine that is busy.
 EXPECTED = ("space", "limits", "object store", "checkpoint store")
 # Where other programs use the processors, these warn of a slow link; only a failure is of the cluster's making.
-SLOW_WHEN_BUSY = ("all-reduce", "loss", "clock")
+SLOW_WHEN_BUSY = ("all-reduce", "exchange", "loss", "clock")
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def test_a_sound_cluster_is_green(sound: Patient) -> None:
     assert not [finding for finding in findings if finding["level"] == "fail"]
     by_check = {finding["check"]: finding["figure"] for finding in findings}
     assert "2 ranks" in by_check["all-reduce"]
+    assert "to the next of 2 ranks" in by_check["exchange"]
     assert "open on all 6 ways" in by_check["ports"]
     assert "asked for on 3 nodes and by the job API" in by_check["token"]
     assert "equal on 3 nodes" in by_check["versions"]

@@ -64,6 +64,25 @@ def test_the_batch_is_found_by_probes_on_both_gpus(workplace: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("two_gpus")
+def test_each_kind_of_gpus_finds_its_own_batch(
+    workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = ["NVIDIA H200", "NVIDIA L4"]
+    monkeypatch.setenv("NULLGPU_NAME", ";".join(kinds))
+    batch = {"global": 8, "micro": "probe"}
+    config = write_config(workplace, "kinds", cluster={"gpu_kind": "any"}, batch=batch, strategy="fsdp2")
+    ends(gemfleet(workplace, tmp_path, "train", config))
+    registry = RunRegistry(tmp_path / "gemfleet.db")
+    (run,) = registry.list_runs()
+    events = registry.events(run.id)
+    assert run.state == "succeeded"
+    assert {event["data"]["gpu"] for event in events if event["kind"] == "batch_trial"} == set(kinds)
+    (found,) = [event["data"]["rows_by_gpu"] for event in events if "rows_by_gpu" in event["data"]]
+    assert list(found) == kinds
+    assert set(re.findall(r"rank \d on cuda:\d \((.*?)\)", logs(tmp_path, run.id))) == set(kinds)
+
+
+@pytest.mark.usefixtures("two_gpus")
 def test_a_lost_rank_is_replaced_and_the_run_goes_on_from_its_checkpoint(workplace: Path, tmp_path: Path) -> None:
     steps = 120
     config = write_config(workplace, "lost", max_steps=steps, epochs=20.0, batch={"global": 4, "micro": 1})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -14,20 +15,22 @@ import torch
 import torch.distributed as dist
 from gemfleet.benchmarks.shared.random_base import random_model
 from gemfleet.train.batch_finder.probes.probe import worst_rows
-from gemfleet.train.config.sections.recipe import OptimConfig
 from gemfleet.train.context.group import make_group
 from gemfleet.train.data.packing import TokenBlock, pack_steps
 from gemfleet.train.device.abilities import prepare_process
 from gemfleet.train.device.memory import forget_resident_peak, peak_resident_bytes, resident_bytes
+from gemfleet.train.interfaces import EMPTY_PASS
 from gemfleet.train.kernels.capabilities import Choices
 from gemfleet.train.model import gemma
 from gemfleet.train.model.gemma import TrainableModel, attach_lora, prepare_layers
 from gemfleet.train.planning import SIZES
 from gemfleet.train.step.throughput import flop_counter
-from gemfleet.train.strategies.ddp import DdpStrategy
+from gemfleet.train.strategies import build_strategy
+from gemfleet.train.strategies.base import Strategy
 from numpy.typing import NDArray
 from support.reference_step import LORA, VOCABULARY, fill_adapters
-from support.tiny_model import tiny_gemma3
+from support.strategy_cases import STRATEGIES, strategy_config
+from torch.distributed.tensor import DTensor
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,10 @@ class ContextCase:
         tokens = rng.integers(3, VOCABULARY, ends[-1]).astype(np.int32)
         return TokenBlock(tokens, supervised, np.concatenate([[0], ends]))
 
-    def model(self) -> TrainableModel:
-        model = attach_lora(tiny_gemma3(window=self.window).requires_grad_(False), LORA, 0, "tiny")
+    def model(self, strategy: Strategy, folder: str) -> TrainableModel:
+        """The model, as the strategy loads it. folder: of the base with this window"""
+        base = strategy.load_base(Path(folder), torch.float32, torch.device("cpu"))
+        model = attach_lora(base, LORA, 0, "tiny")
         fill_adapters(model.peft_model)
         return model
 
@@ -74,30 +79,45 @@ class StepOutcome:
     tokens: int
 
 
-def context_step(case: ContextCase, context: int) -> StepOutcome:
-    """The step in groups of `context` ranks. Collective, unless `context` is 1 and there is no process group."""
+def context_step(case: ContextCase, context: int, folder: str, name: str = "ddp") -> StepOutcome:
+    """The step in groups of `context` ranks. Collective, unless `context` is 1 and there is no process group.
+
+    name: of the strategy, see `STRATEGIES`
+    """
     world, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
-    model, strategy = case.model(), DdpStrategy(OptimConfig())
+    strategy = build_strategy(strategy_config(**STRATEGIES[name]))
+    model = case.model(strategy, folder)
     cost = flop_counter(model, "off").cost()
-    strategy.setup(model)
     model = dataclasses.replace(model, context=make_group(context, cost))
     prepare_layers(model, Choices("sdpa", "torch", case.compiled and context > 1, case.recompute))  # type: ignore[arg-type]
+    parameters, model = model.adapter_parameters(), strategy.setup(model)
     step = pack_steps([case.examples()], world // context, case.max_length).step(0, rank // context)
-    total = evaluated = wire = tokens = 0.0
+    parts = list(step.rows.micro_batches(case.micro))
+    loss, evaluated, wire, tokens = torch.zeros(()), torch.zeros(()), 0, 0
     with mock.patch.object(gemma, "attention_kernel", return_value=case.kernel):
-        for number, part in enumerate(step.rows.micro_batches(case.micro)):
-            with torch._dynamo.config.patch(error_on_recompile=number > 0):
-                with counted_wire() as sent:
-                    loss = model.loss_sum(part) / step.step_supervised_tokens
-                    strategy.backward(loss)
-                with torch.no_grad():
-                    evaluated += float(model.loss_sum(part)) / step.step_supervised_tokens
-            total, wire = total + float(loss.detach()), wire + sent[0]
-            tokens += model.computed_tokens(part)
-    strategy.reduce_gradients()
-    mean_loss, evaluation = strategy.sum_over_ranks([total, evaluated])
-    gradients = {name: p.grad.numpy() for name, p in model.adapter_parameters().items() if p.grad is not None}
-    return StepOutcome(mean_loss, gradients, evaluation, int(wire), int(tokens))
+        for number, part in enumerate(parts + [EMPTY_PASS] * (strategy.passes(len(parts)) - len(parts))):
+            with torch._dynamo.config.patch(error_on_recompile=number > 0), counted_wire() as sent:
+                share = model.loss_sum(part) / step.step_supervised_tokens
+                strategy.backward(share)
+            loss, wire, tokens = loss + share.detach(), wire + sent[0], tokens + model.computed_tokens(part)
+        strategy.reduce_gradients()
+        gradients = {name: gradient.numpy() for name, gradient in whole_gradients(strategy, parameters).items()}
+        for number, part in enumerate(parts + [EMPTY_PASS] * (strategy.passes(len(parts)) - len(parts))):
+            with torch._dynamo.config.patch(error_on_recompile=number > 0), torch.no_grad():
+                evaluated = evaluated + model.loss_sum(part) / step.step_supervised_tokens
+    mean_loss, evaluation = strategy.sum_over_ranks([float(loss), float(evaluated)])
+    return StepOutcome(mean_loss, gradients, evaluation, wire, tokens)
+
+
+def whole_gradients(strategy: Strategy, parameters: Mapping[str, torch.nn.Parameter]) -> dict[str, torch.Tensor]:
+    """The reduced gradients, whole on every rank. parameters: by name, as they were before `setup`. Collective."""
+    if strategy.name == "deepspeed":
+        from deepspeed.utils import safe_get_full_grad
+
+        return {name: safe_get_full_grad(parameter) for name, parameter in parameters.items()}
+    held: Any = strategy
+    found = {name: parameter.grad for name, parameter in held._parameters.items()}
+    return {name: grad.full_tensor() if isinstance(grad, DTensor) else grad for name, grad in found.items()}
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from gemfleet.train.batch_finder.probes.probe import worst_rows
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.device.abilities import DeviceFacts
 from gemfleet.train.interfaces import WriteCheckpoint
 from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.local.devices import rank_devices
@@ -20,12 +22,21 @@ from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora, prepare_layers
 from gemfleet.train.planning.auto_strategy import RankDevices
 from gemfleet.train.strategies import build_strategy
-from gemfleet.train.worker import in_context
+from gemfleet.train.worker import in_context, prepare_model
 from numpy.typing import NDArray
 from support.reference_step import examples
 from torch.distributed.tensor import DTensor
 
 Arrays = dict[str, NDArray[np.float32]]
+# Tiny tensors would stay gathered under ZeRO-3, which is what tests are to see divided.
+DIVIDE_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "ddp": {"strategy": "ddp"},
+    "fsdp2": {"strategy": "fsdp2"},
+    "zero-1": {"strategy": "deepspeed", "deepspeed": {"stage": 1}},
+    "zero-2": {"strategy": "deepspeed", "deepspeed": {"stage": 2}},
+    "zero-3": {"strategy": "deepspeed", "deepspeed": {"stage": 3, "config": DIVIDE_ALL}},
+}
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,18 @@ def base_bytes(model_folder: str, changes: dict[str, Any]) -> tuple[int, int]:
             held += here.untyped_storage().nbytes()
             whole += math.prod(getattr(parameter, "ds_shape", parameter.shape)) * parameter.element_size()
     return held, whole
+
+
+def chunk_of_logits(model_folder: str, changes: dict[str, Any]) -> int:
+    """Rows of the logits that exist at once in a pass of full rows, by the buffers that the loss keeps. Collective."""
+    config = strategy_config(**changes)
+    facts = DeviceFacts(torch.device("cpu"), "cpu", bf16_gains=False)
+    model, strategy = prepare_model(config, Path(model_folder), facts)
+    model = strategy.setup(model)
+    strategy.passes(1)
+    strategy.backward(model.loss_sum(worst_rows(1, config.data.max_length, 512)))
+    assert model.criterion._buffers is not None
+    return len(model.criterion._buffers[0])
 
 
 def devices_of_unequal_ranks() -> RankDevices:

@@ -58,7 +58,9 @@ def decide(
     settled: the plan's choice for these devices, None if it does not know them; steps_done: of a run that goes on
     on_gpu: whether the ranks have GPUs, if the plan does not know them
     """
-    most, pictures = largest_rows(source, config, world_size), len(source.pictures) > 0
+    several = settled is not None and len(settled.kinds) > 1
+    most = largest_rows(source, config, world_size) * (2 if several else 1)  # a fast kind may get twice the mean share
+    pictures = len(source.pictures) > 0
     planned = None if settled is None else planned_rows(config, settled, most, pictures)
     if config.batch.micro == "probe":
         return Decision(True, planned)
@@ -75,14 +77,17 @@ def decide(
         settled.devices.gpu,
         max(0, config.total_steps(source.steps_per_epoch) - steps_done),
         sum(step.step_tokens for step in steps) / len(steps),
+        max(1, len(settled.kinds)),
     )
     return Decision(worth.pays, planned, worth.gain_s, worth.sentence())
 
 
-def rows_by_kind(settled: Settled, most_rows: int, pictures: bool) -> dict[str, int]:
-    """The plan's rows on the devices of each kind, by the kind's name. A fast kind may get twice the mean share."""
+def decide_by_kind(
+    config: TrainConfig, settled: Settled, source: BlockSource, world_size: int, steps_done: int = 0
+) -> dict[str, Decision]:
+    """A decision for the devices of each kind, by the kind's name. See `decide`."""
     return {
-        kind.gpu: planned_rows(settled.config, replace(settled, devices=kind), 2 * most_rows, pictures).rows
+        kind.gpu: decide(config, replace(settled, devices=kind), source, world_size, steps_done)
         for kind in settled.kinds
     }
 

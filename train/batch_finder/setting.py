@@ -78,8 +78,9 @@ def search_limits(source: BlockSource, config: TrainConfig, world_size: int, bud
     )
 
 
-def group_settings(config: TrainConfig) -> GroupSettings:
-    return GroupSettings(config.batch.memory_margin, config.batch.probe_timeout_s)
+def group_settings(config: TrainConfig, gpu: str = "") -> GroupSettings:
+    """gpu: see `GroupSettings`"""
+    return GroupSettings(config.batch.memory_margin, config.batch.probe_timeout_s, gpu)
 
 
 def tokens_per_row(config: TrainConfig, world_size: int) -> int:

@@ -42,6 +42,10 @@ class ProbeError(RuntimeError):
     """Probes failed twice, for another reason than memory."""
 
 
+class NoRankThereError(ProbeError):
+    """No rank of the search computes on the kind of GPUs that it is about."""
+
+
 class VariantSearch:
     """All trials of one variant, on its group. verdicts: the trials that looked for the largest size"""
 
@@ -120,10 +124,12 @@ class VariantSearch:
         for _ in range(REPEATS_AFTER_LOSS + 1):
             trial = self._group.try_rows(rows, evaluation)
             self._tell(trial)
-            if trial.failure in (None, Failure.MEMORY, Failure.USER):
+            if trial.failure in (None, Failure.MEMORY, Failure.USER, Failure.ABSENT):
                 break
         if trial.failure is Failure.USER:
             raise UserError(trial.message)
         if trial.failure is Failure.ERROR:
             raise ProbeError(trial.message)
+        if trial.failure is Failure.ABSENT:
+            raise NoRankThereError(trial.message)
         return trial

@@ -39,18 +39,26 @@ class Worth:
 
 
 def worth_of_search(
-    shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, gpu: str, steps_left: int, step_tokens: float
+    shape: ModelShape,
+    work: Workload,
+    sharing: Sharing,
+    ranks: int,
+    gpu: str,
+    steps_left: int,
+    step_tokens: float,
+    searches: int = 1,
 ) -> Worth:
     """The estimate, by the plan's speed with `work.micro` rows in a pass.
 
     gpu: its driver's name; steps_left: optimizer steps; step_tokens: mean tokens of a step, over all ranks
+    searches: among which the gain is divided, one for each kind of GPUs
     """
     example = max(1, round(step_tokens / work.global_batch))
     speed = expected_speed(shape, replace(work, example_tokens=example), sharing, sheet_of(gpu), Fleet(ranks))
     passes = PASSES * speed.compute_seconds / speed.passes
     run = steps_left * speed.step_seconds
     search = START_SECONDS + weight_bytes(shape, work) / LOADED_BYTES_PER_SECOND + passes
-    return Worth(run, EXPECTED_GAIN * run, search)
+    return Worth(run, EXPECTED_GAIN * run / searches, search)
 
 
 def sheet_of(gpu: str) -> Device:

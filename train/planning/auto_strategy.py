@@ -243,6 +243,7 @@ def workload_of(
         compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
         fused=kind == "cuda" and liger_is_installed(),
         pictures="none" if not pictures else "kept" if config.vision.cache == "auto" else "anew",
+        by_speed=config.batch.shares == "speed",
     )
 
 

@@ -21,10 +21,11 @@ EXCHANGES = 2  # of a layer in a pass: one in forward, and the reverse in backwa
 def contexts(asked: int | Literal["auto"], work: Workload, fleet: Fleet) -> list[int]:
     """The sizes of context groups to try, the least first. None if the ranks do not form whole groups.
 
-    A picture's tokens see one another, so `auto` shares no pass that holds some.
+    A picture's tokens see one another, so `auto` shares no pass that holds some, and none where a rank's share of a
+    step follows its speed.
     """
     if asked == "auto":
-        if work.pictures != "none":
+        if work.pictures != "none" or work.by_speed:
             return [1]
         most = max(1, min(fleet.ranks, work.tokens // SHORTEST))
         return [size for size in range(1, most + 1) if fleet.ranks % size == 0]

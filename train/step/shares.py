@@ -70,6 +70,7 @@ class SpeedShares(EqualShares):
         self._tokens, self._steps = 0, 0
         self._speeds = [0.0] * world_size
         self._changes: list[tuple[int, Shares]] = []
+        self._said_no_gain = False
         if self.equal_passes:
             self._time_loss(criterion)
 
@@ -101,8 +102,14 @@ class SpeedShares(EqualShares):
         self._speeds = [smoothed(old, new) for old, new in zip(self._speeds, speeds, strict=True)]
         change = self._change(index + 2) if self._steps > MEASURED_STEPS else None
         if change and self.equal_passes and 2 * step.step_tokens > step.step_examples * self._max_length:
-            log.info("%s", NO_GAIN.format(strategy=self._strategy, length=self._max_length))
+            self._say_no_gain()
         return change
+
+    def _say_no_gain(self) -> None:
+        """Once in a process, and on one rank for all."""
+        if self._rank == 0 and not self._said_no_gain:
+            log.info("%s", NO_GAIN.format(strategy=self._strategy, length=self._max_length))
+        self._said_no_gain = True
 
     def _change(self, first: int) -> Entry | None:
         """New shares from the step with the index `first`, if that is worth a change."""

@@ -26,8 +26,12 @@ def batch_key(
     placement: Placement,
     model_folders: Mapping[str, str],
     folder: Path,
+    gpu: str = "",
 ) -> str:
-    """The key under which the cache keeps this run's micro-batch. folder: the model's, on the head"""
+    """The key under which the cache keeps this run's micro-batch. folder: the model's, on the head
+
+    gpu: the kind of GPUs that has this micro-batch, where there are several
+    """
     values = config.model_dump(mode="json", by_alias=True)
     limits = {"memory": config.batch.memory_limit_bytes, "margin": config.batch.memory_margin}
     return cache_key(
@@ -42,6 +46,7 @@ def batch_key(
             "placement": placement.describe(),
             "nodes": sorted(map(str, _nodes(model_folders))),
             "versions": versions(),
+            **({"gpu": gpu} if gpu else {}),
         }
     )
 

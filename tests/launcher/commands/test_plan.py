@@ -11,6 +11,7 @@ from gemfleet.launcher.cli import app, main
 from gemfleet.launcher.plan.sweep_table import sweep_table
 from gemfleet.train.config.schema import ActivationCheckpointing
 from gemfleet.train.config.schema import Quantization as ConfigQuantization
+from gemfleet.train.errors import UserError
 from gemfleet.train.planning import GPUS, SIZES, Workload
 from gemfleet.train.planning.options import Checkpointing, Quantization
 from support.places import REPOSITORY
@@ -96,6 +97,8 @@ def test_a_gpu_without_bf16_computes_in_fp32() -> None:
         (["--model", "1b", "--gpus", "513"], "--gpus is 513; give a number from 1 to 512"),
         (["--model", "1b", "--gpus", "6", "-c", "4"], "6 GPUs do not form groups of 4; give --gpus as a multiple of 4"),
         (["--model", "4b", "--gpus", "4", "-c", "2", "--pictures"], "or give --context-parallel 1"),
+        (["--sweep", "-m", "4b", "--json"], "it takes no --model and no --json; leave out one or the other"),
+        (["--sweep", "-n", "4", "--gpu", "h200", "-c", "auto"], "no --gpu and no --gpus and no --context-parallel;"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_code_2(
@@ -108,6 +111,25 @@ def test_wrong_input_is_one_sentence_and_code_2(
     error = capsys.readouterr().err
     assert words in error
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("asked", ["train.batch.shares: speed", "cluster.gpu_kind: any"])
+def test_no_passes_are_shared_where_shares_follow_speed(tmp_path: Path, asked: str) -> None:
+    """Nor does a remedy name that, which would be refused."""
+    file, (section, field) = tmp_path / "run.yaml", asked.split(".", 1)
+    batch = f", batch: {{{field.partition('.')[2]}}}" if section == "train" else ""
+    cluster = f"cluster: {{{field}}}\n" if section == "cluster" else ""
+    file.write_text(
+        f"train: {{model: google/gemma-3-12b-it, data: {{train: x, max_length: 131072}}{batch}}}\n{cluster}"
+    )
+    fleet = ("--gpus", "8", "--gpu", "a100-80")
+    assert "set train.context_parallel to" in json_of("-m", "12b", "-l", "131072", *fleet)["chosen"]["reason"]
+    reason = json_of(str(file), *fleet)["chosen"]["reason"]
+    assert "nothing fits" in reason
+    assert "context_parallel" not in reason
+    refused = CliRunner().invoke(app, ["plan", str(file), *fleet, "-c", "8"])
+    assert isinstance(refused.exception, UserError)
+    assert "GPUs get shares by their speed" in str(refused.exception)
 
 
 def test_the_table_of_the_documentation_is_what_the_command_prints() -> None:

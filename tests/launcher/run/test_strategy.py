@@ -13,9 +13,9 @@ from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.dry_run import describe_plan
 from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, devices_by_kind, least_devices, node_memory
 from gemfleet.launcher.plan.this_machine import describe_here, settled_here
-from gemfleet.launcher.run.batch_search.search import by_kind
+from gemfleet.launcher.run.batch_search.kinds import with_kinds
 from gemfleet.launcher.run.strategy import blind_sentence, for_all_kinds
-from gemfleet.train.batch_finder.decision import rows_by_kind
+from gemfleet.train.batch_finder.decision import planned_rows
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.planning import SIZES
 from gemfleet.train.planning.auto_strategy import needs_devices, settle_strategy, settled_blindly
@@ -91,15 +91,12 @@ def test_of_several_kinds_each_has_the_rows_of_its_memory_and_all_compute_alike(
     least = least_devices(train, mixed, nodes)
     plan = for_all_kinds(settle_strategy(train, SIZES["1b"], least), kinds)
     assert plan.config.precision == "fp32"
-    told: list[tuple[str, str]] = []
-    rows = rows_by_kind(plan, 64, pictures=False)
+    rows = {kind.gpu: planned_rows(plan.config, replace(plan, devices=kind), 64).rows for kind in plan.kinds}
     assert rows[names[1]] > rows[names[0]] >= rows[names[2]]
-    ready = by_kind(plan.config, rows, None, lambda kind, sentence, facts: told.append((kind, sentence)))
+    ready = with_kinds(plan.config, {gpu: plan.config.with_micro(number) for gpu, number in rows.items()})
     assert ready.batch.micro == min(rows.values())
     assert {name: ready.batch.for_gpu(name).rows_per_pass for name in rows} == rows
     assert ready.batch.for_gpu("another").rows_per_pass == ready.batch.micro
-    assert f"{rows[names[1]]} on {names[1]}" in told[0][1]
-    assert set(by_kind(plan.config, rows, 1, lambda *event: None).batch.micro_by_gpu.values()) == {1}
 
 
 def test_what_a_node_answers_is_read() -> None:

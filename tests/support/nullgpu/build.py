@@ -35,8 +35,9 @@ LOOKED_UP = [
 # Answers the one question that is asked of it: name and memory of each GPU, as CSV.
 NVIDIA_SMI = """#!/usr/bin/env bash
 mib=$(awk -v gib="${NULLGPU_GIB:-139.8}" 'BEGIN { printf "%d", gib * 1024 }')
+IFS=';' read -ra names <<< "${NULLGPU_NAME:-NVIDIA H200}"
 for ((i = 0; i < ${NULLGPU_DEVICES:-1}; i++)); do
-    echo "${NULLGPU_NAME:-NVIDIA H200}, $mib MiB"
+    echo "${names[i]:-${names[-1]}}, $mib MiB"
 done
 """
 CALLS = re.compile(r"(_*cuda[A-Z]|cu[A-Z][a-zA-Z]|cublas|nccl)(?!File)")

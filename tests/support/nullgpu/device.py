@@ -11,7 +11,10 @@ from support.nullgpu.build import DRIVER, built
 
 @dataclass(frozen=True)
 class PretendedGpu:
-    """count: how many of them the machine has; unusable: NVML lists them, but CUDA finds its driver too old."""
+    """name: of all, or one for each with `;` between them; count: how many of them the machine has
+
+    unusable: NVML lists them, but CUDA finds its driver too old
+    """
 
     name: str = "NVIDIA H200"
     capability: str = "9.0"

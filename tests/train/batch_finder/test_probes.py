@@ -17,7 +17,7 @@ import pytest
 from gemfleet.train.batch_finder.finder import Found, find_batch
 from gemfleet.train.batch_finder.probes.child import ProbeTask
 from gemfleet.train.batch_finder.probes.group import GRACE_SECONDS, GroupFailure, GroupSettings, ProbeGroup, Watch
-from gemfleet.train.batch_finder.probes.process import LocalProbe
+from gemfleet.train.batch_finder.probes.process import Answer, LocalProbe
 from gemfleet.train.batch_finder.probes.trial import Failure, Trial
 from gemfleet.train.batch_finder.report import found_sentences, trial_line
 from gemfleet.train.batch_finder.setting import RankPlace, probe_tasks, tokens_per_row
@@ -151,6 +151,35 @@ def test_a_rank_lost_in_a_trial_ends_it_for_all_in_bounded_time(
     assert "rank 1" in next(trial.message for trial in trials if trial.failure)
     bound = GRACE_SECONDS if number == signal.SIGKILL else TIMEOUT_S
     assert ended[0] - hurt.hurt_at < bound + SLACK_S
+
+
+class OnKind(LocalProbe):
+    """A probe that says it computes on a GPU of this name."""
+
+    def __init__(self, number: int, gpu: str) -> None:
+        super().__init__(node=NODES[number])
+        self._gpu = gpu
+
+    def poll(self) -> list[Answer]:
+        return [{**answer, "device": self._gpu} if answer["kind"] == "ready" else answer for answer in super().poll()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", [pytest.param({"strategy": "fsdp2"}, id="fsdp2"), STRATEGIES[3]])
+def test_a_size_is_tried_on_one_kind_while_the_other_rank_holds_one_row(model: Path, strategy: dict[str, Any]) -> None:
+    """Then the other rank has more passes, and both must run them."""
+    steps = [[[(512, 256, 0)]] * 4]
+    ranks = [replace(task, steps=steps) for task in tasks(model, config(max_length=512, **strategy))]
+    handles = [OnKind(0, "NVIDIA L4"), OnKind(1, "NVIDIA H200")]
+    with ProbeGroup(handles, ranks, GroupSettings(0.08, 4 * TIMEOUT_S, gpu="NVIDIA H200")) as group:
+        one, four = group.try_rows(1), group.try_rows(4)
+        assert group.try_rows(2, evaluation=True).fits
+    (small,), (large,) = one.ranks, four.ranks
+    assert (small.rank, small.node, large.fits) == (1, NODES[1], True)
+    assert large.peak_bytes > small.peak_bytes + 2 * MIB
+    with ProbeGroup(handles, ranks, GroupSettings(0.08, 4 * TIMEOUT_S, gpu="Tesla T4")) as group:
+        absent = group.try_rows(1)
+    assert (absent.failure, absent.message) == (Failure.ABSENT, "no rank of this search is on a Tesla T4")
 
 
 @pytest.mark.slow

@@ -59,6 +59,19 @@ def test_a_strategy_that_a_person_chose_stays() -> None:
     assert next(name for name, _ in tried(*settled(80, activation_checkpointing="full"))) == "ddp, full"
 
 
+def test_the_loss_of_a_divided_base_goes_in_chunks_by_the_plan_and_in_smaller_ones_by_a_trial() -> None:
+    roomy, options = settled(80, strategy="fsdp2")
+    assert roomy.loss_chunk_rows == 2048
+    (smaller,) = [variant for variant in variants_of(roomy, options) if "loss" in variant.name]
+    assert (smaller.name, smaller.if_limited) == (
+        "fsdp2, kept gathered, loss in chunks of 512 rows",
+        "fsdp2, kept gathered",
+    )
+    assert with_variant(roomy, smaller.changes).loss_chunk_rows == 512
+    tight, _ = settled(12, strategy="fsdp2", activation_checkpointing="off")
+    assert tight.loss_chunk_rows == 512
+
+
 def test_a_variant_sets_all_that_it_stands_for() -> None:
     config, options = settled(80)
     by_name = {variant.name: with_variant(config, variant.changes) for variant in variants_of(config, options)}

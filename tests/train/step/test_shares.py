@@ -22,8 +22,8 @@ def config(**changes: Any) -> TrainConfig:
     return TrainConfig.model_validate({**values, **changes})
 
 
-def shares(ranks: int = 2, **changes: Any) -> SpeedShares:
-    return SpeedShares(config(**changes), CPU, CRITERION, 0, ranks)
+def shares(ranks: int = 2, rank: int = 0, **changes: Any) -> SpeedShares:
+    return SpeedShares(config(**changes), CPU, CRITERION, rank, ranks)
 
 
 def weights(kept: SpeedShares, index: int) -> tuple[int, ...] | None:
@@ -94,14 +94,15 @@ def test_speed_is_that_of_the_passes_or_of_the_loss_alone_where_passes_wait_for_
     assert kept.places() == [0.0, 0.0]
 
 
-def test_where_passes_cannot_be_shorter_a_sentence_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_where_passes_cannot_be_shorter_one_rank_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     full = StepRows(EMPTY_PASS, 4, 4 * 60, 20)
-    for step, told in ((STEP, 0), (full, 1)):
+    speeds = [[90.0, 30.0]] * 3 + [[30.0, 90.0]] * 9
+    for rank, step, told in ((0, STEP, 0), (0, full, 1), (1, full, 0)):
         caplog.clear()
-        kept = shares(strategy="fsdp2")
+        kept = shares(rank=rank, strategy="fsdp2")
         with caplog.at_level("INFO", logger="gemfleet.train"):
-            changes = [kept.observe(index, step, [90.0, 30.0]) for index in range(3)]
-        assert changes[2] is not None
+            changes = [kept.observe(index, step, of_step) for index, of_step in enumerate(speeds)]
+        assert len([change for change in changes if change]) > 1
         assert len(caplog.records) == told
 
 

@@ -89,7 +89,7 @@ def _serve(task: ProbeTask, sizes: queue.Queue[dict[str, Any]], answers: Answers
     config = _prepare(task)
     watched = _watch_memory(task, answers)
     probe = Probe(config, Path(task.model_folder), task.local_rank, task.steps)
-    answers.put("ready", limit_bytes=watched or _gpu_limit(task, probe))
+    answers.put("ready", limit_bytes=watched or _gpu_limit(task, probe), device=probe.device_name)
     while True:
         asked = sizes.get()
         peak, seconds = (probe.measure_evaluation if asked["evaluation"] else probe.measure)(asked["rows"])

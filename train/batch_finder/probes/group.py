@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 from .child import ProbeTask
@@ -22,10 +23,14 @@ RANK_ORDER = tuple(Failure)
 
 @dataclass(frozen=True)
 class GroupSettings:
-    """margin: share of the memory limit to keep free; timeout_s: of a trial, and of a rank's silence"""
+    """margin: share of the memory limit to keep free; timeout_s: of a trial, and of a rank's silence
+
+    gpu: the driver's name of the GPUs on which a size is tried, while the other ranks hold one row; empty: on all ranks
+    """
 
     margin: float
     timeout_s: float
+    gpu: str = ""
 
 
 class ProbeGroup:
@@ -35,6 +40,7 @@ class ProbeGroup:
         """`tasks[i]` is for `handles[i]`. A free address replaces their `address`."""
         self._handles, self._tasks, self._settings = handles, tasks, settings
         self._limits: list[int] | None = None
+        self._asked: list[bool] = []  # of each rank, whether it tries the sizes
 
     def __enter__(self) -> ProbeGroup:
         return self
@@ -48,12 +54,12 @@ class ProbeGroup:
         self._limits = None
 
     def try_rows(self, rows: int, evaluation: bool = False) -> Trial:
-        """The verdict of all ranks. Starts the processes if none run. A failure ends them all."""
+        """The verdict of all ranks that try sizes. Starts the processes if none run. A failure ends them all."""
         try:
             if self._limits is None:
                 self._start()
-            for handle in self._handles:
-                handle.send(rows, evaluation)
+            for handle, asked in zip(self._handles, self._asked, strict=True):
+                handle.send(rows if asked else 1, evaluation)
             answers = self._wait("measured", self._settings.timeout_s)
         except GroupFailure as failed:
             self.close()
@@ -63,20 +69,20 @@ class ProbeGroup:
             raise
         assert self._limits is not None
         usable = [int(limit * (1 - self._settings.margin)) for limit in self._limits]
-        return Trial(
-            rows,
-            tuple(
-                RankMeasure(task.rank, handle.node, answer["peak_bytes"], limit, answer["seconds"])
-                for task, handle, answer, limit in zip(self._tasks, self._handles, answers, usable, strict=True)
-            ),
-            evaluation=evaluation,
-        )
+        measures = [
+            RankMeasure(task.rank, handle.node, answer["peak_bytes"], limit, answer["seconds"])
+            for task, handle, answer, limit in zip(self._tasks, self._handles, answers, usable, strict=True)
+        ]
+        return Trial(rows, tuple(compress(measures, self._asked)), evaluation=evaluation)
 
     def _start(self) -> None:
         address = self._handles[0].free_address()
         for handle, task in zip(self._handles, self._tasks, strict=True):
             handle.start(replace(task, address=address))
-        ready = self._wait("ready", LOADING_FACTOR * self._settings.timeout_s)
+        ready, gpu = self._wait("ready", LOADING_FACTOR * self._settings.timeout_s), self._settings.gpu
+        self._asked = [not gpu or answer["device"] == gpu for answer in ready]
+        if not any(self._asked):
+            raise GroupFailure(Failure.ABSENT, f"no rank of this search is on a {gpu}")
         self._limits = [answer["limit_bytes"] for answer in ready]
 
     def _wait(self, kind: str, bound_s: float) -> list[Answer]:

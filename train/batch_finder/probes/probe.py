@@ -11,7 +11,7 @@ import torch
 from ...config.schema import TrainConfig
 from ...device.abilities import DeviceFacts, current_device
 from ...device.memory import peak_bytes, reset_peak
-from ...interfaces import PackedRows
+from ...interfaces import EMPTY_PASS, PackedRows
 from ...model.gemma import TrainableModel
 from ...strategies.base import Strategy
 from ...worker import prepare_model
@@ -42,7 +42,8 @@ class Probe:
     def __init__(self, config: TrainConfig, model_folder: Path, local_rank: int, steps: Steps = ()) -> None:
         """steps: steps of the run, whose passes are timed, equal on all ranks; none: full rows are timed"""
         facts = current_device(local_rank)
-        self.device, self._config, self._steps = facts.device, config, steps
+        self.device, self.device_name = facts.device, facts.name
+        self._config, self._steps = config, steps
         self._pictures = most_pictures(steps)
         model, self._strategy = self._prepared(model_folder, facts)
         self._soft_tokens = 0 if model.sight is None else model.sight.soft_tokens
@@ -83,9 +84,11 @@ class Probe:
         timed = typical_passes(self._steps, rows, self._vocabulary, soft_tokens=self._soft_tokens)
         # The last pass adds to gradients that exist, as all passes of a step but the first do.
         passes = [worst, *timed, worst]
-        self._strategy.passes(len(passes))  # all ranks have equally many; a strategy may need to know
+        wanted = self._strategy.passes(len(passes))  # ranks that hold fewer rows may have more passes
         supervised = sum(batch.supervised_tokens for batch in passes)
         seconds = [self._timed_pass(batch, supervised) for batch in passes]
+        for _ in range(wanted - len(passes)):
+            self._timed_pass(EMPTY_PASS, supervised)
         self._strategy.reduce_gradients()
         self._strategy.clip(self._config.optim.max_grad_norm)
         self._strategy.step(0.0)

@@ -14,6 +14,7 @@ class Failure(StrEnum):
     DIED = "died"  # a process ended without an answer
     SILENT = "silent"  # a process gave no sign of life in time
     ERROR = "error"  # a rank raised something else
+    ABSENT = "absent"  # no rank computes on the kind of GPUs that is asked about
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ class BatchConfig(StrictModel):
         dict[str, Annotated[int, Field(gt=0, le=MOST)]],
         Field(
             description="rows in place of `micro` for GPUs of these names, as nvidia-smi gives them; with "
-            "cluster.gpu_kind `any` the plan fills it in"
+            "cluster.gpu_kind `any` the plan or probes fill it in"
         ),
     ] = Field(default_factory=dict)
     shares: Annotated[

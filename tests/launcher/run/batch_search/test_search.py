@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,11 @@ from gemfleet.launcher.api.metrics import RunCollector
 from gemfleet.launcher.api.totals import RunTotals
 from gemfleet.launcher.cli import app
 from gemfleet.launcher.placement import Placement
-from gemfleet.launcher.run.batch_search import search
+from gemfleet.launcher.run.batch_search import find, search
+from gemfleet.launcher.run.batch_search.find import find_micro
+from gemfleet.launcher.run.batch_search.kinds import settle_kinds
 from gemfleet.launcher.run.batch_search.probe_actors import HostFacts
-from gemfleet.launcher.run.batch_search.search import FindTask, find_micro, settle_micro
+from gemfleet.launcher.run.batch_search.search import PROBES, FindTask, settle_micro
 from gemfleet.train.batch_finder.cache import BatchCache, CachedBatch
 from gemfleet.train.batch_finder.decision import Decision, decide
 from gemfleet.train.batch_finder.probes.child import ProbeTask
@@ -32,6 +35,7 @@ from gemfleet.train.errors import UserError
 from gemfleet.train.interfaces import Ints, PackedRows, Pixels, Shares, StepRows, no_pictures
 from gemfleet.train.planning import SIZES
 from gemfleet.train.planning.auto_strategy import RankDevices, Settled, settle_strategy
+from gemfleet.train.planning.rows import PlannedRows
 from typer.testing import CliRunner
 
 MIB = 2**20
@@ -39,11 +43,15 @@ NODES = {"node-a": "10.0.0.1", "node-b": "10.0.0.2"}
 
 
 class InstantProbe:
-    """A `ProbeHandle` whose rank takes 100 MiB and 10 a row, or 7 where it recomputes; an evaluation 5 a row."""
+    """A `ProbeHandle` whose rank takes 100 MiB and 10 a row, or 7 where it recomputes; an evaluation 5 a row.
 
-    def __init__(self, node: str, limit_mib: int) -> None:
-        self.node, self.limit = node, limit_mib * MIB
+    sent: the rows that it was asked for
+    """
+
+    def __init__(self, node: str, limit_mib: int, gpu: str = "cpu") -> None:
+        self.node, self.limit, self.gpu = node, limit_mib * MIB, gpu
         self.answers: list[Answer] = []
+        self.sent: list[int] = []
         self.starts = 0
 
     def free_address(self) -> str:
@@ -53,9 +61,10 @@ class InstantProbe:
         self.starts += 1
         self.a_row = 10 if task.config["activation_checkpointing"] == "off" else 7
         self.slow = 1.0 if self.a_row == 10 else 1.02
-        self.answers = [{"kind": "ready", "limit_bytes": self.limit}]
+        self.answers = [{"kind": "ready", "limit_bytes": self.limit, "device": self.gpu}]
 
     def send(self, rows: int, evaluation: bool) -> None:
+        self.sent.append(rows)
         peak = (100 + (5 if evaluation else self.a_row) * rows) * MIB
         seconds = self.slow * (0.1 + 0.05 * rows)
         self.answers.append({"kind": "measured", "rows": rows, "peak_bytes": peak, "seconds": seconds})
@@ -160,6 +169,78 @@ def test_what_was_found_is_taken_without_a_probe(monkeypatch: pytest.MonkeyPatch
     assert "batch_trial" in anew.kinds()
 
 
+KINDS = ("NVIDIA L4", "NVIDIA H200")
+
+
+def search_on_two_kinds(patch: pytest.MonkeyPatch, **train: Any) -> Search:
+    """Room for 6 rows on the first kind and for 90 on the second."""
+    search = Search(patch, (160, 1000), activation_checkpointing="off", **train)
+    for probe, gpu in zip(search.probes, KINDS, strict=True):
+        probe.gpu = gpu
+    return search
+
+
+def by_kinds(search: Search, cache: BatchCache | None, decisions: Mapping[str, Decision]) -> TrainConfig:
+    return settle_kinds(
+        search.task, cache, lambda gpu: f"key of {gpu}", lambda *event: search.told.append(event), decisions
+    )
+
+
+def test_each_kind_of_gpus_has_its_own_rows_while_the_others_hold_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    search, cache = search_on_two_kinds(monkeypatch), BatchCache(tmp_path / "batch.json")
+    found = by_kinds(search, cache, dict.fromkeys(KINDS, PROBES))
+    assert found.batch.micro_by_gpu == {"NVIDIA L4": 6, "NVIDIA H200": 64}
+    assert (found.batch.micro, found.evaluation.micro) == (6, None)
+    slow, fast = search.probes
+    assert all(1 in rows for rows in zip(slow.sent, fast.sent, strict=True))
+    assert (max(slow.sent) >= 6, max(fast.sent)) == (True, 64)
+    assert {facts["gpu"] for kind, _, facts in search.told if kind == "batch_trial"} == set(KINDS)
+    assert search.told[-1][1] == "micro-batch by kind: 6 on NVIDIA L4, 64 on NVIDIA H200"
+    assert {key: entry.rows for key, entry in cache.entries().items()} == {
+        "key of NVIDIA L4": 6,
+        "key of NVIDIA H200": 64,
+    }
+    cache.remove("key of NVIDIA L4")  # as after memory ran out
+    again = search_on_two_kinds(monkeypatch)
+    assert by_kinds(again, cache, dict.fromkeys(KINDS, PROBES)) == found
+    assert {facts["gpu"] for kind, _, facts in again.told if kind == "batch_trial"} == {"NVIDIA L4"}
+
+
+def test_an_evaluation_fits_every_kind_and_a_kind_without_a_rank_takes_the_plan(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where probes are asked for: there is nothing to probe."""
+    search = search_on_two_kinds(monkeypatch, evaluation={"micro": 40})
+    absent = Decision(probes=True, planned=PlannedRows(3, "4 rows would take too much"))
+    found = by_kinds(search, None, {**dict.fromkeys(KINDS, PROBES), "Tesla T4": absent})
+    assert found.batch.micro_by_gpu == {"NVIDIA L4": 6, "NVIDIA H200": 64, "Tesla T4": 3}
+    assert found.evaluation.micro == 10
+    assert [sentence for _, sentence, _ in search.told if sentence.startswith("Tesla T4: micro-batch 3 by the plan")]
+
+
+def test_a_plan_with_several_kinds_is_searched_by_kind(monkeypatch: pytest.MonkeyPatch, gemfleet_home: Path) -> None:
+    """A short run takes the plan's rows for each; a fast kind may get twice the mean share, and so twice the rows."""
+    search = search_on_two_kinds(monkeypatch)
+    registry = RunRegistry(gemfleet_home / "gemfleet.db")
+    registry.create_run("run-1", "run", "{}", os.getpid())
+    for name, answer in (("batch_key", "key"), ("resolve_model_folder", Path("/model"))):
+        monkeypatch.setattr(find, name, lambda *_, answer=answer: answer)
+    slow, fast = (RankDevices(2, gib * 2**30, "cuda", "bf16", gpu) for gib, gpu in ((6, KINDS[0]), (140, KINDS[1])))
+    plan = replace(settled_by(slow, search), kinds=(slow, fast))
+    run = session(registry, plan.config, print)
+    run.enter = lambda state, _: registry.transition("run-1", state)
+    placement = Placement(2, 1.0, 1, "PACK", mixed=True)
+    folders = dict.fromkeys(NODES, "/model")
+    planned = find_micro(run, plan.config, placement, Source(4), folders, plan, use_cache=True)  # type: ignore[arg-type]
+    assert planned.batch.micro == planned.batch.micro_by_gpu[KINDS[0]] < planned.batch.micro_by_gpu[KINDS[1]] == 8
+    assert search.probes[0].sent == []
+    asked = plan.config.model_copy(update={"batch": plan.config.batch.model_copy(update={"micro": "probe"})})
+    probed = find_micro(run, asked, placement, Source(64), folders, plan, use_cache=False)  # type: ignore[arg-type]
+    assert probed.batch.micro_by_gpu == {KINDS[0]: 6, KINDS[1]: 64}
+
+
 def test_at_no_room_for_one_row_the_error_names_rank_node_and_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
     search = Search(monkeypatch, (10_000, 90))
     with pytest.raises(UserError, match=r"rank 1 on 10\.0\.0\.2 needs .*max_length.*fsdp2.*cpu_offload.*int4"):
@@ -184,7 +265,7 @@ def test_trials_are_on_the_screen_in_the_registry_and_counted(
     registry, lines = RunRegistry(gemfleet_home / "gemfleet.db"), list[str]()
     registry.create_run("run-1", "run", "{}", os.getpid())
     for name, answer in (("batch_key", "key"), ("resolve_model_folder", Path("/model"))):
-        monkeypatch.setattr(search, name, lambda *_, answer=answer: answer)
+        monkeypatch.setattr(find, name, lambda *_, answer=answer: answer)
     run = session(registry, asked.config, lines.append)
     run.enter = lambda state, _: registry.transition("run-1", state)
     folders = dict.fromkeys(NODES, "/model")

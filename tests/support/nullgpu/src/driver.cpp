@@ -45,8 +45,8 @@ CUresult cuDeviceGetCount(int* count) {
   return CUDA_SUCCESS;
 }
 
-CUresult cuDeviceGetName(char* text, int length, CUdevice) {
-  snprintf(text, length, "%s", device_name());
+CUresult cuDeviceGetName(char* text, int length, CUdevice device) {
+  snprintf(text, length, "%s", device_name(device).c_str());
   return CUDA_SUCCESS;
 }
 

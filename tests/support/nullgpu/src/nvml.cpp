@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "names.h"
+
 namespace {
 
 constexpr int SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3;
@@ -60,9 +62,8 @@ int nvmlDeviceGetHandleByPciBusId_v2(const char* bus, void** device) {
   return SUCCESS;
 }
 
-int nvmlDeviceGetName(void*, char* text, unsigned length) {
-  const char* name = getenv("NULLGPU_NAME");
-  snprintf(text, length, "%s", name && *name ? name : "NVIDIA H200");
+int nvmlDeviceGetName(void* device, char* text, unsigned length) {
+  snprintf(text, length, "%s", nullgpu::name_of(index_of(device)).c_str());
   return SUCCESS;
 }
 

@@ -80,7 +80,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* found, int device) {
   if (device < 0 || device >= devices_visible()) return answer(cudaErrorInvalidDevice);
   memset(found, 0, sizeof *found);
-  snprintf(found->name, sizeof found->name, "%s", device_name());
+  snprintf(found->name, sizeof found->name, "%s", device_name(device).c_str());
   memset(found->uuid.bytes, device + 1, sizeof found->uuid.bytes);
   found->pciBusID = device + 1;
   found->totalGlobalMem = device_bytes();

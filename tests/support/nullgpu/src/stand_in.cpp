@@ -1,3 +1,4 @@
+#include "names.h"
 #include "stand_in.h"
 
 #include <sys/mman.h>
@@ -84,9 +85,13 @@ Capability capability() {
   return found;
 }
 
-const char* device_name() {
-  const char* name = getenv("NULLGPU_NAME");
-  return name && *name ? name : "NVIDIA H200";
+std::string device_name(int device) {
+  const char* list = getenv("CUDA_VISIBLE_DEVICES");
+  for (int i = 0; list && i < device; i++) {
+    const char* comma = strchr(list, ',');
+    list = comma ? comma + 1 : nullptr;
+  }
+  return name_of(list ? atoi(list) : device);
 }
 
 size_t device_bytes() {

@@ -15,7 +15,7 @@ namespace nullgpu {
 //   NULLGPU_DEVICES   how many (1)
 //   NULLGPU_CC        compute capability (9.0)
 //   NULLGPU_GIB       memory of each (139.8)
-//   NULLGPU_NAME      what they are called (NVIDIA H200)
+//   NULLGPU_NAME      what they are called (NVIDIA H200), see names.h
 //   NULLGPU_SMS       multiprocessors of each (132)
 //   NULLGPU_UNUSABLE  NVML lists them, but CUDA says that the driver is too old for it
 //   NULLGPU_LOG       file for one line an event
@@ -32,7 +32,7 @@ long setting(const char* name, long otherwise);
 int devices_there();    // whether or not this process may use them
 int devices_visible();  // those that CUDA_VISIBLE_DEVICES leaves
 Capability capability();
-const char* device_name();
+std::string device_name(int device);
 size_t device_bytes();
 int device_attribute(int attribute);  // by the number that runtime and driver share
 size_t shared_memory_limit();         // bytes that one block may opt into
