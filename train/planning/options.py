@@ -30,6 +30,7 @@ class Workload:
     chunk_rows:     positions whose logits exist at once; None: the plan chooses
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
     pictures:       whether rows hold pictures: their features are kept, or the vision tower makes them in each step
+    projector_trained: whether the projector of pictures is trained
     """
 
     length: int = 1024
@@ -46,6 +47,7 @@ class Workload:
     fused: bool = False
     chunk_rows: int | None = None
     pictures: Pictures = "none"
+    projector_trained: bool = False
 
     @property
     def document(self) -> int:
