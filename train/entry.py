@@ -69,6 +69,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
     from .local.source import prepare_local
     from .model.base_check import check_base, load_tokenizer
     from .model.resolve import check_context, embedding_rows, resolve_model_folder
+    from .model.vision.kept import feature_folder
     from .model.weight_files import beside_note
     from .step.early_stopping import refuse_unknown_metric
     from .worker import run_training
@@ -114,6 +115,7 @@ def train_here(config: TrainConfig, out: Path | None, resume: bool, accept_chang
             report.digest,
             accept_changes,
             adapter,
+            feature_folder(config.vision.head_cache_bytes) if config.vision.cache == "head" else None,
         )
     if rank == 0:
         print(*filter(None, [result.stopped_early, _ended(result, reporter.checkpoint_folder)]), sep="\n")

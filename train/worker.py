@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .model.starting_adapter import origin_of
 from .model.vision.features import PictureSource
+from .model.vision.kept import FeatureKeeper, tower_key
 from .model.vision.sight import Sight, load_sight
 from .step.outcome import TrainResult
 from .step.throughput import flop_counter
@@ -44,12 +46,14 @@ def run_training(
     data: DataDigest | None = None,
     accept_changes: bool = False,
     adapter_folder: Path | None = None,
+    features: FeatureKeeper | None = None,
 ) -> TrainResult:
     """Loads the model, attaches adapters, and trains. Collective over all ranks of the default process group.
 
     model_folder: a checked folder on this machine; work_folder: an existing scratch folder of this rank only
     data: the digest of all usable examples; accept_changes: resume also from a checkpoint with another lineage
     adapter_folder: of the adapter to go on from, checked; None: a new one
+    features: of pictures, from other runs and for them; None: neither
     """
     facts = current_device(local_rank)
     config = config.model_copy(update={"batch": config.batch.for_gpu(facts.name)})
@@ -60,8 +64,8 @@ def run_training(
     check_attention(config.attention, facts.device, dtype, len(source.pictures) > 0)
     apply_memory_limit(config.batch, facts.device)
     model, strategy = prepare_model(config, model_folder, facts, adapter_folder, source)
-    if model.sight is not None and config.vision.cache == "auto" and config.max_steps != 0:  # else it scores each once
-        model.sight.features.keep(source.pictures, work_folder / "features", lambda: reporter.progress("start"))
+    if model.sight is not None:
+        keep_features(config, model.sight, model_folder, source, work_folder, reporter, features)
     origin = NEW if adapter_folder is None else origin_of(adapter_folder, config.adapter or "")
     lineage = Lineage(base_digest(model_folder), data, accept_changes, origin)
     trainer = Trainer(config, model, strategy, source, reporter, rank, work_folder, lineage)
@@ -110,6 +114,32 @@ def sight_of(
     if trained:
         raise UserError("train.vision.train is projector, but the data have no pictures; give some, or train none")
     return None
+
+
+def keep_features(
+    config: TrainConfig,
+    sight: Sight,
+    model_folder: Path,
+    source: BlockSource,
+    work_folder: Path,
+    reporter: Reporter,
+    features: FeatureKeeper | None,
+) -> None:
+    """Has the tower see all pictures of the run before its first step, if the configuration says so. Collective."""
+    if config.vision.cache == "off" or (features is None and config.max_steps == 0):  # then it scores each once
+        return
+    needed = len(source.pictures) * sight.features.bytes_of_one
+    if features is not None and needed > features.limit_bytes:
+        log.warning(
+            "the features of %d pictures take %.1f GiB, more than train.vision.head_cache (%s): the head keeps none",
+            len(source.pictures),
+            needed / 2**30,
+            config.vision.head_cache,
+        )
+        features = None
+    key = "" if features is None else tower_key(model_folder, sight.features.dtype, sight.features.device)
+    folder, progress = work_folder / "features", partial(reporter.progress, "start")
+    sight.features.keep(source.pictures, folder, progress, features, key)
 
 
 def base_name(model: str, folder: Path) -> str:

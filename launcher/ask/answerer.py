@@ -15,6 +15,7 @@ import psutil
 import torch
 from gemfleet.launcher.result.tokenizer_files import GENERATION_FILE, generation_config
 from gemfleet.train.checkpoint.state import ADAPTER_FILE
+from gemfleet.train.data.pictures.format import PictureFormat
 from gemfleet.train.data.shapes.conversation import Message
 from gemfleet.train.data.templates.asking import Asking
 from gemfleet.train.data.templates.gemma import TURN_START
@@ -24,11 +25,12 @@ from gemfleet.train.device.memory import container_bytes
 from gemfleet.train.errors import UserError, first_line
 from gemfleet.train.model.base_check import load_tokenizer
 from gemfleet.train.model.gemma import load_base_model
-from gemfleet.train.model.vision.tower import give_eyes_if_trained
+from gemfleet.train.model.vision.tower import give_eyes, give_eyes_if_trained
 from gemfleet.train.model.weight_files import stored_tensors
 from gemfleet.train.quiet import without_bars
 from safetensors import safe_open
 
+from .seeing import seen
 from .streaming import TextOfTokens, tidied
 from .subject import Subject
 
@@ -65,18 +67,28 @@ class Answerer:
 
     ended = True
 
-    def __init__(self, subject: Subject) -> None:
-        """Loads the model. Raises UserError if it does not fit into memory, or base and adapter do not fit together."""
+    def __init__(self, subject: Subject, sees: bool = False) -> None:
+        """Loads the model. sees: questions come with pictures
+
+        Raises UserError if it does not fit into memory, if base and adapter do not fit together, and for a base that
+        does not see although it shall.
+        """
         facts = current_device(0)
         dtype = fitting_dtype(subject, facts)
+        self._shown = _shown_to(subject) if sees else None
         with without_bars():
             base = load_base_model(subject.base, dtype, facts.device, subject.quantization)
-            give_eyes_if_trained(base, subject.base, subject.adapter, dtype)
+            if sees:
+                give_eyes(base, subject.base, dtype)
+            else:
+                give_eyes_if_trained(base, subject.base, subject.adapter, dtype)
+        self._dtype = dtype
         self._model, self._device = _adapted(base, subject).eval(), facts.device
         own = (subject.adapter / "tokenizer.json").is_file()
         self._tokenizer = load_tokenizer(subject.adapter if own else subject.base)
         template = template_of(subject, self._tokenizer)
-        self._asking = Asking(self._tokenizer, template, subject.prompts.ending if subject.prompts else "")
+        ending, picture = subject.prompts.ending if subject.prompts else "", self._shown.tokens if self._shown else ()
+        self._asking = Asking(self._tokenizer, template, ending, picture)
         self._end = answer_end(self._tokenizer, template or "gemma")
         self._settings = _settings(subject, self._end)
         self._stop = Event()
@@ -94,12 +106,14 @@ class Answerer:
         from transformers import StoppingCriteriaList
 
         ids = torch.tensor([self._prompt(messages)], device=self._device)
+        pictures = seen(messages, ids, self._shown, self._dtype)
         self._stop, failures = Event(), list[Exception]()
         stop = self._stop
         streamer = TextOfTokens(self._tokenizer)
         options = self._options(sampling) | {
             "input_ids": ids,
             "attention_mask": torch.ones_like(ids),
+            **pictures,
             "streamer": streamer,
             "stopping_criteria": StoppingCriteriaList([lambda ids, scores: torch.full((1,), stop.is_set())]),
         }
@@ -191,6 +205,17 @@ def _adapted(base: Any, subject: Subject) -> Any:
             f"the adapter of {subject.name} does not fit the base in {subject.base} ({first_line(error)}); "
             "name the base that it was trained on by --model"
         ) from error
+
+
+def _shown_to(subject: Subject) -> PictureFormat:
+    shown = PictureFormat.of(subject.base)
+    if shown is None:
+        raise UserError(
+            f"--image is given, but the base of {subject.name} does not see; of Gemma 3, 4B, 12B and 27B do"
+        )
+    if shown.refusal:
+        raise UserError(shown.refusal)
+    return shown
 
 
 def _settings(subject: Subject, end: str) -> Any:

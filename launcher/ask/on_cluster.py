@@ -32,13 +32,16 @@ FILES = (*ADAPTER_FILES, GENERATION_FILE, *TOKENIZER_FILES)
 class AnsweringNode:
     """The actor."""
 
-    def load(self, subject: Subject, files: Mapping[str, bytes], on_gpu: bool) -> bool:
-        """Load the model. Returns whether it answers within a conversation. files: of the adapter's folder, by name"""
+    def load(self, subject: Subject, files: Mapping[str, bytes], on_gpu: bool, sees: bool = False) -> bool:
+        """Load the model. Returns whether it answers within a conversation. files: of the adapter's folder, by name
+
+        sees: see `Answerer`
+        """
         if not on_gpu:
             hide_gpus()
         with TemporaryDirectory(prefix="gemfleet-adapter-") as folder:
             write_files(Path(folder), files)
-            self._answerer = Answerer(replace(subject, adapter=Path(folder)))
+            self._answerer = Answerer(replace(subject, adapter=Path(folder)), sees)
         return self._answerer.turns
 
     def answer(self, messages: Sequence[Message], sampling: Sampling, base: bool) -> Iterator[str]:
@@ -66,10 +69,10 @@ class AnswersOfNode:
 
 
 @contextmanager
-def answers_on_cluster(subject: Subject, address: str | None) -> Iterator[AnswersOfNode]:
+def answers_on_cluster(subject: Subject, address: str | None, sees: bool = False) -> Iterator[AnswersOfNode]:
     """An actor on a free GPU of the cluster, else on a free CPU. It ends with the block.
 
-    address: None: RAY_ADDRESS, else this machine's cluster
+    address: None: RAY_ADDRESS, else this machine's cluster; sees: see `Answerer`
     Raises ClusterError where there is no cluster or no room, UserError where the model cannot be loaded.
     """
     config = ClusterConfig(address=address or "auto")
@@ -82,14 +85,14 @@ def answers_on_cluster(subject: Subject, address: str | None) -> Iterator[Answer
         options = {"num_cpus": 0 if on_gpu else 1, "num_gpus": int(on_gpu), "max_concurrency": 2, **only_on(node.id)}
         actor = ray.remote(AnsweringNode).options(**options).remote()
         try:
-            yield loaded(actor, placed, files_of(subject.adapter), on_gpu)
+            yield loaded(actor, placed, files_of(subject.adapter), on_gpu, sees)
         finally:
             ray.kill(actor)
 
 
-def loaded(actor: Any, subject: Subject, files: Mapping[str, bytes], on_gpu: bool) -> AnswersOfNode:
+def loaded(actor: Any, subject: Subject, files: Mapping[str, bytes], on_gpu: bool, sees: bool = False) -> AnswersOfNode:
     """The actor's answers, once it has loaded the model. Raises the UserError that it raised."""
-    return AnswersOfNode(actor, _value(actor.load.remote(subject, files, on_gpu)))
+    return AnswersOfNode(actor, _value(actor.load.remote(subject, files, on_gpu, sees)))
 
 
 def files_of(adapter: Path) -> dict[str, bytes]:

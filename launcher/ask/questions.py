@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gemfleet.train.data.shapes.conversation import Message
+from gemfleet.train.data.shapes.conversation import Message, Picture
 from gemfleet.train.errors import UserError
 
 KEYS = ("prompt", "question")
@@ -18,6 +19,12 @@ def conversation(texts: Sequence[str], system: str = "") -> list[Message]:
     """Messages of texts that user and assistant say in turn."""
     said = [Message("user" if n % 2 == 0 else "assistant", text, n + 1) for n, text in enumerate(texts)]
     return [*([Message("system", system, 0)] if system else []), *said]
+
+
+def about(pictures: Sequence[Picture], messages: Sequence[Message]) -> list[Message]:
+    """The conversation with these pictures before the text of its last question."""
+    *before, last = messages
+    return [*before, replace(last, content=(*pictures, *last.parts))] if pictures else [*messages]
 
 
 def read_questions(path: Path) -> list[list[Message]]:

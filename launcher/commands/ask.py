@@ -23,6 +23,10 @@ def ask(
         Path | None,
         typer.Option("--file", help="Questions: rows of `.jsonl` with `prompt`, `question` or `messages`, or lines."),
     ] = None,
+    image: Annotated[
+        list[Path] | None,
+        typer.Option("--image", metavar="FILE", help="A picture to ask about, of a base that sees; may be repeated."),
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="Show what the untrained base answers, too.")] = False,
     step: Step = None,
     model: Model = None,
@@ -44,14 +48,16 @@ def ask(
 
       gemfleet ask latest --base --file questions.jsonl
 
+      gemfleet ask latest "Which bar is the highest?" --image chart.png
+
       gemfleet ask ./a-cloned-result "Who are you?" --model google/gemma-3-1b-it
     """
-    asked = _questions(questions or [], file)
+    asked = _questions(questions or [], file, image or [])
     from gemfleet.launcher.run.signals import EXIT_CODE
 
     from .ask_print import Printer
 
-    with opened(run, step, model, cluster, address) as (name, answers):
+    with opened(run, step, model, cluster, address, bool(image)) as (name, answers):
         from gemfleet.launcher.ask.answerer import Sampling
 
         printer = Printer(answers, Sampling(greedy, seed, max_new_tokens), name, base)
@@ -65,10 +71,10 @@ def ask(
             raise typer.Exit(EXIT_CODE) from None
 
 
-def _questions(given: list[str], file: Path | None) -> list[list[Message]]:
+def _questions(given: list[str], file: Path | None, images: list[Path]) -> list[list[Message]]:
     import sys
 
-    from gemfleet.launcher.ask.questions import conversation, questions_of, read_questions
+    from gemfleet.launcher.ask.questions import about, conversation, questions_of, read_questions
     from gemfleet.train.errors import UserError
 
     found = read_questions(file) if file else []
@@ -79,4 +85,9 @@ def _questions(given: list[str], file: Path | None) -> list[list[Message]]:
             found.append(conversation([text]))
     if not found:
         raise UserError('there is no question; give one, as in `gemfleet ask latest "What is AI?"`, or --file, or `-`')
-    return found
+    if not images:
+        return found
+    from gemfleet.launcher.ask.seeing import read_pictures
+
+    pictures = read_pictures(images)
+    return [about(pictures, messages) for messages in found]

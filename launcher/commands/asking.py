@@ -40,9 +40,12 @@ Address = Annotated[
 
 @contextmanager
 def opened(
-    run: str, step: str | None, model: str | None, cluster: bool, address: str | None
+    run: str, step: str | None, model: str | None, cluster: bool, address: str | None, sees: bool = False
 ) -> Iterator[tuple[str, Answers]]:
-    """What RUN means, in words, and its model: in this process on the CPU, or on the cluster while the block runs."""
+    """What RUN means, in words, and its model: in this process on the CPU, or on the cluster while the block runs.
+
+    sees: questions come with pictures
+    """
     from gemfleet.train.device.cpu import hide_gpus
     from gemfleet.train.quiet import hide_known_lines
     from rich.console import Console
@@ -59,9 +62,9 @@ def opened(
                 if cluster or address:
                     from gemfleet.launcher.ask.on_cluster import answers_on_cluster
 
-                    answers: Answers = stack.enter_context(answers_on_cluster(subject, address))
+                    answers: Answers = stack.enter_context(answers_on_cluster(subject, address, sees))
                 else:
-                    answers = Answerer(subject)
+                    answers = Answerer(subject, sees)
         yield subject.name, answers
 
 

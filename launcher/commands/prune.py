@@ -24,6 +24,12 @@ def prune(
         bool,
         typer.Option("--checkpoints-only", help="Remove all but the newest verified checkpoint; keep the run itself."),
     ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures", help="Also the features of pictures (train.vision.cache: head) that no run used since."
+        ),
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Remove. Without it, only say what would go.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -36,6 +42,8 @@ def prune(
       gemfleet prune --keep 20
 
       gemfleet prune --older-than 30 --checkpoints-only --yes
+
+      gemfleet prune --older-than 7 --pictures --yes
     """
     import json
     import time
@@ -53,19 +61,34 @@ def prune(
     removals, odd = _each(chosen, registry, checkpoints_only, yes)
     if yes:
         clear_rests(gemfleet_home(), registry)
+    features = _features(older_than_days, yes) if pictures else None
     if as_json:
         found: list[dict[str, Any]] = [{"run": r.run_id, "bytes": r.size, "removed": yes} for r in removals]
         found += [{"run": run_id, "bytes": 0, "removed": False, "problem": reason} for run_id, reason in odd.items()]
+        found += [] if features is None else [{"features": features[0], "bytes": features[1], "removed": yes}]
         typer.echo(json.dumps(found, indent=2))
     else:
         ended = {run.id: run.ended_at for run in chosen}
         print_table(["run", "ended", "size"], [[r.run_id, moment(ended[r.run_id]), size(r.size)] for r in removals])
-        total = size(sum(removal.size for removal in removals))
+        if features is not None:
+            typer.echo(f"features of {features[0]:,} pictures: {size(features[1])}")
+        total = size(sum(removal.size for removal in removals) + (features[1] if features else 0))
         typer.echo(f"{total} removed" if yes else f"{total} would be removed; add --yes")
     for run_id, reason in odd.items():
         print(f"left alone: {run_id}: {reason}", file=sys.stderr)
     if odd:
         raise typer.Exit(1)
+
+
+def _features(days: float, remove: bool) -> tuple[int, int]:
+    """How many pictures' features no run has used for so long, and their bytes."""
+    from gemfleet.train.model.vision.kept import feature_folder, unused_since
+
+    folder = feature_folder()
+    found = unused_since(folder.entries(), days)
+    if remove:
+        folder.remove(found)
+    return len(found), sum(one.bytes for one in found)
 
 
 def _each(

@@ -140,7 +140,7 @@ def _rows_sentence(train: TrainConfig, settled: Settled | None) -> str:
         return "packed rows of a rank in memory at once by the plan, or by probes where a run on GPUs earns them back"
     ranks = settled.config.data_ranks(settled.devices.ranks)
     most = math.ceil(train.batch.global_ / ranks)  # an example fills one row at most
-    planned = planned_rows(train, settled, most)
+    planned = planned_rows(train, settled, most, settled.pictures)
     sentence = f"{planned.rows} packed rows of a rank in memory at once by the plan, as {planned.reason}"
     return sentence if settled.devices.kind == "cpu" else f"{sentence}; or by probes, if the run is long enough"
 

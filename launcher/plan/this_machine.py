@@ -10,6 +10,7 @@ from gemfleet.cluster.inventory import Node
 from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.placement import place
+from gemfleet.train.data.pictures.peek import holds_pictures
 from gemfleet.train.errors import UserError
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.auto_strategy import Settled, needs_devices, settle_strategy
@@ -44,7 +45,9 @@ def settled_here(config: LaunchConfig, facts: Mapping[str, Any] | None = None) -
     nodes = [node_memory(here, placement, dict(facts))]
     if not all_known(placement, nodes) or not nodes[0].bundles:
         return None
-    return settle_strategy(train, shape_of_config(model.config, train.model), least_devices(train, placement, nodes))
+    shape = shape_of_config(model.config, train.model)
+    pictures = shape.vision is not None and holds_pictures(train.data, hub=False)
+    return settle_strategy(train, shape, least_devices(train, placement, nodes), pictures)
 
 
 def _this_machine(cluster: ClusterConfig, facts: Mapping[str, Any]) -> Node:

@@ -28,6 +28,7 @@ from gemfleet.train.data.digest import DataDigest
 from gemfleet.train.device.out_of_memory import OutOfMemoryError
 from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource
+from gemfleet.train.model.vision.kept import FeatureKeeper
 from gemfleet.train.step.outcome import TrainResult
 
 from .outbox import Outbox, OutboxLogHandler
@@ -54,6 +55,7 @@ class RankTask:
     model_folders: the model's folder on each node, by Ray node id
     data, accept_changes: see `run_training`
     adapter_folders: as model_folders, of the adapter to go on from; empty: a new one
+    features: of pictures, on the head; None: each node has its own
     """
 
     config: TrainConfig
@@ -65,6 +67,7 @@ class RankTask:
     data: DataDigest | None = None
     accept_changes: bool = False
     adapter_folders: Mapping[str, str] = field(default_factory=dict)
+    features: FeatureKeeper | None = None
 
 
 def train_rank(settings: dict[str, Any]) -> None:
@@ -117,6 +120,7 @@ def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult
             task.data,
             task.accept_changes,
             here(task.adapter_folders, "adapter") if task.adapter_folders else None,
+            task.features,
         )
     finally:
         watchdog.close()

@@ -19,7 +19,7 @@ from gemfleet.train.errors import first_line
 from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.base_check import load_tokenizer
 from gemfleet.train.model.compare import compare_published
-from gemfleet.train.model.comparison import Comparison, Tokens
+from gemfleet.train.model.comparison import Comparison
 from gemfleet.train.model.predict import Question, questions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -47,7 +47,8 @@ class ComparingRank:
         node: str = ray.get_runtime_context().get_node_id()
         return node
 
-    def prompts(self, source: BlockSource, ranks: int, count: int, answer_after: str) -> tuple[list[Tokens], str]:
+    def prompts(self, source: BlockSource, ranks: int, count: int, answer_after: str) -> tuple[list[Question], str]:
+        self._source = source
         last = self._train.total_steps(source.steps_per_epoch) - 1
         return prompts_of(source, ranks, last, count, load_tokenizer(self._base), answer_after)
 
@@ -56,16 +57,17 @@ class ComparingRank:
         trained: Mapping[str, bytes],
         published: Mapping[str, bytes],
         merged: str | None,
-        prompts: list[Tokens],
+        prompts: list[Question],
         source: str,
     ) -> Comparison:
+        """Call `prompts` first: it brings the source of their pictures."""
         with TemporaryDirectory(prefix="gemfleet-compare-") as folder:
             places = Path(folder) / "trained", Path(folder) / "published"
             for place, files in zip(places, (trained, published), strict=True):
                 place.mkdir()
                 write_files(place, files)
             there = None if merged is None else Path(merged)
-            return compare_published(self._base, *places, there, self._train, prompts, source)
+            return compare_published(self._base, *places, there, self._train, prompts, source, pictures=self._source)
 
     def forget(self, folder: str) -> None:
         """Remove the copy of a merged model."""
@@ -74,7 +76,7 @@ class ComparingRank:
 
 def prompts_of(
     source: BlockSource, ranks: int, last_step: int, count: int, tokenizer: object, answer_after: str
-) -> tuple[list[Tokens], str]:
+) -> tuple[list[Question], str]:
     """At most `count` prompts of the evaluation sets, or of the last step's rows where there are none.
 
     The second value says of which. A run that moved may hold the rows of its last steps only.
@@ -84,17 +86,11 @@ def prompts_of(
     else:
         position = divmod(last_step, source.steps_per_epoch)
         parts = (source.step(*position, rank).rows for rank in range(ranks))
-    found: list[Tokens] = []
+    found: list[Question] = []
     for rows in parts:
         if len(found) < count:
-            found += map(text_of, questions(rows, tokenizer, answer_after))
+            found += questions(rows, tokenizer, answer_after)
     return found[:count], "the evaluation set" if source.eval_sets else "the training set"
-
-
-def text_of(question: Question) -> Tokens:
-    """The prompt without the tokens whose places its pictures take: no form is shown a picture."""
-    soft = {question.prompt[start] for start in question.picture_starts}
-    return tuple(token for token in question.prompt if token not in soft)
 
 
 def compare_on_cluster(

@@ -12,6 +12,7 @@ from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.plan.node_devices import device_facts
 from gemfleet.launcher.plan.rank_devices import NodeMemory, all_known, devices_by_kind, least_devices, node_memory
 from gemfleet.train.config.schema import TrainConfig
+from gemfleet.train.data.pictures.peek import holds_pictures
 from gemfleet.train.model.resolve import read_model_config, resolve_model_folder
 from gemfleet.train.planning import shape_of_config
 from gemfleet.train.planning.auto_strategy import (
@@ -43,7 +44,8 @@ def settle(run: RunSession, train: TrainConfig, placement: Placement) -> tuple[T
     shape = shape_of_config(read_model_config(resolve_model_folder(train.model)), train.model)
     nodes = look_at_nodes(placement)
     if all_known(placement, nodes):
-        plan = settle_strategy(train, shape, least_devices(train, placement, nodes))
+        pictures = shape.vision is not None and holds_pictures(train.data)
+        plan = settle_strategy(train, shape, least_devices(train, placement, nodes), pictures)
         if placement.mixed:
             plan = for_all_kinds(plan, devices_by_kind(train, placement, nodes))
         settled, sentence, facts = plan.config, plan.sentence, plan.facts

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from gemfleet.train.data.packing import TokenBlock
 from gemfleet.train.interfaces import Ints, Pixels
 from gemfleet.train.local.source import LocalBlockSource
+from gemfleet.train.model.vision.kept import FeatureFolder
 from gemfleet.train.worker import run_training
 from support.reference_step import LORA, VOCABULARY, Gradients, fill_adapters
 from support.strategy_cases import FolderReporter, strategy_config
@@ -29,6 +30,7 @@ class Seen:
     evaluations: list[float]
     pictures: list[int]
     tower_flops: list[float]
+    towered: list[int]  # ids of the pictures that its tower saw
 
 
 SOFT_TOKENS, IMAGE = TOKENS, 9  # as in tiny_multimodal
@@ -140,11 +142,14 @@ class Examples(LocalBlockSource):
 def train_with_pictures(model_folder: str, folder: str, changes: dict[str, Any]) -> Seen:
     """A whole run in the process group that is up, from the newest checkpoint below `folder`. Collective."""
     config = strategy_config(model=model_folder, **{"max_steps": 6, "checkpoint": {"every": 3}, **changes})
+    head = config.vision.cache == "head"
+    keeper = FeatureFolder(Path(folder).parent / "features", config.vision.head_cache_bytes) if head else None
     rank = dist.get_rank()
     work = Path(folder) / f"work-{rank}"
     work.mkdir(parents=True)
     reporter = FolderReporter(Path(folder))
-    run_training(config, Path(model_folder), Examples(dist.get_world_size()), reporter, rank, rank, work)
+    source = Examples(dist.get_world_size())
+    run_training(config, Path(model_folder), source, reporter, rank, rank, work, features=keeper)
     steps = [record for record in reporter.records if record["kind"] == "step"]
     return Seen(
         [record["loss"] for record in steps],
@@ -152,4 +157,5 @@ def train_with_pictures(model_folder: str, folder: str, changes: dict[str, Any])
         [record["eval_loss"] for record in reporter.records if record["kind"] == "eval"],
         [record["pictures"] for record in steps],
         [record["tower_flops"] for record in steps],
+        source.shown.asked,
     )

@@ -71,7 +71,7 @@ def decide(
     steps = first_steps(source, config, 1)
     worth = worth_of_search(
         settled.shape,
-        replace(workload_of(config, settled.devices.dtype), micro=planned.rows),
+        replace(workload_of(config, settled.devices.dtype, pictures=pictures), micro=planned.rows),
         settled.sharing,
         world_size,
         settled.devices.gpu,

@@ -154,15 +154,6 @@ class TrainConfig(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _a_trained_projector_is_in_no_engine(self) -> TrainConfig:
-        if self.vision.train != "none" and self.strategy == "deepspeed":
-            raise ValueError(
-                f"train.vision.train is {self.vision.train}, but train.strategy deepspeed trains only the decoder; use "
-                "strategy ddp or fsdp2, or vision.train none"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _deepspeed_agrees(self) -> TrainConfig:
         if found := conflicts(self.deepspeed_settings()):
             raise ValueError("; ".join(found))

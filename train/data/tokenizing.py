@@ -20,8 +20,8 @@ from .rows import BadRow, Row
 from .shapes.choice import CHATS, choose_format, used_columns
 from .shapes.conversation import Conversation, Picture, RowError
 from .shapes.row_reader import RowReader
-from .templates.gemma import AROUND, TURN_END, TURN_START, chat_segments
-from .templates.masks import Rendered, with_pictures
+from .templates.gemma import TURN_END, TURN_START, chat_segments, with_soft_tokens
+from .templates.masks import Rendered
 from .templates.rendered import ChatTemplate, custom_template
 from .templates.segments import Encoded, Segment, SegmentEncoder
 from .text_only import refuse_media
@@ -119,16 +119,12 @@ class Encoder:
             if self._template is None:
                 return Prepared(row.name, chat_segments(found), pictures)
             rendered = self._template.render(found)
-            return Prepared(row.name, self._with_pictures(rendered, len(pictures)), pictures)
+            if self.pictures is not None and pictures:
+                rendered = with_soft_tokens(rendered, self._tokenizer, self.pictures.tokens, len(pictures))
+            return Prepared(row.name, rendered, pictures)
         end = [Segment(self._tokenizer.eos_token, supervised=True, control=True)] if self.data.section.add_eos else []
         prompt = [Segment(found.prompt, supervised=found.whole)] if found.prompt else []
         return Prepared(row.name, [*prompt, Segment(found.text, supervised=True), *end])
-
-    def _with_pictures(self, rendered: Rendered, count: int) -> Rendered:
-        if self.pictures is None or not count:
-            return rendered
-        written = self._tokenizer.convert_ids_to_tokens(self.pictures.tokens)
-        return with_pictures(rendered, written[0], f"{AROUND}{''.join(written)}{AROUND}", count)
 
     def encode(self, rows: Sequence[Prepared]) -> list[Encoded | RowError]:
         """The ids and supervision of each row, with `<bos>`; a RowError for one that has no exact answer."""

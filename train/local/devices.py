@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ..config.schema import TrainConfig
+from ..data.pictures.peek import holds_pictures
 from ..device.abilities import choose_dtype, current_device
 from ..device.memory import usable_limit
 from ..model.resolve import read_model_config
@@ -29,7 +30,8 @@ def settle_here(
     if not needs_devices(config):
         return config, None
     shape = shape_of_config(read_model_config(model_folder), config.model)
-    settled = settle_strategy(config, shape, rank_devices(config, local_rank, ranks_on_node))
+    pictures = shape.vision is not None and holds_pictures(config.data)
+    settled = settle_strategy(config, shape, rank_devices(config, local_rank, ranks_on_node), pictures)
     if is_open(config) and (not dist.is_initialized() or dist.get_rank() == 0):
         log.info("%s", settled.sentence)
     return settled.config, settled

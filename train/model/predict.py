@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..config.schema import TrainConfig
+from ..data.pictures.format import PictureFormat
 from ..data.templates.rendered import answer_end
 from ..device.abilities import choose_dtype, current_device
 from ..interfaces import PackedRows
@@ -89,6 +90,29 @@ def _answer_start(tokens: Sequence[int], supervised: Sequence[bool], end: int, m
     return max(1, (len(tokens) + 1) // 2)
 
 
+def picture_inputs(
+    batch: Sequence[Question],
+    starts: Sequence[int],
+    ids: torch.Tensor,
+    source: PictureSource,
+    shown: PictureFormat,
+    dtype: torch.dtype,
+) -> dict[str, torch.Tensor]:
+    """What a whole model is given besides tokens, for questions with pictures; empty where none has one.
+
+    starts: the column of `ids` at which each prompt begins
+    """
+    pictures = [identity for question in batch for identity in question.pictures]
+    if not pictures:
+        return {}
+    types = torch.zeros_like(ids)
+    for row, (question, begin) in enumerate(zip(batch, starts, strict=True)):
+        for place in question.picture_starts:
+            types[row, begin + place : begin + place + shown.count] = 1
+    pixels = torch.from_numpy(source.pixels(np.array(pictures, np.int64))).to(ids.device)
+    return {"token_type_ids": types, "pixel_values": normalised(pixels, shown).to(dtype)}
+
+
 class Predictor:
     """The base model, with a trained adapter or without one, on this process's device."""
 
@@ -128,7 +152,10 @@ class Predictor:
         for row, question in enumerate(batch):
             ids[row, longest - len(question.prompt) :] = torch.tensor(question.prompt, device=self.device)
             mask[row, longest - len(question.prompt) :] = 1
-        seen = self._seen(batch, longest, ids)
+        seen: dict[str, torch.Tensor] = {}
+        if self._pictures is not None:
+            starts = [longest - len(question.prompt) for question in batch]
+            seen = picture_inputs(batch, starts, ids, self._pictures, self._shown, self.model.dtype)
         stops = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<end_of_turn>")]
         end = self.tokenizer(self._end, add_special_tokens=False)["input_ids"]
         output = self.model.generate(
@@ -148,19 +175,6 @@ class Predictor:
             Prediction(self._text(question.prompt), self._text(question.reference), self._text(new))
             for question, new in zip(batch, output[:, longest:].tolist(), strict=True)
         ]
-
-    def _seen(self, batch: Sequence[Question], longest: int, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the model is given besides tokens, for questions with pictures."""
-        pictures = [identity for question in batch for identity in question.pictures]
-        if not pictures or self._pictures is None:
-            return {}
-        types, count = torch.zeros_like(ids), self.model.config.mm_tokens_per_image
-        for row, question in enumerate(batch):
-            for start in question.picture_starts:
-                begin = longest - len(question.prompt) + start
-                types[row, begin : begin + count] = 1
-        pixels = torch.from_numpy(self._pictures.pixels(np.array(pictures, np.int64))).to(self.device)
-        return {"token_type_ids": types, "pixel_values": normalised(pixels, self._shown).to(self.model.dtype)}
 
     def _text(self, ids: Sequence[int]) -> str:
         text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)

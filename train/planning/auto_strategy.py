@@ -69,7 +69,7 @@ class Settled:
 
     sentence: what was chosen and why, for people; facts: the same for the API
     options: all that fit, the chosen one first; sharing, shape, devices: what the search for a micro-batch needs
-    kinds: the devices of each kind, if ranks have several
+    kinds: the devices of each kind, if ranks have several; pictures: whether the data hold some, as far as is known
     """
 
     config: TrainConfig
@@ -80,6 +80,7 @@ class Settled:
     shape: ModelShape
     devices: RankDevices
     kinds: tuple[RankDevices, ...] = ()
+    pictures: bool = False
 
 
 def is_open(config: TrainConfig) -> bool:
@@ -101,31 +102,36 @@ def settled_blindly(config: TrainConfig) -> TrainConfig:
     return config.model_copy(update=found)
 
 
-def fitting_strategies(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> list[Option]:
+def fitting_strategies(
+    config: TrainConfig, shape: ModelShape, devices: RankDevices, pictures: bool = False
+) -> list[Option]:
     """All ways to share the work that fit on these devices and that the configuration allows, the best one first.
 
     Empty if nothing fits. A value that a person set (activation checkpointing, reshard_after_forward) does not change.
-    All have the same context parallelism, the least with which any fits.
+    All have the same context parallelism, the least with which any fits. pictures: whether rows hold some
     """
-    work = workload_of(config, devices.dtype, devices.kind)
+    work = workload_of(config, devices.dtype, devices.kind, pictures)
     sharings = allowed_sharings(config, shape, work, devices.fleet)
     found = fitting_choices(sharings, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     least = [choice for choice in found if choice.sharing.context == found[0].sharing.context]
     return [Option(choice, changes_for(config, choice)) for choice in least]
 
 
-def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices) -> Settled:
-    """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits."""
+def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices, pictures: bool = False) -> Settled:
+    """Settles everything but the micro-batch. Raises UserError if the strategy is open and none fits.
+
+    pictures: whether rows hold some
+    """
     if config.context_parallel != "auto":
         config.data_ranks(devices.ranks)  # refuses what does not divide the ranks
-    work = workload_of(config, devices.dtype, devices.kind)
+    work = workload_of(config, devices.dtype, devices.kind, pictures)
     allowed = partial(allowed_sharings, config, shape)
     choice = choose_among(allowed, shape, work, devices.fleet, devices.memory_bytes, devices.kind)
     if config.strategy == "auto" and not choice.fits and config.max_steps != 0:
         raise UserError(
             f"train.strategy is auto, but {choice.reason}; or name a strategy, which is tried whatever the plan says"
         )
-    options = fitting_strategies(config, shape, devices)
+    options = fitting_strategies(config, shape, devices, pictures)
     ranks = f"{devices.ranks} rank" + ("" if devices.ranks == 1 else "s")
     return Settled(
         config.model_copy(update=dict(changes_for(config, choice))),
@@ -135,6 +141,7 @@ def settle_strategy(config: TrainConfig, shape: ModelShape, devices: RankDevices
         choice.sharing,
         shape,
         devices,
+        pictures=pictures,
     )
 
 
@@ -242,7 +249,8 @@ def workload_of(
         chunk_rows=config.loss_chunk,
         compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
         fused=kind == "cuda" and liger_is_installed(),
-        pictures="none" if not pictures else "kept" if config.vision.cache == "auto" else "anew",
+        projector_trained=config.vision.train == "projector",
+        pictures="none" if not pictures else "anew" if config.vision.cache == "off" else "kept",
         by_speed=config.batch.shares == "speed",
     )
 

@@ -127,14 +127,16 @@ def sight_bytes(shape: ModelShape, work: Workload) -> int:
     """Bytes of the projector, and of a vision tower at work; both whole on every rank, and never quantised.
 
     A tower whose features are kept is gone before the first step. It works on one picture without gradients: beside
-    a layer's states it holds the widest results of attention or of the MLP.
+    a layer's states it holds the widest results of attention or of the MLP. A trained projector is there in fp32 too,
+    with its gradient and AdamW's two moments.
     """
     if shape.vision is None or work.pictures == "none":
         return 0
     vision, held = shape.vision, projector_parameters(shape)
+    trained = 4 * FP32 * held if work.projector_trained else 0
     if work.pictures == "anew":
         held += tower_parameters(vision) + vision.patches * (3 * vision.hidden + 2 * vision.inner)
-    return held * work.bytes_per_value
+    return held * work.bytes_per_value + trained
 
 
 def _linear_bytes(shape: ModelShape, work: Workload) -> int:

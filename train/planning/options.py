@@ -31,6 +31,7 @@ class Workload:
     fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
     pictures:       whether rows hold pictures: their features are kept, or the vision tower makes them in each step
     by_speed:       whether a rank's share of a step follows its speed; then no ranks share a pass
+    projector_trained: whether the projector of pictures is trained
     """
 
     length: int = 1024
@@ -48,6 +49,7 @@ class Workload:
     chunk_rows: int | None = None
     pictures: Pictures = "none"
     by_speed: bool = False
+    projector_trained: bool = False
 
     @property
     def document(self) -> int:

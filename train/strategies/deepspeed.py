@@ -1,7 +1,8 @@
 """DeepSpeed's ZeRO: by stage, the ranks divide the optimizer's state, the gradients and the parameters among them.
 
 The engine wraps only the decoder, which is what the loop calls. Its optimizer is torch's AdamW over the adapters.
-DeepSpeed averages gradients over ranks. Ours are sums, so the loss is multiplied by the number of ranks.
+DeepSpeed averages gradients over ranks. Ours are sums, so the loss is multiplied by the number of ranks. A trained
+projector is outside the engine, and whole on each rank.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from ..model.lean import WeightFiles, placeholder_model
 from .base import StateDict
 from .collectives import most_over_ranks, sum_over_ranks, sum_scalar
 from .ddp import build_optimizer
+from .whole import WholeParameters
 from .zero_shards import fill_shares
 
 
@@ -54,7 +56,9 @@ class DeepSpeedStrategy:
     def setup(self, model: TrainableModel) -> TrainableModel:
         if self._stage < 3:
             self._device = model.device
-        self._parameters = model.adapter_parameters()
+        self._whole = WholeParameters(model, self._optim_config)
+        outside = self._whole.parameters
+        self._parameters = {name: p for name, p in model.adapter_parameters().items() if name not in outside}
         optimizer = build_optimizer(list(self._parameters.values()), self._optim_config)
         criterion = model.criterion
         engine_json = with_reduce_bucket(self._engine_json, sum(p.numel() for p in self._parameters.values()))
@@ -82,11 +86,30 @@ class DeepSpeedStrategy:
         self._engine.backward(loss * self.world_size)
 
     def reduce_gradients(self) -> None:
-        """Does nothing: backward has reduced them, in the last pass under stage 1, in each pass under 2 and 3."""
+        """Reduces those of whole parameters only, which have the loss's factor too.
+
+        Backward has reduced the others, in the last pass under stage 1, in each pass under 2 and 3.
+        """
+        self._whole.scale(1 / self.world_size)
+        self._whole.reduce_gradients()
 
     def clip(self, max_norm: float) -> float:
-        """Returns the norm. The engine's step scales the gradients by the same norm."""
+        """Returns the norm of all gradients. The engine's step scales its own by `clip_grad / (their norm + 1e-6)`.
+
+        So where there are others, it gets the bound at which that is the factor of all.
+        """
+        own, others = self._own_norm(), self._whole.squares()
         self._optimizer.clip_grad = max_norm
+        if not self._whole.parameters or own < 0:  # DeepSpeed's mark of a norm that is no number
+            return own
+        norm = float((own**2 + others) ** 0.5)
+        self._optimizer.clip_grad = max_norm * (own + 1e-6) / (norm + 1e-6)
+        if 0 < max_norm < norm:
+            self._whole.scale(max_norm / (norm + 1e-6))
+        return norm
+
+    def _own_norm(self) -> float:
+        """Of the engine's gradients. Collective."""
         if self._stage < 3:
             return float(self._optimizer.scaled_global_norm())
         from deepspeed.utils import safe_get_local_grad
@@ -98,6 +121,7 @@ class DeepSpeedStrategy:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._engine.step()
+        self._whole.step(learning_rate)
 
     def sum_over_ranks(self, values: list[float]) -> list[float]:
         return sum_over_ranks(values, self._device)
@@ -105,7 +129,8 @@ class DeepSpeedStrategy:
     def gather_adapter(self) -> StateDict:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {name: _on_cpu(safe_get_full_fp32_param(p), p) for name, p in self._parameters.items()}
+        divided = {name: _on_cpu(safe_get_full_fp32_param(p), p) for name, p in self._parameters.items()}
+        return divided | self._whole.gather_adapter()
 
     def gather_optimizer(self) -> StateDict:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -118,9 +143,10 @@ class DeepSpeedStrategy:
             else _on_cpu(safe_get_full_optimizer_state(parameter, field), parameter)
             for name, parameter in self._parameters.items()
             for field in fields
-        }
+        } | self._whole.gather_optimizer()
 
     def restore(self, adapter: StateDict, optimizer: StateDict) -> None:
+        self._whole.restore(adapter, optimizer)
         fields = _fields(optimizer)
         if fields:
             self._create_states(optimizer, fields)

@@ -20,6 +20,7 @@ from gemfleet.cluster.registry.recorder_client import RecorderClient, start_reco
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
+from gemfleet.launcher.rank.head_features import HeadFeatures, start_features
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankTask
 from gemfleet.launcher.run.admission import most_ranks
 from gemfleet.launcher.run.prepared import Ground
@@ -58,12 +59,13 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     cluster = run.config.cluster
     store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
     store = StoreClient(store_actor)
+    features = features_of_head(run, train, ground)
     while True:
         recorder.pause(False)
         run.registry.forget_ranks(run.id)
         ranks = ground.placement.ranks
         moves = MoveWatch(run.registry, run.id, recorder, ranks, partial(most_ranks, run, ranks))
-        thread = fit_thread(run, train, ground, recorder, store, store_actor)
+        thread = fit_thread(run, train, ground, recorder, store, store_actor, features)
         interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
         decision = after_fit(run, recorder, moves, thread.error)
         if interrupted or not isinstance(decision, Shrink | Relocate):
@@ -79,6 +81,13 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
     show_end(run, last)
     end = decision if isinstance(decision, End) else End("training" if thread.error else None)
     return Fitted(interrupted, end, last, thread.error, ground)
+
+
+def features_of_head(run: RunSession, train: TrainConfig, ground: Ground) -> HeadFeatures | None:
+    """Those of pictures, where the run has some and the head shall keep them."""
+    if train.vision.cache != "head" or not len(ground.source.pictures):
+        return None
+    return start_features(run.id, train.vision.head_cache_bytes)
 
 
 def after_fit(run: RunSession, recorder: RecorderClient, moves: MoveWatch, error: BaseException | None) -> Decision:
@@ -109,6 +118,7 @@ def fit_thread(
     recorder: RecorderClient,
     store: StoreClient,
     store_actor: HeadActor,
+    features: HeadFeatures | None,
 ) -> FitThread:
     """Begin one fit. Ranks of earlier attempts can write nothing more."""
     cluster = run.config.cluster
@@ -120,7 +130,7 @@ def fit_thread(
     faults = FaultPolicy(cluster.watchdog.limits(), cluster.on_checkpoint_failure == "stop")
     digest = ground.data.report.digest
     changes, adapters = run.accepts_changes, ground.adapters
-    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, changes, adapters)
+    task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, changes, adapters, features)
     thread = FitThread(build_trainer(task, settings))
     thread.start()
     return thread

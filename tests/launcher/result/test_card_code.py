@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from gemfleet.launcher.result.tokenizer_files import copy_companions, generation_config
 from gemfleet.train.data.templates.gemma import CHAT_TEMPLATE
 from PIL import Image
@@ -98,6 +99,30 @@ def test_a_result_that_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mer
     names = run_card(output, monkeypatch)
     assert names["inputs"]["token_type_ids"].sum() == TOKENS
     assert names["output"].shape[1] > names["inputs"]["input_ids"].shape[1]
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_the_pipeline_of_transformers_answers_about_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, merged: bool
+) -> None:
+    """By the published folder, with the base where its adapter_config.json says. Another picture, another answer."""
+    from transformers import pipeline
+
+    model = save_tiny_multimodal(tmp_path / "mine")
+    save_tiny_processor(model)
+    formats = ["merged"] if merged else []
+    output = tiny_result(tmp_path / "run", model, str(model), "messages", pictures=3, formats=formats)
+    (output / "mine").symlink_to(model)
+    monkeypatch.chdir(output)
+    asks = pipeline("image-text-to-text", model="merged" if merged else ".", dtype=torch.float32, device="cpu")
+    said = []
+    for colour in ((200, 30, 30), (20, 220, 90)):
+        picture = Image.new("RGB", (50, 40), colour)
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": "what is this"}]
+        settings = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
+        (answer,) = asks([{"role": "user", "content": content}], **settings)
+        said.append(answer["generated_text"])
+    assert said[0] != said[1]
 
 
 def test_a_merged_multimodal_model_has_its_processor(tmp_path: Path) -> None:

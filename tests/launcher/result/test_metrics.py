@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
-from gemfleet.launcher.result.compare import text_of
 from gemfleet.launcher.result.metrics import prediction_metrics
-from gemfleet.train.model.predict import Prediction, Question
+from gemfleet.train.model.predict import Prediction
 
 
 def answers(*pairs: tuple[str, str]) -> list[Prediction]:
@@ -33,9 +32,3 @@ def test_equal_answers_are_perfect_and_others_are_not() -> None:
 def test_nothing_to_compare_gives_perplexity_alone() -> None:
     assert prediction_metrics([], 0.0) == {"examples": 0, "perplexity": 1.0}
     assert prediction_metrics(answers(("", "")), None)["exact_match"] == 1.0
-
-
-def test_what_is_compared_of_a_question_with_pictures_is_its_text() -> None:
-    shown = Question((2, 5, 9, 9, 9, 6, 7, 5, 9, 9, 9, 6), (3,), pictures=(11, 12), picture_starts=(2, 8))
-    assert text_of(shown) == (2, 5, 6, 7, 5, 6)
-    assert text_of(Question((2, 5, 9), (3,))) == (2, 5, 9)

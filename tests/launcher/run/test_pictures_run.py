@@ -1,4 +1,4 @@
-"""The example with pictures, on a small random base: from the charts that it draws to the published result."""
+"""The example with pictures, on a small random base: from its charts to the published result, and again."""
 
 from __future__ import annotations
 
@@ -13,26 +13,48 @@ from support.places import EXAMPLES
 from support.tiny_run import ends, gemfleet, local_ray
 
 
+def logs(home: Path, run_id: str) -> str:
+    return "".join(path.read_text() for path in (home / "runs" / run_id / "logs").rglob("*") if path.is_file())
+
+
 @pytest.mark.slow
 def test_the_example_with_pictures_runs_from_charts_to_card(tmp_path: Path) -> None:
     command = [sys.executable, str(EXAMPLES / "charts.py"), "charts", "--count", "8", "--base", "tiny"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    changes = ["train.model=tiny", "train.data.train=charts/rows.jsonl", "train.data.eval_fraction=0.25"]
-    changes += ["train.batch.global=4", "train.precision=fp32", "predict={max_new_tokens: 4}"]
+    changes = [
+        "train.model=tiny",
+        "train.vision.cache=head",
+        "train.batch.global=8",
+        "train.precision=fp32",
+        "predict={max_new_tokens: 4}",
+    ]
     changes += ["cluster.workers=2", "output.formats=[merged]", "train.vision.train=projector"]
+    home, example = tmp_path / "home", str(EXAMPLES / "images.yaml")
     with local_ray() as address:
         arguments = [part for change in [*changes, f"cluster.address={address}"] for part in ("--set", change)]
-        ends(gemfleet(tmp_path, tmp_path / "home", "train", str(EXAMPLES / "images.yaml"), *arguments))
-    registry = RunRegistry(tmp_path / "home" / "gemfleet.db")
-    (run,) = registry.list_runs()
+        ends(gemfleet(tmp_path, home, "train", example, *arguments))
+        again = [
+            "--set",
+            "train.optim.learning_rate=0.001",
+            "--set",
+            "predict=null",
+            "--set",
+            "output.formats=[adapter]",
+        ]
+        ends(gemfleet(tmp_path, home, "train", example, *arguments, *again))
+    registry = RunRegistry(home / "gemfleet.db")
+    second, run = registry.list_runs()
+    assert "of this rank's 5, the head had 0" in logs(home, run.id)
+    assert "of this rank's 5, the head had 5" in logs(home, second.id)
+    assert len(list((home / "cache" / "features").glob("*/*"))) == 10
     output = tmp_path / "home" / "runs" / run.id / "output"
     steps = registry.metrics(run.id, kind="step")
-    assert [step["pictures"] for step in steps] == [4, 4, 4]
+    assert [step["pictures"] for step in steps] == [8, 8, 8]
     assert {step["tower_flops"] for step in steps} == {0.0}
-    assert len((output / "predictions.jsonl").read_text().splitlines()) == 4
+    assert len((output / "predictions.jsonl").read_text().splitlines()) == 6
     card = (output / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
-    assert "12 pictures" in card
+    assert "24 pictures" in card
     assert json.loads((output / "adapter_config.json").read_text())["modules_to_save"] == ["multi_modal_projector"]
     assert (output / "merged" / "preprocessor_config.json").is_file()
     assert (output / "comparison.json").is_file()

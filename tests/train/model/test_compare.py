@@ -4,36 +4,39 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.config.sections.recipe import LoraConfig
-from gemfleet.train.model.compare import compare_published
+from gemfleet.train.model.compare import compare_published, shortened
 from gemfleet.train.model.comparison import NAMES, Comparison, FormComparison, parting, told
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.merge import merge_adapter
+from gemfleet.train.model.predict import Question
+from gemfleet.train.model.vision.sight import load_sight
 from safetensors.torch import load_file, save_file
+from support.picture_steps import IMAGE, SOFT_TOKENS, Pictures, examples_with_pictures, picture_count
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_multimodal import save_tiny_multimodal
 
-CONFIG = TrainConfig.model_validate(
-    {"model": "x", "data": {"train": "x"}, "precision": "fp32", "lora": {"r": 4}, "seed": 3}
-)
-PROMPTS = [tuple(range(2, 14)), (2, 40, 41), tuple(range(100, 130))]
+VALUES = {"model": "x", "data": {"train": "x"}, "precision": "fp32", "lora": {"r": 4}, "seed": 3}
+CONFIG = TrainConfig.model_validate(VALUES)
+PROMPTS = [Question(prompt, ()) for prompt in (tuple(range(2, 14)), (2, 40, 41), tuple(range(100, 130)))]
 ADAPTER = "adapter_model.safetensors"
 
 
-def make_forms(folder: Path, save: Callable[[Path], Path]) -> Path:
-    """A base, a trained adapter, its published copy and the merged model."""
+def make_forms(folder: Path, save: Callable[[Path], Path], projector: bool = False) -> Path:
+    """A base, a trained adapter, its published copy and the merged model. projector: it is trained too"""
     save(folder / "base")
-    model = attach_lora(
-        load_base_model(folder / "base", torch.float32, torch.device("cpu")), LoraConfig(r=4), 3, "base"
-    )
+    device, kind = torch.device("cpu"), torch.float32
+    sight = load_sight(folder / "base", Pictures(1), kind, device, trained=True) if projector else None
+    model = attach_lora(load_base_model(folder / "base", kind, device), LoraConfig(r=4), 3, "base", sight=sight)
     for name, parameter in model.adapter_parameters().items():
-        if "lora_B" in name:
+        if "lora_" not in name or "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     generation = json.dumps({"eos_token_id": 1, "pad_token_id": 0})
     for name in ("trained", "published"):
@@ -54,9 +57,14 @@ def text_forms(tmp_path: Path) -> Path:
     return make_forms(tmp_path, save_tiny_gemma3)
 
 
-def compared(folder: Path) -> Comparison:
+def compared(
+    folder: Path,
+    config: TrainConfig = CONFIG,
+    prompts: Sequence[Question] = PROMPTS,
+    pictures: Pictures | None = None,
+) -> Comparison:
     base, trained, published, merged = (folder / name for name in ("base", "trained", "published", "merged"))
-    return compare_published(base, trained, published, merged, CONFIG, PROMPTS, "a test")
+    return compare_published(base, trained, published, merged, config, prompts, "a test", pictures=pictures)
 
 
 def changed(path: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
@@ -72,6 +80,29 @@ def test_all_forms_are_equal(forms: Path) -> None:
     assert all(0 <= form.difference < 1e-4 for form in found.forms)
     assert found.forms[1].difference > 0
     assert found.prompts == 3 and found.tokens > 3  # noqa: PT018
+
+
+def test_prompts_are_compared_with_their_pictures(tmp_path: Path) -> None:
+    """By an adapter and a projector that were trained. Of a long prompt, a picture that is cut is left out."""
+    place = make_forms(tmp_path, save_tiny_multimodal, projector=True)
+    config = TrainConfig.model_validate({**VALUES, "vision": {"train": "projector"}})
+    block, source = examples_with_pictures(), Pictures(picture_count())
+    ends = zip(block.offsets[:-1].tolist(), block.offsets[1:].tolist(), strict=True)
+    asked = []
+    for start, end in ends:
+        shown = slice(*np.searchsorted(block.picture_starts, [start, end]))
+        starts = tuple((block.picture_starts[shown] - start).tolist())
+        asked.append(
+            Question(tuple(block.tokens[start:end].tolist()), (), tuple(block.pictures[shown].tolist()), starts)
+        )
+    long = Question((2, *[40] * 1020, 41, *[IMAGE] * SOFT_TOKENS, 42), (), (100,), (1022,))
+    assert shortened(long, SOFT_TOKENS) == Question(long.prompt[:1022], ())
+    found = compared(place, config, [*asked, long], source)
+    assert found.problems == []
+    assert [form.equal for form in found.forms] == [len(asked) + 1] * 2
+    assert all(0 <= form.difference < 1e-4 for form in found.forms)
+    blind = compared(place, CONFIG, [*asked, long], source)
+    assert "computes other logits than the training loop" in blind.problems[0]  # whose projector is the base's there
 
 
 def test_a_tensor_of_another_name_is_told(forms: Path) -> None:

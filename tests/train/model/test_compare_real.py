@@ -16,6 +16,7 @@ from gemfleet.train.model.compare import compare_published
 from gemfleet.train.model.comparison import Comparison, Tokens
 from gemfleet.train.model.gemma import attach_lora, load_base_model
 from gemfleet.train.model.merge import merge_adapter
+from gemfleet.train.model.predict import Question
 from safetensors.torch import load_file, save_file
 
 pytestmark = [pytest.mark.slow, pytest.mark.real, pytest.mark.timeout(2400)]
@@ -51,7 +52,8 @@ def compared(base: Path, adapter: Path, precision: str, prompts: list[Tokens]) -
     merged = adapter.with_name(f"merged-{precision}")
     merge_adapter(base, adapter, merged)
     copy_companions(base, merged)
-    found = compare_published(base, adapter, adapter, merged, config(precision), prompts, "the demonstration")
+    asked = [Question(prompt, ()) for prompt in prompts]
+    found = compare_published(base, adapter, adapter, merged, config(precision), asked, "the demonstration")
     print(f"{found.tokens} tokens of {found.prompts} answers, {found.describe()}")
     shutil.rmtree(merged)
     return found

@@ -30,7 +30,7 @@ class KeptPicture(PictureFeatures):
 
     def __init__(self, like: PictureFeatures) -> None:
         self.__dict__.update(like.__dict__)
-        self._one: Tensor = torch.zeros(self._shape, dtype=self._dtype, device=self._device)
+        self._one: Tensor = torch.zeros(self._shape, dtype=self.dtype, device=self.device)
 
     def of(self, ids: Ints) -> Tensor:
         return self._one.expand(len(ids), -1, -1)

@@ -55,7 +55,7 @@ class Probe:
         sees = self._pictures or self._config.vision.train != "none"
         pictures = OnePicture(model_folder) if sees else None
         model, strategy = prepare_model(self._config, model_folder, facts, pictures=pictures)
-        if model.sight is not None and self._config.vision.cache == "auto":
+        if model.sight is not None and self._config.vision.cache != "off":
             model.sight.features = KeptPicture(model.sight.features)
         return model, strategy
 

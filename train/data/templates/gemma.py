@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
+from typing import Any
 
 from ..shapes.conversation import Conversation, Message, Picture, Place, RowError
 from ..shapes.turns import NOT_ALTERNATING
 from .functions import calls_text, functions_text
+from .masks import Rendered, with_pictures
 from .segments import Segment
 
 AROUND = "\n\n"  # what transformers writes before and behind a picture
@@ -98,6 +100,12 @@ def chat_segments(conversation: Conversation) -> list[Segment]:
             replace(part, text=part.header + part.text, header="", supervised=not part.picture) for part in segments
         ]
     return segments
+
+
+def with_soft_tokens(rendered: Rendered, tokenizer: Any, picture: Sequence[int], count: int) -> Rendered:
+    """What another template wrote, with the tokens of a picture at each of its `count` marks. picture: their ids"""
+    written = tokenizer.convert_ids_to_tokens(list(picture))
+    return with_pictures(rendered, written[0], f"{AROUND}{''.join(written)}{AROUND}", count)
 
 
 def _said(parts: Sequence[str | Picture], supervised: bool, header: str) -> Iterator[Segment]:

@@ -22,11 +22,13 @@ from torch import Tensor
 from ...errors import UserError
 from ...interfaces import Ints, Pixels
 from ...kernels.passes import copy_to
+from .kept import FeatureKeeper
 from .tower import Tower
 
 log = logging.getLogger("gemfleet.train")
 
 MOST_OF_DISK = 0.5  # share of the free space that features may take
+AT_ONCE = 16  # so many features travel to and from the head together
 ROUNDS = 64  # after each, all ranks meet: those of a slower node keep no other waiting longer than a collective may
 WORDS: dict[int, Any] = {2: np.int16, 4: np.int32}  # numpy has no bf16
 
@@ -57,13 +59,13 @@ class PictureFeatures:
         """pixels: see `BlockSource.pixels`; shape: of one picture's features: soft tokens, the tower's width"""
         self._seen = 0
         self._load, self._pixels = load_tower, pixels
-        self._shape, self._dtype, self._device = shape, dtype, device
+        self._shape, self.dtype, self.device = shape, dtype, device
         self._tower: Tower | None = None
         self._folders: dict[int, Path] = {}
 
     @property
     def bytes_of_one(self) -> int:
-        return self._shape[0] * self._shape[1] * self._dtype.itemsize
+        return self._shape[0] * self._shape[1] * self.dtype.itemsize
 
     def take_count(self) -> int:
         """How many pictures the tower has seen since the last call, without those that `keep` has shown it."""
@@ -75,49 +77,67 @@ class PictureFeatures:
         if not self._folders:
             return torch.stack([self._encode(identity) for identity in ids.tolist()])
         files = [self._folders[identity] / str(identity) for identity in ids.tolist()]
-        words = np.stack([np.fromfile(file, WORDS[self._dtype.itemsize]).reshape(self._shape) for file in files])
-        (copied,) = copy_to(self._device, (words,))
-        return copied.view(self._dtype)
+        words = np.stack([np.fromfile(file, WORDS[self.dtype.itemsize]).reshape(self._shape) for file in files])
+        (copied,) = copy_to(self.device, (words,))
+        return copied.view(self.dtype)
 
-    def keep(self, ids: Ints, folder: Path, progress: Callable[[], None]) -> None:
-        """Makes the features of all pictures, unless a disk has no room for them. Collective.
+    def keep(
+        self,
+        ids: Ints,
+        folder: Path,
+        progress: Callable[[], None],
+        elsewhere: FeatureKeeper | None = None,
+        key: str = "",
+    ) -> None:
+        """Brings the features of all pictures to this node, unless a disk has no room for them. Collective.
 
         ids: of all pictures of the run, equal on all ranks; folder: of this rank, which is made
         progress: called for each picture, as a tower may take seconds on a CPU
+        elsewhere: has those of other runs and nodes, and gets those that are made here; key: see `tower_key`
         """
         started = time.perf_counter()
         folder.mkdir()
-        folders, mine = folders_of_node(folder)
+        folders, mine, before = folders_of_node(folder)
         if not self._have_room(len(ids), folder):
             log.warning("the disks have no room for the features of %d pictures: the tower runs in each step", len(ids))
             return
-        for part in np.array_split(ids[mine :: len(folders)], ROUNDS):
-            for identity in part.tolist():
-                progress()
-                self._write(identity, folder)
+        own = ids[mine :: len(folders)]
+        own = np.roll(own, -int(len(own) * before))  # nodes begin at other places, so each finds what others have made
+        made = 0
+        for part in np.array_split(own, ROUNDS):
+            for first in range(0, len(part), AT_ONCE):
+                made += self._bring(part[first : first + AT_ONCE].tolist(), folder, progress, elsewhere, key)
             if dist.is_initialized():
                 dist.barrier()
         self._folders = {identity: folders[place % len(folders)] for place, identity in enumerate(ids.tolist())}
         self._tower, self._seen = None, 0
+        told = f" (of this rank's {len(own)}, the head had {len(own) - made})" if elsewhere else ""
         seconds = time.perf_counter() - started
-        log.info("the vision tower saw %d pictures once, on %d ranks, in %.1f s", len(ids), len(folders), seconds)
+        log.info(
+            "the vision tower saw %d pictures once, on %d ranks, in %.1f s%s", len(ids), len(folders), seconds, told
+        )
 
-    def _write(self, identity: int, folder: Path) -> None:
-        """Makes the features of one picture, and keeps them. Raises UserError if the disk has become full."""
-        words = self._encode(identity).view(torch.int16 if self._dtype.itemsize == 2 else torch.int32)
-        try:
-            words.cpu().numpy().tofile(folder / str(identity))
-        except OSError as error:
-            raise UserError(
-                f"{folder} has no room left for the features of pictures ({error}); make room, let TMPDIR name a "
-                "folder on a larger disk, or set train.vision.cache: off"
-            ) from error
+    def _bring(
+        self, ids: list[int], folder: Path, progress: Callable[[], None], elsewhere: FeatureKeeper | None, key: str
+    ) -> int:
+        """Writes the features of some pictures into the folder. Returns how many of them the tower has made."""
+        found = {} if elsewhere is None else elsewhere.fetch(key, ids)
+        made: dict[int, bytes] = {}
+        for identity in ids:
+            progress()
+            content = found.get(identity, b"")
+            if len(content) != self.bytes_of_one:
+                content = made[identity] = self._encode(identity).view(torch.uint8).cpu().numpy().tobytes()
+            _write(content, folder / str(identity))
+        if elsewhere is not None and made:
+            elsewhere.put(key, made)
+        return len(made)
 
     def _encode(self, identity: int) -> Tensor:
         self._tower = self._tower or self._load()
         self._seen += 1
         pixels = torch.from_numpy(self._pixels(np.array([identity], np.int64))[0])
-        features: Tensor = self._tower(pixels.to(self._device))
+        features: Tensor = self._tower(pixels.to(self.device))
         return features
 
     def _have_room(self, pictures: int, folder: Path) -> bool:
@@ -126,11 +146,25 @@ class PictureFeatures:
         return all(everywhere(fits))
 
 
-def folders_of_node(folder: Path) -> tuple[list[Path], int]:
-    """The folders of all ranks that this machine shows, in the order of ranks, and the place of ours. Collective."""
+def folders_of_node(folder: Path) -> tuple[list[Path], int, float]:
+    """The folders of all ranks that this machine shows, in the order of ranks, and the place of ours. Collective.
+
+    The last value is the share of all ranks that come before this machine's first.
+    """
     folders = [Path(name) for name in everywhere(str(folder))]
     here = [path for path in folders if path.is_dir()]
-    return here, here.index(folder)
+    return here, here.index(folder), folders.index(here[0]) / len(folders)
+
+
+def _write(content: bytes, path: Path) -> None:
+    """Raises UserError if the disk has become full."""
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(
+            f"{path.parent} has no room left for the features of pictures ({error}); make room, let TMPDIR name a "
+            "folder on a larger disk, or set train.vision.cache: off"
+        ) from error
 
 
 def everywhere(value: Any) -> list[Any]:
