@@ -1,4 +1,4 @@
-// Two to ten runs side by side: their losses, each kind in one chart, and what differs between their configurations.
+// Two to ten runs side by side: their losses in one chart, and what differs between their configurations.
 
 import { follow, get } from "./api.js";
 import { Chart } from "./charts.js";
@@ -6,27 +6,27 @@ import { h, number, show, stateLabel, table } from "./dom.js";
 import { MOST_COMPARED } from "./runs.js";
 
 const POINTS = 1000; // of a run's history
+const COLORS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
 
 export async function comparePage(signal, ids) {
   const chosen = [...new Set(ids.split(","))].slice(0, MOST_COMPARED);
   const { data: figures } = await get("/api/v1/figures");
   if (signal.aborted) return;
-  const charts = figures.filter((figure) => figure.chart?.compared)
-    .map((figure) => new Chart(`${figure.chart.title} (${figure.chart.line})`, [figure], []));
+  const charts = comparedCharts(figures, chosen);
   const body = h("tbody");
   const differences = h("section", { class: "card", "aria-label": "Configuration" }, h("h2", {}, "What differs in their configurations"));
-  const heading = show("Compare runs",
-    ...charts.map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)),
-    h("section", { class: "card" }, h("h2", {}, "Now"),
-      table("The newest figures", [["Run"], ["State"], ["Step"], ["Loss"], ["Evaluation loss"]], body)), differences);
+  const heading = show("Compare runs", h("section", { class: "card", "aria-label": "Runs" },
+    table("The newest figures, and each run's colour in the charts. Dashed lines are evaluations.",
+      [["Run"], ["State"], ["Step"], ["Loss"], ["Evaluation loss"]], body, "compared")),
+    ...charts.map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)), differences);
   heading.focus();
-  // A line for each run from the beginning, so that a run looks the same in all charts.
-  charts.forEach((chart) => { chart.addSeveral(0, chosen.map((id) => [id, null])); chart.draw(); });
+  charts.forEach((chart) => chart.draw());
 
   function take(id, record) {
     for (const chart of charts) {
-      const [figure] = chart.figures;
-      if (figure.kind === record.kind) chart.addSeveral(record.step, [[id, record[figure.name]]]);
+      chart.figures.forEach((figure, index) => {
+        if (figure.kind === record.kind) chart.add(chosen.indexOf(id) * chart.figures.length + index, record.step, record[figure.name]);
+      });
     }
   }
   // One stream for all: a browser keeps only six connections.
@@ -35,7 +35,8 @@ export async function comparePage(signal, ids) {
   });
   const runs = await Promise.all(chosen.map((id) => get(`/api/v1/runs/${encodeURIComponent(id)}`)));
   if (signal.aborted) return;
-  body.replaceChildren(...runs.map((run) => h("tr", {}, h("td", {}, h("a", { href: `#/runs/${run.id}` }, run.id)),
+  body.replaceChildren(...runs.map((run, index) => h("tr", {},
+    h("td", { class: "id" }, h("span", { class: "swatch", style: `background: var(--${COLORS[index]})` }), h("a", { href: `#/runs/${run.id}` }, run.id)),
     h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
     h("td", {}, number(run.eval_loss, 4)))));
   if (runs.every((run) => run.progress.step === 0)) charts.forEach((chart) => chart.explain("None of these runs has done a step."));
@@ -47,6 +48,21 @@ export async function comparePage(signal, ids) {
     Promise.all(chosen.map((id) => get(`/api/v1/runs/${encodeURIComponent(id)}/config`)))
       .then((answers) => differences.append(differenceTable(chosen, answers.map((answer) => flat(answer.config))))),
   ]);
+}
+
+/** A chart for each title with a figure that is compared: a line for each of its figures of each run, in the run's colour. */
+function comparedCharts(figures, ids) {
+  const drawn = figures.filter((figure) => figure.chart && !figure.per_rank && !figure.per_set);
+  const titles = new Set(drawn.filter((figure) => figure.chart.compared).map((figure) => figure.chart.title));
+  return [...titles].map((title) => {
+    const members = drawn.filter((figure) => figure.chart.title === title);
+    const names = ids.flatMap((id) => members.map((figure) => (figure.kind === "eval" ? `${id} evaluation` : id)));
+    const chart = new Chart(title, members, names);
+    chart.lines.forEach((line, index) => Object.assign(line, { color: COLORS[Math.floor(index / members.length)], symbol: "circle",
+      dash: members[index % members.length].kind === "eval" ? "dash" : "solid", scored: false }));
+    chart.hasLegend = () => false; // the table of runs is one
+    return chart;
+  });
 }
 
 /** A row for each field in which these configurations differ. configs: values by the fields' whole names */

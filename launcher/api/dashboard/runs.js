@@ -54,7 +54,7 @@ export async function runsPage(signal) {
     const all = [...runs.values()].filter((run) => run.archived === filters.archived).length;
     count.textContent = all ? `${found.length === all ? "" : `${found.length} of `}${all} ${filters.archived ? "archived " : ""}runs` : "";
     empty.hidden = found.length > 0 || loading > 0;
-    replace(empty, ...(all ? ["No run fits. Clear the filters to see all."] : filters.archived ? ["No run is archived."]
+    empty.replaceChildren(...(all ? ["No run fits. Clear the filters to see all."] : filters.archived ? ["No run is archived."]
       : ["There is no run yet. ", h("code", {}, "gemfleet train CONFIG"), " starts one."]));
     bar.offer([...runs.values()]);
     actions.update();

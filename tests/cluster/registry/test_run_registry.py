@@ -168,7 +168,7 @@ INSERT INTO claims VALUES ('demo-1', 'here', 2, 1.0, 0.0, '', 5.0, 1);
 @pytest.mark.parametrize("claims", ["", CLAIMS_OF_VERSION_4])
 def test_a_home_of_version_4_opens_with_and_without_claims(tmp_path: Path, registry: RunRegistry, claims: str) -> None:
     with closing(sqlite3.connect(registry.path)) as db:
-        db.executescript(f"DROP TABLE claims; PRAGMA user_version = 4; {claims}")
+        db.executescript(f"DROP TABLE claims; DROP TABLE tags; DROP TABLE archived; PRAGMA user_version = 4; {claims}")
     migrated = RunRegistry(registry.path)
     assert tables_of(migrated.path) == tables_of(RunRegistry(tmp_path / "new.db").path)
     with migrated.connect() as db:

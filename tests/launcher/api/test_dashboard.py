@@ -188,21 +188,6 @@ def test_a_legend_covers_no_line(live: Live, browser: Any, width: int, ranks: in
         assert chart["height"] > 40, chart
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_long_names_cover_no_line_either(live: Live, browser: Any, width: int) -> None:
-    names = [f"{letter * 40}-20260102-030405-1a2b" for letter in "pqrs"]
-    for name in names:
-        live.registry.create_run(name, "x", "{}")
-        live.registry.add_metrics(name, [step_record(step) for step in (1, 2)])
-    emulate(browser, width=width)
-    browser.get(f"{live.url}/#/compare/{','.join(names)}")
-    wait_for(lambda: points(browser, 1, 3) == 2)
-    time.sleep(0.6)
-    for chart in browser.execute_script(LEGEND_AND_PLOT):
-        assert chart["legend"] <= chart["plot"] + 1, chart
-        assert chart["height"] > 40, chart
-
-
 def test_more_lines_than_can_be_told_apart_have_no_legend(live: Live, browser: Any) -> None:
     live.registry.add_metrics("alpha-2", [{**step_record(4), "memory_bytes": [10**9] * 17}])
     browser.get(f"{live.url}/#/runs/alpha-2")

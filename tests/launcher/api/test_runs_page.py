@@ -57,10 +57,10 @@ def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares_ten(live: Live
     chosen = ["alpha-1", "alpha-2", "beta-1", *(f"lr-00{n}" for n in range(1, 6)), "many-001", "many-002"]
     choose(browser, *chosen)
     browser.find_element("id", "compare").send_keys(Keys.ENTER)
-    wait_for(lambda: [points(browser, 0, line) for line in range(10)] == [8, 4, 0, 8, 8, 4, 2, 1, 4, 4])
-    wait_for(lambda: points(browser, 1, 3) == 5)  # the evaluations are a chart of their own, with the same lines
+    wait_for(lambda: [points(browser, 0, 2 * run) for run in range(10)] == [8, 4, 0, 8, 8, 4, 2, 1, 4, 4])
+    wait_for(lambda: points(browser, 0, 7) == 5)  # the evaluations of lr-001, in the same chart
     live.registry.add_metrics("alpha-2", [step_record(6)])
-    wait_for(lambda: points(browser, 0, 1) == 5)
+    wait_for(lambda: points(browser, 0, 2) == 5)
     wait_for(lambda: "train.model" in text_of(browser, ".differences"))
     fields = browser.execute_script(
         "return [...document.querySelectorAll('.differences tbody th')].map((x) => x.textContent)"
