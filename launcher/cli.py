@@ -11,6 +11,7 @@ from gemfleet.cluster.private import keep_private
 from gemfleet.train.errors import EXIT_BAD_INPUT, UserError
 from gemfleet.train.quiet import hide_known_lines
 
+from .commands.archive import archive
 from .commands.ask import ask
 from .commands.batch_cache import batch_cache
 from .commands.bench import PASSES_ON, bench
@@ -37,6 +38,7 @@ from .commands.show import show
 from .commands.stop import stop
 from .commands.submit import submit
 from .commands.sweep import sweep
+from .commands.tag import tag
 from .commands.tensorboard import tensorboard
 from .commands.track import track
 from .commands.train import train
@@ -46,7 +48,7 @@ from .plain_output import plain
 
 COMMANDS = (
     *(init, data, train, sweep, ask, chat, plan, convert, submit, runs, show, watch, logs, events, stop, resume),
-    *(checkpoints, prune, repair, publish, push, track, serve, tensorboard, doctor, schema, version),
+    *(tag, archive, checkpoints, prune, repair, publish, push, track, serve, tensorboard, doctor, schema, version),
 )
 
 app = typer.Typer(

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from ..durable import write_durably
+
+KEPT_FILE = "doctor.json"  # below the home: what the last whole examination found
 
 
 class Level(StrEnum):
@@ -50,3 +58,19 @@ def ranked(check: str, where: str, figure: str, bounds: Sequence[tuple[bool, Lev
         if holds:
             return Finding(check, where, level, figure, remedy)
     return Finding(check, where, Level.PASS, figure)
+
+
+def keep_findings(home: Path, findings: Iterable[Finding]) -> None:
+    """Keeps the findings of a whole examination in place of those of the one before, for the board."""
+    content = {"examined_at": time.time(), "findings": [asdict(finding) for finding in findings]}
+    write_durably(home / KEPT_FILE, json.dumps(content).encode())
+
+
+def kept_findings(home: Path) -> tuple[float, list[dict[str, Any]]] | None:
+    """When the last whole examination ended, and its findings. None where there was none, or its file is damaged."""
+    try:
+        content = json.loads((home / KEPT_FILE).read_bytes())
+        findings = [asdict(Finding(**{**entry, "level": Level(entry["level"])})) for entry in content["findings"]]
+        return float(content["examined_at"]), findings
+    except (OSError, ValueError, TypeError, KeyError, AssertionError):
+        return None

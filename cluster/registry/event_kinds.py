@@ -12,6 +12,8 @@ class EventKind(StrEnum):
     STATE = "state"  # the registry, at each transition: state
     NOTE = "note"
     STOP = "stop"  # whoever asked the run to stop
+    TAGGED = "tagged"  # whoever changed the run's tags: tags, by key; null for one that was taken away
+    ARCHIVED = "archived"  # whoever archived the run, or took that back: archived
     WAITING = "waiting"  # the driver: what the run waits for
     PRECISION = "precision"  # the driver: asked
     STRATEGY = "strategy"  # the driver: what the plan chose, and why

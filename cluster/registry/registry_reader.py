@@ -133,6 +133,19 @@ class RegistryReader(RunQueries):
         (row,) = self._query(query, (run_id,))
         return row["first"] or 0, row["last"] or 0
 
+    def waiting(self) -> list[dict[str, Any]]:
+        """The runs that no cluster has admitted yet, the first one first: `id`, `since`, and what their claims say.
+
+        A run that was just launched has made no claim; what an earlier launch of it claimed does not count.
+        """
+        query = (
+            "SELECT runs.id, ifnull(queued_at, created_at) AS since, workers, cpus, gpus, kind FROM runs "
+            "LEFT JOIN claims ON claims.run_id = runs.id AND state = ? "
+            "WHERE state = ? OR (state = ? AND ifnull(admitted, 0) = 0) ORDER BY since, runs.id"
+        )
+        values = (RunState.PREFLIGHT, RunState.QUEUED, RunState.PREFLIGHT)
+        return [dict(row) for row in self._query(query, values)]
+
     def states(self) -> dict[str, int]:
         """How many runs are in each state; a state without runs is left out."""
         rows = self._query("SELECT state, COUNT(*) AS count FROM runs GROUP BY state", ())
@@ -140,7 +153,8 @@ class RegistryReader(RunQueries):
 
     def runs_since(self, ended_after: float, limit: int) -> list[Run]:
         """The newest runs that have not ended, or ended after this time in seconds since the epoch."""
-        query = "SELECT * FROM runs WHERE ended_at IS NULL OR ended_at > ? ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        where = "WHERE ended_at IS NULL OR ended_at > ? ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        query = f"{self._select_runs()} {where}"
         return [Run.from_row(row) for row in self._query(query, (ended_after, limit))]
 
     def _query(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:

@@ -13,7 +13,7 @@ from .run_database import DAMAGED, open_to_read, told_in_a_sentence
 from .run_records import RunState
 
 FIRST_TABLES = ("runs", "events", "metrics", "checkpoints")  # every version has them
-TABLES = (*FIRST_TABLES, "drivers", "logs", "ranks", "claims")
+TABLES = (*FIRST_TABLES, "drivers", "logs", "ranks", "claims", "tags", "archived")
 JSON_COLUMNS = {"events": "data", "metrics": "record"}
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import UnknownRun
 from .event_kinds import EventKind
-from .run_records import Run, RunState
+from .run_records import SELECT_RUNS, Run, RunState
 
 KINDS = ("eval", "step")  # of metrics records
 NO_LIMIT = -1  # SQLite's own word for it
@@ -21,6 +21,7 @@ class RunQueries(ABC):
     """Each answer shows one moment of the registry at `path`. Rows are dictionaries of the table's columns."""
 
     path: Path
+    _has_tags = False
 
     @abstractmethod
     def _query(self, query: str, values: Sequence[Any]) -> list[sqlite3.Row]:
@@ -28,7 +29,7 @@ class RunQueries(ABC):
 
     def run(self, run_id: str) -> Run | None:
         """The run of this id; None when there is none."""
-        rows = self._query("SELECT * FROM runs WHERE id = ?", (run_id,))
+        rows = self._query(f"{self._select_runs()} WHERE id = ?", (run_id,))
         return Run.from_row(rows[0]) if rows else None
 
     def get_run(self, run_id: str) -> Run:
@@ -54,8 +55,21 @@ class RunQueries(ABC):
         there = run_id not in ("", "latest") and "/" not in run_id and (self.path.parent / "runs" / run_id).is_dir()
         return ", and `gemfleet repair` brings a run back that has a folder" if there else ""
 
-    def list_runs(self, limit: int = 50, after: str | None = None, state: RunState | None = None) -> list[Run]:
-        """The newest first. `after`: begin behind the run of this id. `state`: only runs in this state."""
+    def list_runs(
+        self,
+        limit: int = 50,
+        after: str | None = None,
+        state: RunState | None = None,
+        archived: bool | None = None,
+        tags: Mapping[str, str | None] | None = None,
+    ) -> list[Run]:
+        """The newest first.
+
+        after:    begin behind the run of this id
+        state:    only runs in this state
+        archived: only runs that are archived, or only those that are not; None: both
+        tags:     only runs that have all these tags; a value of None is any
+        """
         where, values = ["1 = 1"], list[Any]()
         if state is not None:
             where.append("state = ?")
@@ -63,8 +77,21 @@ class RunQueries(ABC):
         if after is not None:
             where.append("(created_at, rowid) < (SELECT created_at, rowid FROM runs WHERE id = ?)")
             values.append(after)
-        query = f"SELECT * FROM runs WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ?"
+        select = self._select_runs()
+        if archived is not None and (archived or self._has_tags):
+            where.append(("archived" if archived else "NOT archived") if self._has_tags else "0")
+        for key, value in (tags or {}).items():
+            tagged = "EXISTS (SELECT 1 FROM tags WHERE run_id = runs.id AND key = ? AND ifnull(value = ?, 1))"
+            where.append(tagged if self._has_tags else "? <> ?")  # no run has this key
+            values += [key, value] if self._has_tags else [key, key]
+        query = f"{select} WHERE {' AND '.join(where)} ORDER BY created_at DESC, rowid DESC LIMIT ?"
         return [Run.from_row(row) for row in self._query(query, (*values, limit))]
+
+    def _select_runs(self) -> str:
+        """`SELECT_RUNS`, or less where a full disk has kept the file at a version without tags."""
+        if not self._has_tags:
+            self._has_tags = bool(self._query("SELECT 1 FROM sqlite_master WHERE name = 'archived'", ()))
+        return SELECT_RUNS if self._has_tags else "SELECT * FROM runs"
 
     def stop_requested(self, run_id: str) -> bool:
         """Whether somebody asked the run to stop. UnknownRun when there is none."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 FACTS_FILE = "state.json"  # in a run's folder: a copy of the registry's row, for the day when the registry is lost
-KEPT_FACTS = ("name", "state", "reason", "created_at", "updated_at", "ended_at")
+KEPT_FACTS = ("name", "state", "reason", "created_at", "updated_at", "ended_at", "tags", "archived")
+TAG_KEY = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+LONGEST_TAG, MOST_TAGS = 200, 32  # characters of a value; tags of a run
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SCHEMA = """
 CREATE TABLE runs (
     id TEXT PRIMARY KEY, name TEXT NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL DEFAULT '',
@@ -59,7 +63,14 @@ CREATE TABLE IF NOT EXISTS claims (
     kind TEXT NOT NULL, queued_at REAL NOT NULL, admitted INTEGER NOT NULL
 );
 """
-SCHEMA += SINCE_VERSION_4 + SINCE_VERSION_5
+# tags, archived: what people say of a run. An older gemfleet reads whole rows of `runs`, so these are tables, too.
+SINCE_VERSION_6 = """
+CREATE TABLE tags (
+    run_id TEXT NOT NULL REFERENCES runs(id), key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (run_id, key)
+);
+CREATE TABLE archived (run_id TEXT PRIMARY KEY REFERENCES runs(id), at REAL NOT NULL);
+"""
+SCHEMA += SINCE_VERSION_4 + SINCE_VERSION_5 + SINCE_VERSION_6
 # By version: the statements that bring a file of the version before up to it. `SCHEMA` makes a new file the same.
 # Statements elsewhere name their columns, so that a run of an older gemfleet goes on while a newer one reads the file.
 MIGRATIONS = {
@@ -67,7 +78,13 @@ MIGRATIONS = {
     3: "ALTER TABLE ranks ADD COLUMN received TEXT NOT NULL DEFAULT ''",
     4: SINCE_VERSION_4,
     5: SINCE_VERSION_5,
+    6: SINCE_VERSION_6,
 }
+# The beginning of a statement that reads runs with what people say of them.
+SELECT_RUNS = (
+    "SELECT runs.*, (SELECT json_group_object(key, value) FROM tags WHERE run_id = runs.id) AS tags, "
+    "EXISTS (SELECT 1 FROM archived WHERE run_id = runs.id) AS archived FROM runs"
+)
 
 
 class RunState(StrEnum):
@@ -94,7 +111,10 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class Run:
-    """One row of `runs`. Times are seconds since the epoch."""
+    """One row of `runs`, and what people say of the run. Times are seconds since the epoch.
+
+    tags: values by key; archived: lists leave the run out unless asked for it
+    """
 
     id: str
     name: str
@@ -107,12 +127,17 @@ class Run:
     driver_pid: int | None
     driver_started: float | None
     stop_requested: bool
+    tags: Mapping[str, str] = field(default_factory=dict)
+    archived: bool = False
 
     @classmethod
     def from_row(cls, row: sqlite3.Row) -> Run:
-        """The run of a whole row."""
+        """The run of a row of `SELECT_RUNS`, or of a whole row of a file without tags."""
         values = dict(row)
-        return cls(**{**values, "state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])})
+        values |= {"state": RunState(values["state"]), "stop_requested": bool(values["stop_requested"])}
+        if "tags" in values:
+            values |= {"tags": json.loads(values["tags"]), "archived": bool(values["archived"])}
+        return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, ready for JSON."""
@@ -134,6 +159,15 @@ class CheckpointRow:
     bytes: int
     created_at: float
     generation: int
+
+
+def tag_problem(key: str, value: str) -> str | None:
+    """Why this is no tag; None where it is one."""
+    if not re.fullmatch(TAG_KEY, key):
+        return f"{key[:80]!r} is no key of a tag; use letters, digits, `.`, `_` and `-`, at most 63"
+    if not 0 < len(value) <= LONGEST_TAG:
+        return f"the value of the tag {key} has {len(value)} characters; give 1 to {LONGEST_TAG}"
+    return None
 
 
 def keep_facts(home: Path, run: Run) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import psutil
 
 from ..driver import ProcessIdentity, is_held, started_then
-from ..errors import DiskFull, RunConflict, UnknownRun
-from ..redaction import clean_text
+from ..errors import ClusterError, DiskFull, RunConflict, UnknownRun
+from ..redaction import clean_text, redact
 from .event_kinds import EventKind
 from .run_figures import figures_of
 from .run_queries import NO_LIMIT, RunQueries
-from .run_records import CheckpointRow, Run, RunState, keep_facts
+from .run_records import MOST_TAGS, CheckpointRow, Run, RunState, keep_facts, tag_problem
 from .run_reports import RunReports
 
 __all__ = ["Run", "RunRegistry", "RunState"]
@@ -73,6 +73,7 @@ class RunRegistry(RunReports, RunQueries):
             )
             self._drive(db, run_id, driver_pid)
             db.execute("DELETE FROM ranks WHERE run_id = ?", (run_id,))  # there may be fewer of them from now on
+            db.execute("DELETE FROM archived WHERE run_id = ?", (run_id,))
             self._event(db, run_id, EventKind.STATE, f"{RunState.QUEUED}: resumed", {"state": RunState.QUEUED})
         keep_facts(self.path.parent, self.get_run(run_id))
 
@@ -132,13 +133,53 @@ class RunRegistry(RunReports, RunQueries):
             db.execute("UPDATE runs SET stop_requested = 1 WHERE id = ?", (run_id,))
             self._event(db, run_id, EventKind.STOP, "stop requested: a checkpoint is saved, then the run ends", {})
 
+    def annotate(self, run_id: str, tags: Mapping[str, str | None] | None = None, archived: bool | None = None) -> None:
+        """Changes what people say of a run, all of it or nothing.
+
+        tags:     to set by key; None takes one away. What looks like a secret is hidden before it is kept
+        archived: lists leave the run out from now on, or no longer, which resuming does, too; None: as it is
+
+        ClusterError for what is no tag. RunConflict for more than MOST_TAGS, and for archiving before the run's end.
+        """
+        problems = [tag_problem(key, "-" if value is None else value) for key, value in (tags or {}).items()]
+        if any(problems):
+            raise ClusterError("; ".join(filter(None, problems)))
+        with self.connect() as db:
+            state = self._state(db, run_id)
+            if tags:
+                self._tag(db, run_id, redact(dict(tags)))
+            if archived is not None:
+                self._archive(db, run_id, state, archived)
+        keep_facts(self.path.parent, self.get_run(run_id))
+
+    def _tag(self, db: sqlite3.Connection, run_id: str, tags: Mapping[str, str | None]) -> None:
+        for key, value in tags.items():
+            db.execute("DELETE FROM tags WHERE run_id = ? AND key = ?", (run_id, key))
+            if value is not None:
+                db.execute("INSERT INTO tags (run_id, key, value) VALUES (?, ?, ?)", (run_id, key, value))
+        if db.execute("SELECT COUNT(*) FROM tags WHERE run_id = ?", (run_id,)).fetchone()[0] > MOST_TAGS:
+            raise RunConflict(f"run {run_id} would have more than {MOST_TAGS} tags; take some away first")
+        said = ", ".join(f"{key}={value or ''}" for key, value in tags.items())
+        self._event(db, run_id, EventKind.TAGGED, f"tagged: {said}", {"tags": dict(tags)})
+
+    def _archive(self, db: sqlite3.Connection, run_id: str, state: RunState, archived: bool) -> None:
+        if archived and not state.is_terminal:
+            raise RunConflict(f"run {run_id} is {state}; only a run that has ended can be archived")
+        if bool(db.execute("SELECT 1 FROM archived WHERE run_id = ?", (run_id,)).fetchone()) == archived:
+            return
+        db.execute("DELETE FROM archived WHERE run_id = ?", (run_id,))
+        if archived:
+            db.execute("INSERT INTO archived (run_id, at) VALUES (?, ?)", (run_id, time.time()))
+        message = "archived" if archived else "no longer archived"
+        self._event(db, run_id, EventKind.ARCHIVED, message, {"archived": archived})
+
     def delete_run(self, run_id: str) -> None:
         """Forgets a run that has ended, with all its records. RunConflict when it has not."""
         with self.connect() as db:
             state = self._state(db, run_id)
             if not state.is_terminal:
                 raise RunConflict(f"run {run_id} is {state}; stop it first")
-            for table in ("events", "metrics", "checkpoints", "ranks", "drivers", "logs", "claims"):
+            for table in ("events", "metrics", "checkpoints", "ranks", "drivers", "logs", "claims", "tags", "archived"):
                 db.execute(f"DELETE FROM {table} WHERE run_id = ?", (run_id,))
             db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
 
@@ -158,6 +199,10 @@ class RunRegistry(RunReports, RunQueries):
                 "VALUES (?, ?, ?, ?, ?, ?)",
                 [(run.id, c.step, c.path, c.bytes, c.created_at, c.generation) for c in checkpoints],
             )
+            tags = [(run.id, key, value) for key, value in run.tags.items()]
+            db.executemany("INSERT INTO tags (run_id, key, value) VALUES (?, ?, ?)", tags)
+            if run.archived:
+                db.execute("INSERT INTO archived (run_id, at) VALUES (?, ?)", (run.id, run.updated_at))
             message = f"{run.state}: the registry was rebuilt from the run's folder"
             self._event(db, run.id, EventKind.STATE, message, {"state": run.state})
 

@@ -15,9 +15,9 @@ from gemfleet.cluster.registry.run_registry import RunState
 from pydantic import BaseModel, ValidationError
 
 from .client_messages import Message, parse_messages
+from .cluster_schemas import ClusterStatus
 from .schemas import (
     Checkpoint,
-    ClusterStatus,
     Event,
     Health,
     Listing,
@@ -71,14 +71,16 @@ class ApiClient:
     def cluster(self) -> ClusterStatus:
         return self._get("/cluster", ClusterStatus)
 
-    def runs(self, limit: int = 20, after: str | None = None, status: RunState | None = None) -> Listing[RunSummary]:
-        return self._get("/runs", Listing[RunSummary], limit=limit, after=after, status=status)
+    def runs(
+        self, limit: int = 20, after: str | None = None, status: RunState | None = None, archived: bool = False
+    ) -> Listing[RunSummary]:
+        return self._get("/runs", Listing[RunSummary], limit=limit, after=after, status=status, archived=archived)
 
-    def all_runs(self, status: RunState | None = None) -> Iterator[RunSummary]:
-        """All runs, the newest first, fetched page by page."""
+    def all_runs(self, status: RunState | None = None, archived: bool = False) -> Iterator[RunSummary]:
+        """All runs, the newest first, fetched page by page. archived: the archived ones, in place of the others"""
         after = None
         while True:
-            page = self.runs(100, after, status)
+            page = self.runs(100, after, status, archived)
             yield from page.data
             if not page.has_more:
                 return
@@ -90,6 +92,14 @@ class ApiClient:
     def submit(self, config: Mapping[str, Any]) -> RunDetail:
         """Start a run from the content of a configuration file."""
         return RunDetail.model_validate(self._send("POST", "/runs", json={"config": dict(config)}).json())
+
+    def tag(self, run_id: str, tags: Mapping[str, str | None]) -> RunDetail:
+        """Set tags by key; None takes one away."""
+        return RunDetail.model_validate(self._send("PATCH", f"/runs/{run_id}", json={"tags": dict(tags)}).json())
+
+    def archive(self, run_id: str, archived: bool = True) -> RunDetail:
+        """Leave a run that has ended out of lists, or take that back."""
+        return RunDetail.model_validate(self._send("PATCH", f"/runs/{run_id}", json={"archived": archived}).json())
 
     def stop(self, run_id: str) -> RunDetail:
         return RunDetail.model_validate(self._send("POST", f"/runs/{run_id}/stop").json())

@@ -13,7 +13,7 @@ from .schemas import Problem
 from .settings import ApiSettings
 
 TOKENS = "read.token or admin.token of $GEMFLEET_HOME/api; needed where the API listens beyond this machine"
-METHODS = ("get", "post")
+METHODS = ("get", "post", "patch")
 
 
 def install(app: FastAPI, settings: ApiSettings) -> None:
@@ -43,6 +43,6 @@ def _completed(schema: dict[str, Any], settings: ApiSettings) -> dict[str, Any]:
                 continue
             if settings.tokens is None or name in OPEN_PATHS:
                 operation.pop("security", None)
-            for status, answer in responses(*always, *((403,) if method == "post" else ())).items():
+            for status, answer in responses(*always, *((403,) if method != "get" else ())).items():
                 operation["responses"].setdefault(str(status), answer)
     return schema

@@ -105,7 +105,7 @@ def install(app: FastAPI) -> None:
 def allowed_methods(app: FastAPI, request: Request) -> str:
     """All methods of a path. The framework names those of one route only."""
     found: set[str] = set()
-    for method in ("GET", "POST"):
+    for method in ("GET", "PATCH", "POST"):
         scope = {**request.scope, "method": method}
         found |= {method for route in app.router.routes if route.matches(scope)[0] is Match.FULL}
     return ", ".join(sorted(found))

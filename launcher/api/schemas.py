@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from gemfleet.cluster.registry.run_records import LONGEST_TAG, MOST_TAGS, TAG_KEY
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.data_view.view import DataView
 from gemfleet.train.step.record import FIGURES
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from .figures import THROUGHPUT, with_figures
 
 Item = TypeVar("Item", bound=BaseModel)
+TagKey = Annotated[str, Field(pattern=TAG_KEY)]
+TagValue = Annotated[str, Field(min_length=1, max_length=LONGEST_TAG)]
 
 
 class ProblemDetail(BaseModel):
@@ -122,6 +126,8 @@ class RunSummary(BaseModel):
     updated_at: int
     finished_at: int | None = None
     stop_requested: bool
+    tags: Annotated[dict[str, str], Field(description="by key", examples=[{"team": "search"}])] = {}
+    archived: Annotated[bool, Field(description="left out of lists that do not ask for it")] = False
     progress: Progress
     loss: Annotated[
         float | None, Field(description="of the newest step; of a run that has ended the mean of all steps")
@@ -299,52 +305,20 @@ class Submission(BaseModel):
         dict[str, Any],
         Field(examples=[{"name": "demo", "train": {"model": "demo", "data": {"train": "demo"}, "max_steps": 10}}]),
     ]
+    tags: Annotated[dict[TagKey, TagValue], Field(max_length=MOST_TAGS)] = {}
 
 
-class NodeStatus(BaseModel):
-    """One living node. `*_free` is what no task or actor has reserved."""
+class RunChange(BaseModel):
+    """What people say of a run. What is left out stays as it is."""
 
-    id: str
-    address: str
-    hostname: str
-    is_head: bool
-    cpus: float
-    cpus_free: float
-    gpus: float
-    gpus_free: float
-    memory_bytes: int
-    object_store_bytes: int
-
-
-class Gpu(BaseModel):
-    index: int
-    name: str
-    memory_bytes: int
-    memory_used_bytes: int
-    utilisation: Annotated[float, Field(ge=0, le=1)]
-
-
-class HeadStatus(BaseModel):
-    """The head node itself, as its operating system sees it."""
-
-    hostname: str
-    cpu_utilisation: Annotated[float, Field(ge=0, le=1)]
-    memory_bytes: int
-    memory_used_bytes: int
-    disk_bytes: int
-    disk_free_bytes: int
-    gpus: list[Gpu]
-
-
-class ClusterStatus(BaseModel):
-    object: Literal["cluster"] = "cluster"
-    connected: Annotated[bool, Field(description="whether this API lives inside a Ray cluster and sees its nodes")]
-    nodes: list[NodeStatus]
-    cpus: float
-    cpu_reserved: Annotated[float, Field(ge=0, le=1, description="share of all CPUs that is reserved")]
-    gpus: float
-    gpu_reserved: Annotated[float, Field(ge=0, le=1)]
-    head: HeadStatus
+    model_config = ConfigDict(extra="forbid")
+    tags: Annotated[
+        dict[TagKey, TagValue | None],
+        Field(max_length=MOST_TAGS, description="sets tags by key; null takes one away", examples=[{"team": "search"}]),
+    ] = {}
+    archived: Annotated[bool | SkipJsonSchema[None], Field(description="only a run that has ended can be archived")] = (
+        None
+    )
 
 
 class Health(BaseModel):

@@ -75,6 +75,8 @@ def summary_fields(
         "updated_at": int(run.updated_at),
         "finished_at": None if run.ended_at is None else int(run.ended_at),
         "stop_requested": run.stop_requested,
+        "tags": redact(dict(run.tags)),
+        "archived": run.archived,
         "progress": progress_of(step, run.state),
         "loss": redact(figures.get("loss", (step or {}).get("loss"))),
         "eval_loss": redact((evaluation or {}).get("eval_loss")),
@@ -128,8 +130,8 @@ def waiting_for(reader: RegistryReader, run: Run) -> str | None:
 
 
 def model_of(run: Run) -> str | None:
-    model = config_of(run).get("train", {}).get("model")
-    return redact_text(model) if isinstance(model, str) else None
+    model = value_in(run.config, ("train", "model"))
+    return redact_text(model) if model else None
 
 
 def precision_of(run: Run) -> str | None:
@@ -145,6 +147,25 @@ def config_of(run: Run) -> dict[str, Any]:
     except yaml.YAMLError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def value_in(config: str, field: tuple[str, ...]) -> str | None:
+    """One value of a configuration as text, read no further than that: a list shows it of hundreds of runs."""
+    keys: list[str | None] = []  # of the open mappings and sequences
+    try:
+        for event in yaml.parse(config, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+            if isinstance(event, yaml.CollectionStartEvent):
+                keys.append(None)
+            elif isinstance(event, yaml.CollectionEndEvent):
+                keys.pop()
+                keys[-1:] = [None for _ in keys[-1:]]
+            elif isinstance(event, yaml.ScalarEvent) and keys:
+                if tuple(keys) == field:
+                    return str(event.value)
+                keys[-1] = event.value if keys[-1] is None else None
+    except yaml.YAMLError:
+        return None
+    return None
 
 
 def data_view(folder: Path) -> DataView | None:

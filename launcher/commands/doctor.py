@@ -29,7 +29,8 @@ def doctor(
 ) -> None:
     """Examine all nodes of the cluster, the network between them and the stores: pass, warn or fail, with a remedy.
 
-    Runs on the head, or from anywhere with `--hosts`. Exit code 1 when a check failed; warnings do not count.
+    Runs on the head, or from anywhere with `--hosts`. The dashboard shows what the last whole examination found. Exit
+    code 1 when a check failed; warnings do not count.
 
     Examples:
 
@@ -56,6 +57,7 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
     import time
 
     from gemfleet.cluster.doctor.examine import Examination, check_quickly, examine
+    from gemfleet.cluster.doctor.report import keep_findings
     from gemfleet.cluster.inventory import list_nodes
     from gemfleet.launcher.config.cluster import ClusterConfig
     from gemfleet.launcher.config.load import load_config
@@ -70,6 +72,7 @@ def _examine(config: Path | None, quick: bool) -> list[Finding]:
         work = Examination(nodes, gemfleet_home(), loaded.train.model if loaded else None)
         started = time.monotonic()
         findings = examine(work, lambda text: typer.echo(f"{text} …", err=True))
+        keep_findings(gemfleet_home(), findings)
         typer.echo(f"examined {len(nodes)} nodes in {time.monotonic() - started:.0f} s", err=True)
         return findings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from gemfleet.cluster.errors import RunConflict
@@ -41,3 +42,8 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} GiB"
+
+
+def spoken_tags(tags: Mapping[str, str]) -> str:
+    """`purpose=baseline, team=search`. Empty for no tags."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(tags.items()))

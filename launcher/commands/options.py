@@ -54,6 +54,9 @@ RunId = Annotated[
     str | None,
     typer.Option("--id", metavar="ID", help="The run's whole id; a second run of the same id is refused."),
 ]
+Tags = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="KEY=VALUE", help="Tag the run; may be given many times.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of a table for people.")]
 
 
@@ -72,3 +75,30 @@ def checked_id(run_id: str | None) -> str | None:
     if run_id is not None and not re.match(NAME_PATTERN, run_id):
         raise UserError(f"--id {run_id!r} is no id for a run; use letters, digits, `.`, `_` and `-`, at most 64")
     return run_id
+
+
+def parsed_tags(given: list[str] | None, removing: bool = False) -> dict[str, str | None]:
+    """Values by key of `KEY=VALUE`. removing: whether `KEY=` may stand for a tag to take away, which is None
+
+    Raises UserError for what is no tag.
+    """
+    from gemfleet.cluster.registry.run_records import tag_problem
+    from gemfleet.train.errors import UserError
+
+    tags: dict[str, str | None] = {}
+    for one in given or []:
+        key, sign, value = one.partition("=")
+        removed = removing and bool(sign) and not value
+        problem = tag_problem(key, "-" if removed else value) if sign else f"{one!r} is no tag; give KEY=VALUE"
+        if problem:
+            raise UserError(problem)
+        tags[key] = None if removed else value
+    return tags
+
+
+def refuse_tags_of_old(tags: list[str] | None, resume: str | None) -> None:
+    """Raise UserError for `--tag` beside `--resume`: the run has its tags already."""
+    from gemfleet.train.errors import UserError
+
+    if tags and resume:
+        raise UserError(f"--tag is for a new run; tag the one that goes on with `gemfleet tag {resume} {tags[0]}`")

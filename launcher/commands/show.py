@@ -59,13 +59,14 @@ def show(run: RunOrSweep, as_json: Json = False) -> None:
 def _print(facts: dict[str, Any]) -> None:
     from gemfleet.train.step.record import spoken_loss
 
-    from .local_runs import moment
+    from .local_runs import moment, spoken_tags
     from .tables import print_facts
 
     step, evaluation = facts["newest_step"], facts["newest_eval"]
     lines = {
         "run": facts["id"],
         "state": facts["state"] + (f": {facts['reason']}" if facts["reason"] else ""),
+        "tags": spoken_tags(facts["tags"]) + (" (archived)" if facts["archived"] else ""),
         "created": moment(facts["created_at"]),
         "ended": moment(facts["ended_at"]),
         "step": f"{step['step']}/{step['total_steps']}, {_figures(step, facts['figures'])}" if step else "",

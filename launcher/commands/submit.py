@@ -8,7 +8,19 @@ from typing import Annotated
 
 import typer
 
-from .options import Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
+from .options import (
+    Config,
+    Json,
+    Name,
+    Overrides,
+    Resume,
+    RunId,
+    Tags,
+    checked_id,
+    parsed_tags,
+    refuse_tags_of_old,
+    with_name,
+)
 
 
 def submit(
@@ -29,6 +41,7 @@ def submit(
     name: Name = None,
     resume: Resume = None,
     run_id: RunId = None,
+    tags: Tags = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show the job's output until it ends.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -49,14 +62,16 @@ def submit(
 
       gemfleet submit finetune.yaml --slurm --gpus 16
     """
+    parsed_tags(tags)
+    refuse_tags_of_old(tags, resume)
     if slurm:
-        _refuse_beside_slurm(address=address, resume=resume, id=run_id, follow=follow)
+        _refuse_beside_slurm(tags, address=address, resume=resume, id=run_id, follow=follow)
         _submit_to_slurm(config, hosts, with_name(overrides, name), gpus, as_json)
         return
     if gpus is not None:
         raise typer.BadParameter("--gpus is for --slurm; the number of ranks is cluster.workers")
     if hosts is None:
-        _submit(config, address, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
+        _submit(config, address, with_name(overrides, name), resume, checked_id(run_id), tags or [], follow, as_json)
         return
     from gemfleet.launcher.submit.cluster_file import load_hosts, tunnel, use_token
     from gemfleet.train.errors import UserError
@@ -66,12 +81,16 @@ def submit(
     description = load_hosts(hosts)
     use_token(description)
     with tunnel(description) as head:
-        _submit(config, head, with_name(overrides, name), resume, checked_id(run_id), follow, as_json)
+        _submit(config, head, with_name(overrides, name), resume, checked_id(run_id), tags or [], follow, as_json)
 
 
-def _refuse_beside_slurm(**options: object) -> None:
+def _refuse_beside_slurm(tags: list[str] | None, **options: object) -> None:
     from gemfleet.train.errors import UserError
 
+    if tags:
+        raise UserError(
+            f"--tag does not travel with --slurm; once the run is there: `gemfleet tag slurm-JOB {tags[0]}`"
+        )
     if given := next((name for name, value in options.items() if value), None):
         raise UserError(f"--{given} has no meaning with --slurm, which gives the run its job's id; leave it out")
 
@@ -105,6 +124,7 @@ def _submit(
     wanted: list[str],
     resume: str | None,
     run_id: str | None,
+    tags: list[str],
     follow: bool,
     as_json: bool,
 ) -> None:
@@ -114,7 +134,7 @@ def _submit(
     from gemfleet.launcher.submit import job
 
     head = address or job.default_address()
-    client, sent = job.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell)
+    client, sent = job.submit(config, load_config(config, wanted), wanted, head, resume, run_id, _tell, tags)
     if as_json:
         typer.echo(json.dumps({"job": sent, "address": head}))
     else:

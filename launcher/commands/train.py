@@ -8,11 +8,24 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .launch_here import launch_here
-from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
+from .options import (
+    AcceptChanges,
+    Config,
+    Json,
+    Name,
+    Overrides,
+    Resume,
+    RunId,
+    Tags,
+    checked_id,
+    parsed_tags,
+    refuse_tags_of_old,
+    with_name,
+)
 
 if TYPE_CHECKING:
     from gemfleet.launcher.config.schema import LaunchConfig
-    from gemfleet.launcher.run.beginning import Beginning
+    from gemfleet.launcher.run.beginning import Beginning, New
 
 
 def train(
@@ -25,6 +38,7 @@ def train(
     ] = False,
     accept_changes: AcceptChanges = False,
     new_id: RunId = None,
+    tags: Tags = None,
     run_id: Annotated[str | None, typer.Option("--run-id", hidden=True)] = None,
     batch_cache: Annotated[
         bool, typer.Option("--batch-cache/--no-batch-cache", help="Use a micro-batch that `auto` found before.")
@@ -44,13 +58,18 @@ def train(
 
       gemfleet train finetune.yaml --resume latest
 
+      gemfleet train finetune.yaml --tag team=search --tag purpose=baseline
+
       ray job submit --address http://HEAD:8265 --working-dir . -- gemfleet train finetune.yaml
 
     Exit codes: 0 trained, 1 training failed, 2 something to put right first, 130 ended by Ctrl-C, SIGTERM or SIGHUP. A
     run that such a signal ends while ranks train is stopped, with a checkpoint; before that it is interrupted.
     """
+    from gemfleet.launcher.run.beginning import New
     from gemfleet.launcher.run.signals import SIGNALS
 
+    refuse_tags_of_old(tags, resume)
+    tagged = parsed_tags(tags)
     with SIGNALS.installed():
         from gemfleet.launcher.config.load import load_with_notes
 
@@ -62,17 +81,17 @@ def train(
         _check(loaded, resumed, accept_changes)
         _print_plan(loaded, as_json)
     else:
-        beginning = _beginning(resumed, run_id, new_id, accept_changes)
+        beginning = _beginning(resumed, run_id, New(checked_id(new_id), tagged), accept_changes)
         launch_here(loaded, config, as_json, beginning, batch_cache)
 
 
-def _beginning(resumed: str | None, submitted: str | None, new: str | None, accept_changes: bool) -> Beginning:
-    """How the run begins. resumed: the run of `--resume`; submitted: `--run-id`, from the API; new: `--id`"""
-    from gemfleet.launcher.run.beginning import New, Resumed, Submitted
+def _beginning(resumed: str | None, submitted: str | None, new: New, accept_changes: bool) -> Beginning:
+    """How the run begins. resumed: the run of `--resume`; submitted: `--run-id`, from the API; new: otherwise"""
+    from gemfleet.launcher.run.beginning import Resumed, Submitted
 
     if resumed is not None:
         return Resumed(resumed, accept_changes)
-    return New(checked_id(new)) if submitted is None else Submitted(submitted)
+    return new if submitted is None else Submitted(submitted)
 
 
 def run_to_resume(wanted: str, name: str) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class New:
-    """A run without a row in the registry. run_id: its id; None: one is made from its name."""
+    """A run without a row in the registry. run_id: its id; None: one is made from its name; tags: its tags, by key"""
 
     run_id: str | None = None
+    tags: Mapping[str, str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

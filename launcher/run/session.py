@@ -56,7 +56,7 @@ class RunSession:
         written = dump_config(config)
         self.is_new = not isinstance(beginning, Resumed) and config_path.parent != self.folder
         if isinstance(beginning, New):
-            self._create_row(name, written)
+            self._create_row(name, written, beginning)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = DriverLock(self.folder)
         try:
@@ -71,13 +71,15 @@ class RunSession:
         """Whether the run may continue from a checkpoint of other data, another base or other adapters."""
         return not isinstance(self.beginning, New) and self.beginning.accept_changes
 
-    def _create_row(self, name: str, written: str) -> None:
+    def _create_row(self, name: str, written: str, beginning: New) -> None:
         """Make the run's row. Of two processes that begin the same run at once, the second gets RunConflict."""
         try:
             self.registry.get_run(self.id)
         except UnknownRun:
             refuse_leftovers(self.folder)
         self.registry.create_run(self.id, name, written, os.getpid())
+        if beginning.tags:
+            self.registry.annotate(self.id, beginning.tags)
 
     def _take_row(self, written: str) -> None:
         if isinstance(self.beginning, Resumed):

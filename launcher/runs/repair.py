@@ -16,7 +16,7 @@ from gemfleet.cluster.driver import driver_of, is_held
 from gemfleet.cluster.errors import ClusterError, RegistryDamaged, UnknownRun
 from gemfleet.cluster.registry.registry_salvage import begin_numbers_anew, is_whole, salvage
 from gemfleet.cluster.registry.run_database import RUN_PARTS
-from gemfleet.cluster.registry.run_records import FACTS_FILE, CheckpointRow
+from gemfleet.cluster.registry.run_records import FACTS_FILE, CheckpointRow, tag_problem
 from gemfleet.cluster.registry.run_registry import Run, RunRegistry, RunState
 from gemfleet.launcher.config.load import parse_yaml
 from gemfleet.train.errors import UserError
@@ -97,6 +97,8 @@ def read_folder(folder: Path) -> tuple[Run, list[CheckpointRow]]:
         driver_pid=None,
         driver_started=None,
         stop_requested=False,
+        tags=_tags(facts.get("tags")),
+        archived=facts.get("archived") is True and state.is_terminal,
     )
     return run, checkpoints
 
@@ -159,6 +161,12 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+def _tags(value: object) -> dict[str, str]:
+    """The tags among what stands there."""
+    found = value.items() if isinstance(value, dict) else ()
+    return {key: text for key, text in found if isinstance(text, str) and tag_problem(key, text) is None}
 
 
 def _number(value: object, otherwise: float) -> float:

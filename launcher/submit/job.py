@@ -32,11 +32,12 @@ def submit(
     resume: str | None = None,
     run_id: str | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
+    tags: Sequence[str] = (),
 ) -> tuple[Any, str]:
     """Package the configuration's folder and submit `gemfleet train`. Returns (client, job id).
 
     run_id: the id of both the job and the run, so that a second submission is refused
-    tell: called with sentences on what travels and what stays, before anything leaves
+    tell: called with sentences on what travels and what stays, before anything leaves; tags: as KEY=VALUE
     Raises UserError for inputs that do not travel, for a cluster that does not answer, and for an id that is taken.
 
     The job asks for no CPUs or GPUs. Otherwise Ray could start the driver on any node, and checkpoints must come home
@@ -52,7 +53,7 @@ def submit(
         try:
             with token_told(address):
                 job = client.submit_job(
-                    entrypoint=entrypoint(config_path.name, overrides, resume, run_id),
+                    entrypoint=entrypoint(config_path.name, overrides, resume, run_id, tags),
                     submission_id=run_id,
                     runtime_env={"working_dir": package, "env_vars": dict(JOB_VARIABLES)},
                     metadata={"gemfleet_config": config_path.name},
@@ -67,11 +68,18 @@ def submit(
     return client, str(job)
 
 
-def entrypoint(config_name: str, overrides: Sequence[str], resume: str | None = None, run_id: str | None = None) -> str:
+def entrypoint(
+    config_name: str,
+    overrides: Sequence[str],
+    resume: str | None = None,
+    run_id: str | None = None,
+    tags: Sequence[str] = (),
+) -> str:
     """The shell command of the job."""
     names = {"--resume": resume, "--id": run_id}
     named = [part for option, value in names.items() if value for part in (option, value)]
     settings = [part for override in overrides for part in ("--set", override)]
+    settings += [part for tag in tags for part in ("--tag", tag)]
     return shlex.join(["gemfleet", "train", config_name, *settings, *named])
 
 

@@ -23,6 +23,10 @@ export async function post(path) {
   return (await answered(path, { method: "POST" })).json();
 }
 
+export async function patch(path, changes) {
+  return (await answered(path, { method: "PATCH", body: JSON.stringify(changes), headers: { "Content-Type": "application/json" } })).json();
+}
+
 /** Save a file; with a token a plain link would not do. */
 export async function download(path, name) {
   const blob = await (await answered(path, {})).blob();

@@ -2,6 +2,7 @@
 
 import { answers } from "./api.js";
 import { clearCharts } from "./charts.js";
+import { clusterPage } from "./cluster.js";
 import { comparePage } from "./compare.js";
 import { h, show } from "./dom.js";
 import { runPage } from "./run.js";
@@ -12,7 +13,8 @@ const ROUTES = [
   [/^#\/runs\/([A-Za-z0-9._-]+)$/, runPage],
   [/^#\/sweeps\/([A-Za-z0-9._-]+)$/, sweepPage],
   [/^#\/compare\/([A-Za-z0-9._,-]+)$/, comparePage],
-  [/^(#\/?)?$/, runsPage],
+  [/^#\/cluster$/, clusterPage],
+  [/^(?:#\/?(?:\?.*)?)?$/, runsPage], // it reads its filters from the address itself
 ];
 let leaving = new AbortController();
 
@@ -23,10 +25,19 @@ async function open() {
   const [found, page] = ROUTES.map(([pattern, page]) => [location.hash.match(pattern), page]).find(([found]) => found)
     ?? [[], notFound];
   const { signal } = leaving;
+  markHere(page === runsPage ? "#/" : location.hash);
   try {
     await page(signal, ...[...found].slice(1).map(decodeURIComponent));
   } catch (error) {
     if (!signal.aborted) show("Something is wrong", h("p", { class: "problem", role: "alert" }, error.message)).focus();
+  }
+}
+
+/** Say in the navigation which of its pages is shown. */
+function markHere(address) {
+  for (const link of document.querySelectorAll("header nav a")) {
+    if (link.hash === address) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
 }
 

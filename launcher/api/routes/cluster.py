@@ -1,15 +1,17 @@
-"""The route of the cluster: its nodes, what is free on them, and the load of the head node."""
+"""The route of the cluster: its nodes and what is free on them, ranks, the queue, and what the doctor measured."""
 
 from __future__ import annotations
 
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 from fastapi import APIRouter
 from gemfleet.cluster.inventory import Node
-from gemfleet.launcher.api.schemas import ClusterStatus, Gpu, HeadStatus, NodeStatus
+from gemfleet.launcher.api.cluster_schemas import ClusterStatus, Gpu, HeadStatus, NodeStatus
+from gemfleet.launcher.api.cluster_views import examination, placed_ranks, waiting_runs
 from gemfleet.launcher.api.services import Needed
 
 router = APIRouter(tags=["cluster"])
@@ -29,6 +31,9 @@ def get_cluster(services: Needed) -> ClusterStatus:
         gpus=gpus,
         gpu_reserved=_share(gpus - sum(node.free_gpus for node in found), gpus),
         head=head_status(services.settings.home),
+        ranks=placed_ranks(services.reader),
+        waiting=waiting_runs(services.reader),
+        examination=examination(services.settings.home),
     )
 
 
@@ -65,9 +70,17 @@ def gpus_here() -> list[Gpu]:
                     memory_bytes=memory.total,
                     memory_used_bytes=memory.used,
                     utilisation=rates.gpu / 100,
+                    celsius=_celsius(pynvml, device),
                 )
             )
     return found
+
+
+def _celsius(pynvml: Any, device: Any) -> float | None:
+    try:
+        return float(pynvml.nvmlDeviceGetTemperature(device, pynvml.NVML_TEMPERATURE_GPU))
+    except pynvml.NVMLError:
+        return None
 
 
 def _node(node: Node) -> NodeStatus:
@@ -80,6 +93,7 @@ def _node(node: Node) -> NodeStatus:
         cpus_free=node.free_cpus,
         gpus=node.gpus,
         gpus_free=node.free_gpus,
+        gpu_kind=node.kind,
         memory_bytes=node.memory_bytes,
         object_store_bytes=node.object_store_bytes,
     )

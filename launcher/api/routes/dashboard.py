@@ -13,7 +13,10 @@ from gemfleet.launcher.api.problems import ApiError
 
 router = APIRouter()
 TYPES = {"app.css": "text/css", "plotly.js": "text/javascript", "index.html": "text/html"}
-MODULES = ("app.js", "api.js", "charts.js", "runs.js", "run.js", "compare.js", "data.js", "sweep.js", "dom.js")
+MODULES = (
+    *("app.js", "api.js", "charts.js", "runs.js", "run.js", "compare.js", "data.js", "sweep.js", "dom.js"),
+    *("cluster.js", "filters.js"),
+)
 
 
 @router.get("/")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Request, Response
+from gemfleet.cluster.registry.run_queries import KINDS
 from gemfleet.launcher.api.problems import responses
 from gemfleet.launcher.api.schemas import Event, Listing, Metric, MetricPage
 from gemfleet.launcher.api.services import Needed
@@ -83,9 +84,18 @@ def run_metrics(
     since_step: SinceStep = 0,
     limit: Limit = 1000,
     kind: Annotated[Literal["step", "eval", "all"], Query(description="of steps, of evaluations, or of both")] = "all",
+    points: Annotated[
+        Annotated[int, Field(ge=2, le=10_000)] | Absent,
+        Query(description="for charts: in one page only so many records of each kind, spread over all steps"),
+    ] = None,
 ) -> MetricPage:
     """In the order of steps. A page ends after a whole step, so that no record is lost between two pages."""
     services.run(run_id)
+    if points is not None:
+        kinds = KINDS if kind == "all" else (kind,)
+        thinned = [record for one in kinds for record in services.reader.thinned(run_id, one, points)]
+        thinned.sort(key=lambda record: (record["step"], record["kind"]))
+        return MetricPage(data=list(map(metric_view, thinned)), has_more=False, next_since_step=since_step)
     records = services.reader.metrics(run_id, since_step, None if kind == "all" else kind, limit + 1)
     more = len(records) > limit
     if more:

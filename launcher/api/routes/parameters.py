@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path, Query
+from gemfleet.cluster.registry.run_records import MOST_TAGS
 from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -22,3 +23,7 @@ AfterRun = Annotated[
 ]
 AfterEvent = Annotated[int, Query(ge=0, le=STEPS, description="only events whose id is greater")]
 SinceStep = Annotated[int, Query(ge=0, le=STEPS, description="only this step and later ones")]
+Tags = Annotated[
+    Annotated[list[Annotated[str, Field(min_length=1, max_length=300)]], Field(max_length=MOST_TAGS)] | Absent,
+    Query(description="only runs that have all of these tags: KEY=VALUE, or KEY for any value"),
+]

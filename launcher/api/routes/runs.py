@@ -9,13 +9,21 @@ from gemfleet.cluster.errors import RunConflict
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.problems import responses
 from gemfleet.launcher.api.redaction import redact
-from gemfleet.launcher.api.schemas import Listing, RunConfiguration, RunData, RunDetail, RunSummary, Submission
+from gemfleet.launcher.api.schemas import (
+    Listing,
+    RunChange,
+    RunConfiguration,
+    RunData,
+    RunDetail,
+    RunSummary,
+    Submission,
+)
 from gemfleet.launcher.api.services import Needed
 from gemfleet.launcher.api.submissions import checked_config
 from gemfleet.launcher.api.views import config_of, data_view, run_detail, run_summary
 from gemfleet.launcher.runs.names import new_run_id
 
-from .parameters import Absent, AfterRun, RunId
+from .parameters import Absent, AfterRun, RunId, Tags
 
 router = APIRouter(prefix="/runs", tags=["runs"])
 
@@ -23,13 +31,16 @@ router = APIRouter(prefix="/runs", tags=["runs"])
 @router.get("", summary="The runs of this head, newest first", responses=responses(404, 422))
 def list_runs(
     services: Needed,
-    limit: Annotated[int, Query(ge=1, le=100, description="at most so many")] = 20,
+    limit: Annotated[int, Query(ge=1, le=500, description="at most so many")] = 20,
     after: AfterRun = None,
     status: Annotated[RunState | Absent, Query(description="only runs in this state")] = None,
+    archived: Annotated[bool, Query(description="only archived runs, or only the others")] = False,
+    tag: Tags = None,
 ) -> Listing[RunSummary]:
     if after is not None:
         services.run(after)
-    found = services.reader.list_runs(limit + 1, after, status)
+    tags = {key: value if sign else None for key, sign, value in (one.partition("=") for one in tag or [])}
+    found = services.reader.list_runs(limit + 1, after, status, archived, tags)
     return Listing[RunSummary].of([run_summary(services.reader, run) for run in found], limit)
 
 
@@ -42,12 +53,21 @@ def submit_run(services: Needed, submission: Submission, response: Response) -> 
     config = checked_config(submission.config, services.settings.allowed)
     run_id = new_run_id(config.name or "run")
     services.submitter.start(run_id, config.model_dump(mode="json", by_alias=True))
+    if submission.tags:
+        services.registry.annotate(run_id, submission.tags)
     response.headers["Location"] = f"/api/v1/runs/{run_id}"
     return _detail(services, run_id)
 
 
 @router.get("/{run_id}", summary="All that is known of a run", responses=responses(404, 422))
 async def get_run(services: Needed, run_id: RunId) -> RunDetail:
+    return _detail(services, run_id)
+
+
+@router.patch("/{run_id}", summary="Tag it, archive it", responses=responses(403, 404, 409, 422))
+def change_run(services: Needed, run_id: RunId, change: RunChange) -> RunDetail:
+    """Change what people say of a run. 409 for archiving a run that has not ended, and for too many tags."""
+    services.registry.annotate(services.run(run_id).id, change.tags, change.archived)
     return _detail(services, run_id)
 
 

@@ -168,7 +168,7 @@ INSERT INTO claims VALUES ('demo-1', 'here', 2, 1.0, 0.0, '', 5.0, 1);
 @pytest.mark.parametrize("claims", ["", CLAIMS_OF_VERSION_4])
 def test_a_home_of_version_4_opens_with_and_without_claims(tmp_path: Path, registry: RunRegistry, claims: str) -> None:
     with closing(sqlite3.connect(registry.path)) as db:
-        db.executescript(f"DROP TABLE claims; PRAGMA user_version = 4; {claims}")
+        db.executescript(f"DROP TABLE claims; DROP TABLE tags; DROP TABLE archived; PRAGMA user_version = 4; {claims}")
     migrated = RunRegistry(registry.path)
     assert tables_of(migrated.path) == tables_of(RunRegistry(tmp_path / "new.db").path)
     with migrated.connect() as db:
@@ -335,3 +335,43 @@ def test_medians_of_a_long_run_are_taken_from_every_nth_step() -> None:
     figures = figures_of(records, 100_000, OVER_RUN)
     assert figures["loss"] == 1.0
     assert abs(figures["tokens_per_second"] - 50_000) < 10
+
+
+def test_tags_and_archive_are_kept_and_found(registry: RunRegistry) -> None:
+    registry.annotate("demo-1", {"team": "search", "purpose": "baseline"})
+    registry.annotate("demo-1", {"team": None, "hf_token": "abcdef123", "purpose": "final"})
+    tags = {"hf_token": "[hidden]", "purpose": "final"}
+    assert registry.get_run("demo-1").tags == tags
+    with pytest.raises(RunConflict, match="only a run that has ended"):
+        registry.annotate("demo-1", {"lost": "yes"}, archived=True)
+    with pytest.raises(RunConflict, match="more than 32 tags"):
+        registry.annotate("demo-1", {f"key-{number}": "x" for number in range(32)})
+    with pytest.raises(ClusterError, match="no key of a tag"):
+        registry.annotate("demo-1", {"a b": "x"})
+    assert registry.get_run("demo-1").tags == tags  # all of a change or nothing
+    registry.create_run("demo-2", "demo", "{}")
+    registry.transition("demo-1", RunState.FAILED)
+    registry.annotate("demo-1", archived=True)
+    ids = [[run.id for run in registry.list_runs(archived=archived)] for archived in (None, True, False)]
+    assert ids == [["demo-2", "demo-1"], ["demo-1"], ["demo-2"]]
+    wanted: list[dict[str, str | None]] = [{"purpose": "final"}, {"purpose": None}, {"purpose": "x"}, {"team": None}]
+    assert [len(registry.list_runs(tags=one)) for one in wanted] == [1, 1, 0, 0]
+    registry.reopen("demo-1", "{}")
+    assert not registry.get_run("demo-1").archived
+    registry.transition("demo-1", RunState.FAILED)
+    registry.delete_run("demo-1")
+    registry.create_run("demo-1", "demo", "{}")
+    assert registry.get_run("demo-1").tags == {}
+
+
+def test_a_file_without_tags_that_nobody_can_migrate_is_still_read(registry: RunRegistry) -> None:
+    """As on a full disk, where an older file cannot be brought up to this version."""
+    with closing(sqlite3.connect(registry.path)) as db:
+        db.executescript("DROP TABLE tags; DROP TABLE archived; PRAGMA user_version = 5;")
+    reader = RegistryReader(registry.path)
+    assert [run.id for run in reader.list_runs()] == [run.id for run in reader.list_runs(archived=False)] == ["demo-1"]
+    assert reader.list_runs(archived=True) == reader.list_runs(tags={"team": None}) == []
+    assert reader.get_run("demo-1").tags == {}
+    assert [run.id for run in reader.runs_since(0.0, 5)] == ["demo-1"]
+    RunRegistry(registry.path).annotate("demo-1", {"team": "search"})
+    assert reader.get_run("demo-1").tags == {"team": "search"}

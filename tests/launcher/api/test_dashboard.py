@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tarfile
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,9 @@ from gemfleet.launcher.api.settings import Tokens
 from gemfleet.launcher.data_view.page import page
 from gemfleet.launcher.runs.folder import DATA_FILE
 from support.servers.api_live import DATA, TRACKER_PAGE, Live, add_sweep, serve, step_record
-from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
+from support.servers.browser import complaints, emulate, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
-
-
-@pytest.fixture(scope="module")
-def downloads(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("downloads")
-
-
-@pytest.fixture(scope="module")
-def window(downloads: Path) -> Iterator[Any]:
-    yield from open_browser(downloads)
-
-
-@pytest.fixture
-def browser(window: Any) -> Any:
-    """The window, as new."""
-    window.get("about:blank")
-    emulate(window)
-    complaints(window)
-    return window
 
 
 def test_a_chart_gains_points_without_a_reload_and_stop_asks_first(live: Live, browser: Any) -> None:
@@ -83,23 +63,6 @@ def test_an_ended_run_is_resumed_and_what_is_refused_is_said(live: Live, browser
     live.registry.reopen("alpha-1", "{}")
     browser.find_element("id", "resume").click()
     wait_for(lambda: "stop it first" in text_of(browser, ".card .problem"))
-
-
-def test_the_list_is_live_leads_to_a_run_by_keyboard_and_compares(live: Live, browser: Any) -> None:
-    from selenium.webdriver.common.keys import Keys
-
-    browser.get(f"{live.url}/")
-    wait_for(lambda: "alpha-4" in text_of(browser, "tbody"))
-    live.registry.create_run("beta-1", "beta", "{}")
-    wait_for(lambda: text_of(browser, "tbody tr:first-child a") == "beta-1")
-    for run_id in ("alpha-1", "alpha-2"):
-        browser.find_element("css selector", f"[aria-label='compare {run_id}']").send_keys(Keys.SPACE)
-    browser.find_element("xpath", "//button[.='Compare']").send_keys(Keys.ENTER)
-    wait_for(lambda: (points(browser, 0, 0), points(browser, 0, 1)) == (8, 3))
-    browser.find_element("link text", "alpha-1").send_keys(Keys.ENTER)
-    wait_for(lambda: text_of(browser, "h1") == "alpha-1")
-    assert browser.execute_script("return document.activeElement.tagName") == "H1"
-    assert complaints(browser) == []
 
 
 def test_a_sweep_shows_its_trials_live_on_a_phone_and_by_keyboard(live: Live, browser: Any) -> None:
@@ -222,21 +185,6 @@ def test_a_legend_covers_no_line(live: Live, browser: Any, width: int, ranks: in
     for chart in found:
         assert chart["legend"] <= chart["plot"] + 1, chart
         assert chart["below"], chart  # nor is it cut off above
-        assert chart["height"] > 40, chart
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_long_names_cover_no_line_either(live: Live, browser: Any, width: int) -> None:
-    names = [f"{letter * 40}-20260102-030405-1a2b" for letter in "pqrs"]
-    for name in names:
-        live.registry.create_run(name, "x", "{}")
-        live.registry.add_metrics(name, [step_record(step) for step in (1, 2)])
-    emulate(browser, width=width)
-    browser.get(f"{live.url}/#/compare/{','.join(names)}")
-    wait_for(lambda: points(browser, 1, 3) == 2)
-    time.sleep(0.6)
-    for chart in browser.execute_script(LEGEND_AND_PLOT):
-        assert chart["legend"] <= chart["plot"] + 1, chart
         assert chart["height"] > 40, chart
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import tarfile
+from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
@@ -87,6 +88,27 @@ def test_a_sweep_tells_of_its_trials_and_a_run_of_its_sweep(live: Live) -> None:
     assert "no sweep 'x'" in live.get("/api/v1/sweeps/x", status=404)["detail"]
 
 
+def test_a_run_is_tagged_and_archived_and_lists_are_filtered_by_that(live: Live) -> None:
+    def changed(run_id: str, status: int, **change: object) -> Any:
+        answer = live.client.patch(f"/api/v1/runs/{run_id}", json=change)
+        assert answer.status_code == status, answer.text
+        return answer.json()
+
+    run = changed("alpha-1", 200, tags={"team": "search", "password": "hunter2"}, archived=True)
+    assert (run["tags"], run["archived"]) == ({"team": "search", "password": "[hidden]"}, True)
+    assert "alpha-1" not in [run["id"] for run in live.get("/api/v1/runs")["data"]]
+    assert [run["id"] for run in live.get("/api/v1/runs?archived=true&tag=team=search")["data"]] == ["alpha-1"]
+    assert live.get("/api/v1/runs?archived=true&tag=team=search&tag=other")["data"] == []
+    assert changed("alpha-1", 200, tags={"password": None})["tags"] == {"team": "search"}
+    assert "has ended" in changed("alpha-2", 409, tags={"team": "x"}, archived=True)["detail"]
+    assert live.get("/api/v1/runs/alpha-2")["tags"] == {}
+    changed("alpha-2", 422, tags={"a b": "x"})
+    changed("alpha-2", 422, name="other")
+    changed("alpha-9", 404, archived=True)
+    config = {"name": "demo", "train": {"model": "demo", "data": {"train": "demo"}}}
+    assert live.post("/api/v1/runs", 201, json={"config": config, "tags": {"a": "b"}})["tags"] == {"a": "b"}
+
+
 def test_metrics_page_without_losing_a_step(live: Live) -> None:
     seen, since = [], 0
     while True:
@@ -97,6 +119,9 @@ def test_metrics_page_without_losing_a_step(live: Live) -> None:
         since = page["next_since_step"]
     assert seen == [*((step, "step") for step in range(1, 8)), (8, "eval"), (8, "step")]
     assert [r["kind"] for r in live.get("/api/v1/runs/alpha-1/metrics?kind=eval")["data"]] == ["eval"]
+    thinned = live.get("/api/v1/runs/alpha-1/metrics?points=3")
+    assert [(r["step"], r["kind"]) for r in thinned["data"]] == [(1, "step"), (4, "step"), (8, "eval"), (8, "step")]
+    assert thinned["has_more"] is False
 
 
 def test_events_page_by_their_ids(live: Live) -> None:
@@ -225,6 +250,12 @@ def test_health_cluster_and_prometheus_answer(live: Live) -> None:
     cluster = live.get("/api/v1/cluster")
     assert cluster["connected"] is False
     assert cluster["head"]["memory_bytes"] > 0
+    (rank,) = cluster["ranks"]  # of runs that go on
+    assert (rank["run_id"], rank["rank"], rank["memory_bytes"], rank["utilisation"]) == ("alpha-2", 0, 8 * 10**8, 0.75)
+    (waiting,) = cluster["waiting"]
+    assert (waiting["run_id"], waiting["ranks"]) == ("alpha-3", None)
+    assert waiting["waiting_for"].startswith("asked for 8 workers")
+    assert cluster["examination"] is None
     text = live.client.get("/metrics").text
     assert 'gemfleet_runs{state="training"} 1.0' in text
     assert 'gemfleet_tokens_total{run="alpha-2"} 300.0' in text

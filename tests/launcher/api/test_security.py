@@ -101,6 +101,9 @@ def test_the_read_only_token_changes_nothing(guarded: Live) -> None:
     guarded.post("/api/v1/runs/alpha-2/stop", 403, headers=bearer(TOKENS.read))
     guarded.post("/api/v1/runs/alpha-1/resume", 403, headers=bearer(TOKENS.read))
     guarded.post("/api/v1/runs", 403, headers=bearer(TOKENS.read), json={"config": VALID})
+    change = {"tags": {"team": "search"}, "archived": True}
+    assert guarded.client.patch("/api/v1/runs/alpha-1", headers=bearer(TOKENS.read), json=change).status_code == 403
+    assert not guarded.registry.get_run("alpha-1").archived
     assert guarded.registry.get_run("alpha-1").state == "succeeded"
     assert not guarded.registry.stop_requested("alpha-2")
     guarded.post("/api/v1/runs/alpha-2/stop", 202, headers=bearer(TOKENS.admin))

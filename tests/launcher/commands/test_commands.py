@@ -78,6 +78,28 @@ def test_show_knows_a_run_by_the_beginning_of_its_id_and_by_latest() -> None:
 
 
 @pytest.mark.usefixtures("registry")
+def test_tags_find_runs_and_archived_ones_are_listed_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output_of("tag", "alpha-2", "team=search", "why=a=b") == "alpha-2: team=search, why=a=b\n"
+    assert json_of("tag", "alpha-2", "why=") == {"run": "alpha-2", "tags": {"team": "search"}}
+    assert [run["id"] for run in json_of("runs", "--tag", "team=search")] == ["alpha-2"]
+    assert json_of("runs", "--tag", "team=other") == json_of("runs", "--tag", "why") == []
+    assert "team=search" in output_of("runs")
+    assert "team=search" in output_of("show", "alpha-2")
+    output_of("archive", "alpha-1")
+    assert [run["id"] for run in json_of("runs")] == ["alpha-2"]
+    assert [run["id"] for run in json_of("runs", "--archived")] == ["alpha-1"]
+    output_of("archive", "alpha-1", "--undo")
+    assert json_of("show", "alpha-1")["archived"] is False
+    assert exit_of("archive", "alpha-2") == exit_of("tag", "alpha-2", "team") == exit_of("tag", "alpha-2", "a b=c") == 2
+    assert (
+        exit_of("train", "x.yaml", "--tag", "a=b", "--resume", "alpha-2")
+        == exit_of("train", "x.yaml", "--tag", "a=")
+        == 2
+    )
+    assert "gemfleet tag alpha-2 a=b" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("registry")
 def test_checkpoints_give_the_folder() -> None:
     (checkpoint,) = json_of("checkpoints", "alpha-1")
     assert checkpoint["path"].endswith("checkpoint-3")

@@ -154,6 +154,7 @@ def test_a_relative_path_is_found_in_the_working_directory_then_beside_the_confi
 
 def test_the_entrypoint_quotes_what_a_shell_would_change() -> None:
     assert job.entrypoint("my run.yaml", ["name=a;b"]) == "gemfleet train 'my run.yaml' --set 'name=a;b'"
+    assert job.entrypoint("a.yaml", [], tags=["team=a b"]) == "gemfleet train a.yaml --tag 'team=a b'"
 
 
 @pytest.mark.parametrize("address", ["ftp://head", "http://"])

@@ -20,6 +20,8 @@ from gemfleet.launcher.api.allowed import Allowed
 from gemfleet.launcher.api.app import create_app
 from gemfleet.launcher.api.server import bind, make_server
 from gemfleet.launcher.api.settings import ApiSettings, Tokens
+from gemfleet.launcher.config.load import dump_config
+from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.data_view.pictures import thumbnails
 from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
 from gemfleet.launcher.runs.folder import DATA_FILE
@@ -235,3 +237,32 @@ def serve(home: Path, tokens: Tokens | None = None, **changes: Any) -> Iterator[
     server.should_exit = True
     thread.join(10)
     assert not thread.is_alive(), "the server did not stop"
+
+
+def add_many(registry: RunRegistry, count: int) -> None:
+    """`many-001` and on, which have ended, each with a whole configuration, four steps and two tags."""
+    config = dump_config(LaunchConfig.model_validate({"train": {"model": "demo", "data": {"train": "demo"}}}))
+    names = [f"many-{number:03}" for number in range(1, count + 1)]
+    states = [str(state) for state in (RunState.SUCCEEDED, RunState.FAILED, RunState.STOPPED)]
+    steps = {
+        run: [step_record(step) | {"loss": 3.0 - at / count} for step in (1, 2, 3, 4)] for at, run in enumerate(names)
+    }
+    now = time.time() - 10_000
+    with registry.connect() as db:
+        db.executemany(
+            "INSERT INTO runs (id, name, state, created_at, updated_at, ended_at, config) "
+            "VALUES (?, 'many', ?, ?, ?, ?, ?)",
+            [(run, states[at % 3], now + at, now + at, now + at, config) for at, run in enumerate(names)],
+        )
+        db.executemany(
+            "INSERT INTO events (run_id, time, kind, message, data) VALUES (?, ?, 'state', ?, ?)",
+            [
+                (run, now, "ended", json.dumps({"state": "failed", "figures": {"loss": steps[run][-1]["loss"]}}))
+                for run in names
+            ],
+        )
+        tags = [(run, "team", ("search", "ads")[at % 2]) for at, run in enumerate(names)]
+        tags += [(run, "purpose", "baseline") for run in names]
+        db.executemany("INSERT INTO tags (run_id, key, value) VALUES (?, ?, ?)", tags)
+    for run in names:
+        registry.add_metrics(run, [*steps[run], {"kind": "eval", "step": 4, "eval_loss": 2.0}])
