@@ -57,7 +57,7 @@ test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print 
 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"
-	$(BIN)/python -m pytest -m timing --durations=10 tests/benchmarks
+	$(BIN)/python -m pytest -m timing --durations=10 tests/benchmarks tests/launcher/api/run_page
 
 # llama.cpp's converters, as the sources of llama-cpp-python have them. They need no compiler.
 llama-cpp: $(INSTALLED) ## llama.cpp's converters into .cache/llama.cpp, for the tests of output.formats: gguf

@@ -16,14 +16,14 @@ from gemfleet.launcher.runs.registry import registry_of
 from . import openapi, problems
 from .feed import Feed
 from .gate import Gate
-from .routes import checkpoints, cluster, dashboard, events, figures, health, logs, prometheus, runs, sweeps
+from .routes import checkpoints, cluster, dashboard, events, figures, health, logs, prometheus, results, runs, sweeps
 from .services import ClusterView, Services, Submitter
 from .settings import ApiSettings
 from .submissions import ProcessSubmitter
 from .totals import RunTotals
 
 PREFIX = "/api/v1"
-ROUTERS = (health, cluster, runs, sweeps, figures, events, logs, checkpoints)
+ROUTERS = (health, cluster, runs, sweeps, figures, events, logs, checkpoints, results)
 
 
 class HeadAlone:

@@ -1,7 +1,7 @@
-"""Streams a checkpoint as one tar archive.
+"""Streams a checkpoint, or other files, as one tar archive.
 
-The checkpoint is verified first, and the archive has the same bytes every time. All files are open before the first
-byte is sent, so the archive stays whole when the run removes the checkpoint meanwhile.
+A checkpoint is verified first, and an archive has the same bytes every time. All files are open before the first byte
+is sent, so the archive stays whole when the run removes them meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gemfleet.cluster.checkpoint_store.manifest import MANIFEST_FILE, Manifest
 from gemfleet.cluster.errors import StoreError
@@ -23,6 +23,14 @@ from .problems import ApiError
 
 MEDIA_TYPE = "application/x-tar"
 CHUNK_BYTES = 1 << 20
+
+
+def archive_answers() -> dict[int | str, dict[str, Any]]:
+    """The good answer of a route that sends an archive, for its documentation."""
+    digest = {"description": "sha-256 of the archive (RFC 9530)", "schema": {"type": "string"}}
+    content = {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}
+    described = "the archive; the same bytes every time"
+    return {200: {"description": described, "content": content, "headers": {"Repr-Digest": digest}}}
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class Archive:
         try:
             yield from _chunks(self.members)
         finally:
-            _close(self.members)
+            close_all(self.members)
 
 
 def open_archive(folder: Path, name: str) -> Archive:
@@ -73,19 +81,24 @@ def open_archive(folder: Path, name: str) -> Archive:
         for entry in manifest.files:
             file = _open(folder / entry.path)
             members.append(
-                Member(_header(f"{folder.name}/{entry.path}", entry.size, manifest.created_at), file, entry.size)
+                Member(header_of(f"{folder.name}/{entry.path}", entry.size, manifest.created_at), file, entry.size)
             )
             if os.fstat(file.fileno()).st_size != entry.size or _sha256(file) != entry.sha256:
                 raise StoreError(f"{entry.path} is damaged: it is not what the manifest says")
         text = manifest.to_json().encode()
-        header = _header(f"{folder.name}/{MANIFEST_FILE}", len(text), manifest.created_at)
+        header = header_of(f"{folder.name}/{MANIFEST_FILE}", len(text), manifest.created_at)
         members.append(Member(header, io.BytesIO(text), len(text)))
     except (OSError, StoreError) as error:
-        _close(members)
+        close_all(members)
         if not folder.exists():
             raise ApiError(404, f"{folder.name} was removed, as its run keeps only its newest checkpoints") from None
         reason = str(error.strerror if isinstance(error, OSError) else error).replace(str(folder), folder.name)
         raise ApiError(409, f"{folder.name} cannot be downloaded: {reason}") from None
+    return archive_of(name, members)
+
+
+def archive_of(name: str, members: list[Member]) -> Archive:
+    """The archive of open files. It reads them all once, for its digest."""
     digest, size = hashlib.sha256(), 0
     for chunk in _chunks(members):
         digest.update(chunk)
@@ -98,7 +111,7 @@ def _open(path: Path) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
 
 
-def _header(name: str, size: int, moment: float) -> bytes:
+def header_of(name: str, size: int, moment: float) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, int(moment), 0o644
     return info.tobuf(format=tarfile.PAX_FORMAT)
@@ -121,6 +134,6 @@ def _chunks(members: list[Member] | tuple[Member, ...]) -> Iterator[bytes]:
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _close(members: list[Member] | tuple[Member, ...]) -> None:
+def close_all(members: list[Member] | tuple[Member, ...]) -> None:
     for member in members:
         member.file.close()

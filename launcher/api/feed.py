@@ -18,6 +18,7 @@ from gemfleet.cluster.registry.run_queries import KINDS
 from gemfleet.cluster.registry.run_registry import RunState
 from starlette.concurrency import run_in_threadpool
 
+from .chart_records import chart_record
 from .redaction import redact
 from .views import event_view, metric_view
 
@@ -25,6 +26,7 @@ log = logging.getLogger("gemfleet.api")
 REMEMBERED_LOOKS = 500
 REMEMBERED_ITEMS = 20_000
 PAGE_ROWS = 500  # rows of the registry that a stream holds in memory at once
+CHART_RECORDS = 2000  # the same of records that are made small for charts
 MOST_EVENTS = 500  # events of a history that a page of the dashboard gets
 HOUSEKEEPING_LOOKS = 25  # looks between two calls of `housekeeping`
 
@@ -110,10 +112,13 @@ class Feed:
             event = rows[-1]["seq"]
 
     async def chart(self, run_id: str, points: int) -> AsyncIterator[Sequence[Item]]:
-        """A run's records for a chart: at most `points` of each kind, spread evenly from its beginning."""
+        """A run's records for a chart: at most `points` of each kind, spread evenly from its beginning.
+
+        They hold what charts draw, see `chart_record`.
+        """
         for kind in KINDS:
-            records = self._reader.thinned(run_id, kind, points)
-            while some := await run_in_threadpool(_take, records):
+            records = map(chart_record, self._reader.thinned(run_id, kind, points))
+            while some := await run_in_threadpool(_take, records, CHART_RECORDS):
                 rows = [{"position": 0, "run_id": run_id, "record": record} for record in some]
                 yield await run_in_threadpool(_items, _metric_item, rows)
 
@@ -180,8 +185,8 @@ def _items(make: Callable[[dict[str, Any]], Item], rows: Sequence[dict[str, Any]
     return [make(row) for row in rows]
 
 
-def _take(records: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    return list(islice(records, PAGE_ROWS))
+def _take(records: Iterator[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    return list(islice(records, count))
 
 
 def _event_item(row: dict[str, Any]) -> Item:

@@ -169,6 +169,7 @@ class RunDetail(RunSummary):
     ] = None
     trackers: list[TrackerView] = []
     restarts: int
+    adapter_url: Annotated[str | None, Field(description="downloads the published adapter; null before that")] = None
     events_url: str
     metrics_url: str
     checkpoints_url: str
@@ -185,6 +186,7 @@ class Checkpoint(BaseModel):
     bytes: int
     seconds: Annotated[float | None, Field(description="from its first file to its commit, where known")] = None
     generation: Annotated[int, Field(description="which attempt of the run wrote it")]
+    eval_loss: Annotated[float | None, Field(description="measured at this very step; null where it was not")] = None
     state: Annotated[
         Literal["verified", "missing", "damaged", "remote"],
         Field(
@@ -194,6 +196,27 @@ class Checkpoint(BaseModel):
     ]
     files: list[CheckpointFile]
     download_url: str
+
+
+class PredictionView(BaseModel):
+    """One answer of the run's adapter, beside the truth. Long texts are cut."""
+
+    number: Annotated[int, Field(description="its line in predictions.jsonl, from 1", examples=[1])]
+    prompt: str
+    reference: Annotated[str, Field(description="the truth")]
+    prediction: str
+    same: Annotated[bool, Field(description="whether both are equal, spaces around them aside")]
+    pictures: Annotated[list[str], Field(description="of the first answers: small copies, as `data:` addresses")] = []
+
+
+class PredictionPage(BaseModel):
+    """Answers in the order of the evaluation set. The next page begins after the last `number`: pass it as `after`."""
+
+    object: Literal["list"] = "list"
+    run_id: str
+    metrics: Annotated[dict[str, float | None], Field(description="of all answers, as metrics.json has them")]
+    data: list[PredictionView]
+    has_more: bool
 
 
 class CheckpointFile(BaseModel):
@@ -244,6 +267,7 @@ class FigureChart(BaseModel):
     ]
     from_zero: Annotated[bool, Field(description="whether the axis of values begins at zero")]
     compared: Annotated[bool, Field(description="whether the page that compares runs draws it too")]
+    stacked: Annotated[bool, Field(description="whether the chart's curves are laid on one another, as parts of a sum")]
 
 
 class FigureView(BaseModel):

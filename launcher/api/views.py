@@ -25,6 +25,7 @@ from gemfleet.train.config.schema import Precision
 from gemfleet.train.step.figure import Figure
 
 from .figures import THROUGHPUT
+from .published import has_adapter
 from .redaction import redact, redact_text
 from .schemas import (
     Checkpoint,
@@ -115,6 +116,7 @@ def run_detail(reader: RegistryReader, run: Run, folder: Path, prefix: str) -> R
         published=redact_text(published) if published else None,
         trackers=[tracker_view(state) for state in tracker_states(folder)],
         restarts=reader.restarts(run.id),
+        adapter_url=f"{prefix}/adapter/download" if has_adapter(folder) else None,
         events_url=f"{prefix}/events",
         metrics_url=f"{prefix}/metrics",
         checkpoints_url=f"{prefix}/checkpoints",
@@ -293,6 +295,7 @@ def checkpoint_view(run_id: str, row: Mapping[str, Any], run_folder: Path, prefi
         bytes=row["bytes"],
         seconds=row["seconds"],
         generation=row["generation"],
+        eval_loss=redact(manifest.metrics.get("eval_loss")) if manifest else None,
         state=state,  # type: ignore[arg-type]
         files=files,
         download_url=f"{prefix}/checkpoints/{row['step']}/download",

@@ -22,6 +22,7 @@ from gemfleet.train.interfaces import BlockSource
 from gemfleet.train.model.predict import Prediction, Predictor, Question, questions
 from gemfleet.train.model.starting_adapter import ADAPTER_CONFIG_FILE
 
+from .answered_pictures import small_pictures
 from .metrics import prediction_metrics
 
 ADAPTER_FILES = (ADAPTER_CONFIG_FILE, ADAPTER_FILE)
@@ -80,8 +81,10 @@ def predict_on_cluster(
     config: PredictConfig,
     train: TrainConfig,
     progress: Progress | None = None,
-) -> list[Prediction]:
-    """Answers to the whole evaluation set, in the order of ranks. Each free actor takes the next batch.
+) -> tuple[list[Prediction], list[list[str]]]:
+    """Answers to the whole evaluation set, in the order of ranks, and the first ones' pictures for people.
+
+    Each free actor takes the next batch.
 
     checkpoint: of the adapter; None: the base model answers without one
     folders: the model's folder on each node, by node id; progress: called with answered and all questions
@@ -95,7 +98,7 @@ def predict_on_cluster(
         with_rows = ranks[: train.data_ranks(placement.ranks)]
         shares = [rank.questions.remote(n, config.answer_after) for n, rank in enumerate(with_rows)]
         asked = [question for share in ray.get(shares) for question in share][: config.limit]
-        return _hand_out(ranks, asked, config, progress)
+        return _hand_out(ranks, asked, config, progress), small_pictures(source, asked)
     finally:
         for rank in ranks:
             ray.kill(rank)

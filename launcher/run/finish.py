@@ -16,6 +16,7 @@ from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.config.schema import PredictConfig
 from gemfleet.launcher.result.again import keep, late_facts
+from gemfleet.launcher.result.answered_pictures import keep_pictures
 from gemfleet.launcher.result.chosen import Picked, pick
 from gemfleet.launcher.result.compare import CannotCompareError, compare_on_cluster
 from gemfleet.launcher.result.delivery.deliver import deliver_folder
@@ -111,12 +112,13 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     size = ground.placement
     # The ranks have ended. Their resources come free a moment later.
     wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
-    predictions = []
+    predictions, pictures = [], list[list[str]]()
     if ground.source.eval_sets:
         checkpoint = None if trained.picked is None else trained.picked.folder
         arguments = (ground.source, checkpoint, ground.folders, size, config, trained.train)
-        predictions = predict_on_cluster(*arguments, run.display.advance)
+        predictions, pictures = predict_on_cluster(*arguments, run.display.advance)
     metrics = write_predictions(run.folder / "predictions", predictions, trained.eval_loss)
+    keep_pictures(run.folder, pictures)
     if trained.picked is not None:
         keep(run.folder, {"predicted": trained.picked.chosen.step})
     run.note("predictions: " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))

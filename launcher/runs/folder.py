@@ -10,6 +10,7 @@ from gemfleet.cluster.registry.run_database import RUN_PARTS
 RESOLVED_FILE = "config.resolved.yaml"
 SETTLED_FILE = "settled.yaml"  # the configuration with the plan's choices in place of `auto`
 DATA_FILE = "data.json"  # what the run trains on, as `launcher/data_view/view.py` describes it
+ANSWERED_PICTURES_FILE = "predictions.pictures.json"  # small copies of the first answers' pictures, for people
 LAUNCHED_FROM_FILE = "working_directory"  # its content: where relative paths of the configuration begin
 
 

@@ -16,12 +16,14 @@ class Chart:
     line: the name of its curve; a figure with an entry for each rank or set has a curve for each, named by it
     from_zero: whether the axis of values begins at zero
     compared: whether the page that compares runs draws it too
+    stacked: whether the curves of the chart are laid on one another, as parts of a sum
     """
 
     title: str
     line: str = ""
     from_zero: bool = True
     compared: bool = False
+    stacked: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

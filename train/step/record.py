@@ -58,7 +58,11 @@ class StepRecord(Record):
         gauge="loss",
     )
     grad_norm: float = measured(
-        "1", "Norm of the adapters' gradients before they are clipped.", curve=True, suites=True
+        "1",
+        "Norm of the adapters' gradients before they are clipped.",
+        curve=True,
+        chart=Chart("Gradient norm", "before clipping"),
+        suites=True,
     )
     learning_rate: float = measured(
         "1",
@@ -78,6 +82,7 @@ class StepRecord(Record):
         "Time that the step waited for data; part of step_seconds.",
         over_run="median",
         curve=True,
+        chart=Chart("Waits of a step", "for data", stacked=True),
         gauge="data_wait_seconds",
         suites=True,
     )
@@ -86,6 +91,7 @@ class StepRecord(Record):
         "Time that saving held training up since the step before; not part of step_seconds.",
         over_run="median",
         curve=True,
+        chart=Chart("Waits of a step", "for a checkpoint", stacked=True),
         gauge="checkpoint_wait_seconds",
         suites=True,
     )
@@ -209,6 +215,7 @@ class StepRecord(Record):
         per_rank=True,
         over_run="newest",
         curve=True,
+        chart=Chart("Utilisation of each rank"),
         gauge="gpu_utilisation_ratio",
     )
     seconds_left: float = measured("s", "Estimated time to the last step.", gauge="eta_seconds")

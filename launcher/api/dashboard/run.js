@@ -1,11 +1,13 @@
-// A run's page: where it stands, its charts, ranks, events, log and checkpoints.
+// A run's page: where it stands, its charts, ranks, events, and the panels of run_*.js and data.js.
 
-import { download, follow, get, post } from "./api.js";
-import { chartsOf } from "./charts.js";
+import { follow, get, post } from "./api.js";
+import { chartsOf, controlsOf } from "./charts.js";
 import { dataParts } from "./data.js";
-import { announce, clock, h, moment, number, progressBar, quantity, replace, show, size, stateLabel, table } from "./dom.js";
+import { announce, clock, h, moment, number, progressBar, quantity, replace, show, stateLabel, table } from "./dom.js";
+import { checkpointsPanel } from "./run_checkpoints.js";
+import { logPanel } from "./run_log.js";
+import { predictionsPanel } from "./run_predictions.js";
 
-const MOST_LINES = 500;
 const STATES = { queued: "queued", preflight: "being checked", staging: "sending the model to its nodes",
   preparing_data: "preparing its data", finding_batch: "looking for a batch size", training: "doing its first step",
   restarting: "starting its ranks again", publishing: "writing its result" };
@@ -15,37 +17,30 @@ const ENDED = new Set(["succeeded", "failed", "stopped", "interrupted"]);
 export async function runPage(signal, id) {
   const path = `/api/v1/runs/${encodeURIComponent(id)}`;
   const parts = { status: h("section", { class: "card", "aria-label": "State" }), ranks: h("tbody"),
-    data: h("section", { class: "card", "aria-label": "Data", hidden: true }), checkpoints: h("tbody"), events: h("ol", { class: "events", reversed: true, tabindex: "0" }),
-    log: h("pre", { tabindex: "0", "aria-label": "Log" }) };
+    data: h("section", { class: "card", "aria-label": "Data", hidden: true }),
+    events: h("ol", { class: "events", reversed: true, tabindex: "0", "aria-label": "Events, newest first" }) };
+  const panels = { checkpoints: checkpointsPanel(path), log: logPanel(path, signal), predictions: predictionsPanel(path) };
   const card = (title, ...inner) => h("section", { class: "card" }, h("h2", {}, title), ...inner);
   let [run, { data: figures }] = await Promise.all([get(path), get("/api/v1/figures")]);
   if (signal.aborted) return;
   const charts = chartsOf(figures);
   const heading = show(id, parts.status,
-    h("div", { class: "grid" }, ...charts.map((chart) => card(chart.title, chart.element))),
+    controlsOf(charts), h("div", { class: "grid" }, ...charts.map((chart) => card(chart.title, chart.element, chart.table))),
     h("div", { class: "grid" },
-      card("Ranks", table("Each worker process", [["Rank"], ["Node"], ["Last heard of"]], parts.ranks)),
-      card("Checkpoints", table("On the head, newest first", [["Step"], ["Size"], ["State"], ["Get"]], parts.checkpoints)),
-      card("Events", parts.events), card("Log", parts.log)),
-    parts.data);
+      card("Ranks", h("div", { class: "bounded", tabindex: "0", role: "region", "aria-label": "Table of ranks" },
+        table("Each worker process", [["Rank"], ["Node"], ["Last heard of"]], parts.ranks))),
+      panels.checkpoints.element, card("Events", parts.events), panels.log.element),
+    panels.predictions.element, parts.data);
   heading.focus();
-  charts.forEach((chart) => chart.draw());
 
   let problem = "";
   function showRun() {
     for (const chart of charts) chart.explain(whyEmpty(run, chart));
     replace(parts.status, ...statusOf(run, figures, { stop, resume }, problem));
-    parts.ranks.replaceChildren(...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
+    panels.checkpoints.showAdapter(run);
+    panels.log.grow(run.ranks.length);
+    replace(parts.ranks, ...run.ranks.map((rank) => h("tr", {}, h("td", {}, String(rank.rank)),
       h("td", {}, `${rank.address} (${rank.node.slice(0, 8)})`), h("td", {}, moment(rank.heartbeat_at)))));
-  }
-
-  let shown = "";
-  async function showCheckpoints() {
-    const { data } = await get(`${path}/checkpoints`).catch(() => ({ data: null }));
-    if (data === null) return; // the stream tells of a lost connection
-    if (JSON.stringify(data) === shown) return; // the stream also tells of checkpoints that are shown already
-    shown = JSON.stringify(data);
-    replace(parts.checkpoints, ...data.map(checkpointRow));
   }
 
   async function showData() {
@@ -98,24 +93,25 @@ export async function runPage(signal, id) {
   }
 
   showRun();
-  await Promise.all([showCheckpoints(), showData()]);
-  follow(`${path}/events?metrics=true&points=2000`, signal, (kind, body) => {
+  panels.log.open();
+  panels.checkpoints.show();
+  panels.predictions.show();
+  showData();
+  follow(`${path}/events?metrics=true&points=1000`, signal, (kind, body) => {
     if (kind === "metric") {
+      charts[0].positions.hear(body);
       for (const chart of charts) chart.take(body);
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
-      if (body.type === "checkpoint") showCheckpoints();
-      if (body.type === "state") showData(); // it is there once the data is prepared
+      if (body.type === "checkpoint") panels.checkpoints.show();
+      if (body.type === "state") { // data is there once it is prepared, answers once they are published
+        showData();
+        panels.predictions.show();
+      }
       if (endsRun(run, body)) showEnd(body);
       if (body.type === "state" && Date.now() / 1000 - body.created_at < 5) announce(`The run is ${body.message}.`);
     }
     refresh();
-  });
-  follow(`${path}/logs?follow=true&tail=100`, signal, (kind, body) => {
-    const below = parts.log.scrollHeight - parts.log.scrollTop - parts.log.clientHeight < 40;
-    parts.log.append(`${body.source.padEnd(8)} ${body.line}\n`);
-    while (parts.log.childNodes.length > MOST_LINES) parts.log.firstChild.remove();
-    if (below) parts.log.scrollTop = parts.log.scrollHeight;
   });
 }
 
@@ -175,14 +171,6 @@ function trackerLink({ type, link, place, problem }) {
   const label = `Open the run in ${TRACKERS[type]}`;
   const name = link ? h("a", { href: link, target: "_blank", rel: "noopener noreferrer", "aria-label": label }, "Open") : place;
   return h("span", { title: problem || place }, name, problem ? " (takes no records)" : null);
-}
-
-function checkpointRow(checkpoint) {
-  const name = `${checkpoint.run_id}-${checkpoint.step}.tar`;
-  const button = h("button", { class: "plain", id: `get-${checkpoint.step}`, "aria-label": `Download checkpoint ${checkpoint.step}`,
-    onclick: () => download(checkpoint.download_url, name).catch((error) => announce(error.message)) }, "Download");
-  return h("tr", {}, h("td", {}, String(checkpoint.step)), h("td", {}, size(checkpoint.bytes)),
-    h("td", {}, checkpoint.state), h("td", {}, checkpoint.state === "verified" ? button : "–"));
 }
 
 function confirmed(title, text) {

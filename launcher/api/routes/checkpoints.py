@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 from fastapi.responses import StreamingResponse
-from gemfleet.launcher.api.archive import MEDIA_TYPE, open_archive
+from gemfleet.launcher.api.archive import MEDIA_TYPE, archive_answers, open_archive
 from gemfleet.launcher.api.problems import ApiError, responses
 from gemfleet.launcher.api.schemas import Checkpoint, Listing
 from gemfleet.launcher.api.services import Needed
@@ -27,16 +27,7 @@ def list_checkpoints(services: Needed, run_id: RunId, limit: Limit = 100) -> Lis
     "/{step}/download",
     summary="A checkpoint as a tar archive",
     response_class=StreamingResponse,
-    responses={
-        **responses(404, 409, 422),
-        200: {
-            "description": "the archive; the same bytes every time",
-            "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}},
-            "headers": {
-                "Repr-Digest": {"description": "sha-256 of the archive (RFC 9530)", "schema": {"type": "string"}}
-            },
-        },
-    },
+    responses={**responses(404, 409, 422), **archive_answers()},
 )
 def download(services: Needed, run_id: RunId, step: Step) -> StreamingResponse:
     """Compares every file with the manifest's sha256 before it sends the first byte. 409 when a file is damaged."""

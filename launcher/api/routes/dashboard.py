@@ -13,10 +13,8 @@ from gemfleet.launcher.api.problems import ApiError
 
 router = APIRouter()
 TYPES = {"app.css": "text/css", "plotly.js": "text/javascript", "index.html": "text/html"}
-MODULES = (
-    *("app.js", "api.js", "charts.js", "runs.js", "run.js", "compare.js", "data.js", "sweep.js", "dom.js"),
-    *("cluster.js", "filters.js"),
-)
+DASHBOARD = files("gemfleet.launcher.api") / "dashboard"
+MODULES = frozenset(found.name for found in DASHBOARD.iterdir() if found.name.endswith(".js"))
 
 
 @router.get("/")
@@ -26,7 +24,7 @@ def index() -> FileResponse:
 
 @router.get("/assets/{name}")
 def asset(name: str) -> FileResponse:
-    """One of the files that this module lists. A name in a request never becomes a path."""
+    """One of the files in the dashboard's folder. A name in a request never becomes a path."""
     if name == "plotly.js":
         return _answer(plotly_script(), TYPES[name], "max-age=86400")
     if name == "app.css":
@@ -46,7 +44,7 @@ def plotly_script() -> Path:
 
 
 def _own(name: str) -> Path:
-    return Path(str(files("gemfleet.launcher.api") / "dashboard" / name))
+    return Path(str(DASHBOARD / name))
 
 
 def _answer(path: Path, media_type: str, caching: str) -> FileResponse:

@@ -37,6 +37,9 @@ def run_logs(
     services: Needed,
     run_id: RunId,
     rank: Annotated[Annotated[int, Field(ge=0, le=100_000)] | Absent, Query(description="of this rank only")] = None,
+    contains: Annotated[
+        str, Query(max_length=200, description="only lines with this text, in the newest part of each file")
+    ] = "",
     tail: Annotated[int, Query(ge=0, le=10_000, description="how many of the last lines of each file")] = 200,
     follow: Annotated[bool, Query(description="go on with `line` messages as server-sent events")] = False,
 ) -> LogPage | Response:
@@ -44,7 +47,7 @@ def run_logs(
 
     With `follow`, a stream that begins with them, goes on with new lines, and closes when the run has ended.
     """
-    reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank)
+    reader = LogReader(services.settings.run_folder(services.run(run_id).id) / "logs", rank, contains)
     if follow:
         return EventStream(_lines(services, run_id, reader, tail))
     return LogPage(data=[_line(source, text) for source, text in by_time(reader.tail(tail))])

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
-from support.servers.api_live import TRACKER_PAGE, Live, add_sweep
+from support.servers.api_live import SQUARE, TRACKER_PAGE, Live, add_sweep, publish_files
 
 
 def test_the_list_pages_newest_first(live: Live) -> None:
@@ -142,6 +142,16 @@ def test_logs_give_whole_lines_without_secrets(live: Live) -> None:
     assert [line["source"] for line in live.get("/api/v1/runs/alpha-1/logs?rank=1")["data"]] == ["rank-1"]
 
 
+def test_a_text_is_found_in_all_of_a_log_but_not_in_what_it_hides(live: Live) -> None:
+    log = live.home / "runs/alpha-1/logs/rank-1.log"
+    log.write_text("Out of Memory at step 3\n" + "step\n" * 300 + "unfinished: out of memory")
+    found = live.get("/api/v1/runs/alpha-1/logs?tail=2&contains=OUT OF memory")["data"]
+    assert found == [{"source": "rank-1", "line": "Out of Memory at step 3"}]
+    assert len(live.get("/api/v1/runs/alpha-1/logs?contains=HF_TOKEN")["data"]) == 1
+    for guess in ("hf_abc", "abcdefghijkl"):
+        assert live.get(f"/api/v1/runs/alpha-1/logs?contains={guess}")["data"] == []
+
+
 def test_the_configuration_has_no_secrets(live: Live) -> None:
     config = live.get("/api/v1/runs/alpha-1/config")["config"]
     assert config["train"]["model"] == "demo"
@@ -173,6 +183,42 @@ def test_a_download_is_a_valid_archive_with_its_hash_and_its_length(live: Live) 
     stored = live.home / "runs/alpha-1/checkpoints" / "checkpoint-8" / "adapter_model.safetensors"
     assert weights == stored.read_bytes()
     assert live.client.get(newest["download_url"]).content == answer.content
+    assert newest["eval_loss"] == 2.08
+
+
+def test_the_published_adapter_is_an_archive_without_other_forms(live: Live) -> None:
+    assert live.get("/api/v1/runs/alpha-1")["adapter_url"] is None
+    live.get("/api/v1/runs/alpha-1/adapter/download", status=404)
+    folder = publish_files(live.home, "alpha-1")
+    (folder / "tokenizer.json").symlink_to("/etc/passwd")
+    answer = live.client.get(live.get("/api/v1/runs/alpha-1")["adapter_url"])
+    digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
+    assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
+    with tarfile.open(fileobj=io.BytesIO(answer.content)) as archive:
+        found = {member.name: archive.extractfile(member).read().decode() for member in archive}  # type: ignore[union-attr]
+    names = ("README.md", "adapter_config.json", "adapter_model.safetensors")
+    assert found == {f"alpha-1-adapter/{name}": f"content of {name}" for name in names}
+    folder.rename(live.home / "elsewhere")
+    folder.symlink_to(live.home / "elsewhere")
+    live.get("/api/v1/runs/alpha-1/adapter/download", status=404)
+
+
+def test_answers_stand_beside_the_truth_without_secrets(live: Live) -> None:
+    path = "/api/v1/runs/alpha-1/predictions"
+    assert live.get(path)["data"] == []
+    folder = publish_files(live.home, "alpha-1")
+    page = live.get(f"{path}?limit=1")
+    assert (page["metrics"], page["has_more"]) == ({"exact_match": 0.25, "bleu": None}, True)
+    assert [(one["number"], one["same"], one["pictures"]) for one in page["data"]] == [(1, True, SQUARE)]
+    second, third = live.get(f"{path}?after=1")["data"]  # the damaged line is left out
+    assert second["pictures"] == third["pictures"] == []
+    assert (second["number"], second["same"], second["prediction"]) == (3, False, "password: [hidden]")
+    assert (third["number"], len(third["prompt"])) == (4, 4002)
+    assert [one["number"] for one in live.get(f"{path}?differing=true")["data"]] == [3, 4]
+    (folder / "predictions.jsonl").unlink()
+    (folder / "predictions.jsonl").symlink_to("/etc/passwd")
+    assert live.get(path)["data"] == []
+    live.get("/api/v1/runs/beta/predictions", status=404)
 
 
 def test_a_damaged_checkpoint_is_not_sent(live: Live) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry
+from gemfleet.launcher.api.published import prediction_page
 from support.places import EXAMPLES
 from support.tiny_run import ends, gemfleet, local_ray
 
@@ -52,6 +53,8 @@ def test_the_example_with_pictures_runs_from_charts_to_card(tmp_path: Path) -> N
     assert [step["pictures"] for step in steps] == [8, 8, 8]
     assert {step["tower_flops"] for step in steps} == {0.0}
     assert len((output / "predictions.jsonl").read_text().splitlines()) == 6
+    answers = prediction_page(output.parent, run.id, 0, 20, differing=False).data
+    assert [bool(answer.pictures) for answer in answers] == [True] * 6
     card = (output / "README.md").read_text()
     assert "pipeline_tag: image-text-to-text" in card
     assert "24 pictures" in card

@@ -24,7 +24,7 @@ from gemfleet.launcher.config.load import dump_config
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.data_view.pictures import thumbnails
 from gemfleet.launcher.data_view.view import Bucket, DataView, Epoch, Example, LeftOutRows, Lengths, SetView, Span
-from gemfleet.launcher.runs.folder import DATA_FILE
+from gemfleet.launcher.runs.folder import ANSWERED_PICTURES_FILE, DATA_FILE
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.launcher.runs.sweeps import Sweep, Trial, write_sweep
 from gemfleet.launcher.tracking.state import TrackerState
@@ -123,7 +123,27 @@ def make_checkpoint(home: Path, run_id: str, step: int) -> Path:
     for name, content in files.items():
         (folder / name).write_bytes(content)
     entries = [FileEntry(n, len(c), hashlib.sha256(c).hexdigest()) for n, c in sorted(files.items())]
-    (folder / "manifest.json").write_text(Manifest(step, 1, 1_700_000_000.0, tuple(entries)).to_json())
+    losses = {"eval_loss": 2.0 + step / 100}
+    (folder / "manifest.json").write_text(Manifest(step, 1, 1_700_000_000.0, tuple(entries), losses).to_json())
+    return folder
+
+
+def publish_files(home: Path, run_id: str) -> Path:
+    """A published folder: an adapter, a whole checkpoint, and three answers of which one is the truth."""
+    folder = home / "runs" / run_id / "output"
+    (folder / "checkpoint-8").mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "README.md", "model.gguf", "checkpoint-8/state"):
+        (folder / name).write_bytes(f"content of {name}".encode())
+    answers = [
+        {"prompt": "<start_of_turn>user\nWhat is <b>2 + 2</b>?", "reference": "It is 4.", "prediction": "It is 4. "},
+        {"prompt": "And 3 + 3?", "reference": "6", "prediction": "password: hunter2"},
+        {"prompt": "ab " * 3000, "reference": "7", "prediction": ""},
+    ]
+    lines = [json.dumps(answer) for answer in answers]
+    (folder / "predictions.jsonl").write_text("\n".join([*lines[:1], '{"prompt": 1}', *lines[1:]]) + "\n")
+    pictures = [SQUARE, ["https://elsewhere.example/x.png"]]
+    (folder.parent / ANSWERED_PICTURES_FILE).write_text(json.dumps(pictures))
+    (folder / "metrics.json").write_text('{"exact_match": 0.25, "bleu": NaN}')
     return folder
 
 
