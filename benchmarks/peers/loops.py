@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gemfleet.benchmarks.shared.seams import FixedSteps, StepReporter
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.device.abilities import choose_dtype, current_device
+from gemfleet.train.device.abilities import choose_dtype, current_device, keep_freed_memory
 from gemfleet.train.interfaces import PackedRows, StepRows
 from gemfleet.train.loop import Trainer
 from gemfleet.train.model.gemma import attach_lora, load_base_model
@@ -25,6 +25,7 @@ DEFAULT_MAX_LENGTH = 1024
 @contender
 def train_gemfleet(task: Task, clock: StepClock) -> None:
     """One rank; each batch's examples are laid end to end in one row."""
+    keep_freed_memory()
     config = train_config(task)
     facts = current_device(local_rank=0)
     base = load_base_model(task.model_folder, choose_dtype(config.precision, facts), facts.device)

@@ -6,10 +6,12 @@ import math
 
 import pytest
 from gemfleet.benchmarks.peers.data import (
+    QUESTIONS,
     Example,
     batch_supervised_tokens,
     batch_tokens,
     choose_batches,
+    long_texts,
     padded_tokens,
     token_statistics,
     tokenise,
@@ -68,6 +70,19 @@ def test_batches_are_fixed_by_the_seed_and_share_no_example() -> None:
     assert batches == choose_batches(examples, 4, 5, seed=7)
     assert batches != choose_batches(examples, 4, 5, seed=8)
     assert sorted(e.tokens for batch in batches for e in batch) == [e.tokens for e in examples]
+
+
+def test_long_texts_have_typical_lengths_and_share_no_row() -> None:
+    rows = [(f"q{i}?", f"a{i}." + " word" * (i % 30)) for i in range(2000)]
+    texts = long_texts(rows, lambda text: len(text.split()), seed=3)
+    assert texts == long_texts(rows, lambda text: len(text.split()), seed=3)
+    lengths = [len(answer.split()) for _, answer in texts]
+    assert 165 < sum(lengths) / len(lengths) < 210
+    assert min(lengths) < 120
+    assert max(lengths) > 300
+    answers = [word for _, answer in texts for word in answer.split() if word.startswith("a")]
+    assert len(answers) == len(set(answers)) > 1900
+    assert all(len(question.split()) == QUESTIONS for question, _ in texts)
 
 
 def test_too_few_examples_is_a_sentence_with_both_numbers() -> None:

@@ -3,7 +3,8 @@
 Gemma 3's vocabulary has 262,144 entries: in small models the head is most of the work, and full logits are most of the
 memory. Here the head runs only at positions that are scored. A chunk's logits live until their gradient to the hidden
 states is known; backward keeps none. The head's weight is frozen and gets no gradient. Computing the gradient in the
-forward pass is Liger Kernel's idea (Hsu et al. 2024, arXiv:2410.10989).
+forward pass is Liger Kernel's idea (Hsu et al. 2024, arXiv:2410.10989). A CPU goes on from there: a chunk's logits
+exist for a block of the vocabulary only (`loss_blocks.py`).
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from ..config.sections.sharing import LOSS_CHUNK_ROWS
+from .loss_blocks import VocabularyBlocks
 
 
 class SupervisedCrossEntropy:
     """The sum of -log p(target) under a frozen head.
 
-    Two buffers of one chunk's logits live as long as this object, so a pass need not fault hundreds of MiB in again.
+    Two buffers of a chunk's logits live as long as this object, so a pass need not fault hundreds of MiB in again.
 
     head_weight: [vocabulary, hidden size]; softcap: the model's `final_logit_softcapping`
     chunk_rows: positions whose logits exist at once; None: the most that a device of this kind uses
@@ -29,7 +31,9 @@ class SupervisedCrossEntropy:
         self.head_weight = head_weight
         self.softcap = softcap
         self.chunk_rows = chunk_rows or LOSS_CHUNK_ROWS["cuda" if head_weight.is_cuda else "cpu"][0]
+        self.in_blocks = not head_weight.is_cuda
         self._buffers: tuple[Tensor, Tensor] | None = None
+        self._blocks: VocabularyBlocks | None = None
 
     def __call__(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Returns an fp32 scalar, which backpropagates only into `hidden`.
@@ -51,6 +55,8 @@ class SupervisedCrossEntropy:
     ) -> tuple[Tensor, Tensor | None]:
         """The summed loss and, if wanted, its gradient to `hidden`."""
         gradient = torch.empty_like(hidden) if wants_gradient else None
+        if self.in_blocks:
+            return self._by_blocks(hidden, targets, gradient), gradient
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], self.chunk_rows):
             piece = slice(start, start + self.chunk_rows)
@@ -59,6 +65,17 @@ class SupervisedCrossEntropy:
             if gradient is not None and gradient_of_logits is not None:
                 torch.mm(gradient_of_logits, self.head_weight, out=gradient[piece])
         return total, gradient
+
+    def _by_blocks(self, hidden: Tensor, targets: Tensor, gradient: Tensor | None) -> Tensor:
+        """The summed loss of equal chunks; fills `gradient`, if there is one."""
+        if self._blocks is None or self._blocks.dtype != hidden.dtype:
+            self._blocks = VocabularyBlocks(self.head_weight.shape[0], hidden.dtype, self.softcap, self.chunk_rows)
+        total = torch.zeros(())
+        for piece in torch.arange(len(hidden)).tensor_split(-(-len(hidden) // self.chunk_rows)):
+            rows = slice(int(piece[0]), int(piece[-1]) + 1)
+            own = None if gradient is None else gradient[rows]
+            total += self._blocks.losses(hidden[rows], targets[rows], self.head_weight, own)
+        return total
 
     def _chunk(self, hidden: Tensor, targets: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
         logits, scores = self._workspace(hidden)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from ..config.deepspeed_json import REDUCE_BUCKET_VALUES
-from ..config.sections.sharing import LOSS_CHUNK_ROWS
+from ..config.sections.sharing import LOSS_BLOCK_WORDS, LOSS_CHUNK_ROWS
 from ..context.shares import Share
 from . import activations, context
 from .counts import (
@@ -207,8 +207,9 @@ def _layers_kept_whole(
 
 
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """Bytes of one chunk of logits in the computation's dtype and one in fp32."""
-    return (work.chunk_rows or LOSS_CHUNK_ROWS[device][0]) * shape.vocabulary * (work.bytes_per_value + FP32)
+    """Bytes of one chunk of logits in the computation's dtype and one in fp32; on a CPU, of one block of the words."""
+    words = shape.vocabulary if device == "cuda" else min(shape.vocabulary, LOSS_BLOCK_WORDS)
+    return (work.chunk_rows or LOSS_CHUNK_ROWS[device][0]) * words * (work.bytes_per_value + FP32)
 
 
 def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> int:

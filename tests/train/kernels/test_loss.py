@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from gemfleet.train.config.sections.sharing import LOSS_BLOCK_WORDS
 from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from torch.nn import functional
 
+WORDS = 2 * LOSS_BLOCK_WORDS + 301
 
-def both(dtype: torch.dtype, chunk_rows: int, softcap: float | None = None) -> tuple[torch.Tensor, ...]:
+
+def both(
+    dtype: torch.dtype, chunk_rows: int, softcap: float | None = None, in_blocks: bool = True
+) -> tuple[torch.Tensor, ...]:
+    """in_blocks: as on a CPU; else as on CUDA"""
     torch.manual_seed(0)
     hidden = torch.randn(37, 24, dtype=dtype, requires_grad=True)
-    weight = torch.randn(301, 24, dtype=dtype)
-    targets = torch.randint(0, 301, (37,))
+    weight = torch.randn(WORDS, 24, dtype=dtype)
+    targets = torch.randint(0, WORDS, (37,))
     criterion = SupervisedCrossEntropy(weight, softcap, chunk_rows)
+    criterion.in_blocks = in_blocks
     ours = criterion(hidden, targets)
     (our_gradient,) = torch.autograd.grad(ours * 0.5, hidden)
     logits = (hidden @ weight.T).float()
@@ -24,29 +33,44 @@ def both(dtype: torch.dtype, chunk_rows: int, softcap: float | None = None) -> t
     return ours, theirs, our_gradient, their_gradient
 
 
+@pytest.mark.parametrize("in_blocks", [True, False])
 @pytest.mark.parametrize("chunk_rows", [1, 8, 37, 100])
-def test_equals_cross_entropy(chunk_rows: int) -> None:
-    ours, theirs, our_gradient, their_gradient = both(torch.float32, chunk_rows)
+def test_equals_cross_entropy(chunk_rows: int, in_blocks: bool) -> None:
+    ours, theirs, our_gradient, their_gradient = both(torch.float32, chunk_rows, in_blocks=in_blocks)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_stays_close() -> None:
-    ours, theirs, our_gradient, their_gradient = both(torch.bfloat16, 8)
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_bf16_stays_close(in_blocks: bool) -> None:
+    ours, theirs, our_gradient, their_gradient = both(torch.bfloat16, 8, in_blocks=in_blocks)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     assert (our_gradient - their_gradient).norm() / their_gradient.norm() < 0.02
 
 
-def test_softcap() -> None:
-    ours, theirs, our_gradient, their_gradient = both(torch.float32, 8, softcap=5.0)
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_softcap(in_blocks: bool) -> None:
+    ours, theirs, our_gradient, their_gradient = both(torch.float32, 8, softcap=5.0, in_blocks=in_blocks)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(our_gradient, their_gradient, rtol=1e-4, atol=1e-5)
 
 
-def test_extreme_logits_neither_overflow_nor_vanish() -> None:
+@pytest.mark.parametrize("in_blocks", [True, False])
+def test_extreme_logits_neither_overflow_nor_vanish(in_blocks: bool) -> None:
     hidden = torch.tensor([[300.0], [-300.0]], requires_grad=True)
-    loss = SupervisedCrossEntropy(torch.tensor([[1.0], [-1.0], [0.0]]))(hidden, torch.tensor([1, 0]))
+    criterion = SupervisedCrossEntropy(torch.tensor([[1.0], [-1.0], [0.0]]))
+    criterion.in_blocks = in_blocks
+    loss = criterion(hidden, torch.tensor([1, 0]))
     assert float(loss.detach()) == pytest.approx(1200.0)
+
+
+def test_a_position_with_few_doubts_keeps_its_gradient_in_bf16() -> None:
+    hidden = torch.tensor([[9.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.tensor([[1.0, 0.5], [0.0, 1.0], [0.0, -1.0]], dtype=torch.bfloat16)
+    SupervisedCrossEntropy(weight)(hidden, torch.tensor([0])).backward()
+    doubt = 2 / (2 + math.exp(9.0))  # 1 - p is 2.5e-4, below the steps of bf16 near 1
+    assert hidden.grad is not None
+    torch.testing.assert_close(hidden.grad.float(), torch.tensor([[-doubt, -doubt / 2]]), rtol=1e-2, atol=0.0)
 
 
 def test_no_supervised_position_costs_nothing() -> None:

@@ -1,0 +1,81 @@
+"""Cross-entropy under a frozen head on a CPU, over blocks of the vocabulary that stay in the cache.
+
+It is attention without a mask: a position asks, the head's rows are keys and values. As in FlashAttention (Dao et al.
+2022, arXiv:2205.14135), the sums over the words are brought forward block by block against the largest logit so far,
+so logits are never held whole and are not read from memory again.
+
+The target's word is left out of the sums. So the gradient of a position with few doubts keeps its precision: it is
+`1 - p` times the distance of the other words' mean from the target's row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..config.sections.sharing import LOSS_BLOCK_WORDS
+
+
+class VocabularyBlocks:
+    """Two buffers, which live as long as this object, and what is computed in them.
+
+    dtype: of the hidden states; softcap: as in `SupervisedCrossEntropy`; rows: positions of a chunk at most
+    """
+
+    def __init__(self, vocabulary: int, dtype: torch.dtype, softcap: float | None, rows: int) -> None:
+        self.dtype, self._softcap = dtype, softcap
+        self._words = min(LOSS_BLOCK_WORDS, vocabulary)
+        self._buffers = [torch.empty(rows * self._words, dtype=each) for each in (dtype, torch.float32)]
+
+    def losses(self, hidden: Tensor, targets: Tensor, head: Tensor, gradient: Tensor | None) -> Tensor:
+        """The summed loss of one chunk, fp32. hidden: [N, hidden size]; targets: int64 [N]
+
+        head: the head's weight; gradient: [N, hidden size], is filled with the loss's gradient to `hidden`
+        """
+        largest = torch.full((len(hidden), 1), torch.finfo(torch.float32).min)
+        others, at_target, slopes = torch.zeros(len(hidden), 1), torch.empty(len(hidden)), torch.ones(len(hidden))
+        mixed = None if gradient is None else torch.zeros(hidden.shape, dtype=torch.float32)
+        for (first, last), places, words in _blocks(targets, head.shape[0], self._words):
+            logits, scores = (part[: len(hidden) * (last - first)].view(len(hidden), -1) for part in self._buffers)
+            slope = self._score(hidden, head[first:last], logits, scores, gradient is not None)
+            at_target[places] = scores[places, words]
+            scores[places, words] = -torch.inf
+            before, largest = largest, torch.maximum(largest, scores.amax(1, keepdim=True))
+            faded = before.sub_(largest).exp_()
+            others.mul_(faded).add_(scores.sub_(largest).exp_().sum(1, keepdim=True))
+            if mixed is not None:
+                if slope is not None:
+                    slopes[places] = slope[places, words]
+                    scores.mul_(slope)
+                mixed.mul_(faded).add_(logits.copy_(scores) @ head[first:last])
+        # -log p = log(1 + others / target), and 1 - p is the sigmoid of the same distance.
+        distance = largest.add_(others.log()).squeeze(1) - at_target
+        if gradient is not None and mixed is not None:
+            mixed.div_(others).sub_(head[targets].float().mul_(slopes.unsqueeze(1)))
+            gradient.copy_(mixed.mul_(distance.sigmoid().unsqueeze(1)))
+        return torch.nn.functional.softplus(distance).sum()
+
+    def _score(self, hidden: Tensor, head: Tensor, logits: Tensor, scores: Tensor, sloped: bool) -> Tensor | None:
+        """Fills both buffers [N, words], `scores` with the softcap's. Returns the slopes of the softcap, if any."""
+        torch.mm(hidden, head.T, out=logits)
+        scores.copy_(logits)
+        if self._softcap is None:
+            return None
+        scores.div_(self._softcap).tanh_()
+        slope = 1 - scores.square() if sloped else None
+        scores.mul_(self._softcap)
+        return slope
+
+
+def _blocks(targets: Tensor, vocabulary: int, words: int) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+    """Each block's first and last word, the positions whose target is in it, and the targets' places in the block."""
+    order = targets.argsort()
+    begins = range(0, vocabulary, words)
+    ends = torch.searchsorted(targets[order], torch.tensor([*begins[1:], vocabulary])).tolist()
+    start = 0
+    for first, end in zip(begins, ends, strict=True):
+        places = order[start:end]
+        yield (first, min(first + words, vocabulary)), places, targets[places] - first
+        start = end
