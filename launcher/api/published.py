@@ -89,9 +89,9 @@ def _predictions(lines: BinaryIO, pictures: list[list[str]]) -> Iterator[Predict
         number += 1
         try:
             content = json.loads(line)
-            shown = {"pictures": pictures[number - 1] if number <= len(pictures) else []}
             texts = {name: _shown(content[name]) for name in TEXTS}
-            yield PredictionView(number=number, same=_same(content), **texts, **shown)
+            seen = pictures[number - 1] if number <= len(pictures) else []
+            yield PredictionView.model_validate({"number": number, "same": _same(content), **texts, "pictures": seen})
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
 

@@ -157,10 +157,12 @@ def _refuse_for_sweep(context: typer.Context) -> None:
     """Raises UserError if an option is given that `--sweep` would leave out of account."""
     from gemfleet.train.errors import UserError
 
+    options = [parameter for parameter in context.command.params if parameter.name in NOT_FOR_SWEEP]
+    sources = [context.get_parameter_source(str(option.name)) for option in options]
     given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name in NOT_FOR_SWEEP and context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+        option.opts[0]
+        for option, source in zip(options, sources, strict=True)
+        if source is not None and source.name == "COMMANDLINE"
     ]
     if given:
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
@@ -33,7 +34,7 @@ def test_axe_finds_nothing(live: Live, browser: Any, axe: str, scheme: str, widt
     for path, ready in PAGES.items():
         browser.get("about:blank")
         browser.get(f"{live.url}{path}")
-        wait_for(lambda ready=ready: ready(browser))
+        wait_for(partial(ready, browser))
         for box in browser.find_elements("css selector", "details:not([open]) > summary"):
             browser.execute_script("arguments[0].click()", box)
         time.sleep(0.6)  # a redraw that is under way
