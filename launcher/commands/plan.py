@@ -157,13 +157,9 @@ def _refuse_for_sweep(context: typer.Context) -> None:
     """Raises UserError if an option is given that `--sweep` would leave out of account."""
     from gemfleet.train.errors import UserError
 
-    options = [parameter for parameter in context.command.params if parameter.name in NOT_FOR_SWEEP]
-    sources = [context.get_parameter_source(str(option.name)) for option in options]
-    given = [
-        option.opts[0]
-        for option, source in zip(options, sources, strict=True)
-        if source is not None and source.name == "COMMANDLINE"
-    ]
+    options = {parameter.name: parameter.opts[0] for parameter in context.command.params if parameter.name}
+    sources = {name: context.get_parameter_source(name) for name in options if name in NOT_FOR_SWEEP}
+    given = [options[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"]
     if given:
         raise UserError(
             f"--sweep prints all sizes, GPUs and numbers of GPUs as Markdown, each with the first way that fits, so it "
