@@ -13,11 +13,11 @@ from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.data_view.view import DataView
 from gemfleet.train.step.record import FIGURES
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from .figures import THROUGHPUT, with_figures
 
 Item = TypeVar("Item", bound=BaseModel)
+NO_OTHER_KEYS: dict[str, Any] = {"additionalProperties": False}  # than those of the pattern
 TagKey = Annotated[str, Field(pattern=TAG_KEY)]
 TagValue = Annotated[str, Field(min_length=1, max_length=LONGEST_TAG)]
 
@@ -329,7 +329,7 @@ class Submission(BaseModel):
         dict[str, Any],
         Field(examples=[{"name": "demo", "train": {"model": "demo", "data": {"train": "demo"}, "max_steps": 10}}]),
     ]
-    tags: Annotated[dict[TagKey, TagValue], Field(max_length=MOST_TAGS)] = {}
+    tags: Annotated[dict[TagKey, TagValue], Field(max_length=MOST_TAGS, json_schema_extra=NO_OTHER_KEYS)] = {}
 
 
 class RunChange(BaseModel):
@@ -338,9 +338,14 @@ class RunChange(BaseModel):
     model_config = ConfigDict(extra="forbid")
     tags: Annotated[
         dict[TagKey, TagValue | None],
-        Field(max_length=MOST_TAGS, description="sets tags by key; null takes one away", examples=[{"team": "search"}]),
+        Field(
+            max_length=MOST_TAGS,
+            description="sets tags by key; null takes one away",
+            examples=[{"team": "search"}],
+            json_schema_extra=NO_OTHER_KEYS,
+        ),
     ] = {}
-    archived: Annotated[bool | SkipJsonSchema[None], Field(description="only a run that has ended can be archived")] = (
+    archived: Annotated[bool | None, Field(description="only a run that has ended can be archived; null: as it is")] = (
         None
     )
 

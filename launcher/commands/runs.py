@@ -58,8 +58,7 @@ def runs(
         ]
         typer.echo(json.dumps(facts, indent=2))
         return
-    rows: list[list[str | Text]] = []
-    narrow = open_console().width < WIDE
+    rows, narrow = list[list[str | Text]](), open_console().width < WIDE
     for run in found:
         step = steps[run.id] or {}
         loss = figures[run.id].get("loss", step.get("loss"))

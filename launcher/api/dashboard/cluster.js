@@ -65,7 +65,7 @@ function statusOf({ connected, nodes, cpus, cpu_reserved, gpus, gpu_reserved, he
 /** The nodes that Ray shows, then those that only ranks tell of, each with its ranks and, for the head, its GPUs. */
 function placesOf({ nodes, ranks, head, connected }) {
   const places = nodes.map((node) => ({ ...node, ranks: ranks.filter((rank) => rank.node === node.id), devices: node.is_head ? head.gpus : [] }));
-  if (!connected) places.push({ hostname: head.hostname, is_head: true, ranks: [], devices: head.gpus });
+  if (!connected && head.gpus.length) places.push({ hostname: head.hostname, is_head: true, ranks: [], devices: head.gpus });
   const known = new Set(nodes.map((node) => node.id));
   for (const rank of ranks.filter((one) => !known.has(one.node))) {
     let place = places.find((one) => one.address === rank.address && one.told);
@@ -87,7 +87,7 @@ function nodeCard(node) {
   return h("section", { class: "card", "aria-label": title }, h("h2", {}, title), has ? h("p", { class: "quiet" }, has) : null,
     gpus.length ? table("GPUs as the driver tells now", [["GPU"], ["Utilisation"], ["Memory"], ["Temperature"]], h("tbody", {}, ...gpus), "loads") : null,
     ranks.length ? table("Ranks, with the load of their devices in the newest step", [["Rank"], ["Utilisation"], ["Memory"], ["Last sign", "wide"]], h("tbody", {}, ...ranks), "loads")
-      : h("p", { class: "quiet" }, "No rank runs here."));
+      : node.id ? h("p", { class: "quiet" }, "No rank runs here.") : null);
 }
 
 /** Two cells: how busy a device is, and how full. */

@@ -17,7 +17,7 @@ export async function comparePage(signal, ids) {
   const differences = h("section", { class: "card", "aria-label": "Configuration" }, h("h2", {}, "What differs in their configurations"));
   const heading = show("Compare runs", h("section", { class: "card", "aria-label": "Runs" },
     table("The newest figures, and each run's colour in the charts. Dashed lines are evaluations.",
-      [["Run"], ["State"], ["Step"], ["Loss"], ["Evaluation loss"]], body, "compared")),
+      [["Run"], ["State"], ["Step", "wide"], ["Loss"], ["Evaluation loss"]], body, "compared")),
     ...charts.map((chart) => h("section", { class: "card" }, h("h2", {}, chart.title), chart.element)), differences);
   heading.focus();
   charts.forEach((chart) => chart.draw());
@@ -37,7 +37,7 @@ export async function comparePage(signal, ids) {
   if (signal.aborted) return;
   body.replaceChildren(...runs.map((run, index) => h("tr", {},
     h("td", { class: "id" }, h("span", { class: "swatch", style: `background: var(--${COLORS[index]})` }), h("a", { href: `#/runs/${run.id}` }, run.id)),
-    h("td", {}, stateLabel(run.status)), h("td", {}, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
+    h("td", {}, stateLabel(run.status)), h("td", { class: "wide" }, String(run.progress.step)), h("td", {}, number(run.loss, 4)),
     h("td", {}, number(run.eval_loss, 4)))));
   if (runs.every((run) => run.progress.step === 0)) charts.forEach((chart) => chart.explain("None of these runs has done a step."));
   await Promise.all([

@@ -121,6 +121,7 @@ export async function runsPage(signal) {
   }
 
   await Promise.all([load(), showSweeps()]);
+  requestAnimationFrame(() => performance.mark("runs shown"));
   follow("/api/v1/events?metrics=true", signal, async (kind, told) => {
     const known = runs.get(told.run_id);
     if (kind === "metric" && known && !ENDED.has(known.status)) {

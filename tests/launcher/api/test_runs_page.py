@@ -147,14 +147,15 @@ def test_a_token_that_may_only_read_changes_nothing(tmp_path: Path, browser: Any
 
 
 def test_two_hundred_runs_open_quickly(live: Live, browser: Any) -> None:
-    """From the request for the page until all rows are there; the best of three, as others use this machine."""
+    """From the request for the page until all rows are there; the best of five, as others use this machine."""
     add_many(live.registry, 196)
-    script = "return document.querySelectorAll('.runs tbody tr').length === 200 && performance.now() / 1000"
+    script = "return (performance.getEntriesByName('runs shown')[0]?.startTime ?? 0) / 1000"
     seconds = []
-    for _ in range(3):
+    for _ in range(5):
         browser.get("about:blank")
         browser.get(f"{live.url}/")
         seconds.append(wait_for(partial(browser.execute_script, script)))
+        assert len(shown(browser)) == 200
     print(f"\n200 runs open in {min(seconds):.2f} s ({', '.join(f'{one:.2f}' for one in seconds)})")
     assert min(seconds) < OPEN_SECONDS
 
