@@ -7,6 +7,7 @@ import { BAND, ofRanks, Positions, smoothed, thinned } from "./series.js";
 const REDRAW_MILLISECONDS = 500;
 const HISTORY_MILLISECONDS = 3000; // of a new chart, whose history comes at once and is drawn sooner
 const SOON_MILLISECONDS = 80;
+const EMPTY_MILLISECONDS = 400; // before an empty chart says why: points may be on their way
 const DASHES = ["solid", "dash", "dot", "dashdot"];
 const [LETTER_PIXELS, MARK_PIXELS, ROW_PIXELS] = [7, 45, 19]; // of an entry of the legend
 const WHY_CHARACTERS = 44; // in a line of the reason why a chart is empty
@@ -78,12 +79,19 @@ export class Chart {
   explain(why) {
     if (why === this.why) return;
     this.why = why;
-    if (!this.hasPoints()) this.drawSoon();
+    if (!this.hasPoints()) this.emptyTimer ??= setTimeout(() => this.draw(), EMPTY_MILLISECONDS);
   }
 
   drawSoon() {
+    if (this.timer) return;
     const young = performance.now() - this.born < HISTORY_MILLISECONDS;
-    this.timer ??= setTimeout(() => this.draw(), young ? SOON_MILLISECONDS : REDRAW_MILLISECONDS);
+    this.timer = setTimeout(() => this.draw(), young ? SOON_MILLISECONDS : REDRAW_MILLISECONDS);
+    this.stopEmptyTimer();
+  }
+
+  stopEmptyTimer() {
+    clearTimeout(this.emptyTimer);
+    this.emptyTimer = null;
   }
 
   hasPoints() {
@@ -121,6 +129,7 @@ export class Chart {
   draw() {
     clearTimeout(this.timer);
     this.timer = null;
+    this.stopEmptyTimer();
     if (!this.element.isConnected) return;
     const style = getComputedStyle(document.documentElement);
     const color = (name) => style.getPropertyValue(`--${name}`).trim();
@@ -207,6 +216,7 @@ export function controlsOf(charts) {
 export function clearCharts() {
   for (const chart of drawn) {
     clearTimeout(chart.timer);
+    chart.stopEmptyTimer();
     Plotly.purge(chart.element);
   }
   drawn.clear();

@@ -82,11 +82,16 @@ export async function runPage(signal, id) {
     showRun();
   }
 
-  let refreshing = null;
+  let refreshing = null, lookAgain = false;
   function refresh() {
     refreshing ??= setTimeout(async () => {
       refreshing = null;
       if (signal.aborted) return;
+      if (lookAgain) { // data is there once it is prepared, answers once they are published
+        showData();
+        panels.predictions.show();
+      }
+      lookAgain = false;
       run = await get(path).catch(() => run);
       showRun();
     }, 1000);
@@ -104,10 +109,7 @@ export async function runPage(signal, id) {
     } else {
       parts.events.prepend(h("li", {}, h("time", {}, moment(body.created_at)), body.message));
       if (body.type === "checkpoint") panels.checkpoints.show();
-      if (body.type === "state") { // data is there once it is prepared, answers once they are published
-        showData();
-        panels.predictions.show();
-      }
+      if (body.type === "state") lookAgain = true;
       if (endsRun(run, body)) showEnd(body);
       if (body.type === "state" && Date.now() / 1000 - body.created_at < 5) announce(`The run is ${body.message}.`);
     }

@@ -1,4 +1,4 @@
-"""A live API over a real registry, and a real browser."""
+"""A live API over a real registry, and a browser for its pages."""
 
 from __future__ import annotations
 
