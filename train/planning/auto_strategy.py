@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from ..config.schema import TrainConfig
+from ..device.cpu import cpp_compiler
 from ..errors import UserError
 from . import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
 from .choice import candidates, choose_among, fitting_choices, in_contexts
@@ -241,7 +242,7 @@ def workload_of(
         quantization=config.quantization,
         chunk_rows=config.loss_chunk,
         compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
-        fused=kind == "cuda" and liger_is_installed(),
+        fused=liger_is_installed() if kind == "cuda" else dtype == "bf16" and cpp_compiler() is not None,
         pictures="none" if not pictures else "kept" if config.vision.cache == "auto" else "anew",
     )
 
