@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -41,10 +40,3 @@ def hide_gpus() -> None:
     It must be called before torch looks for a GPU.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-
-
-@cache
-def cpp_compiler() -> str | None:
-    """The path of CXX, g++ or clang++; None if there is none."""
-    names = [os.environ.get("CXX"), "g++", "clang++"]
-    return next((path for name in names if name and (path := shutil.which(name))), None)

@@ -12,8 +12,8 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from ..config.home import cpp_compiler
 from ..config.schema import TrainConfig
-from ..device.cpu import cpp_compiler
 from ..errors import UserError
 from . import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
 from .choice import candidates, choose_among, fitting_choices, in_contexts

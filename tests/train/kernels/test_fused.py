@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from gemfleet.train.data.packing import pack_block
-from gemfleet.train.device import cpu
+from gemfleet.train.config import home
 from gemfleet.train.kernels.fused import library, modules
 from gemfleet.train.kernels.fused.modules import use_fused
 from support.reference_step import examples, trainable
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 
-pytestmark = pytest.mark.skipif(cpu.cpp_compiler() is None, reason="needs a C++ compiler")
+pytestmark = pytest.mark.skipif(home.cpp_compiler() is None, reason="needs a C++ compiler")
 ROUNDING = 2.0**-8  # of bf16
 
 
@@ -90,6 +90,6 @@ def test_every_norm_and_mlp_is_exchanged_and_the_step_stays() -> None:
 def test_without_a_compiler_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr(library, "cpp_compiler", cpu.cpp_compiler.__wrapped__)
+    monkeypatch.setattr(library, "cpp_compiler", home.cpp_compiler.__wrapped__)
     monkeypatch.setattr(modules, "library", library.library.__wrapped__)
     assert use_fused(trainable(dtype=torch.bfloat16).text_model) == 0

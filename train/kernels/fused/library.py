@@ -10,8 +10,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from ...config.home import cache_folder
-from ...device.cpu import cpp_compiler, cpu_flags, cpu_name
+from ...config.home import cache_folder, cpp_compiler
 
 log = logging.getLogger("gemfleet.train")
 
@@ -36,7 +35,8 @@ def _built(compiler: str, openmp: str) -> Path:
     """The library's path in the cache. Processes that build it at once do not disturb each other."""
     version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
     # With `-march=native`, code of one CPU may not run on another that reads the same home.
-    words = " ".join([*FLAGS, openmp, cpu_name(), *sorted(cpu_flags())])
+    cpu = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags"))}
+    words = " ".join([*FLAGS, openmp, *sorted(cpu)])
     parts = (SOURCE.read_bytes(), version, words.encode())
     target = cache_folder("kernels") / f"elementwise-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     if target.exists():
