@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from gemfleet.train.data.packing import pack_block
 from gemfleet.train.config import home
+from gemfleet.train.data.packing import pack_block
 from gemfleet.train.kernels.fused import library, modules
 from gemfleet.train.kernels.fused.modules import use_fused
 from support.reference_step import examples, trainable

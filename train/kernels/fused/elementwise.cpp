@@ -1,4 +1,4 @@
-// Gemma 3's norms and GeGLU on a CPU in bf16: one pass over memory each, forward and backward, fp32 inside.
+// Norms, GeGLU and the loss's exponentials on a CPU in bf16: one pass over memory each, fp32 inside.
 // The compiler vectorises the loops. Threads are those of torch: `library.py` links torch's own OpenMP.
 #include <cmath>
 #include <cstdint>
@@ -104,6 +104,28 @@ void geglu_back(const uint16_t *gradient, const uint16_t *gate, const uint16_t *
         float slope = 0.5f * (1.0f + t) + 0.5f * x * (1.0f - t * t) * ROOT * (1.0f + 3.0f * CUBE * x * x);
         to_up[i] = narrow(upstream * (0.5f * x * (1.0f + t)));
         to_gate[i] = narrow(upstream * wide(up[i]) * slope);
+    }
+}
+
+// Of a block of logits, in place: e to each one's distance from its row's largest so far, `largest`, which is brought
+// forward. `sums` of the exponentials before are scaled by `faded` and get these added.
+void exponentials(uint16_t *logits, float *largest, float *sums, float *faded, int64_t rows, int64_t words) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        uint16_t *values = logits + row * words;
+        float top = largest[row], sum = 0.0f;
+#pragma omp simd reduction(max : top)
+        for (int64_t i = 0; i < words; ++i) top = wide(values[i]) > top ? wide(values[i]) : top;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < words; ++i) {
+            float x = wide(values[i]) - top;
+            float e = exponential(x < -87.0f ? -87.0f : x);
+            sum += e;
+            values[i] = narrow(e);
+        }
+        faded[row] = std::exp(largest[row] - top);
+        sums[row] = sums[row] * faded[row] + sum;
+        largest[row] = top;
     }
 }
 

@@ -9,6 +9,9 @@ import subprocess
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ...config.home import cache_folder, cpp_compiler
 
@@ -29,6 +32,17 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("norms and GeGLU are torch's, as the fused ones could not be built: %s", error)
         return None
+
+
+def call(name: str, *arguments: Tensor | int | float) -> None:
+    """Calls a function of the library, which is there: with tensors as pointers, 64-bit numbers and fp32 ones."""
+    getattr(library(), name)(*map(_as_c, arguments))
+
+
+def _as_c(value: Tensor | int | float) -> Any:
+    if isinstance(value, Tensor):
+        return ctypes.c_void_p(value.data_ptr())
+    return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
 
 
 def _built(compiler: str, openmp: str) -> Path:

@@ -7,7 +7,6 @@ and saved files do not change.
 
 from __future__ import annotations
 
-import ctypes
 from functools import cache
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..shared_inputs import SharedInput
-from .library import library
+from .library import call, library
 
 
 def use_fused(model: nn.Module) -> int:
@@ -72,7 +71,7 @@ class _Norm(torch.autograd.Function):
         order = _order(x)
         rows = x.permute(order).contiguous()
         output, roots = torch.empty_like(rows), torch.empty(rows.shape[:-1], dtype=torch.float32)
-        _call("norm", rows, weight, output, roots, roots.numel(), x.shape[-1], ctypes.c_float(eps))
+        call("norm", rows, weight, output, roots, roots.numel(), x.shape[-1], eps)
         ctx.save_for_backward(rows, weight, roots)
         ctx.order = order
         return output.permute(_inverse(order))
@@ -81,7 +80,7 @@ class _Norm(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
         rows, weight, roots = ctx.saved_tensors
         gradient, to_rows = upstream[0].permute(ctx.order).contiguous(), torch.empty_like(rows)
-        _call("norm_back", gradient, rows, weight, roots, to_rows, roots.numel(), rows.shape[-1])
+        call("norm_back", gradient, rows, weight, roots, to_rows, roots.numel(), rows.shape[-1])
         return to_rows.permute(_inverse(ctx.order)), None, None
 
 
@@ -91,22 +90,15 @@ class _GeGlu(torch.autograd.Function):
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
         output = torch.empty_like(gate)
-        _call("geglu", gate, up, output, gate.numel())
+        call("geglu", gate, up, output, gate.numel())
         return output
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-        _call("geglu_back", upstream[0].contiguous(), gate, up, to_gate, to_up, gate.numel())
+        call("geglu_back", upstream[0].contiguous(), gate, up, to_gate, to_up, gate.numel())
         return to_gate, to_up
-
-
-def _call(name: str, *arguments: Any) -> None:
-    """Tensors go as pointers, whole numbers in 64 bits."""
-    function = getattr(library(), name)
-    kinds = {Tensor: lambda x: ctypes.c_void_p(x.data_ptr()), int: ctypes.c_int64}
-    function(*(next((make(x) for kind, make in kinds.items() if isinstance(x, kind)), x) for x in arguments))
 
 
 def _order(x: Tensor) -> list[int]:
