@@ -107,6 +107,24 @@ void geglu_back(const uint16_t *gradient, const uint16_t *gate, const uint16_t *
     }
 }
 
+// Rotary embedding (Su et al. 2021, arXiv:2104.09864) of `heads` heads of `width` for each token, in halves as
+// transformers pairs them; cosine, sine: [tokens, width]. `sign` -1 turns back, which is the gradient.
+void rotate(const uint16_t *x, const uint16_t *cosine, const uint16_t *sine, uint16_t *y, int64_t tokens, int64_t heads,
+            int64_t width, float sign) {
+    int64_t half = width / 2;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < tokens * heads; ++row) {
+        const uint16_t *in = x + row * width, *c = cosine + row / heads * width, *s = sine + row / heads * width;
+        uint16_t *out = y + row * width;
+#pragma omp simd
+        for (int64_t i = 0; i < half; ++i) {
+            float first = wide(in[i]), second = wide(in[i + half]), turn = sign * wide(s[i]), stay = wide(c[i]);
+            out[i] = narrow(first * stay - second * turn);
+            out[i + half] = narrow(second * stay + first * turn);
+        }
+    }
+}
+
 // Of a block of logits, in place: e to each one's distance from its row's largest so far, `largest`, which is brought
 // forward. `sums` of the exponentials before are scaled by `faded` and get these added.
 void exponentials(uint16_t *logits, float *largest, float *sums, float *faded, int64_t rows, int64_t words) {

@@ -1,4 +1,4 @@
-"""Puts norms and a GeGLU in place of transformers' that read and write memory once, for a CPU that computes in bf16.
+"""Puts norms, GeGLU and rotary embedding in place of transformers', for a CPU in bf16: memory is read once for each.
 
 torch computes a norm in seven operators and keeps two fp32 copies of its input for backward. Here one function
 computes it, and the input is kept as it is (`elementwise.cpp`). Classes are replaced as in `liger.py`: weights, names
@@ -18,8 +18,11 @@ from .library import call, library
 
 
 def use_fused(model: nn.Module) -> int:
-    """Replaces the class of every Gemma 3 norm and MLP below `model`, if they can be built. Returns their number."""
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3MLP, Gemma3RMSNorm
+    """Replaces the class of every Gemma 3 norm, MLP and attention below `model`, if the library can be built.
+
+    Attention only where its projections share their input. Returns the number of modules.
+    """
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3MLP, Gemma3RMSNorm
 
     if library() is None:
         return 0
@@ -30,6 +33,8 @@ def use_fused(model: nn.Module) -> int:
             module.__class__ = _norm_kind()
         elif isinstance(module, Gemma3MLP) and module.config.hidden_activation == "gelu_pytorch_tanh":
             module.__class__ = type("FusedMlp", (_Mlp, kind), {})
+        elif isinstance(module, Gemma3Attention) and isinstance(module, SharedInput):
+            module.__class__ = type("FusedAttention", (_Attention, kind), {})
         else:
             continue
         found += 1
@@ -64,6 +69,14 @@ class _Mlp:
         return output
 
 
+class _Attention:
+    def rotated(self, query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        if not query.dtype == key.dtype == cosine.dtype == torch.bfloat16:
+            return super().rotated(query, key, cosine, sine)  # type: ignore[misc, no-any-return]
+        query, key = (_Rotate.apply(heads, cosine[0].contiguous(), sine[0].contiguous()) for heads in (query, key))
+        return query, key
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -82,6 +95,25 @@ class _Norm(torch.autograd.Function):
         gradient, to_rows = upstream[0].permute(ctx.order).contiguous(), torch.empty_like(rows)
         call("norm_back", gradient, rows, weight, roots, to_rows, roots.numel(), rows.shape[-1])
         return to_rows.permute(_inverse(ctx.order)), None, None
+
+
+class _Rotate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+        """x: bf16 [1, heads, T, d], best as [T, heads, d] in memory; cosine, sine: [T, d], of equal halves"""
+        ctx.save_for_backward(cosine, sine)
+        return _turned(x, cosine, sine, 1.0)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
+        return _turned(upstream[0], *ctx.saved_tensors, -1.0), None, None
+
+
+def _turned(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
+    rows = x[0].transpose(0, 1).contiguous()
+    output = torch.empty_like(rows)
+    call("rotate", rows, cosine, sine, output, *rows.shape, sign)
+    return output.transpose(0, 1).unsqueeze(0)
 
 
 class _GeGlu(torch.autograd.Function):
