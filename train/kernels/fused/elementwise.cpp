@@ -1,8 +1,10 @@
 // Norms, GeGLU and the loss's exponentials on a CPU in bf16: one pass over memory each, fp32 inside.
 // The compiler vectorises the loops. Threads are those of torch: `library.py` links torch's own OpenMP.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 namespace {
 
@@ -47,6 +49,29 @@ inline float bend(float x) {
     float u = 2.0f * ROOT * (x + CUBE * x * x * x);
     u = u > 80.0f ? 80.0f : (u < -80.0f ? -80.0f : u);
     return 1.0f - 2.0f / (exponential(u) + 1.0f);
+}
+
+// The keys begin..end that a query sees, of a block's keys. `own`: its own key; `reach`: one past the last it sees, or 0.
+struct Seen {
+    int64_t begin, end;
+    Seen(int64_t own, int64_t reach, int64_t window)
+        : begin(window > 0 && own >= window ? own - window + 1 : 0), end(reach > 0 ? reach : own + 1) {}
+};
+
+// The softmax of scale * scores over begin..end, into `weights`.
+inline void softmax(const uint16_t *scores, float *weights, Seen seen, float scale) {
+    float top = wide(scores[seen.begin]), sum = 0.0f;
+#pragma omp simd reduction(max : top)
+    for (int64_t i = seen.begin; i < seen.end; ++i) top = wide(scores[i]) > top ? wide(scores[i]) : top;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = seen.begin; i < seen.end; ++i) {
+        float x = (wide(scores[i]) - top) * scale;
+        weights[i] = exponential(x < -87.0f ? -87.0f : x);
+        sum += weights[i];
+    }
+    float share = 1.0f / sum;
+#pragma omp simd
+    for (int64_t i = seen.begin; i < seen.end; ++i) weights[i] *= share;
 }
 
 }  // namespace
@@ -144,6 +169,52 @@ void exponentials(uint16_t *logits, float *largest, float *sums, float *faded, i
         faded[row] = std::exp(largest[row] - top);
         sums[row] = sums[row] * faded[row] + sum;
         largest[row] = top;
+    }
+}
+
+// Scores [heads, queries, keys] of a block of queries become attention's weights, in place: 0 where a query sees no key.
+// own: the key of the first query; window: 0: none; reach: of each query, or null; scale > 0
+void attend(uint16_t *scores, const int64_t *reach, int64_t heads, int64_t queries, int64_t keys, int64_t own,
+            int64_t window, float scale) {
+#pragma omp parallel
+    {
+        std::vector<float> weights(keys);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < heads * queries; ++row) {
+            int64_t query = row % queries;
+            uint16_t *mine = scores + row * keys;
+            Seen seen(own + query, reach ? reach[query] : 0, window);
+            softmax(mine, weights.data(), seen, scale);
+            std::fill(mine, mine + seen.begin, 0);
+#pragma omp simd
+            for (int64_t i = seen.begin; i < seen.end; ++i) mine[i] = narrow(weights[i]);
+            std::fill(mine + seen.end, mine + keys, 0);
+        }
+    }
+}
+
+// As `attend`; and the weights' gradients in `away` become the scores': weight * (gradient - its row's shift) * scale.
+void attend_back(uint16_t *scores, uint16_t *away, const float *shifts, const int64_t *reach, int64_t heads,
+                 int64_t queries, int64_t keys, int64_t own, int64_t window, float scale) {
+#pragma omp parallel
+    {
+        std::vector<float> weights(keys);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < heads * queries; ++row) {
+            int64_t query = row % queries;
+            uint16_t *mine = scores + row * keys, *back = away + row * keys;
+            Seen seen(own + query, reach ? reach[query] : 0, window);
+            softmax(mine, weights.data(), seen, scale);
+            std::fill(mine, mine + seen.begin, 0);
+            std::fill(back, back + seen.begin, 0);
+#pragma omp simd
+            for (int64_t i = seen.begin; i < seen.end; ++i) {
+                mine[i] = narrow(weights[i]);
+                back[i] = narrow(weights[i] * (wide(back[i]) - shifts[row]) * scale);
+            }
+            std::fill(mine + seen.end, mine + keys, 0);
+            std::fill(back + seen.end, back + keys, 0);
+        }
     }
 }
 

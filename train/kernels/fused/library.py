@@ -34,14 +34,15 @@ def library() -> ctypes.CDLL | None:
         return None
 
 
-def call(name: str, *arguments: Tensor | int | float) -> None:
+def call(name: str, *arguments: Tensor | float | None) -> None:
     """Calls a function of the library, which is there: with tensors as pointers, 64-bit numbers and fp32 ones."""
     getattr(library(), name)(*map(_as_c, arguments))
 
 
-def _as_c(value: Tensor | int | float) -> Any:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+def _as_c(value: Tensor | float | None) -> Any:
+    if value is None or isinstance(value, Tensor):
+        assert value is None or value.is_contiguous()
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
 
 
