@@ -12,8 +12,9 @@ from gemfleet.benchmarks.shared.seams import FixedSteps, StepReporter
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.device.abilities import choose_dtype, current_device, keep_freed_memory
 from gemfleet.train.interfaces import PackedRows, StepRows
+from gemfleet.train.kernels.capabilities import choose
 from gemfleet.train.loop import Trainer
-from gemfleet.train.model.gemma import attach_lora, load_base_model
+from gemfleet.train.model.gemma import attach_lora, load_base_model, prepare_layers
 from gemfleet.train.strategies import build_strategy
 
 from .data import Batch, batch_supervised_tokens, batch_tokens
@@ -31,6 +32,7 @@ def train_gemfleet(task: Task, clock: StepClock) -> None:
     base = load_base_model(task.model_folder, choose_dtype(config.precision, facts), facts.device)
     model = attach_lora(base, config.lora, config.seed, base_name=config.model)
     load_initial_adapter(model.peft_model, task.adapter_file)
+    prepare_layers(model, choose(config, facts.device, base.dtype))
     source = FixedSteps(len(task.batches), lambda step, rank: step_rows(task.batches[step]))
     # The state after the last step is copied, outside every timed step, and dropped.
     reporter = StepReporter(lambda record: clock.step_done(record["loss"]))

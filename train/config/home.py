@@ -1,8 +1,10 @@
-"""The folders in which gemfleet keeps its files on this machine."""
+"""The folders in which gemfleet keeps its files on this machine, and the compiler that it finds there."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from functools import cache
 from pathlib import Path
 
 
@@ -23,3 +25,10 @@ def cache_folder(name: str) -> Path:
     folder = gemfleet_home() / "cache" / name
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@cache
+def cpp_compiler() -> str | None:
+    """The path of CXX, g++ or clang++; None if there is none."""
+    names = [os.environ.get("CXX"), "g++", "clang++"]
+    return next((path for name in names if name and (path := shutil.which(name))), None)

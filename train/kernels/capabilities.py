@@ -13,7 +13,7 @@ from ..config.schema import ActivationCheckpointing, TrainConfig
 from .compilation import SELECTIVE_BUDGET, has_compiler, triton_builds
 
 AttentionKernel = Literal["varlen", "flex", "blocks", "sdpa"]
-Elementwise = Literal["liger", "torch"]
+Elementwise = Literal["liger", "c++", "torch"]
 KERNEL_NAMES = {
     "varlen": "variable-length kernel",
     "flex": "flex attention",
@@ -103,7 +103,7 @@ def choose_by(config: TrainConfig, able: Abilities, dtype: torch.dtype, pictures
     compiled = _compile(config, able)
     return Choices(
         attention=best_attention(able, dtype),
-        elementwise=_elementwise(able, compiled),
+        elementwise=_elementwise(able, compiled, dtype),
         compile=compiled,
         activation_checkpointing=config.recomputation,
         pictures=best_attention(able, dtype, pictures=True) if pictures else None,
@@ -131,8 +131,10 @@ def best_attention(able: Abilities, dtype: torch.dtype, pictures: bool = False) 
     return "flex" if able.triton and able.compiler else "sdpa"
 
 
-def _elementwise(able: Abilities, compiled: bool) -> Elementwise:
-    """Who computes norms and gating. The compiler fuses them itself, so Liger serves layers that are not compiled."""
+def _elementwise(able: Abilities, compiled: bool, dtype: torch.dtype) -> Elementwise:
+    """Who computes norms and gating. torch's compiler fuses them itself, so others serve layers it does not compile."""
+    if able.capability is None and able.compiler and dtype == torch.bfloat16 and not compiled:
+        return "c++"
     return "liger" if able.capability is not None and able.liger and able.triton and not compiled else "torch"
 
 

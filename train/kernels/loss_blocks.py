@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..config.sections.sharing import LOSS_BLOCK_WORDS
+from .fused.library import call, library
 
 
 class VocabularyBlocks:
@@ -27,6 +28,7 @@ class VocabularyBlocks:
     def __init__(self, vocabulary: int, dtype: torch.dtype, softcap: float | None, rows: int) -> None:
         self.dtype, self._softcap = dtype, softcap
         self._words = min(LOSS_BLOCK_WORDS, vocabulary)
+        self._fused = dtype == torch.bfloat16 and softcap is None and library() is not None
         self._buffers = [torch.empty(rows * self._words, dtype=each) for each in (dtype, torch.float32)]
 
     def losses(self, hidden: Tensor, targets: Tensor, head: Tensor, gradient: Tensor | None) -> Tensor:
@@ -35,21 +37,29 @@ class VocabularyBlocks:
         head: the head's weight; gradient: [N, hidden size], is filled with the loss's gradient to `hidden`
         """
         largest = torch.full((len(hidden), 1), torch.finfo(torch.float32).min)
+        faded = torch.ones_like(largest)
         others, at_target, slopes = torch.zeros(len(hidden), 1), torch.empty(len(hidden)), torch.ones(len(hidden))
         mixed = None if gradient is None else torch.zeros(hidden.shape, dtype=torch.float32)
         for (first, last), places, words in _blocks(targets, head.shape[0], self._words):
             logits, scores = (part[: len(hidden) * (last - first)].view(len(hidden), -1) for part in self._buffers)
-            slope = self._score(hidden, head[first:last], logits, scores, gradient is not None)
-            at_target[places] = scores[places, words]
-            scores[places, words] = -torch.inf
-            before, largest = largest, torch.maximum(largest, scores.amax(1, keepdim=True))
-            faded = before.sub_(largest).exp_()
-            others.mul_(faded).add_(scores.sub_(largest).exp_().sum(1, keepdim=True))
-            if mixed is not None:
+            torch.mm(hidden, head[first:last].T, out=logits)
+            if self._fused:
+                at_target[places] = logits[places, words].float()
+                logits[places, words] = -torch.inf
+                call("exponentials", logits, largest, others, faded, *logits.shape)
+            else:
+                slope = self._score(logits, scores, gradient is not None)
+                at_target[places] = scores[places, words]
+                scores[places, words] = -torch.inf
+                before, largest = largest, torch.maximum(largest, scores.amax(1, keepdim=True))
+                faded = before.sub_(largest).exp_()
+                others.mul_(faded).add_(scores.sub_(largest).exp_().sum(1, keepdim=True))
                 if slope is not None:
                     slopes[places] = slope[places, words]
                     scores.mul_(slope)
-                mixed.mul_(faded).add_(logits.copy_(scores) @ head[first:last])
+                logits.copy_(scores)
+            if mixed is not None:
+                mixed.mul_(faded).add_(logits @ head[first:last])
         # -log p = log(1 + others / target), and 1 - p is the sigmoid of the same distance.
         distance = largest.add_(others.log()).squeeze(1) - at_target
         if gradient is not None and mixed is not None:
@@ -57,9 +67,8 @@ class VocabularyBlocks:
             gradient.copy_(mixed.mul_(distance.sigmoid().unsqueeze(1)))
         return torch.nn.functional.softplus(distance).sum()
 
-    def _score(self, hidden: Tensor, head: Tensor, logits: Tensor, scores: Tensor, sloped: bool) -> Tensor | None:
-        """Fills both buffers [N, words], `scores` with the softcap's. Returns the slopes of the softcap, if any."""
-        torch.mm(hidden, head.T, out=logits)
+    def _score(self, logits: Tensor, scores: Tensor, sloped: bool) -> Tensor | None:
+        """Fills `scores` [N, words], under the softcap. Returns the slopes of the softcap, if any."""
         scores.copy_(logits)
         if self._softcap is None:
             return None

@@ -71,18 +71,24 @@ class _Attention(SharedInput):
                 hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
             )
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-        from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
 
         rows = hidden_states.shape[:-1]
         query, key, value = (
             output.view(*rows, -1, self.head_dim).transpose(1, 2)
             for output in project(hidden_states, self.projections(), self.copies)
         )
-        query, key = apply_rotary_pos_emb(self.q_norm(query), self.k_norm(key), *position_embeddings)
+        query, key = self.rotated(self.q_norm(query), self.k_norm(key), *position_embeddings)
         attend: Callable[..., tuple[Tensor, None]] = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation]
         options = {"scaling": self.scaling, "sliding_window": self.sliding_window}
         mixed, _ = attend(self, query, key, value, attention_mask, **options, **kwargs)
         return self.o_proj(mixed.reshape(*rows, -1)), None
+
+    def rotated(self, query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        """Both with their rotary embedding. query, key: [1, heads, T, d]; cosine, sine: [1, T, d]"""
+        from transformers.models.gemma3.modeling_gemma3 import apply_rotary_pos_emb
+
+        turned: tuple[Tensor, Tensor] = apply_rotary_pos_emb(query, key, cosine, sine)
+        return turned
 
 
 class _Mlp(SharedInput):

@@ -22,6 +22,7 @@ from ..kernels.adapter_copies import AdapterCopies
 from ..kernels.attention.packed import prepare_for_graphs, register_packed_attention
 from ..kernels.capabilities import Choices, attention_kernel
 from ..kernels.compilation import SELECTIVE_BUDGET, compile_layers
+from ..kernels.fused.modules import use_fused
 from ..kernels.liger import use_liger
 from ..kernels.lora import fuse_lora_projections
 from ..kernels.loss import SupervisedCrossEntropy
@@ -247,6 +248,8 @@ def prepare_layers(model: TrainableModel, choices: Choices) -> None:
     """Applies kernels and compilation, then recomputation around them. A strategy may shard the layers only later."""
     if choices.elementwise == "liger":
         log.info("liger: %d norms and MLPs", use_liger(model.text_model))
+    if choices.elementwise == "c++":
+        log.info("c++: %d norms and MLPs", use_fused(model.text_model))
     if choices.compile:
         prepare_for_graphs(choices.attention_in_graphs and model.context is None)
         compile_layers(model.layers, SELECTIVE_BUDGET if choices.compiler_recomputes else 1.0)

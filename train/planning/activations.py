@@ -21,12 +21,12 @@ def kept_by_layer(shape: ModelShape, work: Workload, device: DeviceKind) -> floa
     norms = 4 * (h * norm_input_bytes(work) + FP32)  # each keeps its input and one root mean square
     head_norms = (q + k) * norm_input_bytes(work) + (shape.heads + shape.kv_heads) * FP32
     attention = (q + 2 * k) * b + _attention_output(shape, work, device)
-    mlp = (2 if work.fused else 3) * shape.inner * b  # gate and up; also gate's activation, which Liger makes again
+    mlp = (2 if work.fused else 3) * shape.inner * b  # gate and up; also gate's activation, if it is not made again
     return norms + head_norms + attention + mlp + _adapter_inputs(shape, work, device) + _adapter_inner(shape, work)
 
 
 def norm_input_bytes(work: Workload) -> int:
-    """Bytes of a value that a norm keeps: transformers' norms compute in fp32, Liger's keep the input unchanged."""
+    """Bytes of a value that a norm keeps: transformers' norms compute in fp32, fused ones keep the input unchanged."""
     return work.bytes_per_value if work.fused else FP32
 
 

@@ -12,6 +12,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
+from ..config.home import cpp_compiler
 from ..config.schema import TrainConfig
 from ..errors import UserError
 from . import SIZES, Choice, Fleet, ModelShape, Sharing, Workload
@@ -248,7 +249,7 @@ def workload_of(
         quantization=config.quantization,
         chunk_rows=config.loss_chunk,
         compiled=tuple(name for name in COMPILED if kind == "cuda" and config.compiles_on_cuda(name)),
-        fused=kind == "cuda" and liger_is_installed(),
+        fused=liger_is_installed() if kind == "cuda" else dtype == "bf16" and cpp_compiler() is not None,
         projector_trained=config.vision.train == "projector",
         pictures="none" if not pictures else "anew" if config.vision.cache == "off" else "kept",
         by_speed=config.batch.shares == "speed",

@@ -28,7 +28,7 @@ class Workload:
     global_batch:   examples of one optimizer step, over all ranks
     compiled:       the strategies under which layers are compiled
     chunk_rows:     positions whose logits exist at once; None: the plan chooses
-    fused:          whether Liger's kernels compute norms and gating in layers that are not compiled
+    fused:          whether fused kernels compute norms and gating in layers that are not compiled
     pictures:       whether rows hold pictures: their features are kept, or the vision tower makes them in each step
     by_speed:       whether a rank's share of a step follows its speed; then no ranks share a pass
     projector_trained: whether the projector of pictures is trained

@@ -64,7 +64,9 @@ def test_what_is_compiled(changes: Any, able: Abilities, compiled: bool) -> None
         ({}, Abilities(capability=(9, 0), liger=True), "torch"),  # compiled, which fuses them as well
         ({"compile": False}, HOPPER, "torch"),
         ({"compile": False}, Abilities(capability=(9, 0), liger=True, triton=False), "torch"),
-        ({}, Abilities(liger=True), "torch"),
+        ({}, Abilities(liger=True), "c++"),
+        ({"compile": True}, CPU, "torch"),
+        ({}, Abilities(compiler=False), "torch"),
     ],
 )
 def test_norms_and_geglu(changes: Any, able: Abilities, kernels: str) -> None:
@@ -77,4 +79,5 @@ def test_this_cpu_takes_nothing_that_needs_a_gpu() -> None:
     cpu = torch.device("cpu")
     assert abilities_of(cpu).capability is None
     choices = choose(config(), cpu, torch.bfloat16)
-    assert (choices.attention, choices.elementwise, choices.compile) == ("blocks", "torch", False)
+    assert (choices.attention, choices.elementwise, choices.compile) == ("blocks", "c++", False)
+    assert choose(config(), cpu, torch.float32).elementwise == "torch"

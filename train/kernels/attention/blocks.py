@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..fused.library import call, library
 from .reach import sees
 
 BLOCK_QUERIES = 128  # the fastest of 64, 128, 256 and 512, at 256 to 2,048 tokens
@@ -52,6 +53,13 @@ class Block:
             columns = torch.arange(self.first, self.last - self.window, device=scores.device)[None, :]
             scores[:, :, : keys - self.window].masked_fill_(columns <= rows - self.window, -torch.inf)
         return scores
+
+    def described(self) -> tuple[Tensor | None, int, int, int, int]:
+        """For `elementwise.cpp`: reach, queries, keys, the first query's own key, window. Keys count from `first`."""
+        queries, keys = self.end - self.begin, self.last - self.first
+        if self.reach is None:
+            return None, queries, keys, keys - queries, self.window or 0
+        return self.reach - self.first, queries, keys, self.begin - self.first, self.window or 0
 
 
 def block_attention(
@@ -103,8 +111,8 @@ def _attend(
     for block in blocks_of(lengths, window, key.shape[1] - tokens, reach):
         seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
         for head, group in _groups(heads, key.shape[0]):
-            weights = _weights(query[group, ours], key[head, seen], scale, block)
-            mixed = weights.to(value.dtype).flatten(0, 1) @ value[head, seen]
+            products = query[group, ours].reshape(-1, width) @ key[head, seen].T
+            mixed = _weights(products, scale, block) @ value[head, seen]
             output[group, ours] = mixed.view(-1, block.end - block.begin, width)
     return output
 
@@ -131,12 +139,11 @@ class _Differentiable(torch.autograd.Function):
         for block in blocks_of(lengths, window, key.shape[1] - tokens, reach):
             seen, ours = slice(block.first, block.last), slice(block.begin, block.end)
             for head, group in _groups(heads, key.shape[0]):
-                weights = _weights(query[group, ours], key[head, seen], scale, block).flatten(0, 1)
+                products = query[group, ours].reshape(-1, width) @ key[head, seen].T
                 outer = gradient[group, ours].reshape(-1, width)
-                value_gradient[head, seen] += weights.to(value.dtype).T @ outer
-                # A score's gradient is its weight times the distance of the weight's gradient from the row's mean.
-                away = (outer @ value[head, seen].T).float().sub_(shifts[group, ours].reshape(-1, 1))
-                inner = weights.mul_(away).mul_(scale).to(query.dtype)
+                away, shift = outer @ value[head, seen].T, shifts[group, ours].reshape(-1, 1).contiguous()
+                weights, inner = _weights_and_gradient(products, away, shift, scale, block)
+                value_gradient[head, seen] += weights.T @ outer
                 query_gradient[group, ours] = (inner @ key[head, seen]).view(-1, block.end - block.begin, width)
                 key_gradient[head, seen] += inner.T @ query[group, ours].reshape(-1, width)
         return query_gradient, key_gradient.to(key.dtype), value_gradient.to(value.dtype), None, None, None, None
@@ -159,11 +166,39 @@ def _groups(heads: int, kv_heads: int) -> Iterator[tuple[int, slice]]:
     return ((head, slice(head * share, (head + 1) * share)) for head in range(kv_heads))
 
 
-def _weights(query: Tensor, key: Tensor, scale: float, block: Block) -> Tensor:
-    """fp32 [heads, queries, keys] of query [heads, queries, d] and key [keys, d]; each row sums to 1."""
-    products = query.reshape(-1, query.shape[-1]) @ key.T
-    scores = products.view(query.shape[0], query.shape[1], -1).float()
-    return block.hide(scores.mul_(scale)).softmax(-1)
+def _weights(products: Tensor, scale: float, block: Block) -> Tensor:
+    """Of queries' products with keys, [heads * queries, keys], the weights in the same dtype; each row sums to 1."""
+    if not _is_fused(products):
+        return _exact_weights(products, scale, block).to(products.dtype)
+    reach, queries, *sizes = block.described()
+    call("attend", products, reach, products.shape[0] // queries, queries, *sizes, scale)
+    return products
+
+
+def _weights_and_gradient(
+    products: Tensor, away: Tensor, shift: Tensor, scale: float, block: Block
+) -> tuple[Tensor, Tensor]:
+    """The weights, and the gradient of the products: a weight times the distance of its gradient from the row's mean.
+
+    away: the weights' gradients, [heads * queries, keys]; shift: fp32 [heads * queries, 1], their means
+    """
+    if not _is_fused(products):
+        weights = _exact_weights(products, scale, block)
+        kept = weights.to(products.dtype)
+        return kept, away.float().sub_(shift).mul_(weights).mul_(scale).to(products.dtype)
+    reach, queries, *sizes = block.described()
+    call("attend_back", products, away, shift, reach, products.shape[0] // queries, queries, *sizes, scale)
+    return products, away
+
+
+def _exact_weights(products: Tensor, scale: float, block: Block) -> Tensor:
+    """fp32 [heads * queries, keys]"""
+    scores = products.view(-1, block.end - block.begin, products.shape[1]).float()
+    return block.hide(scores.mul_(scale)).softmax(-1).flatten(0, 1)
+
+
+def _is_fused(products: Tensor) -> bool:
+    return products.dtype == torch.bfloat16 and library() is not None
 
 
 def _later(queries: int, device: torch.device) -> Tensor:

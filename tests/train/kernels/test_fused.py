@@ -1,0 +1,106 @@
+"""Norms, GeGLU and rotary embedding by our own C++ equal transformers' but for roundings of bf16."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+
+import pytest
+import torch
+from gemfleet.train.config import home
+from gemfleet.train.data.packing import pack_block
+from gemfleet.train.kernels.fused import library, modules
+from gemfleet.train.kernels.fused.modules import use_fused
+from gemfleet.train.model.gemma import TrainableModel
+from support.reference_step import examples, trainable
+from torch import Tensor
+from torch.nn import functional
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm, apply_rotary_pos_emb
+
+pytestmark = pytest.mark.skipif(home.cpp_compiler() is None, reason="needs a C++ compiler")
+ROUNDING = 2.0**-8  # of bf16
+
+
+def bf16(*shape: int, scale: float = 1.0) -> Tensor:
+    return (torch.randn(shape) * scale).to(torch.bfloat16).requires_grad_()
+
+
+def assert_alike(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], inputs: list[Tensor]) -> None:
+    """Output and gradients differ by a rounding, or two where torch rounds in between; some large, some tiny inputs."""
+    made, expected = ours(), theirs()
+    assert (made.dtype, made.stride()[1:]) == (expected.dtype, expected.stride()[1:])
+    upstream = torch.randn_like(expected)
+    pairs = zip(
+        torch.autograd.grad(made, inputs, upstream), torch.autograd.grad(expected, inputs, upstream), strict=True
+    )
+    for one, other in [(made, expected), *pairs]:
+        bound = 2 * ROUNDING * other.float().abs() + ROUNDING * other.float().abs().mean()
+        assert ((one.float() - other.float()).abs() <= bound).float().mean() > 0.99
+        assert (one.float() - other.float()).norm() <= ROUNDING * other.float().norm()
+
+
+@pytest.mark.parametrize("width", [3, 17, 64, 640])
+def test_a_norm_equals_transformers(width: int) -> None:
+    torch.manual_seed(width)
+    norm = Gemma3RMSNorm(width).to(torch.bfloat16).requires_grad_(False)
+    norm.weight.data.normal_()
+    x = bf16(1, 29, width, scale=30.0)
+    assert_alike(lambda: modules._Norm.apply(x, norm.weight, norm.eps), lambda: norm(x), [x])
+
+
+def test_a_norm_of_heads_leaves_them_as_they_lie() -> None:
+    torch.manual_seed(0)
+    norm = Gemma3RMSNorm(32).to(torch.bfloat16).requires_grad_(False)
+    x = bf16(1, 11, 4, 32)
+    heads = x.transpose(1, 2)
+    assert_alike(lambda: modules._Norm.apply(heads, norm.weight, norm.eps), lambda: norm(heads), [x])
+
+
+def test_the_rotary_embedding_equals_transformers() -> None:
+    torch.manual_seed(0)
+    x, angles = bf16(1, 19, 4, 32), torch.randn(1, 19, 16).repeat(1, 1, 2)
+    cosine, sine, heads = angles.cos().to(torch.bfloat16), angles.sin().to(torch.bfloat16), x.transpose(1, 2)
+    theirs = lambda: apply_rotary_pos_emb(heads, heads, cosine, sine)[0]  # noqa: E731
+    assert_alike(lambda: modules._Rotate.apply(heads, cosine[0], sine[0]), theirs, [x])
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_geglu_equals_torch(scale: float) -> None:
+    torch.manual_seed(0)
+    gate, up = bf16(1, 57, 33, scale=scale), bf16(1, 57, 33)
+    theirs = lambda: functional.gelu(gate, approximate="tanh") * up  # noqa: E731
+    assert_alike(lambda: modules._GeGlu.apply(gate, up), theirs, [gate, up])
+
+
+def test_what_is_no_number_stays_so() -> None:
+    gate = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1.0]], dtype=torch.bfloat16)
+    made = modules._GeGlu.apply(gate, torch.ones_like(gate))
+    assert made.isnan().tolist()[0][0]
+    assert not made.isfinite().tolist()[0][1]
+    normed = modules._Norm.apply(gate, torch.zeros(4, dtype=torch.bfloat16), 1e-6)
+    assert normed.isnan().any()
+
+
+def test_every_norm_and_mlp_is_exchanged_and_the_step_stays() -> None:
+    plain, exchanged = (trainable(dtype=torch.bfloat16) for _ in range(2))
+    names, layers = list(exchanged.peft_model.state_dict()), len(exchanged.layers)
+    assert use_fused(exchanged.text_model) == layers * (4 + 2 + 2) + 1  # norms, head norms, both halves; the final norm
+    assert list(exchanged.peft_model.state_dict()) == names
+    exact, (ours, theirs) = step(trainable()), (step(model) for model in (exchanged, plain))
+    assert ours[0] == pytest.approx(exact[0], rel=2e-3)
+    assert (ours[1] - exact[1]).norm() <= 1.1 * (theirs[1] - exact[1]).norm() <= 0.2 * exact[1].norm()
+
+
+def step(model: TrainableModel) -> tuple[float, Tensor]:
+    """The loss and all gradients in a row."""
+    loss = model.loss_sum(pack_block(examples(), 64))
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.adapter_parameters().values() if p.grad is not None])
+
+
+def test_without_a_compiler_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(library, "cpp_compiler", home.cpp_compiler.__wrapped__)
+    monkeypatch.setattr(modules, "library", library.library.__wrapped__)
+    assert use_fused(trainable(dtype=torch.bfloat16).text_model) == 0
