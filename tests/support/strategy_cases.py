@@ -172,8 +172,8 @@ def chunk_of_logits(model_folder: str, changes: dict[str, Any]) -> int:
     model = strategy.setup(model)
     strategy.passes(1)
     strategy.backward(model.loss_sum(worst_rows(1, config.data.max_length, 512)))
-    assert model.criterion._buffers is not None
-    return len(model.criterion._buffers[0])
+    assert model.criterion._blocks is not None
+    return len(model.criterion._blocks._buffers[0]) // 512
 
 
 def devices_of_unequal_ranks() -> RankDevices:
