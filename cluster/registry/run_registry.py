@@ -200,9 +200,9 @@ class RunRegistry(RunReports, RunQueries):
                 [(run.id, c.step, c.path, c.bytes, c.created_at, c.generation) for c in checkpoints],
             )
             tags = [(run.id, key, value) for key, value in run.tags.items()]
-            db.executemany("INSERT INTO tags (run_id, key, value) VALUES (?, ?, ?)", tags)
+            db.executemany("INSERT OR REPLACE INTO tags (run_id, key, value) VALUES (?, ?, ?)", tags)
             if run.archived:
-                db.execute("INSERT INTO archived (run_id, at) VALUES (?, ?)", (run.id, run.updated_at))
+                db.execute("INSERT OR REPLACE INTO archived (run_id, at) VALUES (?, ?)", (run.id, run.updated_at))
             message = f"{run.state}: the registry was rebuilt from the run's folder"
             self._event(db, run.id, EventKind.STATE, message, {"state": run.state})
 

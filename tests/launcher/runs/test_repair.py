@@ -130,11 +130,13 @@ def test_a_lost_one_is_rebuilt_by_the_next_command(home: Path, tmp_path: Path) -
 
 
 def test_a_row_that_is_missing_is_added_and_a_whole_registry_is_left_alone(home: Path) -> None:
+    RunRegistry(home / "gemfleet.db").annotate("done-1", {"team": "search", "why": "x"}, archived=True)
     with closing(sqlite3.connect(home / "gemfleet.db")) as db:
-        db.execute("DELETE FROM runs WHERE id = 'done-1'")
-        db.commit()
+        db.executescript("DELETE FROM runs WHERE id = 'done-1'; DELETE FROM tags WHERE key = 'why'")
     (home / "runs" / "lost+found").mkdir()
     assert repair(home).rebuilt == ("done-1",)
+    back = RunRegistry(home / "gemfleet.db").get_run("done-1")
+    assert (back.tags, back.archived) == ({"team": "search", "why": "x"}, True)  # by the run's folder
     assert repair(home).rebuilt == ()
     assert len(RunRegistry(home / "gemfleet.db").metrics("bad-1")) == 60
 
