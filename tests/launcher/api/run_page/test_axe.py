@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +12,7 @@ from support.servers.api_live import Live, add_sweep, publish_files
 from support.servers.axe import axe_script, violations
 from support.servers.browser import emulate, points, text_of, wait_for
 
-PAGES = {
+PAGES: dict[str, Callable[[Any], bool]] = {
     "/": lambda browser: "alpha-1" in text_of(browser, "tbody"),
     "/#/runs/alpha-1": lambda browser: points(browser) == 8 and "Answer 1" in text_of(browser, "#content"),
     "/#/compare/alpha-1,alpha-2": lambda browser: points(browser, 0, 1) == 3,
@@ -33,7 +35,7 @@ def test_axe_finds_nothing(live: Live, browser: Any, axe: str, scheme: str, widt
     for path, ready in PAGES.items():
         browser.get("about:blank")
         browser.get(f"{live.url}{path}")
-        wait_for(lambda ready=ready: ready(browser))
+        wait_for(partial(ready, browser))
         for box in browser.find_elements("css selector", "details:not([open]) > summary"):
             browser.execute_script("arguments[0].click()", box)
         time.sleep(0.6)  # a redraw that is under way
