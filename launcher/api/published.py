@@ -89,9 +89,15 @@ def _predictions(lines: BinaryIO, pictures: list[list[str]]) -> Iterator[Predict
         number += 1
         try:
             content = json.loads(line)
-            texts = {name: _shown(content[name]) for name in TEXTS}
-            seen = pictures[number - 1] if number <= len(pictures) else []
-            yield PredictionView.model_validate({"number": number, "same": _same(content), **texts, "pictures": seen})
+            prompt, reference, prediction = (_shown(content[name]) for name in TEXTS)
+            yield PredictionView(
+                number=number,
+                prompt=prompt,
+                reference=reference,
+                prediction=prediction,
+                same=_same(content),
+                pictures=pictures[number - 1] if number <= len(pictures) else [],
+            )
         except (ValueError, TypeError, KeyError, RecursionError):
             continue
 

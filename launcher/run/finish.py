@@ -113,8 +113,7 @@ def predict_answers(run: RunSession, trained: Trained) -> None:
     size = ground.placement
     # The ranks have ended. Their resources come free a moment later.
     wait_for_resources(size.ranks, size.cpus_per_rank, size.gpus_per_rank, ROOM_SECONDS, run.note)
-    predictions: list[Prediction] = []
-    pictures: list[list[str]] = []
+    predictions, pictures = list[Prediction](), list[list[str]]()
     if ground.source.eval_sets:
         checkpoint = None if trained.picked is None else trained.picked.folder
         arguments = (ground.source, checkpoint, ground.folders, size, config, trained.train)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from support.servers.api_live import Live, add_sweep, publish_files
 from support.servers.axe import axe_script, violations
 from support.servers.browser import emulate, points, text_of, wait_for
 
-PAGES = {
+PAGES: dict[str, Callable[[Any], bool]] = {
     "/": lambda browser: "alpha-1" in text_of(browser, "tbody"),
     "/#/runs/alpha-1": lambda browser: points(browser) == 8 and "Answer 1" in text_of(browser, "#content"),
     "/#/compare/alpha-1,alpha-2": lambda browser: points(browser, 0, 1) == 3,

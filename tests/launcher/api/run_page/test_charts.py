@@ -44,8 +44,8 @@ def test_charts_are_smoothed_and_looked_at_in_parts_together(live: Live, browser
     browser.find_element("id", "whole").send_keys(Keys.ENTER)
     wait_for(lambda: not browser.find_element("id", "whole").is_enabled())
     plot = browser.find_element("css selector", ".chart .nsewdrag")
-    drag = ActionChains(browser).move_to_element_with_offset(plot, -70, 0).click_and_hold()
-    drag.move_by_offset(140, 0).release().perform()
+    drag = ActionChains(browser).move_to_element_with_offset(plot, -130, 0).click_and_hold()
+    drag.move_by_offset(260, 0).release().perform()
     wait_for(lambda: browser.find_element("id", "whole").is_enabled())
     parts = {tuple(found) for found in layouts(browser, "xaxis.range")}
     assert len(parts) == 1  # all charts show what was chosen on one
