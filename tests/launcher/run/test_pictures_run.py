@@ -76,7 +76,7 @@ def test_the_small_random_base_learns_to_read_the_charts(tmp_path: Path) -> None
     charts = str(EXAMPLES / "charts.py"), "charts", "--base", "tiny"
     said(*charts)
     changes = ["train.model=tiny", "train.optim.learning_rate=5.0e-3", "train.vision.train=projector", "train.epochs=8"]
-    changes += ["train.checkpoint.every=never", "train.evaluation.every=never"]
+    changes += ["train.precision=fp32", "train.checkpoint.every=never", "train.evaluation.every=never"]
     said("-m", "gemfleet.train", str(EXAMPLES / "images.yaml"), "--out", "run", *(f"--set={one}" for one in changes))
     (adapter,) = (tmp_path / "run").rglob("checkpoint-*")
     found = re.findall(r"(\d+) of (\d+) numbers are read right", said(*charts, "--score", str(adapter)))
