@@ -11,6 +11,7 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,37 +34,46 @@ def main() -> None:
         return
     asked.folder.mkdir(parents=True, exist_ok=True)
     rng, rows = random.Random(1), list[dict[str, Any]]()
-    for name, prefix, count in (("rows", "", asked.count), ("held-out", "held-out-", max(1, asked.count // 4))):
-        own = list(charts(asked.folder, prefix, count, rng))
+    heights = list(product(range(1, HIGHEST + 1), repeat=len(BARS)))
+    rng.shuffle(heights)
+    held_out = len(heights) // 4  # no chart to train on has the heights of one that is held out
+    parts = (
+        ("rows", "", asked.count, heights[held_out:]),
+        ("held-out", "held-out-", asked.count // 4, heights[:held_out]),
+    )
+    for name, prefix, count, known in parts:
+        own = list(charts(asked.folder, prefix, max(1, count), known, rng))
         (asked.folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
-        print(f"{len(own)} questions about {count} charts in {asked.folder / name}.jsonl")
+        print(f"{len(own)} questions in {asked.folder / name}.jsonl")
         rows += own
     if asked.base:
         save_random_base(asked.base, [turn["content"] for row in rows for turn in row["messages"]])
         print(f"a small random Gemma 3 that sees: {asked.base}")
 
 
-def charts(folder: Path, prefix: str, count: int, rng: random.Random) -> Iterator[dict[str, Any]]:
-    """Draws the charts, and asks about each of their bars."""
+def charts(
+    folder: Path, prefix: str, count: int, known: list[tuple[int, ...]], rng: random.Random
+) -> Iterator[dict[str, Any]]:
+    """Draws charts, and asks about each of their bars. known: heights of three bars, of which a chart gets one"""
     for number in range(count):
-        heights = [rng.randint(1, HIGHEST) for _ in BARS]
-        name = f"{prefix}{number}.png"
-        draw(heights).save(folder / name)
+        heights, name = rng.choice(known), f"{prefix}{number}.png"
+        draw(heights, rng).save(folder / name)
         for bar, height in zip(BARS, heights, strict=True):
             asked = {"role": "user", "content": f"<image>How high is bar {bar}?"}
             yield {"messages": [asked, {"role": "assistant", "content": str(height)}], "images": [name]}
 
 
-def draw(heights: list[int]) -> Any:
+def draw(heights: tuple[int, ...], rng: random.Random) -> Any:
     from PIL import Image, ImageDraw
 
     chart = Image.new("RGB", (SIDE, SIDE), "white")
-    pen, floor, width = ImageDraw.Draw(chart), SIDE - 24, SIDE // len(BARS)
+    pen, width = ImageDraw.Draw(chart), SIDE // len(BARS)
     for place, (name, height, colour) in enumerate(zip(BARS, heights, COLOURS, strict=True)):
-        left, top = width * place + 6, floor - height * 140 // HIGHEST
-        pen.rectangle((left, top, left + width - 12, floor), fill=colour)
+        left, floor = width * place + rng.randint(3, 9), SIDE - rng.randint(22, 28)
+        top, tint = floor - height * 140 // HIGHEST, rng.randint(-30, 30)
+        pen.rectangle((left, top, left + width - 12, floor), fill=tuple(part + tint for part in colour))
         pen.text((left + width // 2 - 12, top - 20), str(height), fill="black", font_size=18)
-        pen.text((left + width // 2 - 12, floor + 2), name, fill="black", font_size=18)
+        pen.text((left + width // 2 - 12, SIDE - 22), name, fill="black", font_size=18)
     return chart
 
 
