@@ -29,6 +29,6 @@ def cache_folder(name: str) -> Path:
 
 @cache
 def cpp_compiler() -> str | None:
-    """The path of CXX, g++ or clang++; None if there is none."""
-    names = [os.environ.get("CXX"), "g++", "clang++"]
+    """The path of CXX or g++; None if there is neither. It must be a g++, as torch's OpenMP is GNU's."""
+    names = [os.environ.get("CXX"), "g++"]
     return next((path for name in names if name and (path := shutil.which(name))), None)

@@ -90,7 +90,7 @@ class TrainConfig(StrictModel):
     loss_chunk_rows: Annotated[
         Literal["auto"] | Annotated[int, Field(gt=0, le=65536)],
         Field(
-            description="positions whose logits are in memory at once: it changes no result; `auto`: 1024 on a CPU, "
+            description="positions whose logits are in memory at once: it changes no result; `auto`: 256 on a CPU, "
             "2048 on a GPU or fewer where memory needs it, by the plan"
         ),
     ] = "auto"

@@ -31,7 +31,7 @@ class SupervisedCrossEntropy:
         self.head_weight = head_weight
         self.softcap = softcap
         self.chunk_rows = chunk_rows or LOSS_CHUNK_ROWS["cuda" if head_weight.is_cuda else "cpu"][0]
-        self.in_blocks = not head_weight.is_cuda
+        self.in_blocks = True  # where hidden states are on a CPU; tests turn it off
         self._buffers: tuple[Tensor, Tensor] | None = None
         self._blocks: VocabularyBlocks | None = None
 
@@ -55,7 +55,7 @@ class SupervisedCrossEntropy:
     ) -> tuple[Tensor, Tensor | None]:
         """The summed loss and, if wanted, its gradient to `hidden`."""
         gradient = torch.empty_like(hidden) if wants_gradient else None
-        if self.in_blocks:
+        if self.in_blocks and not hidden.is_cuda:
             return self._by_blocks(hidden, targets, gradient), gradient
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for start in range(0, hidden.shape[0], self.chunk_rows):

@@ -91,8 +91,8 @@ def picture_masks_of_layer(work: Workload, device: DeviceKind) -> int:
 
 
 def small_weights_of_layer(shape: ModelShape, work: Workload) -> int:
-    """Bytes of one layer's weights that backward needs in another dtype: the adapters' copies, and norms in fp32."""
-    norms = (4 * shape.hidden + 2 * shape.head_dim) * FP32
+    """Bytes of one layer's weights that backward needs in another dtype: adapters' copies, and in torch fp32 norms."""
+    norms = 0 if work.fused else (4 * shape.hidden + 2 * shape.head_dim) * FP32
     return adapter_copies_of_layer(shape, work) + norms
 
 

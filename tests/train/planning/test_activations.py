@@ -12,6 +12,7 @@ import pytest
 import torch
 from gemfleet.train.config.sections.recipe import LoraConfig
 from gemfleet.train.interfaces import PackedRows
+from gemfleet.train.kernels.fused.modules import use_fused
 from gemfleet.train.model.gemma import TrainableModel, attach_lora
 from gemfleet.train.model.vision.sight import Sight
 from gemfleet.train.planning import Workload, shape_of_config
@@ -71,12 +72,16 @@ def saved_bytes(model: TrainableModel, rows: PackedRows) -> int:
     return sum(t.untyped_storage().nbytes() for pointer, t in kept.items() if pointer not in parameters)
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(("dtype", "fused"), [("bf16", False), ("bf16", True), ("fp32", False)])
 @pytest.mark.parametrize("tokens", [40, 48, 200], ids=["short", "window", "beyond the window"])
-def test_two_more_layers_keep_what_the_formula_says(dtype: Dtype, tokens: int) -> None:
-    difference = saved_bytes(build(4, dtype), one_document(tokens)) - saved_bytes(build(2, dtype), one_document(tokens))
+def test_two_more_layers_keep_what_the_formula_says(dtype: Dtype, tokens: int, fused: bool) -> None:
+    models = [build(layers, dtype) for layers in (4, 2)]
+    if fused and not all(use_fused(model.text_model) for model in models):
+        pytest.skip("needs a C++ compiler")
+    more, fewer = (saved_bytes(model, one_document(tokens)) for model in models)
+    difference = more - fewer
     shape = shape_of_config(tiny_config(window=48, layers=4).to_dict(), "tiny")
-    work = Workload(length=tokens, lora_rank=8, dtype=dtype)
+    work = Workload(length=tokens, lora_rank=8, dtype=dtype, fused=fused)
     of_tokens = kept_by_layer(shape, work, "cpu") * tokens
     one_of_each_kind = 2 * (of_tokens + small_weights_of_layer(shape, work)) + masks_of_layer(shape, work, "cpu")
     assert difference == one_of_each_kind

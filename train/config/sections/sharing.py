@@ -14,7 +14,7 @@ from ..strict import MOST, Size, StrictModel, parse_bytes
 # 262,144 logits in bf16 and fp32 takes 1.5 MiB. With fewer rows, a step reads the head's weight more often. On a CPU
 # they exist for `LOSS_BLOCK_WORDS` of the vocabulary at once, the fastest of 512 to 4,096 with 1 MiB of cache a core.
 LOSS_CHUNK_ROWS: Mapping[Literal["cpu", "cuda"], tuple[int, ...]] = {
-    "cpu": (1024,),
+    "cpu": (256,),
     "cuda": (2048, 1024, 512, 256, 128, 64),
 }
 LOSS_BLOCK_WORDS = 2048
