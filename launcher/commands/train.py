@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .launch_here import launch_here
-from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, checked_id, with_name
+from .options import AcceptChanges, Config, Json, Name, Overrides, Resume, RunId, Trace, checked_id, with_name
 
 if TYPE_CHECKING:
     from gemfleet.launcher.config.schema import LaunchConfig
@@ -29,6 +29,7 @@ def train(
     batch_cache: Annotated[
         bool, typer.Option("--batch-cache/--no-batch-cache", help="Use a micro-batch that `auto` found before.")
     ] = True,
+    trace: Trace = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
@@ -63,7 +64,7 @@ def train(
         _print_plan(loaded, as_json)
     else:
         beginning = _beginning(resumed, run_id, new_id, accept_changes)
-        launch_here(loaded, config, as_json, beginning, batch_cache)
+        launch_here(loaded, config, as_json, beginning, batch_cache, trace)
 
 
 def _beginning(resumed: str | None, submitted: str | None, new: str | None, accept_changes: bool) -> Beginning:
