@@ -147,7 +147,7 @@ def lose_rank(gemfleet: Gemfleet, registry: RunRegistry, run_id: str, run: Run) 
 
 def since_attempt(registry: RunRegistry, run_id: str) -> float:
     """When the newest group of ranks began, in seconds since the epoch."""
-    return max(event["time"] for event in registry.events(run_id) if event["kind"] == EventKind.ATTEMPT)
+    return max(float(event["time"]) for event in registry.events(run_id) if event["kind"] == EventKind.ATTEMPT)
 
 
 def title(case: str) -> str:

@@ -90,8 +90,8 @@ def prepare_data(
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)
     data = tokenise_on_cluster(train, folders, run.display.bars, cache, PictureFormat.of(model))
-    for line in data.phases:
-        keep_phases(run.folder, line)
+    for phases in data.phases:
+        keep_phases(run.folder, phases)
     PHASES.enter("packs")
     examples = ask_examples(data, folders)
     data_ranks = train.data_ranks(placement.ranks)
