@@ -9,7 +9,7 @@ SUITES = {
     "peers": "one LoRA training step of gemfleet beside TRL, transformers and plain PyTorch",
     "throughput": "tokens per second, MFU and memory of training, by size, strategy, precision, length and batch",
     "scaling": "weak and strong scaling over workers of this machine, and bytes on the wire",
-    "launch": "from `gemfleet train` and `gemfleet resume` to the first step, and where that time goes",
+    "launch": "from `gemfleet train`, `resume` and the loss of a rank to the next step, and where that time goes",
     "faults": "what a fault in the middle of a run costs: steps, seconds, share of the time that went into training",
     "plan": "the memory that the plan foretells against the memory that training takes",
     "batch-finder": "finding the micro-batch: time, trials, and what was chosen beside every size and accelerate",

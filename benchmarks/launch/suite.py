@@ -1,15 +1,25 @@
-"""How long a person waits: from `gemfleet train` to the first training step, and from `gemfleet resume` to the next.
+"""How long a person waits: from `gemfleet train` to the first training step, from `gemfleet resume` to the next, and
+from the loss of a rank to the next.
 
 A tiny model on a Ray cluster of this machine that runs already, so that what is measured is starting: Python and
 imports, Ray's workers, the process group. The run's own registry and logs say where the time goes.
 
   gemfleet bench launch --quick
   gemfleet bench launch --repeat 5
+
+Two builds in turn, one round of each after the other, each with its own records:
+
+  for n in 1 2 3 4 5; do
+    old/bin/gemfleet bench launch --repeat $n --out A; new/bin/gemfleet bench launch --repeat $n --out B
+  done
+  gemfleet bench compare A B
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +32,14 @@ from gemfleet.benchmarks.shared.record import median, spread
 from gemfleet.benchmarks.shared.section import Chart, Section, Series, Table, taken
 from gemfleet.benchmarks.shared.suite import Case, Measure, Options, Record, Run, Suite, Tick
 from gemfleet.benchmarks.shared.whole_runs import COMMAND, WORKERS, Gemfleet, tiny_runs
+from gemfleet.cluster.registry.event_kinds import EventKind
+from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.train.errors import UserError
 
-TARGET_SECONDS = 25.0
 COMMANDS = {"train": ("train", "run.yaml"), "resume": ("resume", "latest")}
+RESTART = "restart"
+TARGET_SECONDS = {"train": 12.0, "resume": 12.0, RESTART: 5.0}
+SETTLED_SECONDS = 5.0  # a run that lasts has its spare processes by then
 EPOCHS = 500.0  # more than anybody waits for: each run is ended once it has shown a step
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
 START, LAST = "Python, imports, input checks", "loading the model, first step"
@@ -36,17 +50,19 @@ PHASES = {
     "preparing_data": "tokenising and packing",
     "training": "actors, Ray Train, processes of the ranks, process group",
 }
+LOST = "seeing that a rank is lost"
+RESTART_PHASES = {EventKind.RANK_FAILED: "processes of the ranks", EventKind.ATTEMPT: "process group"}
 
 
 class Launch(Suite):
     name = "launch"
 
     def cases(self, options: Options) -> Sequence[Case]:
-        return [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in COMMANDS]
+        return [Case(name, {"model": "tiny", "workers": WORKERS, "command": name}) for name in TARGET_SECONDS]
 
     @contextmanager
     def measuring(self, options: Options) -> Iterator[Measure]:
-        """One launch and one resume of it make a round, whichever case comes first in it."""
+        """A launch, a resume of it, and the loss of a rank then make a round, whichever case comes first in it."""
         rounds: dict[int, dict[str, Run]] = {}
         with tiny_runs(EPOCHS, "never") as folder:
 
@@ -63,11 +79,11 @@ class Launch(Suite):
         phases = [run.facts["phases"] for run in record.good_runs]
         medians = {name: median([each.get(name, 0.0) for each in phases]) for name in phases[0]}
         seconds = spread([run.step_seconds[0] for run in record.good_runs])
-        return {"seconds": seconds, "target_seconds": TARGET_SECONDS, "phases": medians}
+        return {"seconds": seconds, "target_seconds": TARGET_SECONDS[record.case], "phases": medians}
 
     def section(self, records: Sequence[Record]) -> Section:
         good = [record for record in records if record.results]
-        cases = [f"gemfleet {record.case}" for record in good]
+        cases = [title(record.case) for record in good]
         values = {
             name: [r.results["phases"].get(name, 0.0) for r in good] for r in good for name in r.results["phases"]
         }
@@ -84,10 +100,10 @@ class Launch(Suite):
 
 def one_round(folder: Path, home: Path, run: Run) -> dict[str, Run]:
     """A launch, then a resume of its run. Where the launch fails, so does the resume."""
-    found = {name: run.model_copy(deep=True) for name in COMMANDS}
+    found = {name: run.model_copy(deep=True) for name in TARGET_SECONDS}
     for name, command in COMMANDS.items():
         try:
-            first_step(folder, home, command, found[name])
+            first_step(folder, home, command, found[name], found[RESTART] if name == "resume" else None)
         except (UserError, ValueError, subprocess.SubprocessError) as error:
             for other in found.values():
                 other.error = None if other.facts else str(error)
@@ -95,17 +111,47 @@ def one_round(folder: Path, home: Path, run: Run) -> dict[str, Run]:
     return found
 
 
-def first_step(folder: Path, home: Path, command: Sequence[str], run: Run) -> None:
-    """Start the command, wait for the first step it reports, and have the run stopped."""
+def first_step(folder: Path, home: Path, command: Sequence[str], run: Run, restart: Run | None = None) -> None:
+    """Start the command, wait for the first step it reports, and have the run stopped. restart: lose a rank before"""
     started = time.time()
     with Gemfleet(folder, home, *command) as gemfleet:
         registry, run_id, step = gemfleet.step(lambda step: step["time"] >= started)
+        if restart is not None:
+            lose_rank(gemfleet, registry, run_id, restart)
         stop = [*COMMAND, "stop", run_id, "--wait"]
         subprocess.run(stop, env=gemfleet.environment, check=True, capture_output=True)
         gemfleet.process.wait(60)
     ready = first_line_after(home / "runs" / run_id / "logs" / "rank-0.log", started)
     run.step_seconds = [step["time"] - started]
     run.facts = {"phases": breakdown(started, registry.events(run_id), ready, step["time"])}
+
+
+def lose_rank(gemfleet: Gemfleet, registry: RunRegistry, run_id: str, run: Run) -> None:
+    """Kill a rank once the run has been training for a while, and wait for the first step after that."""
+    time.sleep(SETTLED_SECONDS)
+    lost, at = registry.ranks(run_id)[-1], time.time()
+    os.kill(lost["pid"], signal.SIGKILL)
+
+    def resumed() -> float | None:
+        return next((e["time"] for e in registry.events(run_id) if e["kind"] == "resume" and e["time"] > at), None)
+
+    since = gemfleet.wait_for(resumed, "training went on")
+    _, _, step = gemfleet.step(lambda step: step["time"] >= since)
+    run.step_seconds = [step["time"] - at]
+    ready = first_line_after(gemfleet.home / "runs" / run_id / "logs" / "rank-0.log", since_attempt(registry, run_id))
+    told = {event["kind"]: event["time"] for event in registry.events(run_id) if event["time"] > at}
+    moments = [(LOST, at), *((name, told[kind]) for kind, name in RESTART_PHASES.items()), (LAST, ready)]
+    ends = [moment for _, moment in moments[1:]] + [step["time"]]
+    run.facts = {"phases": {name: end - begin for (name, begin), end in zip(moments, ends, strict=True)}}
+
+
+def since_attempt(registry: RunRegistry, run_id: str) -> float:
+    """When the newest group of ranks began, in seconds since the epoch."""
+    return max(float(event["time"]) for event in registry.events(run_id) if event["kind"] == EventKind.ATTEMPT)
+
+
+def title(case: str) -> str:
+    return "a rank lost" if case == RESTART else f"gemfleet {case}"
 
 
 def breakdown(

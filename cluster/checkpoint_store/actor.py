@@ -180,7 +180,14 @@ def start_store(
     storage: str | None = None,
 ) -> HeadActor:
     """Starts the store of a run on the head. Returns when it answers."""
-    name = f"gemfleet-store-{run_id}"
-    store = start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, storage, threads=STORE_THREADS)
+    store = begin_store(run_id, run_folder, recorder, policy, storage)
     store.call("free_bytes")
     return store
+
+
+def begin_store(
+    run_id: str, run_folder: Path, recorder: RecorderClient | None, policy: StorePolicy, storage: str | None
+) -> HeadActor:
+    """As `start_store`, but returns while it starts; the first call waits for it."""
+    name = f"gemfleet-store-{run_id}"
+    return start_on_head(CheckpointStore, name, str(run_folder), recorder, policy, storage, threads=STORE_THREADS)

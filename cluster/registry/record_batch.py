@@ -21,11 +21,13 @@ class Batch:
     events:  kind, message and data of each
     metrics: records of kind `step` and `eval`
     lines:   of the rank's log
+    phases:  of the rank's process, see `Phases.taken`
     """
 
     events: Sequence[tuple[str, str, Record]]
     metrics: Sequence[Record]
     lines: Sequence[str]
+    phases: Sequence[Record]
 
     @classmethod
     def sort(cls, records: Sequence[Record]) -> Batch:
@@ -35,6 +37,7 @@ class Batch:
             [(name, str(record.get("message", name)), dict(record)) for record, name in named],
             [record for record in records if record["kind"] in ("step", "eval")],
             [record["line"] for record in records if record["kind"] == "log"],
+            [record["line"] for record in records if record["kind"] == "phases"],
         )
 
 

@@ -38,6 +38,10 @@ class RecorderClient:
         """Appends an event to the run."""
         self.actor.call("event", str(kind), message, data)
 
+    def phases(self, line: Record) -> None:
+        """See `RunRecorder.phases`."""
+        self.actor.call("phases", line)
+
     def launch_events(self) -> list[dict[str, Any]]:
         """The events since the run's newest launch, the oldest first."""
         found: list[dict[str, Any]] = self.actor.call("launch_events")
@@ -64,9 +68,10 @@ class RecorderClient:
 
 
 def start_recorder(home: Path, run_id: str, points: Points) -> RecorderClient:
-    """The recorder of a run that is in the registry already, on the head. points: see `RunRecorder`"""
+    """The recorder of a run that is in the registry already, on the head. Returns while it starts.
+
+    points: see `RunRecorder`
+    """
     name = f"gemfleet-recorder-{run_id}"
     # One thread: records of one rank must be written in the order they were pushed.
-    recorder = RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, points, threads=1))
-    recorder.flush()
-    return recorder
+    return RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, points, threads=1))

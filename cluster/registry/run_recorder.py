@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DiskFull
+from ..phases import PHASES, keep_phases
 from ..private import keep_private
 from ..redaction import clean_text
 from .event_kinds import EventKind
@@ -38,11 +39,13 @@ class RunRecorder:
         self._board: Any = None
         self._paused = False
         self._counted: set[int] = set()  # ranks whose log this process has counted, see `count_log`
+        PHASES.enter("serves")
+        self.phases(PHASES.taken("recorder"))
 
     def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
         """Takes one rank's records. Returns whether the rank should save and end, because the run is to stop or pause.
 
-        batch: records of kind `step` and `eval` (metrics), `log` (a line), `event` and `result`
+        batch: records of kind `step` and `eval` (metrics), `log` (a line), `event`, `result` and `phases`
         who:   the rank's node, address and pid
         mark:  the batch's name. A rank sends a batch again when its answer was lost; it is not written twice.
         """
@@ -51,9 +54,12 @@ class RunRecorder:
         if rank not in self._counted:
             self._registry.count_log(self._run_id, log)
             self._counted.add(rank)
-        if self._registry.keep_batch(self._run_id, rank, mark, sorted_out, who, log) and sorted_out.metrics:
-            with suppress(OSError):  # last, outside the transaction: its import takes seconds
-                self._write_board(sorted_out.metrics)
+        if self._registry.keep_batch(self._run_id, rank, mark, sorted_out, who, log):
+            for line in sorted_out.phases:
+                self.phases(line)
+            if sorted_out.metrics:
+                with suppress(OSError):  # last, outside the transaction: its import takes seconds
+                    self._write_board(sorted_out.metrics)
         return self._paused or self._registry.stop_requested(self._run_id)
 
     def pause(self, paused: bool) -> None:
@@ -71,6 +77,10 @@ class RunRecorder:
     def event(self, kind: str, message: str, data: Record | None = None) -> None:
         """Appends an event to the run."""
         self._registry.add_event(self._run_id, kind, message, data)
+
+    def phases(self, line: Record) -> None:
+        """Keeps the phases of one process for the run's trace, see `Phases.taken`."""
+        keep_phases(self._folder, line)
 
     def checkpoint_committed(
         self, step: int, path: str, size: int, generation: int, removed: Sequence[int], seconds: float | None = None

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import ray
 from gemfleet.cluster.head import actor_on_head
 from gemfleet.launcher.config.schema import ApiConfig
 
-from .actor import actor_name, api_facts, start_api
+from .actor import ANSWER_SECONDS, actor_name, api_facts, start_api
 
 END_IS_SEEN_SECONDS = 2.5  # a page asks for the last figures a second after the end
 
@@ -43,14 +44,27 @@ def _is_watched(home: Path) -> bool:
 
 @contextmanager
 def status_api(home: Path, config: ApiConfig, page: str, tell: Callable[[str], None]) -> Iterator[None]:
-    """Start the API while the block runs, and then tell where it is. A run goes on without an API.
+    """Start the API while the block runs, and tell where it is once it serves, at the latest when the block ends.
 
-    page: of the dashboard, as in `/#/runs/demo-1`
+    A run goes on without an API. page: of the dashboard, as in `/#/runs/demo-1`
     """
-    starting = _Starting(home, config) if config.enabled else None
-    yield
-    if starting is not None:
-        tell(starting.sentence(page))
+    if not config.enabled:
+        yield
+        return
+    starting, over = _Starting(home, config), Event()
+
+    def say() -> None:
+        sentence = starting.sentence(page)
+        if not over.is_set():
+            tell(sentence)
+
+    waits = Thread(target=say, name="gemfleet-api", daemon=True)
+    waits.start()
+    try:
+        yield
+        waits.join(ANSWER_SECONDS)
+    finally:
+        over.set()
 
 
 class _Starting:

@@ -23,19 +23,24 @@ def launch_here(
     as_json: bool,
     beginning: Beginning,
     batch_cache: bool = True,
+    trace: Path | None = None,
 ) -> None:
     """Carry out the run. Raises typer.Exit with an exit code that `gemfleet train --help` explains.
 
-    path: of the configuration; beginning, batch_cache: see `launch`
+    path: of the configuration; beginning, batch_cache, trace: see `launch`
     """
     from gemfleet.launcher.run.signals import EXIT_CODE, SIGNALS
     from gemfleet.launcher.submit.shadowing import refuse_shadowing
     from gemfleet.launcher.unread import output_may_go_unread
 
+    if trace is not None:
+        from gemfleet.launcher.runs.trace import refuse_unwritable
+
+        refuse_unwritable(trace)
     refuse_shadowing(Path.cwd())  # before anything is imported that this folder could shadow
     with SIGNALS.installed(), output_may_go_unread():
         try:
-            outcome = _launch_shown(config, path, beginning, batch_cache)
+            outcome = _launch_shown(config, path, beginning, batch_cache, trace)
             _print_outcome(outcome, as_json)
             if outcome.output is not None and not as_json:
                 _print_demo(outcome, config)
@@ -47,7 +52,9 @@ def launch_here(
             raise typer.Exit(EXIT_CODE) from None
 
 
-def _launch_shown(config: LaunchConfig, path: Path, beginning: Beginning, batch_cache: bool) -> Outcome:
+def _launch_shown(
+    config: LaunchConfig, path: Path, beginning: Beginning, batch_cache: bool, trace: Path | None
+) -> Outcome:
     """Launch with a display. It closes before anything else is printed."""
     from gemfleet.launcher.display import open_display
     from gemfleet.launcher.result.delivery.errors import DeliveryError
@@ -58,7 +65,7 @@ def _launch_shown(config: LaunchConfig, path: Path, beginning: Beginning, batch_
     hide_known_lines((RAY_LINE,))
     display = open_display()
     try:
-        return launch(config, path, display, beginning, batch_cache)
+        return launch(config, path, display, beginning, batch_cache, trace)
     except TrainingFailedError as error:
         failure = f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}"
     except DeliveryError as error:

@@ -60,6 +60,17 @@ Tags = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs in place of a table for people.")]
 
 
+Trace = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        metavar="FILE",
+        help="Write what each process did, and when, to this file; Chrome and Perfetto show it.",
+        show_default=False,
+    ),
+]
+
+
 def with_name(overrides: list[str] | None, name: str | None) -> list[str]:
     """The overrides, with `--name` as one of them."""
     return [*(overrides or []), *([f"name={name}"] if name else [])]

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .launch_here import launch_here
-from .options import AcceptChanges, Json, Overrides, RunOrSweep
+from .options import AcceptChanges, Json, Overrides, RunOrSweep, Trace
 from .sweep_here import resume_sweep_here
 
 
@@ -19,6 +19,7 @@ def resume(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the checkpoint to continue from; start nothing.")
     ] = False,
+    trace: Trace = None,
     reopened: Annotated[bool, typer.Option("--reopened", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def resume(
             refuse_running(found)
         # The API opens the row again before it starts this process.
         beginning = (Submitted if reopened else Resumed)(found.id, accept_changes)
-        launch_here(config, folder / RESOLVED_FILE, as_json, beginning)
+        launch_here(config, folder / RESOLVED_FILE, as_json, beginning, trace=trace)
 
 
 def _print_start(run_id: str, finished: str | None, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from .options import (
     Resume,
     RunId,
     Tags,
+    Trace,
     checked_id,
     parsed_tags,
     refuse_tags_of_old,
@@ -43,6 +44,7 @@ def train(
     batch_cache: Annotated[
         bool, typer.Option("--batch-cache/--no-batch-cache", help="Use a micro-batch that `auto` found before.")
     ] = True,
+    trace: Trace = None,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a Gemma 3 with LoRA on a Ray cluster, and bring the adapter home to this head node.
@@ -82,7 +84,7 @@ def train(
         _print_plan(loaded, as_json)
     else:
         beginning = _beginning(resumed, run_id, New(checked_id(new_id), tagged), accept_changes)
-        launch_here(loaded, config, as_json, beginning, batch_cache)
+        launch_here(loaded, config, as_json, beginning, batch_cache, trace)
 
 
 def _beginning(resumed: str | None, submitted: str | None, new: New, accept_changes: bool) -> Beginning:

@@ -13,7 +13,6 @@ from pathlib import Path
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.errors import StoreError
 from gemfleet.cluster.registry.event_kinds import EventKind
-from gemfleet.train.checkpoint.state import CHECKPOINT_FILES
 from gemfleet.train.interfaces import WriteCheckpoint
 
 from .checkpoint_uploads import CheckpointUploads
@@ -78,6 +77,10 @@ class RayReporter:
         self._uploads.close(CLOSE_SECONDS)
 
     def _send(self, step: int, folder: Path, metrics: Mapping[str, float]) -> None:
+        from gemfleet.train.checkpoint.state import (
+            CHECKPOINT_FILES,  # with torch, which the driver's side does not need
+        )
+
         missing = [name for name in CHECKPOINT_FILES if not (folder / name).is_file()]
         if missing:  # a rank that is ending may have removed its folder; half a checkpoint must not be committed
             raise StoreError(f"{missing[0]} was gone before it was sent")

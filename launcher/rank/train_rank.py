@@ -19,6 +19,7 @@ import ray
 import ray.train
 import ray.util
 from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.phases import PHASES
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_records import RunState
@@ -32,12 +33,13 @@ from gemfleet.train.model.vision.kept import FeatureKeeper
 from gemfleet.train.step.outcome import TrainResult
 
 from .outbox import Outbox, OutboxLogHandler
+from .process_group import GENERATION_VARIABLE
 from .reporter import RayReporter
-from .torch_backend import GENERATION_VARIABLE
 from .watchdog import Watchdog
 
 HANG_EXIT_CODE = 70
-HANG_GRACE_SECONDS = 2.0  # so that all hanging ranks save their stacks before the first of them ends
+PHASE_NAMES = {"start": "loads the model", "step": "first step"}
+HANG_GRACE_SECONDS = 1.0  # so that all hanging ranks save their stacks before the first of them ends
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def train_rank(settings: dict[str, Any]) -> None:
     An error that a restart would meet again is told to the recorder before it is raised. Then Ray's controller does not
     restart the ranks (see `failure_policy`), and Ray ends all other ranks.
     """
+    PHASES.enter("imports for training")
     task: RankTask = settings["task"]
     rank = ray.train.get_context().get_world_rank()
     who = identity()
@@ -105,7 +108,8 @@ def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult
         task.recorder.transition(RunState.TRAINING)
     watchdog = Watchdog(task.faults.limits, partial(end_hanging_rank, task.recorder, rank, generation))
     store = task.store.attempt(generation)
-    reporter = RayReporter(store, outbox, rank, work, watchdog.progress, task.faults.stop_on_failure)
+    progress = partial(progressed, watchdog, outbox, rank)
+    reporter = RayReporter(store, outbox, rank, work, progress, task.faults.stop_on_failure)
     reporter.progress("start")
     local_rank = ray.train.get_context().get_local_rank()
     try:
@@ -125,6 +129,16 @@ def _train(task: RankTask, rank: int, outbox: Outbox, work: Path) -> TrainResult
     finally:
         watchdog.close()
         reporter.close()
+
+
+def progressed(watchdog: Watchdog, outbox: Outbox, rank: int, phase: str) -> None:
+    """Tell the watchdog, and the recorder how this process came to its first step, once that is over."""
+    watchdog.progress(phase)
+    if PHASES.current == PHASE_NAMES["step"]:
+        if line := PHASES.close(f"rank {rank}"):
+            outbox.put({"kind": "phases", "line": line})
+    else:
+        PHASES.enter(PHASE_NAMES.get(phase, phase))
 
 
 def end_hanging_rank(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 
 LOOKS_PER_LIMIT = 8
+MOST_PAUSE_SECONDS = 0.5
 
 
 class Watchdog:
@@ -37,7 +38,7 @@ class Watchdog:
         self._thread.join(timeout=1.0)
 
     def _run(self) -> None:
-        pause = min([*self._limits.values(), LOOKS_PER_LIMIT * 5.0]) / LOOKS_PER_LIMIT
+        pause = min([MOST_PAUSE_SECONDS, *(limit / LOOKS_PER_LIMIT for limit in self._limits.values())])
         while not self._closed.wait(pause):
             if self._at is None:
                 continue

@@ -11,6 +11,7 @@ import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to
 # isort: split
 import ray
 from gemfleet.cluster.errors import ClusterError, RunConflict
+from gemfleet.cluster.phases import PHASES
 from gemfleet.cluster.registry.claims import Claims
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
@@ -21,6 +22,7 @@ from gemfleet.launcher.notices.start import first_tries
 from gemfleet.launcher.result.chosen import refuse_unsaved
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
+from gemfleet.launcher.runs.trace import write_trace
 from gemfleet.launcher.tracking.processes import tracked
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.precision import precision_note
@@ -42,6 +44,7 @@ from .session import END_ROOM_SECONDS, RunSession
 from .signals import SIGNALS
 from .starting_adapter import with_adapter, with_kept_adapter
 from .strategy import settle
+from .training.ahead import start_ahead
 from .training.controller import Fitted, fit
 from .training.ray_trainer import first_cause
 
@@ -52,13 +55,15 @@ def launch(
     display: Display,
     beginning: Beginning = New(),
     batch_cache: bool = True,
+    trace: Path | None = None,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter. Whatever happens, its row says how it ended.
 
     A resumed run that has succeeded, and of which the configuration asks nothing more, is left alone; the outcome says
-    so. batch_cache: whether to use a micro-batch that an earlier run found
+    so. batch_cache: whether to use a micro-batch that an earlier run found; trace: a file for what each process did
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training failed.
     """
+    PHASES.enter("checks its inputs")
     resumed = beginning.run_id if isinstance(beginning, Resumed) else None
     if resumed and (sentence := nothing_left(registry_of(gemfleet_home()), resumed, config)):
         return Outcome(resumed, RunState.SUCCEEDED, None, False, None, sentence)
@@ -70,7 +75,7 @@ def launch(
         check_resume(config.train, gemfleet_home() / "runs" / beginning.run_id, beginning.accept_changes)
     with SIGNALS.held():
         run = RunSession(config, config_path, display, beginning)
-    with closing(run.lock), first_tries(), ends_in_the_registry(run):
+    with closing(run.lock), traced(run, trace), first_tries(), ends_in_the_registry(run):
         SIGNALS.heed()
         if isinstance(beginning, Submitted):
             check_everything(config)
@@ -83,6 +88,7 @@ def launch(
 def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outcome:
     """Take the run through its phases on its cluster. resolved: the settings with copies in place of remote sources"""
     home, api = gemfleet_home(), run.config.api
+    PHASES.enter("joins Ray")
     with connected(run.config.cluster) as owned, seen_to_the_end(home, api, owned), ends_in_the_registry(run):
         run.note(f"run {run.id} in {run.folder}")
         run.claims = Claims(run.registry, ray.get_runtime_context().gcs_address)
@@ -91,17 +97,19 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
             with status_api(home, api, f"/#/runs/{run.id}", run.note):
                 await_admission(run)
                 placement = preflight(run)
+                actors = start_ahead(run, placement)
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
                 adapters = stage_adapter(run, settled, model, {})
-            ground = prepare_data(run, settled, placement, model, folders, adapters)
-            keep_early_facts(run, settled, ground)
-            refuse_unknown_metric(settled, ground.source.eval_sets)
-            settled.refuse_shared_pictures(len(ground.source.pictures))
-            refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
-            ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
-            run.keep_settled(ready)
-            fitted = fit(run, ready, ground)
+                ground = prepare_data(run, settled, placement, model, folders, adapters)
+                keep_early_facts(run, settled, ground)
+                refuse_unknown_metric(settled, ground.source.eval_sets)
+                settled.refuse_shared_pictures(len(ground.source.pictures))
+                refuse_unsaved(run.config.output.checkpoint, settled, ground.source.steps_per_epoch)
+                ready = find_micro(run, settled, placement, ground.source, folders, plan, batch_cache)
+                run.keep_settled(ready)
+                fitted = fit(run, ready, ground, actors)
+            del actors  # the recorder and the store end before the result is made
         except StoppedBeforeFit as stopped:
             return end_untrained(run, str(stopped))
         raise_failure(run, fitted)
@@ -109,6 +117,16 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
         with shelf_of(run.folder) as shelf:
             picked = None if ready.max_steps == 0 else picked_checkpoint(run, shelf, result)
             return finish(run, Trained(settled, picked, fitted.ground, result), fitted.interrupted)
+
+
+@contextmanager
+def traced(run: RunSession, file: Path | None) -> Iterator[None]:
+    """Write the trace of the launch when it ends, however that is."""
+    try:
+        yield
+    finally:
+        if file is not None:
+            write_trace(run.registry, run.id, run.folder, PHASES.taken("driver"), file)
 
 
 def tell_what_differs(run: RunSession) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gemfleet.cluster.phases import PHASES, keep_phases
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
@@ -89,9 +90,13 @@ def prepare_data(
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)
     data = tokenise_on_cluster(train, folders, run.display.bars, cache, PictureFormat.of(model))
+    for phases in data.phases:
+        keep_phases(run.folder, phases)
+    PHASES.enter("packs")
     examples = ask_examples(data, folders)
     data_ranks = train.data_ranks(placement.ranks)
-    source = pack_on_cluster(data, train, data_ranks, 0, run.display.bars)
+    saved = run.registry.checkpoints(run.id)  # the ranks look themselves; mostly they begin at the newest
+    source = pack_on_cluster(data, train, data_ranks, 0, run.display.bars, saved[-1]["step"] if saved else 0)
     keep_view(run.folder, train, data, data_ranks, examples)
     if data.reused:
         run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")

@@ -12,6 +12,7 @@ from typing import Any
 
 from gemfleet.cluster.driver import DriverLock
 from gemfleet.cluster.errors import DiskFull, UnknownRun
+from gemfleet.cluster.phases import PHASES
 from gemfleet.cluster.registry.claims import Claims
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunState
@@ -110,6 +111,7 @@ class RunSession:
         SIGNALS.heed()
         self.settle(state)
         self.display.phase(text)
+        PHASES.enter(text)
 
     def settle(self, state: RunState, reason: str = "", room_seconds: float = ROOM_SECONDS) -> None:
         """Write the state, when the head's disk has room for it. Raises DiskFull if it has none for `room_seconds`."""

@@ -16,12 +16,12 @@ from support.tiny_run import local_ray
 @pytest.mark.slow
 def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
     import ray.train
-    import ray.train.torch
     from gemfleet.cluster.registry.event_kinds import EventKind
     from gemfleet.launcher.placement import Placement
-    from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
+    from gemfleet.launcher.rank.process_group import GroupConfig
     from gemfleet.launcher.run.training.callback import RestartOnlyWhereDecided
     from gemfleet.launcher.run.training.ray_trainer import FitThread, first_cause
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
     registry = RunRegistry(tmp_path / "gemfleet.db")
     registry.create_run("one-1", "one", "{}")
@@ -42,10 +42,10 @@ def test_the_run_ends_at_once_and_is_not_restarted(tmp_path: Path) -> None:
             dist.barrier()
 
         attempts = tmp_path / "attempts"
-        trainer = ray.train.torch.TorchTrainer(
+        trainer = DataParallelTrainer(
             train,
             scaling_config=ray.train.ScalingConfig(num_workers=2, resources_per_worker={"CPU": 1}),
-            torch_config=PreparedTorchConfig(begin_attempt=lambda: attempts.open("a").write("x")),
+            backend_config=GroupConfig(begin_attempt=lambda: attempts.open("a").write("x")),
             run_config=ray.train.RunConfig(
                 storage_path=str(tmp_path / "ray"),
                 failure_config=ray.train.FailureConfig(max_failures=3),

@@ -65,7 +65,12 @@ def gemfleet(workplace: Path, home: Path, *arguments: str) -> subprocess.Popen[s
 
 
 def start(
-    workplace: Path, home: Path, address: str, epochs: float = 1.0, overrides: tuple[str, ...] = ()
+    workplace: Path,
+    home: Path,
+    address: str,
+    epochs: float = 1.0,
+    overrides: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
 ) -> subprocess.Popen[str]:
     """`gemfleet train` with two ranks, a checkpoint every `SAVE_EVERY` steps and 15 steps an epoch."""
     config = {
@@ -82,7 +87,7 @@ def start(
         "cluster": {"address": address, "workers": 2, "wait_for_resources_s": 30.0},
     }
     (workplace / "run.yaml").write_text(yaml.safe_dump(config))
-    return gemfleet(workplace, home, "train", "run.yaml", *(part for o in overrides for part in ("--set", o)))
+    return gemfleet(workplace, home, "train", "run.yaml", *options, *(p for o in overrides for p in ("--set", o)))
 
 
 def ends(process: subprocess.Popen[str], code: int = 0) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..config.sections.sharing import BatchConfig
 from .memory import peak_resident_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 TRAINING, EVALUATION = "train.batch.micro", "train.evaluation.micro"  # the fields that set the number of rows in a pass
 PHRASES = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
@@ -43,6 +45,8 @@ def remedy(micro: int, field: str = TRAINING) -> str:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that this rank ran out of memory."""
+    import torch  # not above: the launcher knows these errors, and does not compute
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError, OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in PHRASES)
@@ -63,6 +67,8 @@ def told_out_of_memory(micro: int, field: str = TRAINING) -> Iterator[None]:
 
 def apply_memory_limit(batch: BatchConfig, device: torch.device) -> None:
     """Makes CUDA refuse memory beyond the limit, if there is one."""
+    import torch
+
     if batch.memory_limit_bytes is not None and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, batch.memory_limit_bytes / total), device)
@@ -70,6 +76,8 @@ def apply_memory_limit(batch: BatchConfig, device: torch.device) -> None:
 
 def check_memory_limit(batch: BatchConfig) -> None:
     """Raises MemoryLimitError if this rank's resident set has been above the limit. On a GPU, CUDA itself refuses."""
+    import torch
+
     limit = batch.memory_limit_bytes
     if limit is None or torch.cuda.is_available():
         return

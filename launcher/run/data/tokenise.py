@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import cycle
+from itertools import chain, cycle, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +33,7 @@ from gemfleet.train.local.source import chunks
 from ray.exceptions import RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .node_tasks import Summary, tokenise_task
+from .node_tasks import Summary, tokenise_here, tokenise_task
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -50,6 +50,7 @@ class TokenisedSet:
     counts: of each example, see `TokenBlock.counts`
     digests: of the examples of each block
     pictures: by its id, a reference to the pixels of each picture
+    phases: of the processes that tokenised it, see `Phases.taken`
     """
 
     blocks: list[Any]
@@ -57,6 +58,7 @@ class TokenisedSet:
     counts: Ints
     digests: list[Digests]
     pictures: dict[int, Any] = field(default_factory=dict)
+    phases: list[dict[str, Any]] = field(default_factory=list)
 
     @staticmethod
     def joined(sets: Sequence[TokenisedSet]) -> TokenisedSet:
@@ -68,6 +70,7 @@ class TokenisedSet:
             np.concatenate([one.counts for one in sets]),
             [digests for one in sets for digests in one.digests],
             {identity: pixels for one in sets for identity, pixels in one.pictures.items()},
+            [line for one in sets for line in one.phases],
         )
 
 
@@ -95,6 +98,12 @@ class PreparedData:
     def pictures(self) -> dict[int, Any]:
         sets = [self.tokenised, *(found for found, _ in self.evaluation.values())]
         return {identity: pixels for found in sets for identity, pixels in found.pictures.items()}
+
+    @property
+    def phases(self) -> list[dict[str, Any]]:
+        """See `TokenisedSet`, of all sets."""
+        scored = [found for found, _ in self.evaluation.values() if found is not self.tokenised]
+        return [line for found in (self.tokenised, *scored) for line in found.phases]
 
 
 def tokenise_on_cluster(
@@ -206,7 +215,8 @@ def _tokenise(
         for identity, reference in zip(found.pictures, references, strict=False):
             pixels.setdefault(identity, reference)  # equal pictures are kept once
     digests = [found.digests for found in summaries]
-    return TokenisedSet([block for block, *_ in parts], starts, counts, digests, pixels), report
+    phases = [found.phases for found in summaries if found.phases is not None]
+    return TokenisedSet([block for block, *_ in parts], starts, counts, digests, pixels, phases), report
 
 
 def _tokenise_chunks(
@@ -226,6 +236,11 @@ def _tokenise_chunks(
     turns = cycle(nodes)
     task = progress.add_task(f"Tokenising {source.name}", total=source.total) if progress else None
     remote = ray.remote(tokenise_task)
+    read = chunks(with_pictures(source, data, files) if pictures else source)
+    begun = list(islice(read, 2))
+    if len(begun) == 1 and (here := folders.get(ray.get_runtime_context().get_node_id())) is not None:
+        # One task could do no more at once than this process, and would first have to start.
+        return [[ray.put(part) for part in tokenise_here(begun[0], data, source.columns, here, pictures)]]
     parts: list[list[Any]] = []
     pending: dict[Any, int] = {}
 
@@ -236,7 +251,7 @@ def _tokenise_chunks(
             if progress is not None and task is not None:
                 progress.update(task, advance=rows)
 
-    for chunk in chunks(with_pictures(source, data, files) if pictures else source):
+    for chunk in chain(begun, read):
         # Soft: when the node dies, its task runs on another, which has its own folder or says that it has none.
         where = NodeAffinitySchedulingStrategy(next(turns), soft=True)
         results = 2 + sum(row.pictures for row in chunk if isinstance(row, Row))

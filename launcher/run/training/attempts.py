@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gemfleet.cluster.checkpoint_store.client import StoreClient
+from gemfleet.cluster.phases import PHASES
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_records import RunState
@@ -22,9 +23,11 @@ class Attempts:
     before: int
 
     def __call__(self) -> int:
+        PHASES.enter("process group")
         generation = self.store.begin_attempt()
         number = generation - self.before
         self.recorder.event(EventKind.ATTEMPT, f"attempt {number} begins", {"generation": generation})
         if number > 1:
             self.recorder.transition(RunState.RESTARTING, f"attempt {number}")
+        self.recorder.phases(PHASES.taken(f"Ray Train's controller, attempt {number}"))
         return generation

@@ -10,25 +10,23 @@ from typing import Any
 import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
 # isort: split
-from gemfleet.cluster.checkpoint_store.actor import StorePolicy, start_store
 from gemfleet.cluster.checkpoint_store.client import StoreClient
 from gemfleet.cluster.checkpoint_store.ray_snapshots import store_filesystem
 from gemfleet.cluster.errors import DiskFull, RegistryDamaged, RegistryLost, StoreError
 from gemfleet.cluster.head import HeadActor
+from gemfleet.cluster.phases import PHASES
 from gemfleet.cluster.registry.event_kinds import EventKind
-from gemfleet.cluster.registry.recorder_client import RecorderClient, start_recorder
+from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_registry import RunState
-from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.display import run_facts, training_facts
 from gemfleet.launcher.rank.head_features import HeadFeatures, start_features
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankTask
 from gemfleet.launcher.run.admission import most_ranks
 from gemfleet.launcher.run.prepared import Ground
 from gemfleet.launcher.run.session import RunSession
-from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.config.schema import TrainConfig
-from gemfleet.train.step.record import points
 
+from .ahead import HeadActors, SpareRanks
 from .attempts import Attempts
 from .callback import RestartOnlyWhereDecided
 from .failure_policy import Asked, Decision, End, Relocate, Shrink, decide, failures_left
@@ -52,13 +50,11 @@ class Fitted:
     ground: Ground
 
 
-def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
+def fit(run: RunSession, train: TrainConfig, ground: Ground, actors: HeadActors) -> Fitted:
     """Train to the end. After each fit `failure_policy` decides whether another one continues from the checkpoint."""
     run.enter(RunState.TRAINING, "training")
-    recorder = start_recorder(gemfleet_home(), run.id, points)
-    cluster = run.config.cluster
-    store_actor = start_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
-    store = StoreClient(store_actor)
+    recorder, store_actor = actors.recorder, actors.store
+    store, spare = StoreClient(store_actor), SpareRanks()
     features = features_of_head(run, train, ground)
     while True:
         recorder.pause(False)
@@ -66,7 +62,7 @@ def fit(run: RunSession, train: TrainConfig, ground: Ground) -> Fitted:
         ranks = ground.placement.ranks
         moves = MoveWatch(run.registry, run.id, recorder, ranks, partial(most_ranks, run, ranks))
         thread = fit_thread(run, train, ground, recorder, store, store_actor, features)
-        interrupted = watch(thread, partial(look, run, recorder, moves), partial(ask_to_stop, run))
+        interrupted = watch(thread, partial(look, run, recorder, moves, spare), partial(ask_to_stop, run))
         decision = after_fit(run, recorder, moves, thread.error)
         if interrupted or not isinstance(decision, Shrink | Relocate):
             break
@@ -133,10 +129,11 @@ def fit_thread(
     task = RankTask(train, ground.source, ground.folders, recorder, store, faults, digest, changes, adapters, features)
     thread = FitThread(build_trainer(task, settings))
     thread.start()
+    PHASES.enter("training")
     return thread
 
 
-def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
+def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch, spare: SpareRanks) -> None:
     """Show progress and look for a reason to move. Ranks train on while the registry cannot be read."""
     try:
         snapshot = recorder.snapshot()
@@ -145,6 +142,7 @@ def look(run: RunSession, recorder: RecorderClient, moves: MoveWatch) -> None:
             facts = "scoring and saving" if ending else training_facts(step, snapshot["eval"])
             run.display.advance(step["step"], step["total_steps"], facts)
         run.tell_of_stall(snapshot["hangs"])
+        spare.look(snapshot)
         moves.look()
     except (DiskFull, RegistryLost, RegistryDamaged) as error:
         run.note_once(str(error))
@@ -161,13 +159,3 @@ def show_end(run: RunSession, snapshot: dict[str, Any]) -> None:
 def ask_to_stop(run: RunSession) -> None:
     run.registry.request_stop(run.id)
     run.note("stopping: a checkpoint is saved after this step; press Ctrl-C again to leave at once")
-
-
-def store_policy(cluster: ClusterConfig) -> StorePolicy:
-    gib = 2**30
-    return StorePolicy(
-        keep=cluster.keep_checkpoints,
-        best_of="eval_loss" if cluster.keep_best else None,
-        warn_free_bytes=int(cluster.warn_free_gib * gib),
-        refuse_free_bytes=int(cluster.refuse_free_gib * gib),
-    )

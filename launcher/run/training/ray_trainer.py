@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
-
-# isort: split
 import pyarrow.fs
 import ray.train
 from gemfleet.launcher.placement import Placement
-from gemfleet.launcher.rank.torch_backend import PreparedTorchConfig
+from gemfleet.launcher.rank.ahead import RANK_VARIABLES
+from gemfleet.launcher.rank.process_group import GroupConfig
 from gemfleet.launcher.rank.train_rank import RankTask, train_rank
 from gemfleet.launcher.run.signals import SIGNALS
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train import UserCallback
-from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, ENV_VARS_TO_PROPAGATE
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
@@ -27,6 +27,13 @@ POLL_SECONDS = 0.5
 # default of 2 s is most of a restart, apart from starting Python. The second is off because `relocation.py` looks after
 # drained nodes: Ray's own watcher waits until the deadline and then counts a failure.
 FIT_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
+
+
+def fit_variables() -> dict[str, str]:
+    """What Ray Train adds to the environment of its controller, and of the actors that this starts."""
+    given = {name: os.environ[name] for name in ENV_VARS_TO_PROPAGATE if name in os.environ}
+    asking = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
+    return {**asking, **FIT_VARIABLES, **given}
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,10 @@ class FitSettings:
     callback: UserCallback
 
 
-def build_trainer(task: RankTask, settings: FitSettings) -> TorchTrainer:
+def build_trainer(task: RankTask, settings: FitSettings) -> DataParallelTrainer:
     """Ray's trainer for one fit. It never deletes a checkpoint: the store does."""
     placement = settings.placement
-    return TorchTrainer(
+    return DataParallelTrainer(
         train_rank,
         train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(
@@ -56,10 +63,11 @@ def build_trainer(task: RankTask, settings: FitSettings) -> TorchTrainer:
             resources_per_worker=placement.resources_per_rank(),
             placement_strategy=placement.strategy,
         ),
-        torch_config=PreparedTorchConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_rank > 0),
+        backend_config=GroupConfig(begin_attempt=settings.begin_attempt, on_gpu=placement.gpus_per_rank > 0),
         run_config=ray.train.RunConfig(
             name=settings.name,
             storage_path=settings.storage_path,
+            worker_runtime_env={"env_vars": RANK_VARIABLES},
             storage_filesystem=settings.filesystem,
             failure_config=ray.train.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=None),
@@ -76,7 +84,7 @@ class FitThread(threading.Thread):
     never call `join`: in CPython up to 3.12 a Ctrl-C during `join` marks the thread as ended while it still runs.
     """
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+    def __init__(self, trainer: DataParallelTrainer) -> None:
         super().__init__(name="gemfleet-fit", daemon=True)
         self._trainer = trainer
         self.error: BaseException | None = None

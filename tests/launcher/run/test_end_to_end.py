@@ -6,13 +6,17 @@ import json
 import signal
 import socket
 import statistics
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry
 from gemfleet.launcher.data_view.view import DataView
+from gemfleet.launcher.rank.ahead import HOOK
 from gemfleet.launcher.tracking.state import tracker_states
 from support.tiny_run import (
     ends,
@@ -48,7 +52,10 @@ def home(tmp_path: Path) -> Path:
 def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: str) -> None:
     tracked = f"trackers=[{{type: mlflow, uri: 'file://{home}/mlflow'}}]"
     overrides = ("output.formats=[merged]", *((tracked,) if find_spec("mlflow") else ()))
-    output = ends(start(workplace, home, ray_address, overrides=overrides))
+    trace = home.parent / "trace.json"
+    output = ends(start(workplace, home, ray_address, overrides=overrides, options=("--trace", str(trace))))
+    check_trace(trace)
+    check_reserve_has_ended()
     registry = RunRegistry(home / "gemfleet.db")
     (run,) = registry.list_runs()
     folder = home / "runs" / run.id
@@ -76,6 +83,40 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
     check_comparison(folder / "output", output)
     again = ends(gemfleet(workplace, home, "resume", "latest"))
     assert f"{run.id} has succeeded after 15 of 15 steps, so nothing is left to do" in again
+
+
+def check_trace(file: Path) -> None:
+    """Every kind of process has told what it did; the ranks' had imported torch before Ray Train asked for them."""
+    events = json.loads(file.read_text())["traceEvents"]
+    names = {
+        event["pid"]: event["args"]["name"].partition(" (")[0] for event in events if event["name"] == "process_name"
+    }
+    assert {"driver", "recorder", "Ray Train's controller, attempt 1", "rank 0", "rank 1", "run"} <= set(names.values())
+    done: dict[str, list[str]] = {}
+    for event in events:
+        if event["ph"] == "X":
+            done.setdefault(names[event["pid"]], []).append(event["name"])
+    assert done["rank 0"][1:3] == ["imports", "waits for Ray Train"]
+    assert done["rank 0"][-3:] == ["loads the model", "evaluate", "first step"]
+    assert "preparing data" in done["driver"]
+    assert done["run"][-1] == "succeeded"
+
+
+def check_reserve_has_ended() -> None:
+    """No process that waited for Ray Train outlives its run; the cluster does."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and (left := waiting_processes()):
+        time.sleep(0.5)
+    assert not left
+
+
+def waiting_processes() -> list[int]:
+    """Those of this process's cluster that were started for ranks."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            found += [process.pid] if HOOK in process.environ().values() else []
+    return found
 
 
 def check_figures(registry: RunRegistry, run_id: str, output: str) -> None:

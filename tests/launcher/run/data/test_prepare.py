@@ -85,9 +85,9 @@ def test_the_cluster_prepares_what_one_process_does(
     assert kept[1].reused == tuple(config.data.paths().values())
     monkeypatch.setattr(pack, "TOKENS_PACKED_HERE", 0)
     fresh = prepared
-    for prepared, world_size, start in ((fresh, 2, 0), (fresh, 3, 10), (kept[1], 2, 0)):
+    for prepared, world_size, start, first in ((fresh, 2, 0, 13), (fresh, 3, 10, None), (kept[1], 2, 0, 999)):
         local, report = prepare_local(config.data, 8, config.seed, tokenizer, world_size)
-        source = pack.pack_on_cluster(prepared, config, world_size, start)
+        source = pack.pack_on_cluster(prepared, config, world_size, start, None, first)
         copy = pickle.loads(ray.cloudpickle.dumps(source))
         assert prepared.report == report
         assert (copy.steps_per_epoch, copy.eval_sets) == (local.steps_per_epoch, local.eval_sets)
