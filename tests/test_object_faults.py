@@ -10,9 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pyarrow.fs
 import pytest
-from gemfleet.cluster.checkpoint_store.location import check_storage, object_filesystem
+from gemfleet.cluster.checkpoint_store.location import check_storage
 from gemfleet.cluster.checkpoint_store.object_errors import said
 from gemfleet.cluster.errors import ClusterError, StoreError
 from gemfleet.launcher.result.delivery.errors import DeliveryError
@@ -23,7 +22,7 @@ from support.fault_table import tell
 from support.places import REPOSITORY
 from support.servers.faulty_proxy import Fault, FaultyProxy
 from support.servers.object_faults import CASES, STORE_CASES, Case, disturbed, faults_table
-from support.servers.object_store import STORES, Kept, commit, new_bucket, scheme_of
+from support.servers.object_store import STORES, Kept, commit, new_bucket, objects_below, put_objects, scheme_of
 
 PARTS = bytes(range(256)) * 44_000  # 11 MB: S3 takes it in parts
 
@@ -66,7 +65,9 @@ class Sources:
 
     def __init__(self, store: str, folder: Path) -> None:
         self.address, self.cache = parse_object_address(f"{new_bucket(scheme_of(store))}/model"), folder / "cache"
-        put(self.address.scheme, {f"{self.address.path}/{name}": content for name, content in files(b"s").items()})
+        put_objects(
+            self.address.scheme, {f"{self.address.path}/{name}": content for name, content in files(b"s").items()}
+        )
 
     def act(self) -> None:
         assert content_of(fetch_objects(self.address, self.cache)) == files(b"s")
@@ -95,7 +96,7 @@ class Deliveries:
 
     def check(self, arrived: bool) -> None:
         """Where there is a manifest, there is everything that it lists."""
-        there = stored(self.address.scheme, self.address.path)
+        there = objects_below(self.address.scheme, self.address.path)
         manifest = there.pop(MANIFEST, None)
         if manifest is not None:
             listed = {entry["path"]: entry["sha256"] for entry in json.loads(manifest)["files"]}
@@ -108,21 +109,6 @@ class Deliveries:
         for name, data in content.items():
             (self.output / name).parent.mkdir(parents=True, exist_ok=True)
             (self.output / name).write_bytes(data)
-
-
-def put(scheme: str, objects: dict[str, bytes]) -> None:
-    for key, content in objects.items():
-        with object_filesystem(scheme, "").open_output_stream(key, compression=None) as stream:
-            stream.write(content)
-
-
-def stored(scheme: str, folder: str) -> dict[str, bytes]:
-    store = object_filesystem(scheme, "")
-    found = store.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
-    paths = [info.path for info in found if info.is_file]
-    return {
-        path.removeprefix(f"{folder}/"): store.open_input_stream(path, compression=None).readall() for path in paths
-    }
 
 
 def content_of(folder: Path) -> dict[str, bytes]:

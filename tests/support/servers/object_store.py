@@ -74,6 +74,23 @@ def make_bucket(scheme: str, name: str) -> None:
         pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(name)
 
 
+def put_objects(scheme: str, objects: dict[str, bytes]) -> None:
+    """Objects by bucket and key."""
+    for key, content in objects.items():
+        with object_filesystem(scheme, "").open_output_stream(key, compression=None) as stream:
+            stream.write(content)
+
+
+def objects_below(scheme: str, folder: str) -> dict[str, bytes]:
+    """Every object below a bucket and a prefix, by the rest of its key."""
+    store = object_filesystem(scheme, "")
+    found = store.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
+    paths = [info.path for info in found if info.is_file]
+    return {
+        path.removeprefix(f"{folder}/"): store.open_input_stream(path, compression=None).readall() for path in paths
+    }
+
+
 @dataclass(frozen=True)
 class Kept:
     """The checkpoints of one run. `storage`: as `cluster.storage`."""
