@@ -27,8 +27,8 @@ from support.servers.object_store import STORES, Kept, commit, new_bucket, objec
 PARTS = bytes(range(256)) * 44_000  # 11 MB: S3 takes it in parts
 
 
-def files(seed: bytes) -> dict[str, bytes]:
-    return {"config.json": seed, "deep/weights": seed + PARTS, "deep/er/more": seed * 5000}
+def files(seed: bytes, weights: bytes = PARTS) -> dict[str, bytes]:
+    return {"config.json": seed, "deep/weights": seed + weights, "deep/er/more": seed * 5000}
 
 
 def writes(method: str, _: str) -> bool:
@@ -86,7 +86,7 @@ class Deliveries:
 
     def __init__(self, store: str, folder: Path) -> None:
         self.address, self.output = parse_object_address(f"{new_bucket(scheme_of(store))}/result"), folder / "output"
-        self._write(files(b"old") | {"gone": b"old"})
+        self._write(files(b"old", b"") | {"gone": b"old"})
         self.act()
         (self.output / "gone").unlink()
         self._write(files(b"new"))
