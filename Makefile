@@ -53,7 +53,7 @@ test-long: $(INSTALLED) ## proofs of minutes: all strategies on four ranks, in a
 
 test-faults: $(INSTALLED) ## cause faults in whole runs and in the store; print what each cost (root for the full disk and for hosts)
 	@echo "== faults"
-	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/cluster/checkpoint_store/test_commit.py tests/cluster/registry/test_run_recorder.py tests/launcher/runs/test_repair.py tests/launcher/runs/test_prune.py tests/launcher/run/batch_search/test_batch_on_ray.py tests/train/batch_finder/test_probes.py tests/launcher/run/training/test_elastic.py tests/hosts/test_network_faults.py
+	GEMFLEET_KILLS=$(KILLS) GEMFLEET_RUN_KILLS=$(RUN_KILLS) $(BIN)/python -m pytest --durations=10 tests/faults tests/test_object_faults.py tests/cluster/checkpoint_store/test_commit.py tests/cluster/registry/test_run_recorder.py tests/launcher/runs/test_repair.py tests/launcher/runs/test_prune.py tests/launcher/run/batch_search/test_batch_on_ray.py tests/train/batch_finder/test_probes.py tests/launcher/run/training/test_elastic.py tests/hosts/test_network_faults.py
 
 test-timing: $(BENCH_INSTALLED) ## proofs of speed: scaling, launch, `bench compare` on a build slowed on purpose
 	@echo "== timing"

@@ -90,6 +90,40 @@ def demo_model(_session_home: None) -> Path:
     return demo_model_folder()
 
 
+@pytest.fixture(scope="session")
+def s3() -> Iterator[None]:
+    """An S3 server, which the environment names."""
+    from support.servers.object_store import s3_server
+
+    with s3_server():
+        yield
+
+
+@pytest.fixture(scope="session")
+def gs() -> Iterator[None]:
+    """As `s3`, of Google's interface."""
+    from support.servers.object_store import gs_server
+
+    with gs_server():
+        yield
+
+
+@pytest.fixture(scope="session")
+def _s3rver() -> Iterator[dict[str, str]]:
+    from support.servers.s3rver import s3rver_server
+
+    with s3rver_server() as variables:
+        yield variables
+
+
+@pytest.fixture
+def s3rver(_s3rver: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another S3 server; for this test the environment names it in place of the first."""
+    for name, value in _s3rver.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+
+
 @pytest.fixture(autouse=True)
 def _leaves_nothing_behind() -> Iterator[None]:
     """Fails the test that leaves a process group, Ray or a changed variable. Wider fixtures end their own."""

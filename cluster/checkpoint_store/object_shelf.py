@@ -20,7 +20,7 @@ from pyarrow.fs import FileSelector, FileType
 
 from ..errors import StoreError
 from .manifest import MANIFEST_FILE, FileEntry, Manifest
-from .object_errors import said
+from .object_errors import other_size, said
 from .shelf import COMMITTED, Fingerprint, Shelf
 
 CHUNK_BYTES = 8 << 20
@@ -93,11 +93,14 @@ class ObjectShelf(Shelf):
         return removed
 
     def probe(self) -> None:
-        key = f"{self._base}/.probe"
+        key, content = f"{self._base}/.probe", b"probe"
         with self._errors_named("written"):
             with self._filesystem.open_output_stream(key) as stream:
-                stream.write(b"probe")
+                stream.write(content)
+            there = self._filesystem.get_file_info(key).size or 0
             self._filesystem.delete_file(key)
+        if there != len(content):
+            raise StoreError(other_size(f"{self._url}/.probe", there, len(content)))
 
     def at_hand(self, step: int) -> Path:
         """Fetches the checkpoint once and checks it. The next step's copy takes its place."""
@@ -124,7 +127,7 @@ class ObjectShelf(Shelf):
     def _compare_sizes(self, manifest: Manifest) -> None:
         for entry, (size, _) in zip(manifest.files, self.fingerprint(manifest), strict=True):
             if size != entry.size and entry.size:
-                raise StoreError(f"{self.location(manifest.step)}/{entry.path} has {size} bytes after its upload")
+                raise StoreError(other_size(f"{self.location(manifest.step)}/{entry.path}", size, entry.size))
 
     def _copy(self, step: int, entry: FileEntry, target: Path | None) -> None:
         """Reads a file, compares it with its entry, and writes it to `target` if given. StoreError when it differs."""

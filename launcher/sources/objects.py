@@ -12,13 +12,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from gemfleet.cluster.checkpoint_store.object_errors import said
 from gemfleet.train.errors import UserError
 
 from .git_command import Progress
 from .pickles import PICKLES
+
+if TYPE_CHECKING:  # slow to import
+    from pyarrow.fs import FileInfo, FileSystem
 
 ADDRESS = re.compile(r"(s3|gs)://([a-z0-9][a-z0-9._-]{1,61}[a-z0-9])((?:/[^/\x00-\x1f\x7f\\?#]+)*)/?")
 SCHEMES = ("s3://", "gs://")
@@ -61,12 +64,19 @@ def parse_object_address(address: str) -> ObjectAddress:
     return ObjectAddress(match[1], match[2] + match[3])
 
 
-def fsspec_of(address: ObjectAddress) -> Any:
-    """The store as an fsspec filesystem. Imports pyarrow, which is slow."""
-    from fsspec.implementations.arrow import ArrowFSWrapper
+def store_of(address: ObjectAddress) -> FileSystem:
+    """The store that holds the address. Imports pyarrow, which is slow."""
     from gemfleet.cluster.checkpoint_store.location import object_filesystem
 
-    return ArrowFSWrapper(object_filesystem(address.scheme, address.path.partition("/")[0]))
+    return object_filesystem(address.scheme, address.path.partition("/")[0])
+
+
+def files_below(store: FileSystem, folder: str) -> list[FileInfo]:
+    """Every object below a folder, of one listing: it comes whole, or OSError says why not."""
+    from pyarrow.fs import FileSelector, FileType
+
+    found = store.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    return [info for info in found if info.type == FileType.File]
 
 
 def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None = None) -> Path:
@@ -75,9 +85,10 @@ def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None
     Leaves out pickles. Raises UserError when the store cannot be read.
     """
     try:
-        store = fsspec_of(address)
+        store = store_of(address)
         listing = list_objects(store, address)
-        listed = json.dumps([str(address), [[name, str(facts)] for name, facts in sorted(listing.items())]])
+        facts = [[name, info.size, info.mtime_ns] for name, info in sorted(listing.items())]
+        listed = json.dumps([str(address), facts])
         key = hashlib.sha256(str(address).encode()).hexdigest()[:16]
         folder = cache / key / hashlib.sha256(listed.encode()).hexdigest()
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -90,25 +101,29 @@ def fetch_objects(address: ObjectAddress, cache: Path, progress: Progress | None
             f"{address} cannot be read ({said(error)}); check the address and the environment: "
             f"{CREDENTIALS[address.scheme]}"
         ) from None
-    single = list(listing) == [Path(address.path).name] and store.isfile(address.path)
+    single = [info.path for info in listing.values()] == [address.path]
     return folder / Path(address.path).name if single else folder
 
 
-def list_objects(store: Any, address: ObjectAddress) -> dict[str, Mapping[str, Any]]:
-    """The facts (size, time) of each object to copy, by name below the address. Raises UserError if there is none."""
-    try:
-        one = store.info(address.path)
-    except FileNotFoundError:
-        raise UserError(f"there is nothing at {address}; name a file or a folder that is there") from None
-    if one["type"] == "file":
+def list_objects(store: FileSystem, address: ObjectAddress) -> dict[str, FileInfo]:
+    """The facts (size, time) of each object to copy, by name below the address. Raises UserError if there is none.
+
+    The listing is asked first: its refusal says why, which S3's of one object and Google's of a folder do not.
+    """
+    from pyarrow.fs import FileType
+
+    below, one = files_below(store, address.path), store.get_file_info(address.path)
+    if one.type == FileType.File:
         return {Path(address.path).name: one}
-    found: dict[str, Mapping[str, Any]] = {}
-    for path, facts in store.find(address.path, detail=True).items():
-        name = path.removeprefix(f"{address.path}/")
-        if not name.lower().endswith(PICKLES):
-            found[checked_name(name, address)] = facts
-        if len(found) > MOST_FILES:
-            raise UserError(f"{address} holds more than {MOST_FILES:,} objects; name the folder that is meant")
+    if one.type == FileType.NotFound and not below:
+        raise UserError(f"there is nothing at {address}; name a file or a folder that is there")
+    found = {
+        checked_name(name, address): info
+        for info in below
+        if not (name := info.path.removeprefix(f"{address.path}/")).lower().endswith(PICKLES)
+    }
+    if len(found) > MOST_FILES:
+        raise UserError(f"{address} holds more than {MOST_FILES:,} objects; name the folder that is meant")
     if not found:
         raise UserError(f"{address} holds no file that gemfleet reads; name a file or a folder that does")
     return found
@@ -123,23 +138,23 @@ def checked_name(name: str, address: ObjectAddress) -> str:
 
 
 def _copy(
-    store: Any,
+    store: FileSystem,
     address: ObjectAddress,
-    listing: Mapping[str, Mapping[str, Any]],
+    listing: Mapping[str, FileInfo],
     folder: Path,
     progress: Progress | None,
 ) -> None:
-    total, done = sum(facts["size"] for facts in listing.values()), 0
+    total, done = sum(info.size for info in listing.values()), 0
     free = shutil.disk_usage(folder.parent).free
     if total > free:
         raise UserError(f"{address} has {total / 2**20:,.0f} MiB, and {folder.parent} has room for {free / 2**20:,.0f}")
     deadline = time.monotonic() + FETCH_SECONDS
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder.parent) as work:
         files = Path(work) / "files"
-        for name, facts in listing.items():
+        for name, info in listing.items():
             target = files / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with store.open(facts["name"], "rb") as source, target.open("wb") as file:
+            with store.open_input_stream(info.path, compression=None) as source, target.open("wb") as file:
                 while chunk := source.read(CHUNK_BYTES):
                     file.write(chunk)
                     done += len(chunk)
@@ -147,6 +162,6 @@ def _copy(
                         progress(done >> 20, max(1, total >> 20), "MiB")
                     if time.monotonic() > deadline:
                         raise UserError(f"{address} took longer than {FETCH_SECONDS:g} s; copy it to the head node")
-            if target.stat().st_size != facts["size"]:
-                raise UserError(f"{facts['name']} changed while it was read; start again")
+            if target.stat().st_size != info.size:
+                raise UserError(f"{info.path} changed while it was read; start again")
         files.rename(folder)

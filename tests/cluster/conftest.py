@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from gemfleet.cluster.inventory import list_nodes
 from gemfleet.cluster.local import connect
-from support.servers.object_store import gs_server, s3_server
 
 OBJECT_STORE_BYTES = 100 << 20
 
@@ -22,18 +21,6 @@ class TwoNodes:
 
     head: str
     worker: str
-
-
-@pytest.fixture(scope="session")
-def s3() -> Iterator[None]:
-    with s3_server():
-        yield
-
-
-@pytest.fixture(scope="session")
-def gs() -> Iterator[None]:
-    with gs_server():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,16 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gemfleet.cluster.checkpoint_store.object_errors import said
+from gemfleet.cluster.checkpoint_store.object_errors import other_size, said
 from gemfleet.launcher.sources.git_command import Progress
-from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, fsspec_of
+from gemfleet.launcher.sources.objects import CHUNK_BYTES, ObjectAddress, files_below, store_of
 
 from .retry import try_again
+
+if TYPE_CHECKING:  # slow to import
+    from pyarrow.fs import FileSystem
 
 MANIFEST = "gemfleet-manifest.json"
 
@@ -35,10 +38,11 @@ def upload_folder_to_store(
 
 
 def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progress | None) -> int:
-    store = fsspec_of(address)
+    store = store_of(address)
     manifest = address.below(MANIFEST).path
-    if store.exists(manifest):
-        store.rm_file(manifest)
+    there = {info.path for info in files_below(store, address.path)}
+    if manifest in there:
+        store.delete_file(manifest)
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     total, done = sum(path.stat().st_size for path in paths), 0
     files: list[dict[str, Any]] = []
@@ -50,22 +54,22 @@ def _upload(folder: Path, address: ObjectAddress, message: str, progress: Progre
         if progress is not None:
             progress(done >> 20, max(1, total >> 20), "MiB")
     wanted = {address.below(entry["path"]).path for entry in files}
-    for old in set(store.find(address.path)) - wanted:
-        store.rm_file(old)
+    for old in there - wanted - {manifest}:
+        store.delete_file(old)
     content = json.dumps({"message": message, "files": files}, indent=1, ensure_ascii=False).encode()
-    with store.open(manifest, "wb") as target:
+    with store.open_output_stream(manifest, compression=None) as target:
         target.write(content)
     return len(files)
 
 
-def _send(store: Any, path: Path, key: str) -> tuple[int, str]:
+def _send(store: FileSystem, path: Path, key: str) -> tuple[int, str]:
     """Upload one file. Returns its size and sha256. Raises OSError if the store then holds another size."""
     digest, size = hashlib.sha256(), 0
-    with path.open("rb") as source, store.open(key, "wb") as target:
+    with path.open("rb") as source, store.open_output_stream(key, compression=None) as target:
         while chunk := source.read(CHUNK_BYTES):
             digest.update(chunk)
             target.write(chunk)
             size += len(chunk)
-    if (there := store.info(key)["size"]) != size:
-        raise OSError(f"{key} has {there} bytes in the store in place of {size}")
+    if (there := store.get_file_info(key).size or 0) != size:
+        raise OSError(other_size(key, there, size))
     return size, digest.hexdigest()

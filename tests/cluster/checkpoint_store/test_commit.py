@@ -17,12 +17,12 @@ from gemfleet.cluster.checkpoint_store.files import StoredFiles
 from gemfleet.cluster.checkpoint_store.manifest import Manifest
 from gemfleet.cluster.errors import StaleGeneration, StoreError
 from support.fault_table import tell
-from support.servers.object_store import CONTENT, PLACES, Kept, commit, entry_of, send
+from support.servers.object_store import CONTENT, PLACES, STORES, Kept, commit, entry_of, send
 
 
 @pytest.fixture(params=PLACES)
 def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Kept:
-    if request.param in ("s3", "gs"):
+    if request.param in STORES:
         request.getfixturevalue(request.param)
     return Kept.at(request.param, tmp_path)
 

@@ -22,7 +22,8 @@ class Fault:
     """What is done to requests.
 
     kind:    `refuse` answers with an error of the store; `cut request` passes nothing on and closes without
-             an answer; `cut answer` sends half of an answer's body and closes; `slow` answers late
+             an answer; `cut answer` sends half of an answer's body, or nothing of one without, and closes; `slow`
+             answers late
     times:   how many requests it meets; None: all
     meets:   which requests, by method and path
     """
@@ -98,8 +99,11 @@ def _handle(request: BaseHTTPRequestHandler, fault: Fault | None, host: str, por
     answer = upstream.getresponse()
     content = answer.read()
     upstream.close()
-    half = fault is not None and fault.kind == "cut answer" and content
-    _answer(request, answer.status, dict(answer.getheaders()), content, bool(half))
+    half = fault is not None and fault.kind == "cut answer"
+    if half and not content:
+        request.close_connection = True
+        return
+    _answer(request, answer.status, dict(answer.getheaders()), content, half)
 
 
 def _body(request: BaseHTTPRequestHandler) -> bytes:

@@ -21,7 +21,8 @@ from gemfleet.cluster.network import free_port
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
 CONTENT = b"weights" * 1000
-PLACES = ("head", "mount", "s3", "gs")
+STORES = ("s3", "s3rver", "gs")  # each is a fixture too
+PLACES = ("head", "mount", *STORES)
 
 
 @contextmanager
@@ -54,6 +55,10 @@ def gs_server() -> Iterator[None]:
     server.stop()
 
 
+def scheme_of(store: str) -> str:
+    return "gs" if store == "gs" else "s3"
+
+
 def new_bucket(scheme: str = "s3") -> str:
     """Its address for `cluster.storage`."""
     name = f"gemfleet-{uuid.uuid4().hex[:12]}"
@@ -69,6 +74,23 @@ def make_bucket(scheme: str, name: str) -> None:
         pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir(name)
 
 
+def put_objects(scheme: str, objects: dict[str, bytes]) -> None:
+    """Objects by bucket and key."""
+    for key, content in objects.items():
+        with object_filesystem(scheme, "").open_output_stream(key, compression=None) as stream:
+            stream.write(content)
+
+
+def objects_below(scheme: str, folder: str) -> dict[str, bytes]:
+    """Every object below a bucket and a prefix, by the rest of its key."""
+    store = object_filesystem(scheme, "")
+    found = store.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True))
+    paths = [info.path for info in found if info.is_file]
+    return {
+        path.removeprefix(f"{folder}/"): store.open_input_stream(path, compression=None).readall() for path in paths
+    }
+
+
 @dataclass(frozen=True)
 class Kept:
     """The checkpoints of one run. `storage`: as `cluster.storage`."""
@@ -80,7 +102,7 @@ class Kept:
     def at(cls, place: str, folder: Path, run_id: str = "run-1") -> Kept:
         (folder / "mount").mkdir(exist_ok=True, parents=True)
         kept_here = {"head": None, "mount": str(folder / "mount")}
-        storage = kept_here[place] if place in kept_here else new_bucket(place)
+        storage = kept_here[place] if place in kept_here else new_bucket(scheme_of(place))
         return cls(storage, folder / "home" / "runs" / run_id)
 
     def open(self) -> CheckpointDisk:

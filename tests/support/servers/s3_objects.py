@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pyarrow.fs
 from gemfleet.cluster.checkpoint_store.location import object_filesystem
-from support.servers.object_store import make_bucket, s3_server
+from support.servers.object_store import make_bucket, objects_below, put_objects, s3_server
 
 BUCKET = "bucket"
 
@@ -26,14 +26,9 @@ def one_bucket() -> Iterator[None]:
 
 def put(objects: dict[str, bytes]) -> None:
     """Objects of the bucket by key."""
-    for key, content in objects.items():
-        with object_filesystem("s3", BUCKET).open_output_stream(f"{BUCKET}/{key}", compression=None) as stream:
-            stream.write(content)
+    put_objects("s3", {f"{BUCKET}/{key}": content for key, content in objects.items()})
 
 
 def stored() -> dict[str, bytes]:
     """Every object of the bucket by key."""
-    store = object_filesystem("s3", BUCKET)
-    found = store.get_file_info(pyarrow.fs.FileSelector(BUCKET, recursive=True))
-    keys = [info.path for info in found if info.is_file]
-    return {key.removeprefix(f"{BUCKET}/"): store.open_input_stream(key, buffer_size=2**22).readall() for key in keys}
+    return objects_below("s3", BUCKET)
