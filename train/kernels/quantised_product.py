@@ -12,13 +12,20 @@ from torch import Tensor
 
 from .nf4 import dense_from_4_bits
 
+BLOCK_VALUES = 1 << 18
+
 
 def dense_weight(codes: Tensor, scales: list[Tensor], shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """The weight [out, in]. scales: as `quantised_product` takes them"""
     if len(scales) > 1:
         return dense_from_4_bits(codes, scales, shape, dtype)
     scale = (scales[0].float() / 127).unsqueeze(1)
-    return torch.mul(codes, scale, out=torch.empty(shape, dtype=dtype, device=codes.device))
+    dense = torch.empty(shape, dtype=dtype, device=codes.device)
+    # A CPU makes fp32 copies of all that it multiplies; those of a whole weight leave holes in the heap.
+    many = max(1, BLOCK_VALUES // shape[1]) if codes.device.type == "cpu" else shape[0]
+    for rows in (slice(start, start + many) for start in range(0, shape[0], many)):
+        torch.mul(codes[rows], scale[rows], out=dense[rows])
+    return dense
 
 
 def quantised_product(x: Tensor, codes: Tensor, scales: list[Tensor], rows: int, columns: int, back: bool) -> Tensor:
