@@ -149,7 +149,7 @@ function statusOf(run, figures, act, problem) {
     Step: `${progress.step} of ${progress.total_steps}`, Epoch: `${number(progress.epoch, 2)} of ${number(progress.epochs, 2)}`,
     "Time left": clock(progress.eta_seconds), ...tilesOf(run, figures), Ranks: String(run.ranks.length),
     "Last checkpoint": run.last_checkpoint ? `step ${run.last_checkpoint.step}` : "–", Restarts: String(run.restarts),
-    ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows} (${run.batch_finder.variant})` } : {}),
+    ...(run.batch_finder ? { "Micro-batch found": `${run.batch_finder.rows}${run.batch_finder.variant ? ` (${run.batch_finder.variant})` : ""}` } : {}),
     Model: run.model ?? "–",
     ...Object.fromEntries(run.trackers.map((tracker) => [TRACKERS[tracker.type], trackerLink(tracker)])),
   };
