@@ -112,7 +112,8 @@ class _Rotate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
-        return _turned(upstream[0], *ctx.saved_tensors, -1.0), None, None
+        cosine, sine = ctx.saved_tensors
+        return _turned(upstream[0], cosine, sine, -1.0), None, None
 
 
 def _turned(x: Tensor, cosine: Tensor, sine: Tensor, sign: float) -> Tensor:
@@ -141,7 +142,7 @@ class _GeGlu(torch.autograd.Function):
 
 def _order(x: Tensor) -> list[int]:
     """The axes as they lie in memory, the last one kept last."""
-    return [*sorted(range(x.dim() - 1), key=lambda axis: -x.stride(axis)), x.dim() - 1]
+    return [*sorted(range(x.dim() - 1), key=x.stride().__getitem__, reverse=True), x.dim() - 1]
 
 
 def _inverse(order: list[int]) -> list[int]:
