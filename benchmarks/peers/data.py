@@ -82,8 +82,8 @@ def long_texts(rows: Sequence[tuple[str, str]], tokens_of: Callable[[str], int],
     draw = random.Random(seed)
     left, made = draw.sample(list(rows), len(rows)), list[tuple[str, str]]()
     while left:
-        wanted, tokens = min(draw.lognormvariate(math.log(MEDIAN_ANSWER), SPREAD), LONGEST_ANSWER), 0
-        taken: list[tuple[str, str]] = []
+        wanted = min(draw.lognormvariate(math.log(MEDIAN_ANSWER), SPREAD), LONGEST_ANSWER)
+        taken, tokens = list[tuple[str, str]](), 0
         while left and (tokens < wanted or len(taken) < QUESTIONS):
             taken.append(left.pop())
             tokens += tokens_of(taken[-1][1])

@@ -32,13 +32,19 @@ def use_fused(model: nn.Module) -> int:
         if kind is Gemma3RMSNorm:
             module.__class__ = _norm_kind()
         elif isinstance(module, Gemma3MLP) and module.config.hidden_activation == "gelu_pytorch_tanh":
-            module.__class__ = type("FusedMlp", (_Mlp, kind), {})
+            module.__class__ = _kind(_Mlp, kind)
         elif isinstance(module, Gemma3Attention) and isinstance(module, SharedInput):
-            module.__class__ = type("FusedAttention", (_Attention, kind), {})
+            module.__class__ = _kind(_Attention, kind)
         else:
             continue
         found += 1
     return found
+
+
+@cache
+def _kind(taker: Any, kind: Any) -> Any:
+    """A subclass of `kind` with the methods of `taker`."""
+    return type(f"Fused{kind.__name__}", (taker, kind), {})
 
 
 @cache
@@ -136,7 +142,7 @@ class _GeGlu(torch.autograd.Function):
 
 def _order(x: Tensor) -> list[int]:
     """The axes as they lie in memory, the last one kept last."""
-    return [*sorted(range(x.dim() - 1), key=x.stride, reverse=True), x.dim() - 1]
+    return [*sorted(range(x.dim() - 1), key=x.stride().__getitem__, reverse=True), x.dim() - 1]
 
 
 def _inverse(order: list[int]) -> list[int]:
