@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -187,3 +187,16 @@ class Reporter(Protocol):
     def should_stop(self) -> bool:
         """Whether this rank was asked to stop. At each step, the loop asks all ranks."""
         ...
+
+
+class FeatureKeeper(Protocol):
+    """Keeps features for other runs. It may forget any, and never raises: what it lacks is made again."""
+
+    @property
+    def limit_bytes(self) -> int: ...
+
+    def fetch(self, key: str, ids: Sequence[int]) -> dict[int, bytes]:
+        """The features of those pictures that are there and whole, by id. key: from `vision/kept.py: tower_key`"""
+        ...
+
+    def put(self, key: str, made: Mapping[int, bytes]) -> None: ...

@@ -17,7 +17,7 @@ from .data.digest import DataDigest
 from .device.abilities import DeviceFacts, choose_dtype, current_device
 from .device.out_of_memory import apply_memory_limit, told_out_of_memory
 from .errors import UserError
-from .interfaces import BlockSource, Reporter
+from .interfaces import BlockSource, FeatureKeeper, Reporter
 from .kernels.attention.packed import check_attention
 from .kernels.capabilities import choose
 from .loop import Trainer
@@ -25,7 +25,7 @@ from .model.base_check import check_base
 from .model.gemma import TrainableModel, attach_lora, prepare_layers
 from .model.starting_adapter import origin_of
 from .model.vision.features import PictureSource
-from .model.vision.kept import FeatureKeeper, tower_key
+from .model.vision.kept import tower_key
 from .model.vision.sight import Sight, load_sight
 from .step.outcome import TrainResult
 from .step.throughput import flop_counter

@@ -335,7 +335,7 @@ class Submission(BaseModel):
 class RunChange(BaseModel):
     """What people say of a run. What is left out stays as it is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     tags: Annotated[
         dict[TagKey, TagValue | None],
         Field(

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray.exceptions
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.head import HeadActor, start_on_head
-from gemfleet.train.model.vision.kept import FeatureFolder, feature_folder
+from gemfleet.cluster.head import HeadActor
 
 log = logging.getLogger("gemfleet.launcher")
 
@@ -38,16 +36,3 @@ class HeadFeatures:
             log.warning("the vision tower runs here, as the head gives and takes no features of pictures: %s", error)
             self._silent = True
             return None
-
-
-def start_features(run_id: str, limit_bytes: int) -> HeadFeatures:
-    """Start a run's actor over the head's features. It ends with the driver."""
-    folder = str(feature_folder().folder)
-    return HeadFeatures(start_on_head(_Keeper, f"gemfleet-features-{run_id}", folder, limit_bytes), limit_bytes)
-
-
-class _Keeper(FeatureFolder):
-    """The actor."""
-
-    def __init__(self, folder: str, limit_bytes: int) -> None:
-        super().__init__(Path(folder), limit_bytes)

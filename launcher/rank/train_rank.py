@@ -28,8 +28,7 @@ from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.digest import DataDigest
 from gemfleet.train.device.out_of_memory import OutOfMemoryError
 from gemfleet.train.errors import NonFiniteLossError, UserError
-from gemfleet.train.interfaces import BlockSource
-from gemfleet.train.model.vision.kept import FeatureKeeper
+from gemfleet.train.interfaces import BlockSource, FeatureKeeper
 from gemfleet.train.step.outcome import TrainResult
 
 from .outbox import Outbox, OutboxLogHandler

@@ -64,7 +64,7 @@ async def get_run(services: Needed, run_id: RunId) -> RunDetail:
     return _detail(services, run_id)
 
 
-@router.patch("/{run_id}", summary="Tag it, archive it", responses=responses(403, 404, 409, 422))
+@router.patch("/{run_id}", summary="Tag it, archive it", responses=responses(400, 403, 404, 409, 422))
 def change_run(services: Needed, run_id: RunId, change: RunChange) -> RunDetail:
     """Change what people say of a run. 409 for archiving a run that has not ended, and for too many tags."""
     services.registry.annotate(services.run(run_id).id, change.tags, change.archived)

@@ -19,7 +19,8 @@ from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.display import run_facts, training_facts
-from gemfleet.launcher.rank.head_features import HeadFeatures, start_features
+from gemfleet.launcher.rank.feature_actor import start_features
+from gemfleet.launcher.rank.head_features import HeadFeatures
 from gemfleet.launcher.rank.train_rank import FaultPolicy, RankTask
 from gemfleet.launcher.run.admission import most_ranks
 from gemfleet.launcher.run.prepared import Ground

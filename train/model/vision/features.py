@@ -20,9 +20,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ...errors import UserError
-from ...interfaces import Ints, Pixels
+from ...interfaces import FeatureKeeper, Ints, Pixels
 from ...kernels.passes import copy_to
-from .kept import FeatureKeeper
 from .tower import Tower
 
 log = logging.getLogger("gemfleet.train")

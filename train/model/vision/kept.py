@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
@@ -35,19 +34,6 @@ LEFT_AFTER_SHRINKING = 0.9  # of the limit
 LOOKS = 16  # so many times, while the limit's worth of entries is added, the folder's size is looked at
 BYTES_READ = 1 << 22
 PARTIAL = ".new-"
-
-
-class FeatureKeeper(Protocol):
-    """Keeps features for other runs. It may forget any, and never raises: what it lacks is made again."""
-
-    @property
-    def limit_bytes(self) -> int: ...
-
-    def fetch(self, key: str, ids: Sequence[int]) -> dict[int, bytes]:
-        """The features of those pictures that are there and whole, by id. key: see `tower_key`"""
-        ...
-
-    def put(self, key: str, made: Mapping[int, bytes]) -> None: ...
 
 
 @dataclass(frozen=True)
