@@ -36,10 +36,14 @@ INT4_BYTES = 0.5 + 1 / 32 + FP32 / (32 * 256)
 # Assumptions about CUDA, not measured: the context with cuBLAS and NCCL, and the caching allocator's slack.
 CUDA_RUNTIME = 800 * MIB
 CUDA_SLACK = 0.05
-# Measured on a CPU by `gemfleet bench plan`: what libraries take once, and the share of the heap that stays resident
-# though it is free, because glibc keeps freed activations in pieces that the next ones do not fill.
+# Measured on a CPU by `gemfleet bench plan`: what libraries take once, and what stays resident though it is free,
+# because glibc keeps it in pieces that the next tensors do not fill: a share of the activations, what a layer computes
+# with for each token of a pass, and a share of the gathered layers that are too small to be mapped on their own.
 CPU_RUNTIME = 48 * MIB
 CPU_SLACK = 0.25
+CPU_SLACK_TOKEN = 0.12 * MIB
+CPU_SLACK_GATHERED = 0.6
+CPU_MAPPED = 32 * MIB  # as in train/device/abilities.py
 CPU_PROCESS = 400 * MIB  # a process that has imported everything; predictions do not include it
 
 
@@ -95,7 +99,6 @@ def _of_rank(
         kept += context.mask_kept(work, share)
     transient = transient_bytes(shape, work, sharing, device)
     logits = logits_bytes(shape, work, device)
-    fixed, slack = (CUDA_RUNTIME, CUDA_SLACK) if device == "cuda" else (CPU_RUNTIME, CPU_SLACK)
     return MemoryParts(
         weights=_share(weights, ranks if sharing.divides_weights else 1) + sight_bytes(shape, work),
         adapters=_share(trained, ranks if sharing.divides_weights else 1),
@@ -106,8 +109,19 @@ def _of_rank(
         logits=logits,
         gathered=gathered_bytes(shape, work, sharing, ranks, device),
         communication=communication_bytes(shape, work, sharing, ranks),
-        runtime=fixed + int(slack * (kept + transient)),
+        runtime=_runtime(shape, work, sharing, device, kept + transient),
     )
+
+
+def _runtime(shape: ModelShape, work: Workload, sharing: Sharing, device: DeviceKind, activations_bytes: int) -> int:
+    """Bytes of libraries and of what allocators hold free."""
+    if device == "cuda":
+        return CUDA_RUNTIME + int(CUDA_SLACK * activations_bytes)
+    free = CPU_SLACK * activations_bytes + CPU_SLACK_TOKEN * work.tokens
+    layer = layer_bytes(shape, work)
+    if sharing.name == "fsdp2" and work.quantization != "none" and layer < CPU_MAPPED:
+        free += CPU_SLACK_GATHERED * shape.layers * layer
+    return CPU_RUNTIME + int(free)
 
 
 def weight_bytes(shape: ModelShape, work: Workload) -> int:
