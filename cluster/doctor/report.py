@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,9 +62,13 @@ def ranked(check: str, where: str, figure: str, bounds: Sequence[tuple[bool, Lev
 
 
 def keep_findings(home: Path, findings: Iterable[Finding]) -> None:
-    """Keeps the findings of a whole examination in place of those of the one before, for the board."""
+    """Keeps the findings of a whole examination in place of those of the one before, for the board.
+
+    On a disk that takes nothing, which may be what was found, it keeps nothing.
+    """
     content = {"examined_at": time.time(), "findings": [asdict(finding) for finding in findings]}
-    write_durably(home / KEPT_FILE, json.dumps(content).encode())
+    with suppress(OSError):
+        write_durably(home / KEPT_FILE, json.dumps(content).encode())
 
 
 def kept_findings(home: Path) -> tuple[float, list[dict[str, Any]]] | None:

@@ -84,9 +84,12 @@ def prediction_page(run_folder: Path, run_id: str, after: int, limit: int, diffe
 
 def _predictions(lines: BinaryIO, pictures: list[list[str]]) -> Iterator[PredictionView]:
     """Each line as it is shown. One that is damaged, or too long, is left out."""
-    number = 0
+    number, whole = 0, True
     while line := lines.readline(LARGEST_LINE_BYTES):
-        number += 1
+        continues, whole = not whole, line.endswith(b"\n")
+        number += not continues
+        if continues:
+            continue
         try:
             content = json.loads(line)
             prompt, reference, prediction = (_shown(content[name]) for name in TEXTS)

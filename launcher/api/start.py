@@ -15,6 +15,7 @@ from gemfleet.launcher.config.schema import ApiConfig
 
 from .actor import ANSWER_SECONDS, actor_name, api_facts, start_api
 
+LOOK_SECONDS = 0.2
 END_IS_SEEN_SECONDS = 2.5  # a page asks for the last figures a second after the end
 
 
@@ -51,20 +52,24 @@ def status_api(home: Path, config: ApiConfig, page: str, tell: Callable[[str], N
     if not config.enabled:
         yield
         return
-    starting, over = _Starting(home, config), Event()
+    starting, over, ended = _Starting(home, config), Event(), Event()
 
     def say() -> None:
-        sentence = starting.sentence(page)
-        if not over.is_set():
-            tell(sentence)
+        try:
+            while not over.is_set():
+                if starting.answers(LOOK_SECONDS):
+                    tell(starting.sentence(page))
+                    return
+        finally:
+            ended.set()
 
-    waits = Thread(target=say, name="gemfleet-api", daemon=True)
-    waits.start()
+    Thread(target=say, name="gemfleet-api", daemon=True).start()
     try:
         yield
-        waits.join(ANSWER_SECONDS)
+        ended.wait(ANSWER_SECONDS)
     finally:
         over.set()
+        ended.wait(ANSWER_SECONDS)  # a thread that asks Ray while it shuts down would end the whole process
 
 
 class _Starting:
@@ -76,8 +81,23 @@ class _Starting:
         self._error: Exception | None = None
         try:
             self._actor = start_api(home, config)
+            self._asked = self._actor.facts.remote()
         except Exception as error:
             self._error = error
+        self._until = time.monotonic() + ANSWER_SECONDS
+
+    def answers(self, seconds: float) -> bool:
+        """Wait so long for the API. Returns whether `sentence` need not wait: it serves, failed, or is late."""
+        if self._error is not None:
+            return True
+        try:
+            done, _ = ray.wait([self._asked], timeout=seconds)
+        except Exception as error:
+            self._error = error
+            return True
+        if not done and time.monotonic() > self._until:
+            self._error = TimeoutError(f"it did not answer within {ANSWER_SECONDS:g} s")
+        return bool(done) or self._error is not None
 
     def sentence(self, page: str) -> str:
         """Wait until the API serves. Returns a sentence that says where it is, or why there is none."""

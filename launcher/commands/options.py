@@ -93,7 +93,7 @@ def parsed_tags(given: list[str] | None, removing: bool = False) -> dict[str, st
 
     Raises UserError for what is no tag.
     """
-    from gemfleet.cluster.registry.run_records import tag_problem
+    from gemfleet.cluster.registry.run_records import MOST_TAGS, tag_problem
     from gemfleet.train.errors import UserError
 
     tags: dict[str, str | None] = {}
@@ -104,6 +104,8 @@ def parsed_tags(given: list[str] | None, removing: bool = False) -> dict[str, st
         if problem:
             raise UserError(problem)
         tags[key] = None if removed else value
+    if len(tags) > MOST_TAGS and not removing:  # once the run is made, it would be too late
+        raise UserError(f"{len(tags)} tags are given; give at most {MOST_TAGS}")
     return tags
 
 

@@ -126,7 +126,10 @@ def traced(run: RunSession, file: Path | None) -> Iterator[None]:
         yield
     finally:
         if file is not None:
-            write_trace(run.registry, run.id, run.folder, PHASES.taken("driver"), file)
+            try:
+                write_trace(run.registry, run.id, run.folder, PHASES.taken("driver"), file)
+            except (OSError, ClusterError) as error:  # the run's own end counts
+                run.note(f"the trace {file} could not be written: {error}")
 
 
 def tell_what_differs(run: RunSession) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,12 @@ def write_trace(registry: RunQueries, run_id: str, run_folder: Path, driver: Lin
 
 
 def _lines(run_folder: Path) -> list[dict[str, Any]]:
-    path = run_folder / TRACE_FILE
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    """Those that are whole: a full disk, or an end in the middle, may have cut one off."""
+    path, found = run_folder / TRACE_FILE, []
+    for text in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        with suppress(ValueError):
+            found.append(json.loads(text))
+    return found
 
 
 def _states(events: Sequence[Line]) -> list[list[Any]]:

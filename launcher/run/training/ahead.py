@@ -5,12 +5,14 @@ The ranks' processes import torch meanwhile. While ranks train, others are there
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+import ray.exceptions
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, begin_store
 from gemfleet.cluster.head import HeadActor
 from gemfleet.cluster.inventory import Node, answering_nodes, list_nodes, of_kind
@@ -25,6 +27,7 @@ from gemfleet.train.step.record import points
 
 from .ray_trainer import fit_variables
 
+log = logging.getLogger("gemfleet.launcher")
 TRAIN_ACTORS = 3  # the controller, and two that it starts on its node
 PROCESS_BYTES = 600 * 2**20  # of one that has imported them, at most
 MEMORY_SHARE = 0.05  # of a node, which spare processes may take
@@ -69,9 +72,12 @@ class SpareRanks:
         step = snapshot["step"]
         if not self._started and step and step["time"] > self._since:
             self._started = True
-            nodes = list_nodes()
-            counts = spare_places(Counter(rank["node"] for rank in ranks), nodes)
-            start_processes(counts, nodes, rank_environment(), SPARE_SECONDS)
+            try:
+                nodes = list_nodes()
+                counts = spare_places(Counter(rank["node"] for rank in ranks), nodes)
+                start_processes(counts, nodes, rank_environment(), SPARE_SECONDS)
+            except (ray.exceptions.RayError, RuntimeError, OSError):  # the ranks train on without spare processes
+                log.warning("the cluster could not be looked at; a restart will take longer", exc_info=True)
 
 
 def rank_environment() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from gemfleet.cluster.doctor.check_measured import (
 from gemfleet.cluster.doctor.facts import disks, interface_facts, limits, versions
 from gemfleet.cluster.doctor.gpus import has_code_for, torch_problem
 from gemfleet.cluster.doctor.links import Sink, measure_link
-from gemfleet.cluster.doctor.report import Finding, Level, failures
+from gemfleet.cluster.doctor.report import Finding, Level, failures, keep_findings, kept_findings
 from support.doctor_facts import GIB, GPU, NODE, link
 
 
@@ -227,3 +228,8 @@ def test_what_keeps_torch_from_a_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_75", "sm_90"])
     assert torch_problem([(7, 0), (9, 0), None]).endswith("no code for compute capability 7.0 (sm_75 sm_90)")
     assert torch_problem([(9, 0), None]) == ""
+
+
+def test_a_disk_that_takes_nothing_hides_no_findings(tmp_path: Path) -> None:
+    keep_findings(tmp_path / "a home that is gone", [Finding("space", "head", Level.FAIL, "0 GiB free", "free some")])
+    assert kept_findings(tmp_path / "a home that is gone") is None

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 from gemfleet.cluster.registry.run_registry import RunState
+from gemfleet.launcher.api import published
 from support.servers.api_live import SQUARE, TRACKER_PAGE, Live, add_sweep, publish_files
 
 
@@ -219,6 +222,15 @@ def test_answers_stand_beside_the_truth_without_secrets(live: Live) -> None:
     (folder / "predictions.jsonl").symlink_to("/etc/passwd")
     assert live.get(path)["data"] == []
     live.get("/api/v1/runs/beta/predictions", status=404)
+
+
+def test_a_line_that_is_too_long_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(published, "LARGEST_LINE_BYTES", 100)
+    lines = [json.dumps({"prompt": text, "reference": "a", "prediction": "a"}) for text in ("one", "x" * 300, "three")]
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "predictions.jsonl").write_text("\n".join(lines))
+    found = published.prediction_page(tmp_path, "one-1", 0, 10, False).data
+    assert [(one.number, one.prompt) for one in found] == [(1, "one"), (3, "three")]
 
 
 def test_a_damaged_checkpoint_is_not_sent(live: Live) -> None:

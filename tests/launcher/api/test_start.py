@@ -41,6 +41,33 @@ def test_an_api_that_cannot_be_asked_holds_nothing_up() -> None:
     assert start._is_watched(Path("home")) is False  # Ray is not even there
 
 
+def test_no_thread_asks_ray_any_more_when_a_run_ends_before_the_api_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray ends a process of which a thread asks it while it shuts down: the run's own words would be lost."""
+    actor = SimpleNamespace(facts=SimpleNamespace(remote=lambda: "reference"))
+    asked: list[float] = []
+
+    def silent(references: object, timeout: float) -> tuple[list[str], object]:
+        asked.append(time.monotonic() + timeout)
+        time.sleep(timeout)
+        return [], references
+
+    monkeypatch.setattr(start, "start_api", lambda home, config: actor)
+    monkeypatch.setattr(ray, "wait", silent)
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: silent(reference, timeout))
+    told: list[str] = []
+
+    def run() -> None:
+        with start.status_api(Path("home"), ApiConfig(), "/", told.append):
+            time.sleep(0.05)
+            raise ValueError("no such model")
+
+    with pytest.raises(ValueError, match="no such model"):
+        run()
+    assert not told
+    assert asked
+    assert max(asked) <= time.monotonic()
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no memory"), KeyboardInterrupt()])
 def test_the_end_is_told_before_the_cluster_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.cli import app, main
+from gemfleet.launcher.commands.options import parsed_tags
 from gemfleet.launcher.runs.registry import registry_of
 from gemfleet.launcher.tracking.state import TrackerState
+from gemfleet.train.errors import UserError
 from typer.testing import CliRunner
 
 TRACKER_PAGE = "http://127.0.0.1:5000/#/experiments/1/runs/a1"
@@ -90,6 +92,8 @@ def test_tags_find_runs_and_archived_ones_are_listed_when_asked_for(capsys: pyte
     assert [run["id"] for run in json_of("runs", "--archived")] == ["alpha-1"]
     output_of("archive", "alpha-1", "--undo")
     assert json_of("show", "alpha-1")["archived"] is False
+    with pytest.raises(UserError, match="at most 32"):
+        parsed_tags([f"key{number}=x" for number in range(33)])
     assert exit_of("archive", "alpha-2") == exit_of("tag", "alpha-2", "team") == exit_of("tag", "alpha-2", "a b=c") == 2
     assert (
         exit_of("train", "x.yaml", "--tag", "a=b", "--resume", "alpha-2")

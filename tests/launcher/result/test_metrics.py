@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import ray.exceptions
+from gemfleet.launcher.result.answered_pictures import small_pictures
 from gemfleet.launcher.result.metrics import prediction_metrics
-from gemfleet.train.model.predict import Prediction
+from gemfleet.train.model.predict import Prediction, Question
 
 
 def answers(*pairs: tuple[str, str]) -> list[Prediction]:
@@ -32,3 +36,11 @@ def test_equal_answers_are_perfect_and_others_are_not() -> None:
 def test_nothing_to_compare_gives_perplexity_alone() -> None:
     assert prediction_metrics([], 0.0) == {"examples": 0, "perplexity": 1.0}
     assert prediction_metrics(answers(("", "")), None)["exact_match"] == 1.0
+
+
+def test_answers_stay_when_a_lost_node_took_their_pictures_along() -> None:
+    def pixels(ids: object) -> object:
+        raise ray.exceptions.NodeDiedError("it is gone")
+
+    source: Any = SimpleNamespace(pixels=pixels)
+    assert small_pictures(source, [Question((1, 2), (3,), (7,), (0,))]) == []

@@ -8,7 +8,8 @@ import sys
 import pytest
 from gemfleet.cluster.inventory import Node
 from gemfleet.launcher.placement import Placement
-from gemfleet.launcher.run.training.ahead import places, spare_places
+from gemfleet.launcher.run.training import ahead
+from gemfleet.launcher.run.training.ahead import SpareRanks, places, spare_places
 
 # Each takes a second or more of every process that a launch starts.
 DEAR = ("torch._dynamo", "torch.distributed.fsdp", "transformers", "deepspeed", "peft", "datasets")
@@ -65,3 +66,13 @@ def test_processes_start_where_ranks_will_be_and_where_that_is_open_none_do() ->
 
 def test_spare_processes_take_little_of_a_nodes_memory() -> None:
     assert spare_places({"a": 2, "b": 2, "gone": 1}, [node("a", 8), node("b", 8, gib=16)]) == {"a": 2}
+
+
+def test_ranks_train_on_while_the_cluster_cannot_be_asked_about_spare_processes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def down() -> list[Node]:
+        raise RuntimeError("the head restarts")
+
+    monkeypatch.setattr(ahead, "list_nodes", down)
+    SpareRanks().look({"ranks": [{"pid": 1, "heartbeat": 1.0, "node": "a"}], "step": {"time": 2.0}})

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from gemfleet.cluster.phases import BEGINNING, Phases, keep_phases
+from gemfleet.cluster.phases import BEGINNING, PHASES, Phases, keep_phases
 from gemfleet.cluster.registry.event_kinds import EventKind
 from gemfleet.cluster.registry.run_registry import RunRegistry, RunState
 from gemfleet.launcher.runs.trace import refuse_unwritable, write_trace
@@ -24,6 +26,8 @@ def test_it_has_every_process_of_this_launch_and_no_other(tmp_path: Path) -> Non
         keep_phases(tmp_path, line)
     registry.transition("one-1", RunState.PREFLIGHT)
     registry.add_event("one-1", EventKind.NOTE, "all is well")
+    with (tmp_path / "trace.jsonl").open("a") as lines:
+        lines.write('{"process": "rank 1", "pha')  # a full disk cut it off
     driver = {"process": "driver", "host": "h", "pid": 3, "phases": [["checks", began, began + 1.5]]}
     write_trace(registry, "one-1", tmp_path, driver, file)
     events = json.loads(file.read_text())["traceEvents"]
@@ -48,6 +52,18 @@ def test_a_process_tells_of_its_phases_once_and_one_that_serves_again() -> None:
     again.taken("data task")
     again.enter("tokenises")
     assert [name for name, _, _ in again.taken("data task")["phases"]] == ["waits", "tokenises"]
+
+
+def test_a_trace_that_cannot_be_written_ends_no_run(tmp_path: Path) -> None:
+    from gemfleet.launcher.run.launch import traced
+
+    registry, said = RunRegistry(tmp_path / "gemfleet.db"), list[str]()
+    registry.create_run("one-1", "one", "{}")
+    run: Any = SimpleNamespace(registry=registry, id="one-1", folder=tmp_path, note=said.append)
+    PHASES.enter("checks")
+    with traced(run, tmp_path / "gone" / "trace.json"):
+        pass
+    assert "could not be written" in said[0]
 
 
 def test_a_file_that_could_not_be_written_is_refused_first(tmp_path: Path) -> None:
