@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,18 @@ def test_a_norm_gives_no_view_where_its_input_is_none() -> None:
 def test_cpus_on_one_home_have_libraries_of_their_own(line: str) -> None:
     same = "processor\t: 0\ncpu MHz\t\t: 2100.1\n"
     assert library._cpu(same) == library._cpu(same.replace("2100", "900")) != library._cpu(f"{same}{line}\n")
+
+
+def test_ranks_that_need_the_library_at_once_build_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler, calls = tmp_path / "g++", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nsleep 0.3\nwhile [ $# -gt 1 ]; do shift; done\n: > "$1"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(library, "cache_folder", lambda name: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(3) as ranks:
+        built = {ranks.submit(library._built, str(compiler), "libgomp.so") for _ in range(3)}
+        assert len({one.result() for one in built}) == 1
+    assert sum("-shared" in line for line in calls.read_text().splitlines()) == 1
 
 
 def test_openmp_is_found_below_a_path_with_spaces_and_it_is_that_of_torch(
