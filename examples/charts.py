@@ -30,6 +30,8 @@ def main() -> None:
     parser.add_argument("--score", type=Path, metavar="ADAPTER", help="draw nothing; ask this trained adapter")
     asked = parser.parse_args()
     if asked.score:
+        if asked.base is None:
+            parser.error("--score needs --base, the model that the adapter was trained on")
         score(asked.folder, asked.score, asked.base)
         return
     asked.folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +98,41 @@ def step(model: TrainableModel) -> tuple[float, Tensor]:
     loss = model.loss_sum(pack_block(examples(), 64))
     loss.backward()
     return loss.item(), torch.cat([p.grad.flatten() for p in model.adapter_parameters().values() if p.grad is not None])
+
+
+def test_a_norm_gives_no_view_where_its_input_is_none() -> None:
+    """FSDP2 warns of a model that returns a view, and the final norm makes what Gemma 3 returns."""
+    norm = Gemma3RMSNorm(8).to(torch.bfloat16).requires_grad_(False)
+    assert not modules._Norm.apply(bf16(1, 3, 8), norm.weight, norm.eps)._is_view()
+
+
+@pytest.mark.parametrize("line", ["model name\t: A", "flags\t\t: avx2", "CPU part\t: 0xd40", "Features\t: sve"])
+def test_cpus_on_one_home_have_libraries_of_their_own(line: str) -> None:
+    same = "processor\t: 0\ncpu MHz\t\t: 2100.1\n"
+    assert library._cpu(same) == library._cpu(same.replace("2100", "900")) != library._cpu(f"{same}{line}\n")
+
+
+def test_ranks_that_need_the_library_at_once_build_it_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler, calls = tmp_path / "g++", tmp_path / "calls"
+    compiler.write_text(f'#!/bin/sh\necho "$@" >> {calls}\nsleep 0.3\nwhile [ $# -gt 1 ]; do shift; done\n: > "$1"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setattr(library, "cache_folder", lambda name: tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(3) as ranks:
+        built = {ranks.submit(library._built, str(compiler), "libgomp.so") for _ in range(3)}
+        assert len({one.result() for one in built}) == 1
+    assert sum("-shared" in line for line in calls.read_text().splitlines()) == 1
+
+
+def test_openmp_is_found_below_a_path_with_spaces_and_it_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = tmp_path / "my home" / "torch" / "lib" / "libgomp.so.1"
+    line = "7f00-7f01 r-xp 00000000 08:01 17      "
+    text = f"{line}/usr/lib/libgomp-1.so\n7f02-7f03 rw-p 00000000 00:00 0\n{line}{own}\n"
+    monkeypatch.setattr(torch, "__file__", str(own.parents[1] / "__init__.py"))
+    monkeypatch.setattr(Path, "read_text", lambda self, **how: text)
+    assert library._openmp_of_torch() == str(own)
 
 
 def test_without_a_compiler_torch_computes(monkeypatch: pytest.MonkeyPatch) -> None:

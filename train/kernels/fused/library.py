@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import subprocess
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...config.home import cache_folder, cpp_compiler
@@ -19,6 +21,7 @@ log = logging.getLogger("gemfleet.train")
 
 SOURCE = Path(__file__).with_name("elementwise.cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+BUILD_SECONDS = 600  # at most, of a command
 
 
 @cache
@@ -47,15 +50,21 @@ def _as_c(value: Tensor | float | None) -> Any:
 
 
 def _built(compiler: str, openmp: str) -> Path:
-    """The library's path in the cache. Processes that build it at once do not disturb each other."""
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=60).stdout
-    # With `-march=native`, code of one CPU may not run on another that reads the same home.
-    cpu = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith(("model name", "flags"))}
-    words = " ".join([*FLAGS, openmp, *sorted(cpu)])
+    """The library's path in the cache, where it is built if it is not there."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, check=True, timeout=BUILD_SECONDS).stdout
+    words = " ".join([*FLAGS, openmp, *_cpu(Path("/proc/cpuinfo").read_text(errors="replace"))])
     parts = (SOURCE.read_bytes(), version, words.encode())
     target = cache_folder("kernels") / f"elementwise-{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
-    if target.exists():
-        return target
+    if not target.exists():
+        with target.with_name("lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # ranks of a node that need it at once build it once
+            if not target.exists():
+                _build(compiler, openmp, target)
+    return target
+
+
+def _build(compiler: str, openmp: str, target: Path) -> None:
+    """`target` appears whole or not at all. On a busy machine, seconds become minutes; none runs slowly for that."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         compiled, linked = Path(folder) / "elementwise.o", Path(folder) / target.name
         for command in (
@@ -63,15 +72,24 @@ def _built(compiler: str, openmp: str) -> Path:
             # Linked without -fopenmp: a second OpenMP beside torch's would have threads of its own.
             [compiler, "-shared", str(compiled), openmp, "-o", str(linked)],
         ):
-            subprocess.run(command, capture_output=True, check=True, timeout=120)
+            subprocess.run(command, capture_output=True, check=True, timeout=BUILD_SECONDS)
         linked.replace(target)
-    return target
+
+
+def _cpu(info: str) -> list[str]:
+    """What tells CPUs apart, as x86 and ARM say it: with `-march=native`, code of one may not run on another.
+
+    Both may read the same home.
+    """
+    return sorted({line for line in info.splitlines() if line.startswith(("model name", "flags", "CPU ", "Features"))})
 
 
 def _openmp_of_torch() -> str | None:
-    """The GNU OpenMP that this process has loaded with torch."""
+    """The GNU OpenMP that this process has loaded with torch. Other libraries may have brought theirs."""
     try:
-        mapped = Path("/proc/self/maps").read_text(encoding="utf-8").split()
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    return next((path for path in mapped if Path(path).name.startswith("libgomp")), None)
+    found = [path for path in (line.split(maxsplit=5)[-1] for line in lines) if Path(path).name.startswith("libgomp")]
+    own = [path for path in found if path.startswith(str(Path(torch.__file__).parent))]
+    return next(iter(own + found), None)

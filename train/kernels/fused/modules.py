@@ -93,7 +93,8 @@ class _Norm(torch.autograd.Function):
         call("norm", rows, weight, output, roots, roots.numel(), x.shape[-1], eps)
         ctx.save_for_backward(rows, weight, roots)
         ctx.order = order
-        return output.permute(_inverse(order))
+        # A view only where it must be one: FSDP2 warns of a model that returns one.
+        return output if order == sorted(order) else output.permute(_inverse(order))
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None]:
