@@ -53,7 +53,7 @@ def python(wheel: Path) -> Path:
 
 def test_it_holds_what_git_holds(wheel: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    modules = {f"gemfleet/{name}" for name in tracked(*FOLDERS) if name.endswith(".py")}
+    modules = {f"gemfleet/{name}" for name in tracked(*FOLDERS) if name.endswith((".py", ".cpp"))}
     dashboard = {f"gemfleet/{name}" for name in tracked("launcher/api/dashboard")}
     assert len(modules) > 400
     assert dashboard

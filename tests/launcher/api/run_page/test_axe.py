@@ -15,7 +15,8 @@ from support.servers.browser import emulate, points, text_of, wait_for
 PAGES: dict[str, Callable[[Any], bool]] = {
     "/": lambda browser: "alpha-1" in text_of(browser, "tbody"),
     "/#/runs/alpha-1": lambda browser: points(browser) == 8 and "Answer 1" in text_of(browser, "#content"),
-    "/#/compare/alpha-1,alpha-2": lambda browser: points(browser, 0, 1) == 3,
+    "/#/compare/alpha-1,alpha-2": lambda browser: points(browser, 0, 2) >= 3,
+    "/#/cluster": lambda browser: "Not measured yet" in text_of(browser, "[aria-label=Links]"),
     "/#/sweeps/lr": lambda browser: points(browser, 0, 3) == 2,
 }
 
