@@ -19,9 +19,9 @@ from gemfleet.launcher.runs.folder import ANSWERED_PICTURES_FILE
 from gemfleet.train.checkpoint.state import ADAPTER_FILE
 
 from .archive import Archive, Member, archive_of, close_all, header_of
+from .prediction_schemas import PredictionPage, PredictionView
 from .problems import ApiError
 from .redaction import redact, redact_text
-from .schemas import PredictionPage, PredictionView
 
 FOLDER = "output"
 TEXTS = ("prompt", "reference", "prediction")

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 from gemfleet.launcher.api.archive import MEDIA_TYPE, archive_answers
+from gemfleet.launcher.api.prediction_schemas import PredictionPage
 from gemfleet.launcher.api.problems import responses
 from gemfleet.launcher.api.published import open_adapter, prediction_page
-from gemfleet.launcher.api.schemas import PredictionPage
 from gemfleet.launcher.api.services import Needed
 
 from .parameters import STEPS, RunId
