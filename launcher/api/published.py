@@ -73,22 +73,20 @@ def prediction_page(run_folder: Path, run_id: str, after: int, limit: int, diffe
         with _folder(run_folder / FOLDER) as folder:
             metrics = _metrics(folder)
             with _open(folder, "predictions.jsonl") as lines:
-                wanted = (
-                    one for one in _predictions(lines, pictures) if one.number > after and not (differing and one.same)
-                )
+                wanted = (one for one in _predictions(lines, pictures, after) if not (differing and one.same))
                 found = list(islice(wanted, limit + 1))
     except OSError:
         return PredictionPage(run_id=run_id, metrics={}, data=[], has_more=False)
     return PredictionPage(run_id=run_id, metrics=metrics, data=found[:limit], has_more=len(found) > limit)
 
 
-def _predictions(lines: BinaryIO, pictures: list[list[str]]) -> Iterator[PredictionView]:
-    """Each line as it is shown. One that is damaged, or too long, is left out."""
+def _predictions(lines: BinaryIO, pictures: list[list[str]], after: int) -> Iterator[PredictionView]:
+    """Each line behind the one of number `after`, as it is shown. One that is damaged, or too long, is left out."""
     number, whole = 0, True
     while line := lines.readline(LARGEST_LINE_BYTES):
         continues, whole = not whole, line.endswith(b"\n")
         number += not continues
-        if continues:
+        if continues or number <= after:
             continue
         try:
             content = json.loads(line)

@@ -14,7 +14,7 @@ from gemfleet.launcher.api.settings import Tokens
 from gemfleet.launcher.data_view.page import page
 from gemfleet.launcher.runs.folder import DATA_FILE
 from support.servers.api_live import DATA, TRACKER_PAGE, Live, add_sweep, serve, step_record
-from support.servers.browser import complaints, emulate, points, text_of, wait_for
+from support.servers.browser import complaints, emulate, give_token, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 
@@ -155,9 +155,7 @@ def test_everything_that_can_be_used_has_a_name(live: Live, browser: Any) -> Non
 def test_a_token_is_asked_for_once(tmp_path: Path, browser: Any) -> None:
     for guarded in serve(tmp_path, TOKENS):
         browser.get(f"{guarded.url}/#/runs/alpha-1")
-        field = wait_for(lambda: browser.find_element("id", "token"))
-        wait_for(field.is_displayed)
-        field.send_keys(TOKENS.read + "\n")
+        field = give_token(browser, TOKENS.read)
         wait_for(lambda: points(browser) == 8)
         assert not field.is_displayed()
 

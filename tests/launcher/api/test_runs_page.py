@@ -12,7 +12,7 @@ from gemfleet.cluster.registry.claims import Claims
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.launcher.api.settings import Tokens
 from support.servers.api_live import Live, add_many, add_sweep, serve, step_record
-from support.servers.browser import complaints, emulate, points, text_of, wait_for
+from support.servers.browser import complaints, emulate, give_token, points, text_of, wait_for
 
 TOKENS = Tokens(read="r" * 43, admin="a" * 43)
 OPEN_SECONDS = 1.5
@@ -136,9 +136,7 @@ def test_chosen_runs_are_tagged_and_archived(live: Live, browser: Any) -> None:
 def test_a_token_that_may_only_read_changes_nothing(tmp_path: Path, browser: Any) -> None:
     for guarded in serve(tmp_path, TOKENS):
         browser.get(f"{guarded.url}/")
-        field = wait_for(lambda: browser.find_element("id", "token"))
-        wait_for(field.is_displayed)
-        field.send_keys(TOKENS.read + "\n")
+        give_token(browser, TOKENS.read)
         wait_for(lambda: "alpha-1" in shown(browser))
         choose(browser, "alpha-1")
         browser.find_element("id", "archive").click()

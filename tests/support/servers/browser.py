@@ -50,6 +50,14 @@ def text_of(browser: Any, selector: str) -> str:
     return str(browser.execute_script("return document.querySelector(arguments[0])?.innerText ?? ''", selector))
 
 
+def give_token(browser: Any, token: str) -> Any:
+    """Write it into the field that the page shows for it. Returns the field."""
+    field = wait_for(lambda: browser.find_element("id", "token"))
+    wait_for(field.is_displayed)
+    field.send_keys(token + "\n")
+    return field
+
+
 def points(browser: Any, chart: int = 0, line: int = 0) -> int:
     """How many points the chart shows."""
     script = "return document.querySelectorAll('.chart')[arguments[0]]?.data?.[arguments[1]]?.x?.length ?? 0"

@@ -49,16 +49,10 @@ class Sight:
     def _place(self, embedding: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
         """embedded: [1, T, hidden size]. Features are not scaled, as words' embeddings are."""
         if self._now is None:
-            return embedded + self._nothing(embedded) if self.trained and torch.is_grad_enabled() else embedded
+            # Backward passes the embedding as on ranks with pictures: under ZeRO-3 all of them gather it, or none.
+            return embedded.requires_grad_() if self.trained and torch.is_grad_enabled() else embedded
         places, features = self._now
         return embedded.index_copy(1, places, features[None].to(embedded.dtype))
-
-    def _nothing(self, embedded: Tensor) -> Tensor:
-        """0, by way of the trained projector. So backward takes the same way on a rank whose pass has no pictures.
-
-        Under ZeRO-3 a backward that passes the embedding gathers it, which all ranks must do or none.
-        """
-        return sum((p.sum() for p in self.projector.parameters()), embedded.new_zeros(())).to(embedded.dtype) * 0
 
 
 def load_sight(
