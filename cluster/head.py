@@ -38,16 +38,20 @@ def actor_on_head(name: str) -> Any:
     return ray.get_actor(name, namespace=NAMESPACE)
 
 
-def start_on_head(actor_class: Any, name: str, *arguments: Any, threads: int = 8) -> HeadActor:
+def start_on_head(
+    actor_class: Any, name: str, *arguments: Any, threads: int = 8, waits: str | None = None
+) -> HeadActor:
     """Creates an actor of `actor_class` on the head under `name`. ClusterError when the name is in use.
 
     The actor ends with the driver's job, or when the object returned here (not a copy of it) is gone.
+    waits: the group of its methods that wait, which have one more thread
     """
     options = {**on_head(name, threads), "max_task_retries": 0}
+    remote = ray.remote(actor_class) if waits is None else ray.remote(concurrency_groups={waits: 1})(actor_class)
     deadline = time.monotonic() + NAME_SECONDS
     while True:
         try:
-            return HeadActor(name, ray.remote(actor_class).options(**options).remote(*arguments))
+            return HeadActor(name, remote.options(**options).remote(*arguments))
         except ValueError as error:
             if time.monotonic() > deadline:
                 message = f"{name} is running already, for another driver of this run; end that one first"

@@ -39,7 +39,7 @@ from gemfleet.train.errors import UserError
 COMMANDS = {"train": ("train", "run.yaml"), "resume": ("resume", "latest")}
 RESTART = "restart"
 TARGET_SECONDS = {"train": 12.0, "resume": 12.0, RESTART: 5.0}
-SETTLED_SECONDS = 5.0  # a run that lasts has its spare processes by then
+SETTLED_SECONDS = 25.0  # a run that lasts has its spare processes by then
 EPOCHS = 500.0  # more than anybody waits for: each run is ended once it has shown a step
 LOG_TIME = re.compile(r"^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d),(\d{3}) ")
 START, LAST = "Python, imports, input checks", "loading the model, first step"

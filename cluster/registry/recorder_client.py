@@ -11,6 +11,8 @@ from .event_kinds import EventKind
 from .run_recorder import Points, Record, RunRecorder
 from .run_records import RunState
 
+WAITS = "waits"  # the calls that wait have a thread of their own
+
 
 class RecorderClient:
     """Picklable. Each method runs on the head and raises what it raises there.
@@ -25,6 +27,11 @@ class RecorderClient:
     def push(self, rank: int, batch: Sequence[Record], who: Record, mark: str = "") -> bool:
         """See `RunRecorder.push`."""
         return bool(self.actor.call("push", rank, batch, who, mark))
+
+    def training(self, seconds: float) -> Any:
+        """A reference that is there when `RunRecorder.await_training` returns."""
+        again = {"concurrency_group": WAITS, "max_task_retries": -1}  # a restarted recorder is asked anew
+        return self.actor.handle.await_training.options(**again).remote(seconds)
 
     def pause(self, paused: bool) -> None:
         """See `RunRecorder.pause`."""
@@ -74,4 +81,4 @@ def start_recorder(home: Path, run_id: str, points: Points) -> RecorderClient:
     """
     name = f"gemfleet-recorder-{run_id}"
     # One thread: records of one rank must be written in the order they were pushed.
-    return RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, points, threads=1))
+    return RecorderClient(start_on_head(RunRecorder, name, str(home), run_id, points, threads=1, waits=WAITS))

@@ -6,6 +6,7 @@ Each run has one such actor. All that it knows is on disk or comes again, so a r
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -38,6 +39,7 @@ class RunRecorder:
         (self._folder / "logs").mkdir(parents=True, exist_ok=True)
         self._board: Any = None
         self._paused = False
+        self._trains = threading.Event()
         self._counted: set[int] = set()  # ranks whose log this process has counted, see `count_log`
         PHASES.enter("serves")
         self.phases(PHASES.taken("recorder"))
@@ -50,6 +52,8 @@ class RunRecorder:
         mark:  the batch's name. A rank sends a batch again when its answer was lost; it is not written twice.
         """
         sorted_out = Batch.sort(batch)
+        if sorted_out.metrics:
+            self._trains.set()
         log = BatchLog(self._folder / "logs", f"rank-{rank}", sorted_out.lines)
         if rank not in self._counted:
             self._registry.count_log(self._run_id, log)
@@ -61,6 +65,10 @@ class RunRecorder:
                 with suppress(OSError):  # last, outside the transaction: its import takes seconds
                     self._write_board(sorted_out.metrics)
         return self._paused or self._registry.stop_requested(self._run_id)
+
+    def await_training(self, seconds: float) -> None:
+        """Returns when a rank has reported its first step or evaluation, or after `seconds`."""
+        self._trains.wait(seconds)
 
     def pause(self, paused: bool) -> None:
         """Says whether the ranks shall save a checkpoint and end, so that the run goes on elsewhere or with more ranks.

@@ -58,14 +58,17 @@ def _launch_shown(
     """Launch with a display. It closes before anything else is printed."""
     from gemfleet.launcher.display import open_display
     from gemfleet.launcher.result.delivery.errors import DeliveryError
-    from gemfleet.launcher.run.launch import launch
+    from gemfleet.launcher.run.early import joined_early
     from gemfleet.launcher.run.outcome import TrainingFailedError
     from gemfleet.train.quiet import hide_known_lines
 
     hide_known_lines((RAY_LINE,))
     display = open_display()
     try:
-        return launch(config, path, display, beginning, batch_cache, trace)
+        with joined_early(config) as begun:
+            from gemfleet.launcher.run.launch import launch
+
+            return launch(config, path, display, beginning, batch_cache, trace, begun)
     except TrainingFailedError as error:
         failure = f"error: training failed: {error.message}\nthe logs of all ranks are in {error.logs}"
     except DeliveryError as error:

@@ -1,4 +1,4 @@
-"""Ray Train's backend for the ranks: prepares each for its node, and connects them. Ray's controller needs no torch.
+"""What Ray Train's controller has of us: it prepares ranks, connects them, and decides their number. It needs no torch.
 
 Ray's own backend for torch imports it in the controller too, and all ranks wait for that.
 """
@@ -16,6 +16,7 @@ import ray.train
 from gemfleet.cluster.phases import PHASES
 from ray.train._internal.utils import get_address_and_port
 from ray.train.backend import Backend, BackendConfig
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GENERATION_VARIABLE = "GEMFLEET_GENERATION"
@@ -99,3 +100,17 @@ class GroupConfig(BackendConfig):  # type: ignore[misc]
     @property
     def backend_cls(self) -> type[PreparedBackend]:
         return PreparedBackend
+
+
+class FixedRanks(FixedScalingPolicy):  # type: ignore[misc]
+    """Ray's policy for a fixed number of ranks, without the actor by which it asks an autoscaler.
+
+    The ranks' placement group asks for the same resources, and the actor would be one more process before the first
+    step.
+    """
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        """Makes no actor."""
+
+    def _maybe_send_resource_request(self) -> None:
+        """Asks nobody."""

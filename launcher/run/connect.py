@@ -13,7 +13,15 @@ from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
 @contextmanager
 def connected(cluster: ClusterConfig) -> Iterator[bool]:
-    """Connect to the configured cluster. Yields whether this started it; if so, the cluster ends with the block."""
+    """Connect to the configured cluster. Yields whether this started it; if so, the cluster ends with the block.
+
+    A process that has joined it early (`joined_early`) stays there.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield False
+        return
     workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     workers = 1 if workers == "auto" else workers
     cpus = 1.0 if cluster.cpus_per_worker == "auto" else cluster.cpus_per_worker

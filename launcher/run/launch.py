@@ -19,6 +19,7 @@ from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.notices.start import first_tries
+from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.result.chosen import refuse_unsaved
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
@@ -56,11 +57,13 @@ def launch(
     beginning: Beginning = New(),
     batch_cache: bool = True,
     trace: Path | None = None,
+    begun: Placement | None = None,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter. Whatever happens, its row says how it ended.
 
     A resumed run that has succeeded, and of which the configuration asks nothing more, is left alone; the outcome says
     so. batch_cache: whether to use a micro-batch that an earlier run found; trace: a file for what each process did
+    begun: see `start_ahead`
     Raises UserError or ClusterError for what a person can put right, TrainingFailedError when training failed.
     """
     PHASES.enter("checks its inputs")
@@ -82,10 +85,10 @@ def launch(
             check_resume(config.train, run.folder, run.accepts_changes)
         resolved = with_adapter(with_clones(config, run.folder, display).train, run.folder)
         with tracked(run.registry, run.id, config.trackers, run.note):
-            return carry_out(run, resolved, batch_cache)
+            return carry_out(run, resolved, batch_cache, begun)
 
 
-def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outcome:
+def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool, begun: Placement | None) -> Outcome:
     """Take the run through its phases on its cluster. resolved: the settings with copies in place of remote sources"""
     home, api = gemfleet_home(), run.config.api
     PHASES.enter("joins Ray")
@@ -97,11 +100,11 @@ def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool) -> Outc
             with status_api(home, api, f"/#/runs/{run.id}", run.note):
                 await_admission(run)
                 placement = preflight(run)
-                actors = start_ahead(run, placement)
+                actors = start_ahead(run, placement, begun)
                 settled, plan = settle(run, resolved, placement)
                 model, folders = stage(run, settled)
                 adapters = stage_adapter(run, settled, model, {})
-                ground = prepare_data(run, settled, placement, model, folders, adapters)
+                ground = prepare_data(run, settled, placement, model, folders, adapters, actors.recorder)
                 keep_early_facts(run, settled, ground)
                 refuse_unknown_metric(settled, ground.source.eval_sets)
                 settled.refuse_shared_pictures(len(ground.source.pictures))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gemfleet.cluster.phases import PHASES, keep_phases
+from gemfleet.cluster.registry.recorder_client import RecorderClient
 from gemfleet.cluster.registry.run_registry import RunState
 from gemfleet.cluster.staging.stage import stage_folder
 from gemfleet.launcher.placement import Placement
@@ -24,6 +25,8 @@ from .data.pack import pack_on_cluster
 from .data.tokenise import PreparedData, tokenise_on_cluster
 from .session import RunSession
 from .starting_adapter import check_adapter
+
+TRAIN_SECONDS = 60.0  # after them the rest is packed all the same
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,14 @@ def prepare_data(
     placement: Placement,
     model: Path,
     folders: dict[str, str],
-    adapters: dict[str, str] | None = None,
+    adapters: dict[str, str],
+    recorder: RecorderClient,
 ) -> Ground:
-    """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not."""
+    """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not.
+
+    What ranks do not need first is packed once they train: before that it would keep them from starting. Where a
+    micro-batch is looked for, that may read any step.
+    """
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)
     data = tokenise_on_cluster(train, folders, run.display.bars, cache, PictureFormat.of(model))
@@ -96,11 +104,13 @@ def prepare_data(
     examples = ask_examples(data, folders)
     data_ranks = train.data_ranks(placement.ranks)
     saved = run.registry.checkpoints(run.id)  # the ranks look themselves; mostly they begin at the newest
-    source = pack_on_cluster(data, train, data_ranks, 0, run.display.bars, saved[-1]["step"] if saved else 0)
+    begin = saved[-1]["step"] if saved else 0
+    later = recorder.training(TRAIN_SECONDS) if isinstance(train.batch.micro, int) else None
+    source = pack_on_cluster(data, train, data_ranks, 0, run.display.bars, begin, later)
     keep_view(run.folder, train, data, data_ranks, examples)
     if data.reused:
         run.note(f"Used again what an earlier run tokenised of {listed(data.reused)}.")
     for line in data.report.summary().splitlines():
         run.note(line)
     run.heed_stop("prepared its data")
-    return Ground(placement, model, folders, data, source, adapters or {})
+    return Ground(placement, model, folders, data, source, adapters)

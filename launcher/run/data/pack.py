@@ -30,12 +30,13 @@ def pack_on_cluster(
     start_step: int = 0,
     progress: Progress | None = None,
     first_needed: int | None = None,
+    after: Any = None,
 ) -> RayBlockSource:
     """Pack the steps from `start_step` to the run's end. Returns when the ranks can begin.
 
     That needs the block of the step `first_needed` (default: the first one) and the evaluation sets. The blocks after
     it follow while the ranks start and train, then those before it, which only a damaged checkpoint makes necessary.
-    A rank waits for a block that is not there yet.
+    A rank waits for a block that is not there yet. after: a reference that they wait for, None: none
     world_size: the ranks that have rows of their own: those of a context group share them
     """
     global_batch = config.batch.global_
@@ -44,7 +45,7 @@ def pack_on_cluster(
     tokens_per_step = max(1, prepared.report.tokens // per_epoch)
     per_block = max(1, min(MAX_STEPS_PER_BLOCK, TOKENS_PER_BLOCK // tokens_per_step))
     starts = range(0, len(steps), per_block)
-    packer = _Packer(world_size, config.data.max_length)
+    packer = _Packer(world_size, config.data.max_length, after)
     needed = []
     evaluation = {}
     for name, (scored, chosen) in prepared.evaluation.items():
@@ -72,10 +73,10 @@ class _Packer:
     What is packed in the background reserves no CPU: the ranks may hold all of them by then.
     """
 
-    def __init__(self, world_size: int, max_length: int) -> None:
+    def __init__(self, world_size: int, max_length: int, after: Any) -> None:
         self._rest = (world_size, max_length)
         self._task = ray.remote(pack_task)
-        self._lanes: deque[Any] = deque([None] * max(1, sum(1 for node in ray.nodes() if node["Alive"])))
+        self._lanes: deque[Any] = deque([after] * max(1, sum(1 for node in ray.nodes() if node["Alive"])))
         self._here = 0
 
     def pack(self, tokenised: TokenisedSet, chosen: list[Ints], tokens: int | None) -> Any:

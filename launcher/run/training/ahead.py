@@ -7,32 +7,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ray
 import ray.exceptions
 from gemfleet.cluster.checkpoint_store.actor import StorePolicy, begin_store
 from gemfleet.cluster.head import HeadActor
-from gemfleet.cluster.inventory import Node, answering_nodes, list_nodes, of_kind
-from gemfleet.cluster.processes import environment, start_processes
+from gemfleet.cluster.inventory import answering_nodes, list_nodes
 from gemfleet.cluster.registry.recorder_client import RecorderClient, start_recorder
 from gemfleet.launcher.config.cluster import ClusterConfig
 from gemfleet.launcher.placement import Placement
-from gemfleet.launcher.rank.ahead import RANK_VARIABLES
 from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.step.record import points
 
-from .ray_trainer import fit_variables
+from .processes import start_for_training, start_spare
 
 log = logging.getLogger("gemfleet.launcher")
-TRAIN_ACTORS = 3  # the controller, and two that it starts on its node
-PROCESS_BYTES = 600 * 2**20  # of one that has imported them, at most
-MEMORY_SHARE = 0.05  # of a node, which spare processes may take
-BEGIN_SECONDS = 900
-SPARE_SECONDS = 30 * 24 * 3600  # they end with the run
 
 
 @dataclass(frozen=True)
@@ -43,15 +35,16 @@ class HeadActors:
     store: HeadActor
 
 
-def start_ahead(run: RunSession, placement: Placement) -> HeadActors:
-    """Start the recorder and the store, and processes for Ray Train. Returns while all of them start."""
+def start_ahead(run: RunSession, placement: Placement, begun: Placement | None) -> HeadActors:
+    """Start the recorder and the store, and processes for Ray Train. Returns while all of them start.
+
+    begun: the placement for which processes have been started already, see `joined_early`
+    """
     cluster = run.config.cluster
     recorder = start_recorder(gemfleet_home(), run.id, points)
     store = begin_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
-    nodes, here = answering_nodes(), ray.get_runtime_context().get_node_id()
-    if run.config.train.max_steps != 0:
-        start_processes(places(placement, nodes), nodes, rank_environment(), BEGIN_SECONDS)
-        start_processes({here: TRAIN_ACTORS}, nodes, environment(fit_variables(), of_actor=False), BEGIN_SECONDS)
+    if run.config.train.max_steps != 0 and placement != begun:
+        start_for_training(placement, answering_nodes())
     return HeadActors(recorder, store)
 
 
@@ -73,29 +66,9 @@ class SpareRanks:
         if not self._started and step and step["time"] > self._since:
             self._started = True
             try:
-                nodes = list_nodes()
-                counts = spare_places(Counter(rank["node"] for rank in ranks), nodes)
-                start_processes(counts, nodes, rank_environment(), SPARE_SECONDS)
+                start_spare(Counter(rank["node"] for rank in ranks), list_nodes())
             except (ray.exceptions.RayError, RuntimeError, OSError):  # the ranks train on without spare processes
                 log.warning("the cluster could not be looked at; a restart will take longer", exc_info=True)
-
-
-def rank_environment() -> str:
-    """What Ray Train's controller gives the ranks' processes."""
-    return environment({**fit_variables(), **RANK_VARIABLES}, of_actor=True)
-
-
-def places(placement: Placement, nodes: Sequence[Node]) -> dict[str, int]:
-    """How many processes to start on each node, by its id. Empty where it is far from sure where ranks will be."""
-    size = placement.cpus_per_rank, placement.gpus_per_rank
-    room = {node.id: min(placement.ranks, node.bundles(*size)) for node in of_kind(nodes, placement.kind)}
-    return room if sum(room.values()) <= 2 * placement.ranks else {}
-
-
-def spare_places(taken: Mapping[str, int], nodes: Sequence[Node]) -> dict[str, int]:
-    """As many as ranks run on each node, where it has memory in plenty. taken: how many run there, by its id"""
-    most = {node.id: MEMORY_SHARE * node.memory_bytes for node in nodes}
-    return {node: ranks for node, ranks in taken.items() if ranks * PROCESS_BYTES <= most.get(node, 0)}
 
 
 def store_policy(cluster: ClusterConfig) -> StorePolicy:

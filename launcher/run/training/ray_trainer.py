@@ -13,27 +13,17 @@ import pyarrow.fs
 import ray.train
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.rank.ahead import RANK_VARIABLES
-from gemfleet.launcher.rank.process_group import GroupConfig
+from gemfleet.launcher.rank.process_group import FixedRanks, GroupConfig
 from gemfleet.launcher.rank.train_rank import RankTask, train_rank
 from gemfleet.launcher.run.signals import SIGNALS
-from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train import UserCallback
-from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, ENV_VARS_TO_PROPAGATE
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from .processes import FIT_VARIABLES
 
 log = logging.getLogger("gemfleet.launcher")
 POLL_SECONDS = 0.5
-# Ray Train reads these from the driver's environment. The first is how often the controller looks for lost ranks: its
-# default of 2 s is most of a restart, apart from starting Python. The second is off because `relocation.py` looks after
-# drained nodes: Ray's own watcher waits until the deadline and then counts a failure.
-FIT_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
-
-
-def fit_variables() -> dict[str, str]:
-    """What Ray Train adds to the environment of its controller, and of the actors that this starts."""
-    given = {name: os.environ[name] for name in ENV_VARS_TO_PROPAGATE if name in os.environ}
-    asking = {RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR: DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE}
-    return {**asking, **FIT_VARIABLES, **given}
 
 
 @dataclass(frozen=True)
@@ -51,10 +41,25 @@ class FitSettings:
     callback: UserCallback
 
 
+class RankTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray's trainer without two actors of which each would be one more process before the first step.
+
+    They serve Ray's own data sets and clusters that Ray Data scales.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return super()._initialize_and_run_controller(
+            **{**arguments, "scaling_policy": FixedRanks(self.scaling_config)}
+        )
+
+
 def build_trainer(task: RankTask, settings: FitSettings) -> DataParallelTrainer:
     """Ray's trainer for one fit. It never deletes a checkpoint: the store does."""
     placement = settings.placement
-    return DataParallelTrainer(
+    return RankTrainer(
         train_rank,
         train_loop_config={"task": task},
         scaling_config=ray.train.ScalingConfig(

@@ -9,14 +9,16 @@ import pytest
 from gemfleet.cluster.inventory import Node
 from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.run.training import ahead
-from gemfleet.launcher.run.training.ahead import SpareRanks, places, spare_places
+from gemfleet.launcher.run.training.ahead import SpareRanks
+from gemfleet.launcher.run.training.processes import places, spare_places
 
 # Each takes a second or more of every process that a launch starts.
 DEAR = ("torch._dynamo", "torch.distributed.fsdp", "transformers", "deepspeed", "peft", "datasets")
 TORCH = ("torch", "pandas", "pyarrow", *DEAR)
 BUDGETS = {  # a process, by what it imports: what it must do without
     "gemfleet.launcher.cli": ("ray", "yaml", "rich.console", *TORCH),  # `gemfleet --help`
-    "gemfleet.launcher.run.launch": DEAR,  # the driver, up to joining Ray
+    "gemfleet.launcher.run.early": ("ray", "yaml", *TORCH),
+    "gemfleet.launcher.run.launch": DEAR,  # the driver, up to its checks
     "gemfleet.cluster.registry.run_recorder, gemfleet.train.step.record": ("ray", "numpy", "pydantic", *TORCH),
     "gemfleet.cluster.checkpoint_store.actor": TORCH,
     "gemfleet.launcher.run.data.node_tasks": TORCH,  # a data task, before it knows the tokenizer

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 
-from gemfleet.launcher.run.training.ray_trainer import FIT_VARIABLES, FitThread, watch
+from gemfleet.launcher.run.training.processes import FIT_VARIABLES
+from gemfleet.launcher.run.training.ray_trainer import FitThread, watch
 
 
 class FakeTrainer:
