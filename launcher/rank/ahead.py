@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from importlib import import_module
 
@@ -25,3 +26,8 @@ def import_for_training() -> None:
         with suppress(Exception):  # whoever needs it says what is wrong
             import_module(module)
     PHASES.enter("waits for Ray Train")
+
+
+def leave_out_bitsandbytes() -> None:
+    """For this process no such package is installed. peft imports it wherever it is, which takes a second or more."""
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]

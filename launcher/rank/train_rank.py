@@ -31,6 +31,7 @@ from gemfleet.train.errors import NonFiniteLossError, UserError
 from gemfleet.train.interfaces import BlockSource, FeatureKeeper
 from gemfleet.train.step.outcome import TrainResult
 
+from .ahead import leave_out_bitsandbytes
 from .outbox import Outbox, OutboxLogHandler
 from .process_group import GENERATION_VARIABLE
 from .reporter import RayReporter
@@ -79,6 +80,8 @@ def train_rank(settings: dict[str, Any]) -> None:
     """
     PHASES.enter("imports for training")
     task: RankTask = settings["task"]
+    if task.config.quantization == "none":
+        leave_out_bitsandbytes()
     rank = ray.train.get_context().get_world_rank()
     who = identity()
     outbox = Outbox(lambda batch, mark: task.recorder.push(rank, batch, who, mark))

@@ -15,7 +15,7 @@ from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSID
 
 TRAIN_ACTORS = 3  # the controller, and two that it starts on its node
 PROCESS_BYTES = 600 * 2**20  # of one that has imported them, at most
-MEMORY_SHARE = 0.05  # of a node, which spare processes may take
+MEMORY_SHARE = 0.1  # of a node, which spare processes may take
 BEGIN_SECONDS = 900
 SPARE_SECONDS = 30 * 24 * 3600  # they end with the run
 # Ray Train reads these from the driver's environment. The first is how often the controller looks for lost ranks: its

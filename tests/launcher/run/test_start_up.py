@@ -55,6 +55,17 @@ assert not missing, missing
     assert imported(f"exec({program!r})", ("deepspeed", "bitsandbytes", "peft")) == "[]"
 
 
+def test_a_rank_whose_base_is_not_quantised_leaves_bitsandbytes_out() -> None:
+    program = """
+from gemfleet.launcher.rank.ahead import leave_out_bitsandbytes
+leave_out_bitsandbytes()
+import torch
+from peft import LoraConfig, get_peft_model
+get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), LoraConfig(target_modules=["0"]))
+"""
+    assert imported(f"exec({program!r})", ("bitsandbytes.nn", "bitsandbytes.functional")) == "[]"
+
+
 def node(name: str, cpus: float, gib: int = 100, kind: str = "") -> Node:
     return Node(name, "a", "h", False, cpus, 0, cpus, 0, gib * 2**30, 0, kind=kind)
 
@@ -67,7 +78,7 @@ def test_processes_start_where_ranks_will_be_and_where_that_is_open_none_do() ->
 
 
 def test_spare_processes_take_little_of_a_nodes_memory() -> None:
-    assert spare_places({"a": 2, "b": 2, "gone": 1}, [node("a", 8), node("b", 8, gib=16)]) == {"a": 2}
+    assert spare_places({"a": 2, "b": 2, "gone": 1}, [node("a", 8), node("b", 8, gib=8)]) == {"a": 2}
 
 
 def test_ranks_train_on_while_the_cluster_cannot_be_asked_about_spare_processes(
