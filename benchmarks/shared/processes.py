@@ -101,7 +101,7 @@ def process_group(work: str) -> Iterator[int]:
     import torch
     import torch.distributed as dist
 
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rank, ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     store = dist.FileStore(str(Path(work) / "rendezvous"), ranks)  # type: ignore[attr-defined]
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
@@ -112,8 +112,10 @@ def process_group(work: str) -> Iterator[int]:
 
 
 def _start(target: str, work: Path, rank: int, ranks: int, threads: int, cuda: bool) -> subprocess.Popen[str]:
-    """The hub is out of reach; ranks on CPUs talk over the loopback."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+    """The hub is out of reach; ranks on CPUs talk over the loopback. One process alone is told of no ranks: of those
+    other trainers would make a group.
+    """
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks} if ranks > 1 else {}
     environment = os.environ | {name: str(n) for name, n in {**numbers, "OMP_NUM_THREADS": threads}.items()}
     environment |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment |= {} if cuda else {"CUDA_VISIBLE_DEVICES": "", "GLOO_SOCKET_IFNAME": "lo"}

@@ -57,7 +57,7 @@ def measure(case: TrainingCase, task: Mapping[str, Any], rank: int, tell: Tell) 
     """
     started, folder, work = time.perf_counter(), task["model_folder"], Path(task["work"]) / f"rank-{rank}"
     work.mkdir()
-    facts, config = current_device(int(os.environ["LOCAL_RANK"])), case.train_config(folder or "random")
+    facts, config = current_device(int(os.environ.get("LOCAL_RANK", 0))), case.train_config(folder or "random")
     dtype = choose_dtype(config.precision, facts)
     ceiling = _ceiling(facts.device, dtype)
     if folder is None:

@@ -6,6 +6,10 @@ so logits are never held whole and are not read from memory again.
 
 The target's word is left out of the sums. So the gradient of a position with few doubts keeps its precision: it is
 `1 - p` times the distance of the other words' mean from the target's row.
+
+Most words are so unlikely that their share of the gradient is below what bf16 rounds away. As in Wijmans et al. 2024
+(arXiv:2411.09009), the gradient's product leaves out those that are so to all positions of a chunk; the loss itself has
+all words. No position loses more than `LOST_SHARE` of the sum over its words in this way.
 """
 
 from __future__ import annotations
@@ -18,18 +22,26 @@ from torch import Tensor
 from ..config.sections.sharing import LOSS_BLOCK_WORDS
 from .fused.library import call, library
 
+LOST_SHARE = 2.0**-8  # what bf16 rounds a number by, at most
+
 
 class VocabularyBlocks:
     """Two buffers, which live as long as this object, and what is computed in them.
 
-    dtype: of the hidden states; softcap: as in `SupervisedCrossEntropy`; rows: positions of a chunk at most
+    vocabulary, width: the head's shape; dtype: of the hidden states; softcap: as in `SupervisedCrossEntropy`
+    rows: positions of a chunk at most
     """
 
-    def __init__(self, vocabulary: int, dtype: torch.dtype, softcap: float | None, rows: int) -> None:
+    def __init__(self, vocabulary: int, width: int, dtype: torch.dtype, softcap: float | None, rows: int) -> None:
         self.dtype, self._softcap = dtype, softcap
         self._words = min(LOSS_BLOCK_WORDS, vocabulary)
         self._fused = dtype == torch.bfloat16 and softcap is None and library() is not None
-        self._buffers = [torch.empty(rows * self._words, dtype=each) for each in (dtype, torch.float32)]
+        # The second holds scores, or where these are fused into one pass, the columns that count.
+        second = dtype if self._fused else torch.float32
+        self._buffers = [torch.empty(rows * self._words, dtype=each) for each in (dtype, second)]
+        if self._fused:
+            self._rows = torch.empty(self._words, width, dtype=dtype)
+            self._chosen, self._count = torch.empty(self._words, dtype=torch.int64), torch.empty(1, dtype=torch.int64)
 
     def losses(self, hidden: Tensor, targets: Tensor, head: Tensor, gradient: Tensor | None) -> Tensor:
         """The summed loss of one chunk, fp32. hidden: [N, hidden size]; targets: int64 [N]
@@ -39,6 +51,7 @@ class VocabularyBlocks:
         largest = torch.full((len(hidden), 1), torch.finfo(torch.float32).min)
         faded = torch.ones_like(largest)
         others, at_target, slopes = torch.zeros(len(hidden), 1), torch.empty(len(hidden)), torch.ones(len(hidden))
+        lost = torch.zeros(len(hidden))
         mixed = None if gradient is None else torch.zeros(hidden.shape, dtype=torch.float32)
         for (first, last), places, words in _blocks(targets, head.shape[0], self._words):
             logits, scores = (part[: len(hidden) * (last - first)].view(len(hidden), -1) for part in self._buffers)
@@ -59,13 +72,27 @@ class VocabularyBlocks:
                     scores.mul_(slope)
                 logits.copy_(scores)
             if mixed is not None:
-                mixed.mul_(faded).add_(logits @ head[first:last])
+                rows = head[first:last]
+                if self._fused:
+                    logits, rows = self._likely(logits, rows, others, faded, lost)
+                mixed.mul_(faded).add_(logits @ rows)
         # -log p = log(1 + others / target), and 1 - p is the sigmoid of the same distance.
         distance = largest.add_(others.log()).squeeze(1) - at_target
         if gradient is not None and mixed is not None:
             mixed.div_(others).sub_(head[targets].float().mul_(slopes.unsqueeze(1)))
             gradient.copy_(mixed.mul_(distance.sigmoid().unsqueeze(1)))
         return torch.nn.functional.softplus(distance).sum()
+
+    def _likely(
+        self, exponentials: Tensor, rows: Tensor, sums: Tensor, faded: Tensor, lost: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The columns of the exponentials [N, words] that count in the gradient, and the head's rows of their words."""
+        into = (self._chosen, self._buffers[1], self._count)
+        call("likely", exponentials, sums, faded, lost, *into, *exponentials.shape, LOST_SHARE)
+        if (count := int(self._count)) == len(rows):
+            return exponentials, rows
+        kept = self._buffers[1][: len(exponentials) * count].view(len(exponentials), count)
+        return kept, torch.index_select(rows, 0, self._chosen[:count], out=self._rows[:count])
 
     def _score(self, logits: Tensor, scores: Tensor, sloped: bool) -> Tensor | None:
         """Fills `scores` [N, words], under the softcap. Returns the slopes of the softcap, if any."""

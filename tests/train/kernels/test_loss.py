@@ -7,6 +7,8 @@ import math
 import pytest
 import torch
 from gemfleet.train.config.sections.sharing import LOSS_BLOCK_WORDS
+from gemfleet.train.kernels import loss_blocks
+from gemfleet.train.kernels.fused.library import library
 from gemfleet.train.kernels.loss import SupervisedCrossEntropy
 from torch.nn import functional
 
@@ -78,3 +80,25 @@ def test_no_supervised_position_costs_nothing() -> None:
     loss = SupervisedCrossEntropy(torch.randn(10, 4))(hidden, torch.zeros(0, dtype=torch.long))
     loss.backward()
     assert float(loss.detach()) == 0.0
+
+
+@pytest.mark.skipif(library() is None, reason="no C++ compiler")
+@pytest.mark.parametrize(("spread", "kept"), [(8.0, (128, 1700)), (0.01, (2048, 2048))])
+def test_unlikely_words_are_left_out_of_the_gradient_and_no_position_misses_them(
+    monkeypatch: pytest.MonkeyPatch, spread: float, kept: tuple[int, int]
+) -> None:
+    """spread: of the logits; kept: between how many words of 2,048 count. Where all are alike, all do."""
+    torch.manual_seed(0)
+    hidden = torch.randn(40, 64).bfloat16()
+    head = (torch.randn(4096, 64) * spread / 8).bfloat16()
+    targets = torch.randint(4096, (40,))
+    found = []
+    for share in (loss_blocks.LOST_SHARE, 0.0):
+        monkeypatch.setattr(loss_blocks, "LOST_SHARE", share)
+        blocks, gradient = loss_blocks.VocabularyBlocks(*head.shape, torch.bfloat16, None, 40), torch.empty_like(hidden)
+        found.append((blocks.losses(hidden, targets, head, gradient), gradient.float(), int(blocks._count)))
+    (loss, less, count), (whole_loss, whole, all_words) = found
+    assert (loss, all_words) == (whole_loss, 2048)
+    assert kept[0] <= count <= kept[1]
+    lost = (less - whole).norm(dim=1) / whole.norm(dim=1)
+    assert lost.max() <= (2.0**-6 if count < 2048 else 0)  # of a gradient that is itself rounded to bf16

@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#ifdef __AVX512_VBMI2__
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -43,6 +46,7 @@ inline float exponential(float x) {
 
 constexpr float ROOT = 0.7978845608f;  // of 2 / pi
 constexpr float CUBE = 0.044715f;
+constexpr int64_t STEP = 128;  // of counts of columns: for each count, oneDNN makes code of its own
 
 // tanh of GELU's approximation (Hendrycks and Gimpel 2016, arXiv:1606.08415).
 inline float bend(float x) {
@@ -72,6 +76,20 @@ inline void softmax(const uint16_t *scores, float *weights, Seen seen, float sca
     float share = 1.0f / sum;
 #pragma omp simd
     for (int64_t i = seen.begin; i < seen.end; ++i) weights[i] *= share;
+}
+
+// The values of `in` that are `seen`, side by side; their numbers are `chosen`.
+inline void side_by_side(const uint16_t *in, uint16_t *out, const uint16_t *seen, const int64_t *chosen, int64_t words,
+                         int64_t count) {
+    int64_t at = 0, done = 0;
+#ifdef __AVX512_VBMI2__
+    for (; at + 32 <= words && done + 32 <= count; at += 32) {
+        __mmask32 mask = _mm512_test_epi16_mask(_mm512_loadu_si512(seen + at), _mm512_set1_epi16(-1));
+        _mm512_storeu_si512(out + done, _mm512_maskz_compress_epi16(mask, _mm512_loadu_si512(in + at)));
+        done += _mm_popcnt_u32(mask);
+    }
+#endif
+    for (; done < count; ++done) out[done] = in[chosen[done]];
 }
 
 }  // namespace
@@ -169,6 +187,54 @@ void exponentials(uint16_t *logits, float *largest, float *sums, float *faded, i
         faded[row] = std::exp(largest[row] - top);
         sums[row] = sums[row] * faded[row] + sum;
         largest[row] = top;
+    }
+}
+
+// Of a block's exponentials [rows, words], the columns that count: their numbers into `chosen`, the columns side by side
+// into `kept`, how many they are into `count`. A row may lose `most` of its sum so far in all; a word goes if each row can
+// lose it and `words` like it. What a row has lost, `lost`, is scaled by `faded` before. Where few would go, all stay:
+// `count` is `words`, and nothing is written to `kept`.
+void likely(const uint16_t *values, const float *sums, const float *faded, float *lost, int64_t *chosen, uint16_t *kept,
+            int64_t *count, int64_t rows, int64_t words, float most) {
+    std::vector<uint16_t> seen(words, 0);
+#pragma omp parallel
+    {
+        std::vector<uint16_t> mine(words, 0);
+#pragma omp for schedule(static)
+        for (int64_t row = 0; row < rows; ++row) {
+            lost[row] *= faded[row];
+            float room = std::max(most * sums[row] - lost[row], 0.0f) / static_cast<float>(words);
+            uint32_t bits;
+            std::memcpy(&bits, &room, 4);
+            uint16_t bound = static_cast<uint16_t>(bits >> 16);  // of numbers that are not negative, bits have their order
+            const uint16_t *in = values + row * words;
+            uint16_t *marks = mine.data();
+#pragma omp simd
+            for (int64_t i = 0; i < words; ++i) marks[i] = std::max(marks[i], in[i] > bound ? in[i] : marks[i]);
+        }
+#pragma omp critical
+        for (int64_t i = 0; i < words; ++i) seen[i] |= mine[i];
+    }
+    int64_t found = 0;
+    for (int64_t i = 0; i < words; ++i) found += seen[i] ? 1 : 0;
+    int64_t more = (found + STEP - 1) / STEP * STEP - found;
+    *count = found + more > words - words / 8 ? words : found + more;
+    if (*count == words) return;
+    for (int64_t i = 0; more > 0; ++i)
+        if (!seen[i]) seen[i] = 1, --more;
+    found = 0;
+    for (int64_t i = 0; i < words; ++i)
+        if (seen[i]) chosen[found++] = i;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; ++row) {
+        const uint16_t *in = values + row * words;
+        uint16_t *out = kept + row * found;
+        const uint16_t *marks = seen.data();
+        float gone = 0.0f;
+#pragma omp simd reduction(+ : gone)
+        for (int64_t i = 0; i < words; ++i) gone += marks[i] ? 0.0f : wide(in[i]);
+        lost[row] += gone;
+        side_by_side(in, out, marks, chosen, words, found);
     }
 }
 
