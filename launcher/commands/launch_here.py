@@ -65,7 +65,7 @@ def _launch_shown(
     hide_known_lines((RAY_LINE,))
     display = open_display()
     try:
-        with joined_early(config) as begun:
+        with joined_early(config, beginning.run_id) as begun:
             from gemfleet.launcher.run.launch import launch
 
             return launch(config, path, display, beginning, batch_cache, trace, begun)

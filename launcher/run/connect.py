@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.local import connect, resolve_address
+from gemfleet.cluster.local import Connection, connect, resolve_address
 from gemfleet.cluster.network import check_address
 from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
@@ -15,12 +15,13 @@ from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 def connected(cluster: ClusterConfig) -> Iterator[bool]:
     """Connect to the configured cluster. Yields whether this started it; if so, the cluster ends with the block.
 
-    A process that has joined it early (`joined_early`) stays there.
+    A process that has joined it early (`joined_early`) is connected already.
     """
     import ray
 
     if ray.is_initialized():
-        yield False
+        with closing(Connection("", owned=False)):
+            yield False
         return
     workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     workers = 1 if workers == "auto" else workers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -10,58 +11,67 @@ from gemfleet.cluster.errors import ClusterError
 from gemfleet.cluster.phases import PHASES
 
 if TYPE_CHECKING:
-    from gemfleet.cluster.local import Connection
     from gemfleet.launcher.config.schema import LaunchConfig
-    from gemfleet.launcher.placement import Placement
 
+    from .training.processes import Begun
+
+log = logging.getLogger("gemfleet.launcher")
 JOIN_SECONDS = 1.0
 
 
 @contextmanager
-def joined_early(config: LaunchConfig) -> Iterator[Placement | None]:
-    """Yields the placement whose processes start now. None where no cluster runs yet, or it has no room: it is the
-    launch itself that waits, and that says what is wrong. Leaves the cluster at the block's end.
+def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | None]:
+    """Yields what has been started. None where no cluster runs yet, or another run is under way, or there is no room:
+    the launch itself waits, and says what is wrong. The process has left the cluster at the block's end.
+
+    run_id: of a run that is not new
     """
     PHASES.enter("imports torch and Ray")
     import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
     # isort: split
     import ray
+    from gemfleet.cluster.local import Connection
 
-    connection: Connection | None = None
-    placement: Placement | None = None
+    begun: Begun | None = None
     try:
-        connection = _join(config)
-        placement = _start(config) if connection else None
-    except (ClusterError, ray.exceptions.RayError, RuntimeError, OSError):
-        pass
-    PHASES.enter("imports the launcher")
-    try:
-        yield placement
+        try:
+            begun = _join_and_start(config, run_id)
+        except (ClusterError, ray.exceptions.RayError, RuntimeError, OSError) as error:
+            log.debug("no processes start early: %s", error)
+            Connection("", owned=False).close()  # the launch joins anew, and says what is wrong
+        PHASES.enter("imports the launcher")
+        yield begun
     finally:
-        if connection is not None:
-            connection.close()
+        Connection("", owned=False).close()
 
 
-def _join(config: LaunchConfig) -> Connection | None:
+def _join_and_start(config: LaunchConfig, run_id: str | None) -> Begun | None:
+    from gemfleet.cluster.inventory import answering_nodes, of_kind
     from gemfleet.cluster.local import connect
+    from gemfleet.launcher.placement import place
 
     from .connect import address_of
 
     address = address_of(config.cluster)
-    return None if address == "local" else connect(address, timeout_s=JOIN_SECONDS)
-
-
-def _start(config: LaunchConfig) -> Placement | None:
-    from gemfleet.cluster.inventory import list_nodes
-    from gemfleet.launcher.placement import place
-
+    if address == "local":
+        return None
+    connect(address, timeout_s=JOIN_SECONDS)
+    if config.train.max_steps == 0 or _others_run(run_id):
+        return None
     from .training.processes import start_for_training
 
-    nodes = list_nodes()
+    nodes = answering_nodes()
     placement = place(config.cluster, nodes, config.ranks_for_each_pass)
     size = placement.cpus_per_rank, placement.gpus_per_rank
-    if config.train.max_steps == 0 or sum(node.bundles(*size) for node in nodes) < placement.ranks:
+    if sum(node.bundles(*size) for node in of_kind(nodes, placement.kind)) < placement.ranks:
         return None
-    start_for_training(placement, nodes)
-    return placement
+    return start_for_training(placement, nodes)
+
+
+def _others_run(run_id: str | None) -> bool:
+    """Whether another run has a share of a cluster or waits for one: then it is open when this one has its turn."""
+    from gemfleet.launcher.runs.registry import registry_of
+    from gemfleet.train.config.home import gemfleet_home
+
+    return any(not run.state.is_terminal and run.id != run_id for run in registry_of(gemfleet_home()).list_runs())

@@ -19,7 +19,6 @@ from gemfleet.launcher.api.start import seen_to_the_end, status_api
 from gemfleet.launcher.config.schema import LaunchConfig
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.notices.start import first_tries
-from gemfleet.launcher.placement import Placement
 from gemfleet.launcher.result.chosen import refuse_unsaved
 from gemfleet.launcher.runs.checkpoints import shelf_of
 from gemfleet.launcher.runs.registry import registry_of
@@ -47,6 +46,7 @@ from .starting_adapter import with_adapter, with_kept_adapter
 from .strategy import settle
 from .training.ahead import start_ahead
 from .training.controller import Fitted, fit
+from .training.processes import Begun
 from .training.ray_trainer import first_cause
 
 
@@ -57,7 +57,7 @@ def launch(
     beginning: Beginning = New(),
     batch_cache: bool = True,
     trace: Path | None = None,
-    begun: Placement | None = None,
+    begun: Begun | None = None,
 ) -> Outcome:
     """Carry out a run from its configuration to its published adapter. Whatever happens, its row says how it ended.
 
@@ -88,7 +88,7 @@ def launch(
             return carry_out(run, resolved, batch_cache, begun)
 
 
-def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool, begun: Placement | None) -> Outcome:
+def carry_out(run: RunSession, resolved: TrainConfig, batch_cache: bool, begun: Begun | None) -> Outcome:
     """Take the run through its phases on its cluster. resolved: the settings with copies in place of remote sources"""
     home, api = gemfleet_home(), run.config.api
     PHASES.enter("joins Ray")

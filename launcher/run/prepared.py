@@ -92,8 +92,8 @@ def prepare_data(
 ) -> Ground:
     """Tokenise and pack the data on the cluster. Say how many rows are used, and which are not.
 
-    What ranks do not need first is packed once they train: before that it would keep them from starting. Where a
-    micro-batch is looked for, that may read any step.
+    What ranks do not need first is packed once they train, or after `TRAIN_SECONDS`: before that it would keep them
+    from starting. The search for a micro-batch may read any step, so then nothing is held back.
     """
     run.enter(RunState.PREPARING_DATA, "preparing data")
     cache = prepared_cache(train.data.cache_bytes, model)

@@ -69,7 +69,8 @@ class SupervisedCrossEntropy:
     def _by_blocks(self, hidden: Tensor, targets: Tensor, gradient: Tensor | None) -> Tensor:
         """The summed loss of equal chunks; fills `gradient`, if there is one."""
         if self._blocks is None or self._blocks.dtype != hidden.dtype:
-            self._blocks = VocabularyBlocks(*self.head_weight.shape, hidden.dtype, self.softcap, self.chunk_rows)
+            words, width = self.head_weight.shape
+            self._blocks = VocabularyBlocks(words, width, hidden.dtype, self.softcap, self.chunk_rows)
         total = torch.zeros(())
         for piece in torch.arange(len(hidden)).tensor_split(-(-len(hidden) // self.chunk_rows)):
             rows = slice(int(piece[0]), int(piece[-1]) + 1)

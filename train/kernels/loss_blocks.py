@@ -7,9 +7,10 @@ so logits are never held whole and are not read from memory again.
 The target's word is left out of the sums. So the gradient of a position with few doubts keeps its precision: it is
 `1 - p` times the distance of the other words' mean from the target's row.
 
-Most words are so unlikely that their share of the gradient is below what bf16 rounds away. As in Wijmans et al. 2024
-(arXiv:2411.09009), the gradient's product leaves out those that are so to all positions of a chunk; the loss itself has
-all words. No position loses more than `LOST_SHARE` of the sum over its words in this way.
+Most words are so unlikely that their share of a position's gradient is below what bf16 rounds away. As in Wijmans et
+al. 2024 (arXiv:2411.09009), the gradient's product leaves out words that are unlikely at every position of a chunk; the
+loss itself has all words. No position loses more than `LOST_SHARE` of the sum over its words in this way. Only the C++
+does so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ LOST_SHARE = 2.0**-8  # what bf16 rounds a number by, at most
 
 
 class VocabularyBlocks:
-    """Two buffers, which live as long as this object, and what is computed in them.
+    """Buffers that live as long as this object, and what is computed in them.
 
     vocabulary, width: the head's shape; dtype: of the hidden states; softcap: as in `SupervisedCrossEntropy`
     rows: positions of a chunk at most

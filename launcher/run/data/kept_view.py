@@ -41,7 +41,8 @@ def ask_examples(prepared: PreparedData, folders: Mapping[str, str]) -> Any:
         places.append((_name(prepared, number), block, int(train[number] - starts[block])))
     blocks = {block: prepared.tokenised.blocks[block] for _, block, _ in places}
     if len(prepared.tokenised.blocks) == 1 and ray.get_runtime_context().get_node_id() in folders:
-        return ray.put(examples_task(blocks, places, folders))
+        with suppress(Exception):  # as in `keep_view`
+            return ray.put(examples_task(blocks, places, folders))
     where = NodeAffinitySchedulingStrategy(min(folders), soft=True)
     task = ray.remote(examples_task).options(num_cpus=0, max_retries=0, scheduling_strategy=where)
     return task.remote(blocks, places, dict(folders))

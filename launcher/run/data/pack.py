@@ -35,8 +35,8 @@ def pack_on_cluster(
     """Pack the steps from `start_step` to the run's end. Returns when the ranks can begin.
 
     That needs the block of the step `first_needed` (default: the first one) and the evaluation sets. The blocks after
-    it follow while the ranks start and train, then those before it, which only a damaged checkpoint makes necessary.
-    A rank waits for a block that is not there yet. after: a reference that they wait for, None: none
+    it follow in the background, then those before it, which only a damaged checkpoint makes necessary. A rank waits
+    for a block that is not there yet. after: a reference for which the background waits, None: it begins at once
     world_size: the ranks that have rows of their own: those of a context group share them
     """
     global_batch = config.batch.global_

@@ -22,9 +22,10 @@ from gemfleet.launcher.run.session import RunSession
 from gemfleet.train.config.home import gemfleet_home
 from gemfleet.train.step.record import points
 
-from .processes import start_for_training, start_spare
+from .processes import Begun, start_for_training, start_spare
 
 log = logging.getLogger("gemfleet.launcher")
+MOST_TIMES = 3
 
 
 @dataclass(frozen=True)
@@ -35,23 +36,27 @@ class HeadActors:
     store: HeadActor
 
 
-def start_ahead(run: RunSession, placement: Placement, begun: Placement | None) -> HeadActors:
+def start_ahead(run: RunSession, placement: Placement, begun: Begun | None) -> HeadActors:
     """Start the recorder and the store, and processes for Ray Train. Returns while all of them start.
 
-    begun: the placement for which processes have been started already, see `joined_early`
+    begun: what has been started already, see `joined_early`
     """
     cluster = run.config.cluster
     recorder = start_recorder(gemfleet_home(), run.id, points)
     store = begin_store(run.id, run.folder, recorder, store_policy(cluster), cluster.storage)
-    if run.config.train.max_steps != 0 and placement != begun:
-        start_for_training(placement, answering_nodes())
+    if run.config.train.max_steps != 0:
+        start_for_training(placement, answering_nodes(), begun)
     return HeadActors(recorder, store)
 
 
 class SpareRanks:
-    """Has spare processes for the ranks, once they train: before that they would only be in each other's way."""
+    """Has spare processes for the ranks, once they train: before that they would only be in each other's way.
+
+    At most `MOST_TIMES` in a launch: where Ray does not use them, their memory must not add up.
+    """
 
     def __init__(self) -> None:
+        self._times = 0
         self._pids: set[int] = set()
         self._since = 0.0
         self._started = True
@@ -63,8 +68,9 @@ class SpareRanks:
             self._pids |= pids
             self._since, self._started = max(rank["heartbeat"] for rank in ranks), False
         step = snapshot["step"]
-        if not self._started and step and step["time"] > self._since:
+        if not self._started and step and step["time"] > self._since and self._times < MOST_TIMES:
             self._started = True
+            self._times += 1
             try:
                 start_spare(Counter(rank["node"] for rank in ranks), list_nodes())
             except (ray.exceptions.RayError, RuntimeError, OSError):  # the ranks train on without spare processes

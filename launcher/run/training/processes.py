@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import ray
 from gemfleet.cluster.inventory import Node, of_kind
@@ -31,11 +33,27 @@ def fit_variables() -> dict[str, str]:
     return {**asking, **FIT_VARIABLES, **given}
 
 
-def start_for_training(placement: Placement, nodes: Sequence[Node]) -> None:
-    """Start processes for the ranks of this placement, and for Ray Train's actors on this node."""
-    start_processes(places(placement, nodes), nodes, _rank_environment(), BEGIN_SECONDS)
-    here = {ray.get_runtime_context().get_node_id(): TRAIN_ACTORS}
+@dataclass(frozen=True)
+class Begun:
+    """For which placement processes have been started, and when, by `time.monotonic`."""
+
+    placement: Placement
+    at: float
+
+
+def start_for_training(placement: Placement, nodes: Sequence[Node], begun: Begun | None = None) -> Begun:
+    """Start processes for the ranks of this placement, and for Ray Train's actors on this node.
+
+    begun: what was started before; only what that lacks is started
+    """
+    if begun is None or time.monotonic() - begun.at > BEGIN_SECONDS:  # after which they end
+        before, here = {}, {ray.get_runtime_context().get_node_id(): TRAIN_ACTORS}
+    else:
+        before, here = places(begun.placement, nodes), {}
+    wanted = {node: ranks - before.get(node, 0) for node, ranks in places(placement, nodes).items()}
+    start_processes(wanted, nodes, _rank_environment(), BEGIN_SECONDS)
     start_processes(here, nodes, environment(fit_variables(), of_actor=False), BEGIN_SECONDS)
+    return Begun(placement, time.monotonic())
 
 
 def start_spare(taken: Mapping[str, int], nodes: Sequence[Node]) -> None:

@@ -44,7 +44,7 @@ class FitSettings:
 class RankTrainer(DataParallelTrainer):  # type: ignore[misc]
     """Ray's trainer without two actors of which each would be one more process before the first step.
 
-    They serve Ray's own data sets and clusters that Ray Data scales.
+    One serves Ray Data's data sets, the other asks an autoscaler, see `FixedRanks`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:

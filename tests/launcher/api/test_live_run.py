@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from gemfleet.cluster.registry.run_registry import RunRegistry
-from support.servers.browser import complaints, emulate, open_browser, points, text_of, wait_for
+from support.servers.browser import complaints, emulate, open_browser, points, screenshot, text_of, wait_for
 from support.tiny_model import save_tiny_gemma3
 from support.tiny_tokenizer import tiny_tokenizer
 
@@ -74,13 +73,6 @@ def dashboard_of(work: Path) -> str:
     """The address that the command printed."""
     lines = (work / "output.txt").read_text().splitlines()
     return next((line.split(" ", 1)[1] for line in lines if line.startswith("dashboard: http")), "")
-
-
-def screenshot(browser: Any, name: str) -> None:
-    """Kept in $GEMFLEET_SCREENSHOTS where a person wants to look at them."""
-    if folder := os.environ.get("GEMFLEET_SCREENSHOTS"):
-        time.sleep(1.0)
-        browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def test_a_run_is_watched_survives_its_api_is_stopped_and_downloaded(  # noqa: PLR0915 (one run, from start to end)

@@ -86,16 +86,22 @@ def test_train_brings_everything_home(workplace: Path, home: Path, ray_address: 
 
 
 def check_trace(file: Path) -> None:
-    """Every kind of process has told what it did; the ranks' had imported torch before Ray Train asked for them."""
+    """Every kind of process has told what it did. The ranks' began before the driver had checked its inputs, and had
+    imported torch before Ray Train asked for them.
+    """
     events = json.loads(file.read_text())["traceEvents"]
     names = {
         event["pid"]: event["args"]["name"].partition(" (")[0] for event in events if event["name"] == "process_name"
     }
     assert {"driver", "recorder", "Ray Train's controller, attempt 1", "rank 0", "rank 1", "run"} <= set(names.values())
     done: dict[str, list[str]] = {}
+    begun: dict[tuple[str, str], float] = {}
     for event in events:
         if event["ph"] == "X":
             done.setdefault(names[event["pid"]], []).append(event["name"])
+            begun.setdefault((names[event["pid"]], event["name"]), event["ts"])
+    assert begun["rank 0", "Python, Ray, imports"] < begun["driver", "joins Ray"]
+    assert begun["driver", "imports the launcher"] < begun["driver", "checks its inputs"]
     assert done["rank 0"][1:3] == ["imports", "waits for Ray Train"]
     assert done["rank 0"][-3:] == ["loads the model", "evaluate", "first step"]
     assert "preparing data" in done["driver"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -75,3 +76,10 @@ def emulate(browser: Any, scheme: str = "light", width: int = 1280, height: int 
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def screenshot(browser: Any, name: str) -> None:
+    """Kept in $GEMFLEET_SCREENSHOTS where a person wants to look at them."""
+    if folder := os.environ.get("GEMFLEET_SCREENSHOTS"):
+        time.sleep(1.0)
+        browser.save_screenshot(str(Path(folder) / f"{name}.png"))

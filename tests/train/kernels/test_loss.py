@@ -95,7 +95,7 @@ def test_unlikely_words_are_left_out_of_the_gradient_and_no_position_misses_them
     found = []
     for share in (loss_blocks.LOST_SHARE, 0.0):
         monkeypatch.setattr(loss_blocks, "LOST_SHARE", share)
-        blocks, gradient = loss_blocks.VocabularyBlocks(*head.shape, torch.bfloat16, None, 40), torch.empty_like(hidden)
+        blocks, gradient = loss_blocks.VocabularyBlocks(4096, 64, torch.bfloat16, None, 40), torch.empty_like(hidden)
         found.append((blocks.losses(hidden, targets, head, gradient), gradient.float(), int(blocks._count)))
     (loss, less, count), (whole_loss, whole, all_words) = found
     assert (loss, all_words) == (whole_loss, 2048)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.servers.api_live import Live, add_sweep, publish_files
 from support.servers.axe import axe_script, violations
-from support.servers.browser import emulate, points, text_of, wait_for
+from support.servers.browser import emulate, points, screenshot, text_of, wait_for
 
 PAGES: dict[str, Callable[[Any], bool]] = {
     "/": lambda browser: "alpha-1" in text_of(browser, "tbody"),
@@ -41,5 +41,7 @@ def test_axe_finds_nothing(live: Live, browser: Any, axe: str, scheme: str, widt
             browser.execute_script("arguments[0].click()", box)
         time.sleep(0.6)  # a redraw that is under way
         found[path] = violations(browser, axe)
+        name = path.strip("/#").partition("/")[0] or "all-runs"
+        screenshot(browser, f"{name}-{scheme}-{width}")
         assert browser.execute_script("return document.documentElement.scrollWidth") <= width, path
     assert found == {path: [] for path in PAGES}
