@@ -35,7 +35,9 @@ READ_CHARACTERS = 2 * SHOWN_CHARACTERS  # is redacted before it is cut, so that 
 
 
 def has_adapter(run_folder: Path) -> bool:
-    return (run_folder / FOLDER / ADAPTER_FILE).is_file()
+    """Whether `open_adapter` finds one. No link counts: it may lead anywhere."""
+    folder = run_folder / FOLDER
+    return not folder.is_symlink() and (file := folder / ADAPTER_FILE).is_file() and not file.is_symlink()
 
 
 def open_adapter(run_folder: Path, name: str) -> Archive:

@@ -203,6 +203,7 @@ def test_the_published_adapter_is_an_archive_without_other_forms(live: Live) -> 
     assert found == {f"alpha-1-adapter/{name}": f"content of {name}" for name in names}
     folder.rename(live.home / "elsewhere")
     folder.symlink_to(live.home / "elsewhere")
+    assert live.get("/api/v1/runs/alpha-1")["adapter_url"] is None
     live.get("/api/v1/runs/alpha-1/adapter/download", status=404)
 
 
