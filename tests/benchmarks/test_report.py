@@ -28,7 +28,7 @@ def test_the_committed_records_make_a_report(tmp_path: Path, capsys: pytest.Capt
     assert {"peers-speed", "peers-loss", "plan-memory", "batch-finder"} <= set(charts)
     assert [f"{name}.png" for name in charts] == found["pictures"]
     assert all(f"({name}.png)" in text for name in charts)
-    assert "| gemfleet | 350.4 |" in text
+    assert "| gemfleet | 332.8 |" in text
     assert "| gemma-3-270m, rows of 128 | 2.08 | 4 | 97.9% |" in text
     for name, content in charts.items():
         assert (tmp_path / f"{name}.png").read_bytes() == base64.b64decode(content)

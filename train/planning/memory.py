@@ -25,6 +25,7 @@ from .options import DeviceKind, Sharing, Workload
 from .shapes import ModelShape
 
 FP32 = 4
+INT64 = 8
 MIB = 2**20
 
 DDP_BUCKET = 64 * MIB  # as in train/strategies/ddp.py
@@ -221,9 +222,15 @@ def _layers_kept_whole(
 
 
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
-    """Bytes of one chunk of logits in the computation's dtype and one in fp32; on a CPU, of one block of the words."""
+    """Bytes of one chunk of logits in the computation's dtype and one in fp32; on a CPU, of one block of the words.
+
+    Where the C++ for CPUs is built the second is in the computation's dtype, and the block's rows of the head are copied.
+    """
     words = shape.vocabulary if device == "cuda" else min(shape.vocabulary, LOSS_BLOCK_WORDS)
-    return (work.chunk_rows or LOSS_CHUNK_ROWS[device][0]) * words * (work.bytes_per_value + FP32)
+    rows, b = work.chunk_rows or LOSS_CHUNK_ROWS[device][0], work.bytes_per_value
+    if device == "cpu" and work.fused:
+        return words * (rows * 2 * b + shape.hidden * b + INT64)
+    return rows * words * (b + FP32)
 
 
 def gathered_bytes(shape: ModelShape, work: Workload, sharing: Sharing, ranks: int, device: DeviceKind) -> int:
