@@ -224,7 +224,7 @@ def _layers_kept_whole(
 def logits_bytes(shape: ModelShape, work: Workload, device: DeviceKind) -> int:
     """Bytes of one chunk of logits in the computation's dtype and one in fp32; on a CPU, of one block of the words.
 
-    Where the C++ for CPUs is built the second is in the computation's dtype, and the block's rows of the head are copied.
+    Where the C++ for CPUs is built the second is in the computation's dtype, and a block's rows of the head are copied.
     """
     words = shape.vocabulary if device == "cuda" else min(shape.vocabulary, LOSS_BLOCK_WORDS)
     rows, b = work.chunk_rows or LOSS_CHUNK_ROWS[device][0], work.bytes_per_value
