@@ -28,10 +28,15 @@ class Connection:
 
     def close(self) -> None:
         """Leaves the cluster; a cluster that was started here ends. May be called twice."""
-        import ray
+        leave()
 
-        with _signals_held():  # Ray's core removes any handler of SIGTERM
-            ray.shutdown()
+
+def leave() -> None:
+    """This process leaves its cluster, if it has joined one."""
+    import ray
+
+    with _signals_held():  # Ray's core removes any handler of SIGTERM
+        ray.shutdown()
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.local import Connection, connect, resolve_address
+from gemfleet.cluster.local import connect, leave, resolve_address
 from gemfleet.cluster.network import check_address
 from gemfleet.launcher.config.cluster import ClusterConfig, WorkerRange
 
@@ -20,8 +20,10 @@ def connected(cluster: ClusterConfig) -> Iterator[bool]:
     import ray
 
     if ray.is_initialized():
-        with closing(Connection("", owned=False)):
+        try:
             yield False
+        finally:
+            leave()
         return
     workers = cluster.workers.max if isinstance(cluster.workers, WorkerRange) else cluster.workers
     workers = 1 if workers == "auto" else workers

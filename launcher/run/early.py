@@ -31,7 +31,7 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
 
     # isort: split
     import ray
-    from gemfleet.cluster.local import Connection
+    from gemfleet.cluster.local import leave
 
     begun: Begun | None = None
     try:
@@ -39,11 +39,11 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
             begun = _join_and_start(config, run_id)
         except (ClusterError, ray.exceptions.RayError, RuntimeError, OSError) as error:
             log.debug("no processes start early: %s", error)
-            Connection("", owned=False).close()  # the launch joins anew, and says what is wrong
+            leave()  # the launch joins anew, and says what is wrong
         PHASES.enter("imports the launcher")
         yield begun
     finally:
-        Connection("", owned=False).close()
+        leave()
 
 
 def _join_and_start(config: LaunchConfig, run_id: str | None) -> Begun | None:

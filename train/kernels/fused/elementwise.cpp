@@ -192,8 +192,8 @@ void exponentials(uint16_t *logits, float *largest, float *sums, float *faded, i
 
 // Of a block's exponentials [rows, words], the columns that count: their numbers into `chosen`, the columns side by side
 // into `kept`, how many they are into `count`. A row may lose `most` of its sum so far in all; a word is left out if every
-// row could lose `words` words of its size. What a row has lost, `lost`, is scaled by `faded` before. Where few would go, all stay:
-// `count` is `words`, and nothing is written to `kept`.
+// row could lose `words` words of its size. What a row has lost, `lost`, is scaled by `faded` before. Where few would go,
+// all stay: `count` is `words`, and nothing is written to `kept`.
 void likely(const uint16_t *values, const float *sums, const float *faded, float *lost, int64_t *chosen, uint16_t *kept,
             int64_t *count, int64_t rows, int64_t words, float most) {
     std::vector<uint16_t> seen(words, 0);
@@ -210,7 +210,7 @@ void likely(const uint16_t *values, const float *sums, const float *faded, float
             const uint16_t *in = values + row * words;
             uint16_t *marks = mine.data();
 #pragma omp simd
-            for (int64_t i = 0; i < words; ++i) marks[i] = std::max(marks[i], in[i] > bound ? in[i] : marks[i]);
+            for (int64_t i = 0; i < words; ++i) marks[i] |= static_cast<uint16_t>(in[i] > bound);
         }
 #pragma omp critical
         for (int64_t i = 0; i < words; ++i) seen[i] |= mine[i];
