@@ -6,6 +6,7 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
+from gemfleet.cluster.imports import uncollected
 from gemfleet.cluster.phases import PHASES
 
 HOOK = "gemfleet.launcher.rank.ahead.import_for_training"
@@ -22,9 +23,10 @@ MODULES = (  # not peft: with it comes bitsandbytes, which asks CUDA for its dev
 def import_for_training() -> None:
     """Runs in each rank's process before Ray gives it work. CUDA must not start here: its GPU is not chosen yet."""
     PHASES.enter("imports")
-    for module in MODULES:
-        with suppress(Exception):  # whoever needs it says what is wrong
-            import_module(module)
+    with uncollected():
+        for module in MODULES:
+            with suppress(Exception):  # whoever needs it says what is wrong
+                import_module(module)
     PHASES.enter("waits for Ray Train")
 
 

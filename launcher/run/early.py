@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gemfleet.cluster.errors import ClusterError
+from gemfleet.cluster.imports import uncollected
 from gemfleet.cluster.phases import PHASES
 
 if TYPE_CHECKING:
@@ -27,11 +28,12 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
     run_id: of a run that is not new
     """
     PHASES.enter("imports torch and Ray")
-    import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
+    with uncollected():
+        import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
-    # isort: split
-    import ray
-    from gemfleet.cluster.local import leave
+        # isort: split
+        import ray
+        from gemfleet.cluster.local import leave
 
     begun: Begun | None = None
     try:
@@ -41,6 +43,10 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
             log.debug("no processes start early: %s", error)
             leave()  # the launch joins anew, and says what is wrong
         PHASES.enter("imports the launcher")
+        with uncollected():
+            import transformers.models.gemma3.modeling_gemma3  # noqa: F401  (with it the base is checked)
+
+            from . import launch  # noqa: F401
         yield begun
     finally:
         leave()

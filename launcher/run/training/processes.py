@@ -15,7 +15,7 @@ from gemfleet.launcher.rank.ahead import RANK_VARIABLES
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR
 from ray.train.v2._internal.constants import DEFAULT_RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_VALUE, ENV_VARS_TO_PROPAGATE
 
-TRAIN_ACTORS = 3  # the controller, and two that it starts on its node
+TRAIN_ACTORS = 2  # the controller, and one that it starts on its node
 PROCESS_BYTES = 600 * 2**20  # of one that has imported them, at most
 MEMORY_SHARE = 0.1  # of a node, which spare processes may take
 BEGIN_SECONDS = 900

@@ -18,6 +18,7 @@ from gemfleet.launcher.rank.train_rank import RankTask, train_rank
 from gemfleet.launcher.run.signals import SIGNALS
 from ray.train import UserCallback
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from .processes import FIT_VARIABLES
@@ -41,14 +42,19 @@ class FitSettings:
     callback: UserCallback
 
 
-class RankTrainer(DataParallelTrainer):  # type: ignore[misc]
-    """Ray's trainer without two actors of which each would be one more process before the first step.
+# The first serves Ray Data's data sets. The second gives back the ranks' resources where the controller dies and the
+# driver goes on: ours ends then, and Ray gives back what a job has reserved when it ends.
+LEFT_OUT = DatasetsCallback, PlacementGroupCleanerCallback
 
-    One serves Ray Data's data sets, the other asks an autoscaler, see `FixedRanks`.
+
+class RankTrainer(DataParallelTrainer):  # type: ignore[misc]
+    """Ray's trainer without three actors of which each would be one more process before the first step.
+
+    Two are of `LEFT_OUT`, the third asks an autoscaler, see `FixedRanks`.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, DatasetsCallback)]
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         return super()._initialize_and_run_controller(
