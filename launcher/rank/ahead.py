@@ -6,8 +6,8 @@ import sys
 from contextlib import suppress
 from importlib import import_module
 
-from gemfleet.cluster.imports import uncollected
 from gemfleet.cluster.phases import PHASES
+from gemfleet.train.collector import uncollected
 
 HOOK = "gemfleet.launcher.rank.ahead.import_for_training"
 RANK_VARIABLES = {"__RAY_WORKER_PROCESS_SETUP_HOOK_ENV_VAR": HOOK}  # Ray calls it before it gives the process work
@@ -23,7 +23,7 @@ MODULES = (  # not peft: with it comes bitsandbytes, which asks CUDA for its dev
 def import_for_training() -> None:
     """Runs in each rank's process before Ray gives it work. CUDA must not start here: its GPU is not chosen yet."""
     PHASES.enter("imports")
-    with uncollected():
+    with uncollected(kept=True):
         for module in MODULES:
             with suppress(Exception):  # whoever needs it says what is wrong
                 import_module(module)

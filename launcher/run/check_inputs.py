@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from gemfleet.launcher.config.schema import LaunchConfig
-from gemfleet.launcher.data_view.tokenizer import model_here
+from gemfleet.launcher.data_view.tokenizer import model_here, quick_tokenizer
 from gemfleet.launcher.display import Display
 from gemfleet.launcher.notices.start import check_notices
 from gemfleet.launcher.result.delivery.deliver import check_delivery
@@ -26,7 +26,7 @@ from gemfleet.train.data.text_only import refuse_media
 from gemfleet.train.data.tokenizing import choose_format
 from gemfleet.train.data.unheard import refuse_unheard, without_ignored
 from gemfleet.train.errors import UserError
-from gemfleet.train.model.base_check import check_base, load_tokenizer
+from gemfleet.train.model.base_check import check_base
 from gemfleet.train.model.gemma import lora_targets
 from gemfleet.train.model.hub_lookup import look_up_data, look_up_model
 from gemfleet.train.model.resolve import check_context, check_model_folder
@@ -106,7 +106,7 @@ def check_model(train: TrainConfig) -> None:
     if folder is not None:
         check_context(check_model_folder(folder), train.data.max_length)
         lora_targets(check_base(folder), train.lora.target_modules)
-        tokenizer, data = load_tokenizer(folder), train.data
+        tokenizer, data = quick_tokenizer(folder), train.data
         for train_on in {found.train_on for found in (*data.train_sets(), *data.eval_sets())}:
             custom_template(tokenizer, data, train_on)
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from gemfleet.cluster.errors import ClusterError
-from gemfleet.cluster.imports import uncollected
 from gemfleet.cluster.phases import PHASES
+from gemfleet.train.collector import uncollected
 
 if TYPE_CHECKING:
     from gemfleet.launcher.config.schema import LaunchConfig
@@ -28,7 +28,7 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
     run_id: of a run that is not new
     """
     PHASES.enter("imports torch and Ray")
-    with uncollected():
+    with uncollected(kept=True):
         import torch  # noqa: F401  (before pyarrow and ray: after them it has failed to load in a driver)
 
         # isort: split
@@ -43,7 +43,7 @@ def joined_early(config: LaunchConfig, run_id: str | None) -> Iterator[Begun | N
             log.debug("no processes start early: %s", error)
             leave()  # the launch joins anew, and says what is wrong
         PHASES.enter("imports the launcher")
-        with uncollected():
+        with uncollected(kept=True):
             import transformers.models.gemma3.modeling_gemma3  # noqa: F401  (with it the base is checked)
 
             from . import launch  # noqa: F401

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..collector import uncollected
 from ..errors import UserError, first_line
 from .multimodal import base_model_class
 from .resolve import read_model_config
@@ -105,7 +106,8 @@ def load_tokenizer(folder: Path) -> Any:
         if (folder / name).is_file():
             refuse_pointer(folder / name)
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        with uncollected():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds for a damaged file or a missing package
         raise UserError(
             f"the tokenizer of the model folder {folder} cannot be loaded ({first_line(error)}); "

@@ -14,13 +14,13 @@ import ray
 from gemfleet.launcher.data_view.describe import describe, describe_set
 from gemfleet.launcher.data_view.pictures import thumbnails
 from gemfleet.launcher.data_view.spans import example_of
+from gemfleet.launcher.data_view.tokenizer import quick_tokenizer
 from gemfleet.launcher.data_view.view import DataView, Example
 from gemfleet.launcher.runs.folder import DATA_FILE
 from gemfleet.train.config.schema import TrainConfig
 from gemfleet.train.data.packing import TokenBlock
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from .node_tasks import node_tokenizer
 from .tokenise import PreparedData
 
 EXAMPLES = 4
@@ -58,7 +58,7 @@ def _name(prepared: PreparedData, number: int) -> str:
 
 def examples_task(blocks: Mapping[int, Any], places: Sequence[Place], folders: Mapping[str, str]) -> list[Found]:
     """The texts of some examples, and the ids of their pictures. blocks: references to their `TokenBlock`s"""
-    tokenizer = node_tokenizer(folders[ray.get_runtime_context().get_node_id()])
+    tokenizer = quick_tokenizer(Path(folders[ray.get_runtime_context().get_node_id()]))
     found = []
     for name, number, index in places:
         block: TokenBlock = ray.get(blocks[number])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,7 @@ def tokenise_here(
     columns: of the data; folder: with the tokenizer; pictures: see `Encoder`
     """
     rows = embedding_rows(Path(folder))
-    encoder = Encoder(node_tokenizer(folder), data, columns, rows, pictures) if columns else None
+    encoder = Encoder(quick_tokenizer(Path(folder)), data, columns, rows, pictures) if columns else None
     done = tokenize_rows(chunk, encoder)
     report = DataReport(data.path)
     report.add(done, len(chunk))
@@ -76,12 +75,6 @@ def tokenise_here(
         Summary(done.block.counts, example_digests(done.block), report, list(done.pixels)),
         *done.pixels.values(),
     )
-
-
-@lru_cache(maxsize=2)
-def node_tokenizer(folder: str) -> Any:
-    """The tokenizer of a folder on this node, for all tasks of this process."""
-    return quick_tokenizer(Path(folder))
 
 
 def pack_task(
