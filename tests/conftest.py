@@ -3,8 +3,8 @@
 GEMFLEET_TEST_CACHE (default: .cache/tests in the repository) keeps what is expensive to make, such as the converted
 demonstration model, from one test run to the next.
 
-GEMFLEET_TEST_MINUTES (default: no limit) is what a test run may take: the tests marked slow come last, and those that
-would start after that time are skipped by name. A machine that is ten times slower still gives a verdict in time.
+GEMFLEET_TEST_MINUTES (default: no limit) is what a test run may take: tests marked slow or long come last, and those
+that would start after that time are skipped by name. A machine that is ten times slower still gives a verdict in time.
 """
 
 from __future__ import annotations
@@ -51,13 +51,17 @@ STARTED = time.monotonic()
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Quick tests first, otherwise in the given order."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+    items.sort(key=_is_slow)
+
+
+def _is_slow(item: pytest.Item) -> bool:
+    return any(item.get_closest_marker(name) for name in ("slow", "long"))
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     minutes = float(os.environ.get("GEMFLEET_TEST_MINUTES") or "inf")
-    if item.get_closest_marker("slow") and time.monotonic() - STARTED > minutes * 60:
+    if _is_slow(item) and time.monotonic() - STARTED > minutes * 60:
         pytest.skip(f"the {minutes:g} minutes of GEMFLEET_TEST_MINUTES were over before this slow test")
     if item.get_closest_marker("gpu") and not _has_gpu():
         pytest.skip("needs a CUDA device")

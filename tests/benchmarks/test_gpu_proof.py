@@ -31,7 +31,7 @@ ON_A_CPU = ("device", "step", "attention", "resume", "strategies", "speed-1b", "
 ON_A_GPU = ("memory", "plan", "liger")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_all_parts_that_a_cpu_can_run_pass_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parts = (*ON_A_CPU, *ON_A_GPU)
     options = ["--device", "cpu", "--quick", "--minutes", "14", "--parts", ",".join(parts)]

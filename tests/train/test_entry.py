@@ -103,6 +103,7 @@ def test_it_goes_on_from_where_it_was(config: Path, tmp_path: Path) -> None:
     assert [e["step"] for e in parts if "loss" in e] == [e["step"] for e in whole if "loss" in e] == [*range(1, 11)]
 
 
+@pytest.mark.long
 def test_a_micro_batch_found_by_probes_changes_no_loss(config: Path, tmp_path: Path) -> None:
     histories = [
         train([], config, tmp_path / "1", "--set", "train.batch.micro=1"),
@@ -156,6 +157,7 @@ def test_a_checkout_that_is_not_installed_trains_the_full_example(config: Path, 
     assert installed.returncode != 0
 
 
+@pytest.mark.long
 def test_the_real_adapter_has_its_loss_on_the_plain_model(demo_model: Path, tmp_path: Path) -> None:
     """Loaded by peft onto transformers' own model in fp32, one document at a time."""
     from peft import PeftModel

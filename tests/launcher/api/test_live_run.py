@@ -131,7 +131,11 @@ def other_complaints(browser: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("train", "end"), [({"epochs": 4.0}, "succeeded"), ({"optim": {"learning_rate": 1e30}}, "failed")]
+    ("train", "end"),
+    [
+        pytest.param({"epochs": 4.0}, "succeeded", marks=pytest.mark.long),
+        ({"optim": {"learning_rate": 1e30}}, "failed"),
+    ],
 )
 def test_the_end_is_seen_of_a_run_whose_cluster_ends_with_it(
     work: Path, tmp_path: Path, browser: Any, train: dict[str, Any], end: str

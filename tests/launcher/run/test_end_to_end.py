@@ -224,7 +224,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_code_1(workplace: Path, home
     assert f"the logs of all ranks are in {home / 'runs' / run.id / 'logs'}" in output
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_gets_worse_publishes_its_best_and_another_goes_on_from_it(
     workplace: Path, home: Path, ray_address: str
 ) -> None:

@@ -84,7 +84,9 @@ def check(outcomes: list[StepOutcome], expected: StepOutcome) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long if name == "compiled" else ()) for name in CASES]
+)
 def test_two_ranks_share_a_pass(two: RankPool, bases: Bases, name: str) -> None:
     case = CASES[name]
     outcomes = two.run(context_step, case, 2, bases(case))

@@ -43,7 +43,7 @@ def evaluate(model: TrainableModel, rows: PackedRows) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recompute", ["off", "full"])
+@pytest.mark.parametrize("recompute", [pytest.param("off", marks=pytest.mark.long), "full"])
 def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> None:
     from torch._dynamo.utils import counters
 
@@ -78,7 +78,7 @@ def test_equals_eager_and_compiles_nothing_after_the_warm_up(recompute: Any) -> 
         (1, "ddp", "int8", "bf16", "off"),
         pytest.param(2, "fsdp2", "none", "fp32", "full", marks=pytest.mark.long),
         pytest.param(2, "fsdp2", "int4", "fp32", "off", marks=pytest.mark.long),
-        (2, "fsdp2", "int4", "bf16", "full"),
+        pytest.param(2, "fsdp2", "int4", "bf16", "full", marks=pytest.mark.long),
         pytest.param(2, "fsdp2", "int8", "fp32", "selective", marks=pytest.mark.long),
     ],
 )

@@ -269,10 +269,10 @@ def test_options_change_no_number(laboratory: Laboratory, name: str) -> None:
     assert same_run(laboratory.whole(name, 2), laboratory.whole("ddp", 2))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ranks", "context"),
-    [(2, 2), pytest.param(4, 2, marks=pytest.mark.long), pytest.param(4, 4, marks=pytest.mark.long)],
+    [(2, 2), (4, 2), (4, 4)],
 )
 def test_ranks_that_share_passes_train_the_same_run(laboratory: Laboratory, ranks: int, context: int) -> None:
     expected = laboratory.whole("ddp", 1)
