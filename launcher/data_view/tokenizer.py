@@ -82,7 +82,7 @@ def _files(folder: Path) -> list[Path]:
     return [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _loaded(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Any:
     """stamps: of the folder's files, by which an older version of them is not taken for this one"""
     with suppress(Exception), uncollected():  # of a damaged file the other way says what is wrong

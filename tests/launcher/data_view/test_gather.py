@@ -143,6 +143,18 @@ def test_a_long_text_loses_its_middle(parts: list[tuple[str, bool]], most: int) 
     assert len(head) + len(tail) == most
 
 
+def test_the_quick_tokenizer_is_loaded_again_where_its_files_have_changed(tmp_path: Path) -> None:
+    tiny_tokenizer(tmp_path)
+    first = quick_tokenizer(tmp_path)
+    assert quick_tokenizer(tmp_path) is first
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 77}))
+    assert quick_tokenizer(tmp_path).model_max_length == 77
+    config.write_text("{")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        quick_tokenizer(tmp_path)
+
+
 @pytest.mark.slow
 def test_the_quick_tokenizer_makes_the_same_ids(demo_model: Path) -> None:
     from gemfleet.train.model.base_check import load_tokenizer
