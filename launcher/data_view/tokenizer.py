@@ -71,15 +71,12 @@ def tokenizer_folder(model: str) -> Path:
 
 
 def quick_tokenizer(folder: Path) -> Any:
-    """As `load_tokenizer`: the same ids, in less than half of the time for Gemma's own tokenizer. Raises UserError.
+    """As `load_tokenizer`: the same ids, in two thirds of the time for Gemma's own tokenizer. Raises UserError.
 
     Whoever asks again in this process gets the same object, unless the folder's files have changed: do not change it.
     """
-    return _loaded(folder, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(_files(folder))))
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]
+    files = sorted(path for pattern in TOKENIZER_FILES for path in folder.glob(pattern))
+    return _loaded(folder, tuple((path.name, path.stat().st_mtime_ns) for path in files))
 
 
 @lru_cache(maxsize=1)
